@@ -1,0 +1,111 @@
+"""Everything p2pl raises on purpose.
+
+P2PLError
+├── InputError              what the person gave cannot be used as it stands      exit 2
+│   ├── SessionFileError    a session file or its TOML is wrong
+│   ├── CheckpointError     an initial checkpoint does not match its session file
+│   ├── ModelError          a model name or its arguments are unusable
+│   ├── DataError           a dataset is missing, or is not what the session needs
+│   ├── IdentityError       a key file is missing, unreadable or not ours
+│   └── RunDirError         a run directory belongs to another session, or is damaged
+├── NetworkError
+│   ├── TrackerError        no tracker answered in time and no peer is known      exit 3
+│   └── PullError           one peer did not deliver in time; it is skipped
+└── ProtocolError           bytes from a stranger are unusable
+    ├── AnnounceError       one announce is refused; the tracker answers with `status`
+    └── FrameError          one peer's frame is unusable; that peer is skipped
+
+A message says what was wrong, what it got, what is allowed, and, where that is not obvious, what to
+do.
+"""
+
+from typing import ClassVar
+
+MAX_GOT_CHARS = 120  # a stranger's value is quoted in messages, but never at length
+
+
+class P2PLError(Exception):
+    """Base of every error a caller may want to catch."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(P2PLError):
+    """What the person gave cannot be used as it stands."""
+
+    exit_code = 2
+
+
+class NetworkError(P2PLError):
+    """Somebody could not be reached, or did not answer in time."""
+
+
+class ProtocolError(P2PLError):
+    """Bytes from a stranger are unusable."""
+
+
+class SessionFileError(InputError):
+    """A session file, or the TOML it is made from, cannot be used as it stands."""
+
+
+class CheckpointError(InputError):
+    """An initial checkpoint does not match what its session file promises."""
+
+
+class ModelError(InputError):
+    """A model name is unknown here, or its arguments are unusable."""
+
+
+class DataError(InputError):
+    """A dataset is missing, or is not what the session needs."""
+
+
+class IdentityError(InputError):
+    """A key file is missing, unreadable or not one of ours."""
+
+
+class RunDirError(InputError):
+    """A run directory belongs to another session, or is damaged."""
+
+
+class TrackerError(NetworkError):
+    """No tracker answered within the deadline, and no peer is known."""
+
+    exit_code = 3
+
+
+class PullError(NetworkError):
+    """One peer did not deliver its model in time; that peer is skipped this round."""
+
+
+class AnnounceError(ProtocolError):
+    """One announce is refused.
+
+    Attributes:
+        status: the HTTP status the tracker answers with.
+        retry_in_s: seconds to wait before trying again; None when trying again cannot help.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, retry_in_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_in_s = retry_in_s
+
+
+class FrameError(ProtocolError):
+    """One peer's frame is unusable; that peer is skipped."""
+
+
+def wrong(what: str, *, got: object, allowed: str, hint: str = "") -> str:
+    """Returns the one form every message takes: what, got, allowed, and what to do.
+
+    Args:
+        what: the field, file or thing that is wrong.
+        got: the offending value; quoted and cut to `MAX_GOT_CHARS`.
+        allowed: what would have been accepted.
+        hint: a next step for the person, where it is not obvious.
+    """
+    shown = repr(got)
+    if len(shown) > MAX_GOT_CHARS:
+        shown = shown[:MAX_GOT_CHARS] + "…"
+    return f"{what}: got {shown}, allowed {allowed}" + (f"; {hint}" if hint else "")

@@ -1,0 +1,1 @@
+"""Numbers: weights, models, data, training, trust, mixing, evaluation. Knows nothing of sockets."""

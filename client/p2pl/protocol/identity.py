@@ -1,0 +1,41 @@
+"""Who is speaking: a peer is an Ed25519 key, and its id is the SHA-256 of the public key."""
+
+import hashlib
+import re
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+PUBLIC_KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+CURVE_KEY_CHARS = 40  # a ZeroMQ CURVE public key in Z85
+ID_PATTERN = re.compile(r"[0-9a-f]{64}")  # of a session, and of a peer
+
+
+def peer_id_of(public_key: bytes) -> str:
+    """Returns the peer id of an Ed25519 public key of 32 bytes: 64 lower-case hex digits."""
+    return hashlib.sha256(public_key).hexdigest()
+
+
+def sign(key: Ed25519PrivateKey, purpose: bytes, statement: bytes) -> bytes:
+    """Returns the 64-byte signature of `statement`.
+
+    Args:
+        key: the peer's private key.
+        purpose: what the statement is for; the same statement for another purpose has another
+            signature, so nobody can take one out of its context.
+        statement: the exact bytes that the other side will check.
+    """
+    return key.sign(purpose + b"\n" + statement)
+
+
+def is_signed_by(public_key: bytes, purpose: bytes, statement: bytes, signature: bytes) -> bool:
+    """Returns whether the holder of `public_key` signed `statement` for `purpose`."""
+    if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+        return False
+    try:
+        key = Ed25519PublicKey.from_public_bytes(public_key)
+        key.verify(signature, purpose + b"\n" + statement)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
