@@ -10,7 +10,6 @@ session has exactly one encoding: a file that is not what `encode` would write i
 """
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -443,17 +442,15 @@ def check(session: Session) -> None:
 def _convert(raw: object, kind: type[T], *, strict: bool) -> T:
     """Returns `raw` as a `kind`, or raises a SessionFileError that says where, what and allowed."""
     try:
-        value = msgspec.convert(raw, kind, strict=strict)
+        return msgspec.convert(raw, kind, strict=strict)
     except msgspec.ValidationError as fault:
         message, _, path = str(fault).partition(" - at `$")
-        where = path.rstrip("`").lstrip(".") or "session"
+        where = path.rstrip("`").lstrip(".").replace("[...]", "") or "session"
         got = _look_up(raw, where)
         shown = f": got {got!r}"[:160] if got is not None else ""
         raise SessionFileError(f"{where}{shown}; {message}") from fault
     except RecursionError as fault:
         raise SessionFileError("session: nested too deeply") from fault
-    _refuse_nan(value)
-    return value
 
 
 def _look_up(raw: object, path: str) -> object:
@@ -466,20 +463,6 @@ def _look_up(raw: object, path: str) -> object:
         else:
             return None
     return raw if isinstance(raw, str | int | float | bool) else None
-
-
-def _refuse_nan(value: object) -> None:
-    """Raises for NaN, which passes every bound because it compares false with all of them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SessionFileError(
-            wrong("a number in the session", got=value, allowed="finite numbers")
-        )
-    if isinstance(value, msgspec.Struct):
-        for field in value.__struct_fields__:
-            _refuse_nan(getattr(value, field))
-    elif isinstance(value, tuple):
-        for item in value:
-            _refuse_nan(item)
 
 
 def decimal(value: float) -> str:

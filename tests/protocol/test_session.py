@@ -1,0 +1,238 @@
+"""The session file: one session, one encoding, one id; anything else is refused in words."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pl.errors import SessionFileError
+from p2pl.protocol import bencode, merkle, session
+from p2pl.protocol.session import Checkpoint, SessionFile
+
+SPEC = """
+name = "two-peers"
+seed = 7
+comment = "a test"
+url-list = ["https://example.org/two-peers.safetensors"]
+[task]
+input = [1, 28, 28]
+classes = 10
+mean = [0.1307]
+std = [0.3081]
+[model]
+name = "mlp"
+arguments = { hidden = [32, 16] }
+[training]
+learning_rate = 0.00001
+momentum = 0.9
+[exchange]
+rounds = 20
+cohort = 4
+[mixing]
+rule = "uniform"
+"""
+
+
+def session_file(length: int = 31_400, **changes: Any) -> SessionFile:  # noqa: ANN401
+    """Returns a session file over a checkpoint of `length` bytes."""
+    spec = session.read_spec(SPEC)
+    data = (bytes(range(256)) * (length // 256 + 1))[:length]
+    root, layer = merkle.tree(merkle.blocks(io.BytesIO(data)), length)
+    made = SessionFile(
+        name=spec.name,
+        session=spec.session(),
+        checkpoint=Checkpoint(size=length, root=root.hex(), layer=layer),
+        trackers=(("http://127.0.0.1:7000", "http://b.example"), ("https://c.example/announce",)),
+        url_list=spec.url_list,
+        comment=spec.comment,
+        created_by="p2pl 0.1.0",
+        created_at=1_700_000_000,
+    )
+    return replace(made, **changes)
+
+
+def tampered(path: tuple[bytes, ...], value: object) -> bytes:
+    """Returns the bytes of a session file with one entry replaced (or removed, for None)."""
+    top = bencode.decode(session_file().encode())
+    table = top
+    for key in path[:-1]:
+        table = table[key]
+    if value is None:
+        del table[path[-1]]
+    else:
+        table[path[-1]] = value
+    return bencode.encode(top)
+
+
+@pytest.mark.parametrize("length", [1, 16_384, 16_385, 31_400, 262_144, 262_145, 5_000_000])
+def test_a_session_file_reads_back_as_itself(length: int) -> None:
+    made = session_file(length)
+    assert session.decode(made.encode()) == made
+
+
+def test_a_session_keeps_its_id_for_ever() -> None:
+    # Changing this breaks every swarm in the world.
+    assert session_file().id == "049d00c045697262e19f211594d89e0c14466c2db8314d4c550a15ab22b3d731"
+
+
+def test_the_id_depends_on_what_peers_must_agree_on_and_on_nothing_else() -> None:
+    made = session_file()
+    outside = replace(made, trackers=(), comment="", created_at=None, created_by="", url_list=())
+    inside = replace(made, session=msgspec.structs.replace(made.session, seed=8))
+    assert outside.id == made.id
+    assert inside.id != made.id
+
+
+@pytest.mark.parametrize("length", [31_400, 300_000, 5_000_000])
+def test_a_bittorrent_library_opens_it_and_agrees_on_id_and_pieces(length: int) -> None:
+    libtorrent = pytest.importorskip("libtorrent")
+    made = session_file(length)
+    loaded = libtorrent.load_torrent_buffer(made.encode())
+    info = loaded.ti
+    assert info.is_valid()
+    assert str(info.info_hashes().v2) == made.id
+    assert info.name() == "two-peers.safetensors"
+    assert info.piece_length() == merkle.piece_bytes(length)
+    assert loaded.trackers == [url for tier in made.trackers for url in tier]
+
+
+def test_defaults_are_left_out_and_floats_are_plain_decimals() -> None:
+    raw = bencode.decode(session_file().encode())[b"info"][b"p2pl"]
+    assert raw[b"training"] == {b"learning_rate": b"0.00001", b"momentum": b"0.9"}
+    assert raw[b"mixing"] == {b"rule": b"uniform"}
+    assert b"wire" not in raw
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@settings(max_examples=200)
+def test_a_decimal_reads_back_as_the_same_float(value: float) -> None:
+    text = session.decimal(value)
+    assert float(text) == value
+    assert "e" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ((b"info", b"p2pl", b"training", b"learning_rate"), b"0.000010", "does not read back"),
+        ((b"info", b"p2pl", b"training", b"learning_rate"), b"nan", "learning_rate"),
+        ((b"info", b"p2pl", b"training", b"learning_rate"), b"inf", "learning_rate"),
+        ((b"info", b"p2pl", b"training", b"learning_rate"), b"-1", "learning_rate: got '-1'"),
+        ((b"info", b"p2pl", b"training", b"optimiser"), b"sgd", "optimiser"),
+        ((b"info", b"p2pl", b"training", b"optimizer"), b"sgd", "does not read back"),
+        ((b"info", b"p2pl", b"exchange", b"rounds"), 0, "exchange.rounds: got 0"),
+        ((b"info", b"p2pl", b"exchange", b"rounds"), b"20", "does not read back"),
+        ((b"info", b"p2pl", b"model", b"name"), b"../../etc/passwd", "model.name"),
+        ((b"info", b"p2pl", b"model", b"name"), b"\xff", "UTF-8"),
+        ((b"info", b"p2pl", b"task", b"classes"), 1, "task.classes: got 1"),
+        ((b"info", b"p2pl", b"task", b"input"), [], "task.input"),
+        ((b"info", b"p2pl", b"task", b"labels"), [b"a", b"b"], "task.labels"),
+        ((b"info", b"p2pl", b"task", b"mean"), [b"0.1", b"0.2"], "task.mean"),
+        ((b"info", b"p2pl", b"task"), None, "task"),
+        ((b"info", b"p2pl", b"version"), 2, "pip install -U p2pl"),
+        ((b"info", b"p2pl", b"code"), b"import os", "code"),
+        ((b"info", b"p2pl"), None, "ordinary torrent"),
+        ((b"info", b"p2pl"), b"x", "session"),
+        ((b"info", b"pieces"), b"x" * 20, "unknown key"),
+        ((b"info", b"meta version"), 1, "BEP 52"),
+        ((b"info", b"name"), b"../up.safetensors", "info.name"),
+        ((b"info", b"name"), b"a" * 200 + b".safetensors", "info.name"),
+        ((b"info", b"piece length"), 16_384, "piece length"),
+        ((b"info", b"file tree"), {}, "file tree"),
+        ((b"info", b"file tree", b"two-peers.safetensors", b"", b"length"), -1, "length"),
+        ((b"info", b"file tree", b"two-peers.safetensors", b"", b"length"), 10**18, "length"),
+        ((b"info", b"file tree", b"two-peers.safetensors", b"", b"pieces root"), b"x", "root"),
+        ((b"piece layers",), {b"x" * 32: b"y" * 32}, "piece layers"),
+        ((b"piece layers",), [], "piece layers"),
+        ((b"announce-list",), [[]], "announce-list"),
+        ((b"announce-list",), [[b"udp://b.example"]], "http://HOST"),
+        ((b"announce-list",), [[b"http://b.example"] * 65], "at most 64"),
+        ((b"announce",), b"http://other.example", "does not read back"),
+        ((b"url-list",), [b"file:///etc/passwd"], "url-list"),
+        ((b"url-list",), [b"http://me:secret@b.example"], "no secrets"),
+        ((b"comment",), b"\xff", "UTF-8"),
+        ((b"comment",), 5, "comment"),
+        ((b"creation date",), -5, "creation date"),
+        ((b"nodes",), [], "unknown key"),
+    ],
+)
+def test_what_is_wrong_is_named(path: tuple[bytes, ...], value: object, words: str) -> None:
+    with pytest.raises(SessionFileError, match=words.replace(".", r"\.")):
+        session.decode(tampered(path, value))
+
+
+def test_a_layer_that_does_not_hash_to_the_root_is_refused() -> None:
+    top = bencode.decode(session_file(5_000_000).encode())
+    (root,) = top[b"piece layers"]
+    top[b"piece layers"][root] = bytes(len(top[b"piece layers"][root]))
+    with pytest.raises(SessionFileError, match="tampered"):
+        session.decode(bencode.encode(top))
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read() -> None:
+    with pytest.raises(SessionFileError, match="at most"):
+        session.decode(b"l" * (session.MAX_SESSION_FILE_BYTES + 1))
+
+
+@given(st.integers(0, 600), st.binary(min_size=1, max_size=3))
+@settings(max_examples=200)
+def test_a_mutated_file_is_refused_in_words_or_is_another_session(at: int, patch: bytes) -> None:
+    good = session_file().encode()
+    bad = good[:at] + patch + good[at + len(patch) :]
+    try:
+        read = session.decode(bad)
+    except SessionFileError:
+        return
+    assert read.encode() == bad
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200)
+def test_random_bytes_are_refused_in_words(data: bytes) -> None:
+    with pytest.raises(SessionFileError):
+        session.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("rounds = 20", "rounds = 0", "exchange.rounds: got 0"),
+        ("rounds = 20", "rounds = true", "exchange.rounds"),
+        ("rounds = 20", 'rounds = "20"', "exchange.rounds"),
+        ("cohort = 4", "cohort = 0", "exchange.cohort"),
+        ("momentum = 0.9", "momentum = nan", "momentum: got nan"),
+        ("momentum = 0.9", "nesterov = true", "nesterov"),
+        ("[mixing]", "[privacy]\nrequired = true\n[mixing]", "max_epsilon"),
+        ("[mixing]", "[mixing", "TOML"),
+        ('rule = "uniform"', 'rule = "magic"', "mixing.rule: got 'magic'"),
+        ('name = "two-peers"', 'name = "a/b"', "name: got 'a/b'"),
+        ("https://example.org", "ftp://example.org", "url-list"),
+        ("[32, 16]", "[0.5]", "model.arguments"),
+    ],
+)
+def test_a_wrong_spec_is_named_too(old: str, new: str, words: str) -> None:
+    assert old in SPEC
+    with pytest.raises(SessionFileError, match=words):
+        session.read_spec(SPEC.replace(old, new))
+
+
+TORRENTFILES = Path(__file__).parents[2] / "torrentfiles"
+IDS: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("name", sorted(IDS))
+def test_the_published_sessions_keep_their_ids(name: str) -> None:
+    read = session.decode((TORRENTFILES / f"{name}.torrent").read_bytes())
+    assert read.id == IDS[name]
+    spec = session.read_spec((TORRENTFILES / f"{name}.toml").read_text())
+    assert (spec.name, spec.session()) == (read.name, read.session)
+
+
+def test_every_published_session_is_pinned_here() -> None:
+    assert {path.stem for path in TORRENTFILES.glob("*.torrent")} == set(IDS)
+    assert {path.stem for path in TORRENTFILES.glob("*.toml")} == set(IDS)
