@@ -1,4 +1,4 @@
-"""Imports point down: cli → exchange → {network | learning} → protocol → errors."""
+"""Imports point down: cli → exchange → {view, report} → {network | learning} → protocol → errors."""
 
 import ast
 import subprocess
@@ -10,11 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = {
-    "p2pl.cli": 4,
+    "p2pl.cli": 6,
+    "p2pl.exchange": 5,
+    "p2pl.report": 4,
     "p2pl.view": 3,
-    "p2pl.report": 3,
-    "p2pl.exchange": 3,
-    "p2pl.simulate": 3,
     "p2pl.network": 2,
     "p2pl.learning": 2,
     "p2pl.protocol": 1,

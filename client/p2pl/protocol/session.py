@@ -465,6 +465,15 @@ def _look_up(raw: object, path: str) -> object:
     return raw if isinstance(raw, str | int | float | bool) else None
 
 
+def as_dict(value: object) -> Any:  # noqa: ANN401  # builtins, for JSON
+    """Returns a session (or a part of it) as plain dicts and lists, defaults written out."""
+    if isinstance(value, msgspec.Struct):
+        return {field: as_dict(getattr(value, field)) for field in value.__struct_fields__}
+    if isinstance(value, tuple):
+        return [as_dict(item) for item in value]
+    return value
+
+
 def decimal(value: float) -> str:
     """Returns the shortest plain decimal that reads back as `value`: 0.1, 5, 0.00001."""
     text = format(Decimal(repr(value)), "f")

@@ -1,0 +1,132 @@
+"""The initial checkpoint: the weights that all peers start from, never taken on trust.
+
+Read beside the session file where it lies there; else rebuilt from the session's seed, else fetched
+from `url-list`, else from any peer of the swarm. Whatever the source, the bytes must hash to the
+root in the session file (BEP 52) before a single one is decoded.
+"""
+
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import torch
+
+from p2pl.errors import CheckpointError, NetworkError, wrong
+from p2pl.learning import models, weights
+from p2pl.protocol import merkle
+from p2pl.protocol.session import Checkpoint, Session, SessionFile
+
+DTYPE = "float32"  # a checkpoint is exact, whatever travels later
+URL_DEADLINE_S = 120.0
+
+Fetch = Callable[[], Awaitable[bytes]]
+
+
+def build(session: Session) -> tuple[bytes, Checkpoint]:
+    """Returns the checkpoint that the session's seed gives, and its size and hashes."""
+    model = models.build(session)
+    payload = bytes(weights.encode(weights.flatten(model), weights.Layout.of(model), DTYPE))
+    root, layer = merkle.tree(merkle.blocks(io.BytesIO(payload)), len(payload))
+    return payload, Checkpoint(size=len(payload), root=root.hex(), layer=layer)
+
+
+def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
+    """Returns `payload` if it is what the session file promises.
+
+    Raises:
+        CheckpointError: its size or its hash differs; the message names the source.
+    """
+    if len(payload) != promised.size:
+        raise CheckpointError(
+            wrong(
+                f"checkpoint from {source}", got=f"{len(payload)} bytes", allowed=str(promised.size)
+            )
+        )
+    root, _ = merkle.tree(merkle.blocks(io.BytesIO(payload)), len(payload))
+    if root.hex() != promised.root:
+        raise CheckpointError(
+            wrong(
+                f"checkpoint from {source}: root",
+                got=root.hex(),
+                allowed=promised.root,
+                hint="the file belongs to another session or was tampered with; delete it",
+            )
+        )
+    return payload
+
+
+async def find(file: SessionFile, beside: Path, fetch_from_peers: Fetch) -> bytes:
+    """Returns the verified bytes of the initial checkpoint, from the first source that has it.
+
+    Args:
+        file: the session file.
+        beside: where the checkpoint would lie next to the session file.
+        fetch_from_peers: asks the swarm; its answer is verified like any other.
+
+    Raises:
+        CheckpointError: no source has it; the message says what each one answered.
+    """
+    model = models.build(file.session)
+    size = weights.payload_bytes(weights.Layout.of(model), DTYPE)
+    if size != file.checkpoint.size:
+        raise CheckpointError(
+            wrong(
+                f"model {file.session.model.name!r} here",
+                got=f"{size} bytes of weights",
+                allowed=str(file.checkpoint.size),
+                hint="you and the session's author have different versions of this model installed",
+            )
+        )
+    refusals = []
+    async for source, payload in _sources(file, beside, fetch_from_peers):
+        try:
+            if isinstance(payload, Exception):
+                raise CheckpointError(f"{source}: {payload}")
+            return verify(payload, file.checkpoint, source)
+        except CheckpointError as refused:
+            if source == str(beside):
+                raise  # a wrong file on one's own disk is for the person to see
+            refusals.append(str(refused))
+    raise CheckpointError(
+        "no source has the initial checkpoint of this session:\n  " + "\n  ".join(refusals)
+    )
+
+
+async def _sources(
+    file: SessionFile, beside: Path, fetch_from_peers: Fetch
+) -> AsyncIterator[tuple[str, bytes | Exception]]:
+    """Yields each source's name and what it has, cheapest first."""
+    if beside.exists():
+        with beside.open("rb") as opened:
+            yield str(beside), opened.read(file.checkpoint.size + 1)
+    yield "the session's seed", build(file.session)[0]
+    for url in file.url_list:
+        try:
+            yield url, await _download(url, file.checkpoint.size)
+        except (httpx.HTTPError, CheckpointError) as fault:
+            yield url, fault
+    try:
+        yield "the swarm", await fetch_from_peers()
+    except NetworkError as fault:
+        yield "the swarm", fault
+
+
+async def _download(url: str, size: int) -> bytes:
+    """Returns at most `size` bytes from `url`; a longer answer is refused without reading it."""
+    payload = bytearray()
+    async with (
+        httpx.AsyncClient(timeout=URL_DEADLINE_S, follow_redirects=True) as client,
+        client.stream("GET", url) as answer,
+    ):
+        answer.raise_for_status()
+        async for part in answer.aiter_bytes():
+            payload += part
+            if len(payload) > size:
+                raise CheckpointError(wrong(url, got=f"over {size} bytes", allowed=f"{size} bytes"))
+    return bytes(payload)
+
+
+def decode(payload: bytes, layout: weights.Layout) -> torch.Tensor:
+    """Returns the weights [P] float32 of a verified checkpoint."""
+    return weights.decode(payload, layout, DTYPE).clone()

@@ -1,0 +1,91 @@
+"""What a peer must remember to go on after a crash: one file, replaced whole after every round."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from p2pl.errors import RunDirError, wrong
+from p2pl.network.files import write_atomically
+
+STATE_FILE = "state.safetensors"
+FORMAT = "p2pl state 1"
+_WEIGHTS = "weights"
+_OPTIMIZER = "optimizer."
+
+
+@dataclass(frozen=True, slots=True)
+class PeerState:
+    """A peer between two rounds."""
+
+    round: int  # the last round completed; 0 before the first
+    weights: Tensor  # [P] float32, after mixing
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
+    trust: Mapping[str, Any] = field(default_factory=dict)  # the trust rule's own state, in builtins
+    known: tuple[Mapping[str, Any], ...] = ()  # peers met, in builtins
+
+
+def save_state(directory: Path, session_id: str, state: PeerState) -> None:
+    """Replaces the state in a run directory; a crash leaves the old one or the new one.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    tensors = {_WEIGHTS: state.weights.detach().cpu().contiguous()}
+    for name, tensor in state.optimizer.items():
+        tensors[_OPTIMIZER + name] = tensor.detach().cpu().contiguous()
+    told = {"round": state.round, "trust": state.trust, "known": state.known}
+    metadata = {"format": FORMAT, "session": session_id, "state": json.dumps(told)}
+    write_atomically(directory / STATE_FILE, save(tensors, metadata))
+
+
+def load_state(directory: Path, session_id: str, parameters: int) -> PeerState | None:
+    """Returns the state saved in a run directory; None where there is none.
+
+    Args:
+        directory: the run directory.
+        session_id: of the session being joined.
+        parameters: P, how many numbers the session's model has.
+
+    Raises:
+        RunDirError: the state is damaged, or of another session or model.
+    """
+    path = directory / STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        told = json.loads(metadata["state"])
+        if (metadata["format"], metadata["session"]) != (FORMAT, session_id):
+            raise RunDirError(
+                wrong(
+                    str(path),
+                    got=f"{metadata['format']} of session {metadata['session']}",
+                    allowed=f"{FORMAT} of session {session_id}",
+                    hint="use another --run-dir",
+                )
+            )
+        weights = tensors.pop(_WEIGHTS)
+        state = PeerState(
+            round=int(told["round"]),
+            weights=weights,
+            optimizer={name.removeprefix(_OPTIMIZER): item for name, item in tensors.items()},
+            trust=told["trust"],
+            known=tuple(told["known"]),
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
+        raise RunDirError(
+            f"{path}: damaged ({fault}); delete it to start this peer's run again"
+        ) from fault
+    if weights.shape != (parameters,):
+        raise RunDirError(
+            wrong(str(path), got=f"weights of shape {list(weights.shape)}", allowed=f"[{parameters}]")
+        )
+    return state

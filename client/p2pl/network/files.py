@@ -1,0 +1,30 @@
+"""Files that are either all there or not there at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from p2pl.errors import InputError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replaces the file in one step; a crash leaves the old one or the new one.
+
+    Raises:
+        InputError: it cannot be written; the message names the file and the reason.
+    """
+    draft: str | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as out:
+            draft = out.name
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    except OSError as fault:
+        if draft is not None:
+            Path(draft).unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {fault.strerror}") from fault

@@ -1,0 +1,17 @@
+"""Fails unless the top release of CHANGELOG.md, pyproject.toml and p2pl.__version__ agree."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import p2pl
+
+ROOT = Path(__file__).parents[1]
+project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+releases = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+if not releases or {releases[0], p2pl.__version__} != {project}:
+    sys.exit(
+        f"version: pyproject.toml says {project}, p2pl.__version__ {p2pl.__version__}, "
+        f"CHANGELOG.md {releases[:1]}; they must agree"
+    )
