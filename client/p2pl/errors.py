@@ -8,6 +8,7 @@ P2PLError
 │   ├── DataError           a dataset is missing, or is not what the session needs
 │   ├── IdentityError       a key file is missing, unreadable or not ours
 │   └── RunDirError         a run directory belongs to another session, or is damaged
+├── TrainingDiverged        the local loss is no longer finite
 ├── NetworkError
 │   ├── TrackerError        no tracker answered in time and no peer is known      exit 3
 │   └── PullError           one peer did not deliver in time; it is skipped
@@ -42,6 +43,10 @@ class NetworkError(P2PLError):
 
 class ProtocolError(P2PLError):
     """Bytes from a stranger are unusable."""
+
+
+class TrainingDiverged(P2PLError):
+    """Local training left the finite numbers; what is saved is the last good round."""
 
 
 class SessionFileError(InputError):

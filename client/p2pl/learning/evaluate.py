@@ -1,0 +1,74 @@
+"""How good a model is."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from p2pl.learning.weights import load_into
+
+BATCH_EXAMPLES = 1_024  # chosen: keeps a small network's activations in tens of megabytes
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a model made of some examples."""
+
+    accuracy: float  # percent
+    loss: float  # mean cross-entropy, nats
+    confusion: Tensor  # [C, C] int64, on the CPU; row: true class, column: predicted
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """One class against all others; 0 where a ratio has nothing below the line."""
+
+    precision: float
+    recall: float
+    f1: float
+    examples: int  # of this class
+
+
+def evaluate(model: nn.Module, vector: Tensor, x: Tensor, y: Tensor, classes: int) -> Scores:
+    """Returns the scores of the model with the parameters `vector`, which stay loaded in it.
+
+    Args:
+        model: on the same device as the examples.
+        vector: [P].
+        x: [N, *input], at least one.
+        y: [N] int64.
+        classes: C.
+    """
+    load_into(model, vector)
+    model.eval()
+    loss = torch.zeros((), device=x.device)
+    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=x.device)
+    with torch.inference_mode():
+        for inputs, labels in zip(
+            torch.split(x, BATCH_EXAMPLES), torch.split(y, BATCH_EXAMPLES), strict=True
+        ):
+            logits = model(inputs)
+            loss += functional.cross_entropy(logits, labels, reduction="sum")
+            pairs = labels * classes + logits.argmax(1)
+            confusion += torch.bincount(pairs, minlength=classes * classes)
+    square = confusion.view(classes, classes).cpu()
+    right = int(square.trace())
+    return Scores(100 * right / len(y), float(loss) / len(y), square)
+
+
+def by_class(confusion: Tensor) -> tuple[ClassScores, ...]:
+    """Returns precision, recall and F1 of each class.
+
+    Args:
+        confusion: [C, C]; row: true class, column: predicted.
+    """
+    right = confusion.diagonal().double()
+    predicted, true = confusion.sum(0).double(), confusion.sum(1).double()
+    precision = right / predicted.clamp(min=1)
+    recall = right / true.clamp(min=1)
+    f1 = 2 * right / (predicted + true).clamp(min=1)
+    return tuple(
+        ClassScores(float(p), float(r), float(f), int(count))
+        for p, r, f, count in zip(precision, recall, f1, true, strict=True)
+    )

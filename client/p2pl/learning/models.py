@@ -1,0 +1,243 @@
+"""The models a session may name.
+
+A session file names a model; what the name means is decided by what the joining person installed:
+one of the four here, or an entry point in the group `p2pl.models`, a callable
+`(task, **arguments) -> nn.Module`. Nothing is ever imported because a session file says so.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import entry_points
+from itertools import pairwise
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from p2pl.errors import ModelError, wrong
+from p2pl.learning.weights import flatten
+from p2pl.protocol.session import Session, Task
+
+GROUP = "p2pl.models"
+MAX_PARAMETERS = 1 << 30  # 4 GiB of float32; chosen: a session file must not exhaust the memory
+MAX_WIDTH = 65_536
+MAX_LAYERS = 64
+_GROUP_NORM_GROUPS = 8  # chosen: narrow layers have 16 channels; 2 or more in each group
+
+Make: TypeAlias = Callable[..., nn.Module]
+
+
+def logreg(task: Task) -> nn.Module:
+    """Returns multinomial logistic regression: one linear layer on the raw input."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.input), task.classes))
+
+
+def mlp(task: Task, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
+    """Returns a multi-layer perceptron with ReLU.
+
+    Args:
+        task: any input shape.
+        hidden: sizes of the hidden layers.
+    """
+    _check_sizes("hidden", hidden)
+    sizes = (math.prod(task.input), *hidden)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inner, outer in pairwise(sizes):
+        layers += [nn.Linear(inner, outer), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], task.classes))
+
+
+def cnn(task: Task, *, width: int = 16, hidden: int = 64) -> nn.Module:
+    """Returns a small convolutional network in the manner of LeNet-5, with ReLU and max-pooling.
+
+    Two 5x5 convolutions of `width` and `2 width` channels, each followed by 2x2 pooling, and one
+    hidden linear layer. 28x28 grey images and the defaults: 114 314 parameters.
+
+    Args:
+        task: images of at least 4x4.
+        width: channels of the first convolution.
+        hidden: size of the hidden layer.
+    """
+    channels, height, breadth = _image(task, "cnn")
+    _check_sizes("width and hidden", (width, hidden))
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, 2 * width, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2 * width * (height // 4) * (breadth // 4), hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, task.classes),
+    )
+
+
+def resnet_gn(task: Task, *, depth: int = 8, width: int = 16) -> nn.Module:
+    """Returns a residual network (He et al. 2016, section 4.2) with GroupNorm for BatchNorm.
+
+    Args:
+        task: images of at least 4x4.
+        depth: 6 n + 2, with n blocks in each of three stages: 8, 14, 20, 26, …
+        width: channels of the first stage; it doubles twice.
+    """
+    channels, _, _ = _image(task, "resnet-gn")
+    _check_sizes("width", (width,))
+    blocks, rest = divmod(depth - 2, 6)
+    if rest or not 1 <= blocks <= MAX_LAYERS:
+        raise ModelError(
+            wrong("model.arguments.depth", got=depth, allowed=f"8, 14, 20, … {6 * MAX_LAYERS + 2}")
+        )
+    layers: list[nn.Module] = [_conv(channels, width), _norm(width), nn.ReLU()]
+    inner = width
+    for stage in range(3):
+        for block in range(blocks):
+            outer = width << stage
+            layers.append(_Residual(inner, outer, stride=2 if stage and not block else 1))
+            inner = outer
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.classes)]
+    return nn.Sequential(*layers, *pool)
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions around which the input is added back."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv(inner, outer, stride), _norm(outer), nn.ReLU(), _conv(outer, outer), _norm(outer)
+        )
+        same = inner == outer and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(inner, outer, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.skip(x))
+
+
+def _conv(inner: int, outer: int, stride: int = 1) -> nn.Module:
+    return nn.Conv2d(inner, outer, 3, stride, padding=1, bias=False)
+
+
+def _norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(math.gcd(channels, _GROUP_NORM_GROUPS), channels)
+
+
+def _image(task: Task, name: str) -> tuple[int, int, int]:
+    if len(task.input) != 3 or min(task.input[1:]) < 4:
+        raise ModelError(
+            wrong(
+                f"model {name}: task.input",
+                got=task.input,
+                allowed="images as (channels, height, width), at least 4 high and wide",
+            )
+        )
+    channels, height, breadth = task.input
+    return channels, height, breadth
+
+
+def _check_sizes(name: str, sizes: object) -> None:
+    if (
+        not isinstance(sizes, tuple)
+        or not len(sizes) <= MAX_LAYERS
+        or not all(isinstance(size, int) and 1 <= size <= MAX_WIDTH for size in sizes)
+    ):
+        raise ModelError(
+            wrong(
+                f"model.arguments.{name}",
+                got=sizes,
+                allowed=f"at most {MAX_LAYERS} whole numbers, each 1..{MAX_WIDTH}",
+            )
+        )
+
+
+BUILT_IN: Mapping[str, Make] = {
+    "logreg": logreg,
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet-gn": resnet_gn,
+}
+
+
+def build(session: Session) -> nn.Module:
+    """Returns the session's model on the CPU, initialised from the session's seed.
+
+    Two machines with the same version of torch get the same numbers. The global random state is
+    left as it was.
+
+    Raises:
+        ModelError: the name is not known here, or an argument is unusable.
+    """
+    make = _find(session)
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed every GPU as well, and fork_rng restores none.
+        torch.default_generator.manual_seed(session.seed)
+        return make()
+
+
+def initial_vector(session: Session) -> Tensor:
+    """Returns the parameters that every peer of the session starts from, [P] float32.
+
+    Raises:
+        ModelError: the name is not known here, or an argument is unusable.
+    """
+    return flatten(build(session))
+
+
+def _find(session: Session) -> Callable[[], nn.Module]:
+    name, arguments = session.model.name, session.model.arguments
+    if name in BUILT_IN:
+        make = partial(BUILT_IN[name], session.task, **arguments)
+        _check_names(name, BUILT_IN[name], arguments)
+        _check_memory(make)
+        return make
+    return partial(_make_installed, name, session)
+
+
+def _check_names(name: str, make: Make, arguments: Mapping[str, object]) -> None:
+    known = sorted(set(inspect.signature(make).parameters) - {"task"})
+    for argument in arguments:
+        if argument not in known:
+            raise ModelError(
+                wrong(
+                    f"model.arguments of {name}",
+                    got=argument,
+                    allowed=", ".join(known) or "no arguments",
+                )
+            )
+
+
+def _check_memory(make: Callable[[], nn.Module]) -> None:
+    """Counts the parameters on the meta device, where they take no memory."""
+    with torch.device("meta"):
+        total = sum(parameter.numel() for parameter in make().parameters())
+    if total > MAX_PARAMETERS:
+        raise ModelError(
+            wrong("model", got=f"{total} parameters", allowed=f"at most {MAX_PARAMETERS}")
+        )
+
+
+def _make_installed(name: str, session: Session) -> nn.Module:
+    installed = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in installed:
+        raise ModelError(
+            wrong(
+                "model.name",
+                got=name,
+                allowed=", ".join(sorted({*BUILT_IN, *installed})),
+                hint=f"install the package that offers it (entry point group {GROUP})",
+            )
+        )
+    try:
+        made = installed[name].load()(session.task, **session.model.arguments)
+    except (ImportError, AttributeError) as fault:
+        raise ModelError(f"model {name}: its package cannot be imported: {fault}") from fault
+    except (TypeError, ValueError) as fault:
+        raise ModelError(f"model {name}: it refuses its arguments: {fault}") from fault
+    if not isinstance(made, nn.Module):
+        raise ModelError(
+            wrong(f"model {name}", got=type(made).__name__, allowed="a torch.nn.Module")
+        )
+    return made

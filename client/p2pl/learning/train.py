@@ -1,0 +1,158 @@
+"""Local work between two swaps."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from p2pl.errors import TrainingDiverged, wrong
+from p2pl.learning.weights import Layout
+from p2pl.protocol.session import Training
+
+OptimizerState: TypeAlias = Mapping[str, Tensor]  # of [P] or a single number; {} before round 1
+OnStep: TypeAlias = Callable[[int, int], None]  # (steps done, steps in all)
+
+# The values that the paper recommends.
+ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where training sets out from."""
+
+    vector: Tensor  # [P]
+    optimizer: OptimizerState = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Labelled inputs, on the model's device."""
+
+    x: Tensor  # [N, *input] float32
+    y: Tensor  # [N] int64
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: Tensor) -> "Examples":
+        """Returns the examples at `rows`, [n] int64."""
+        return Examples(self.x[rows], self.y[rows])
+
+    def to(self, device: torch.device) -> "Examples":
+        """Returns the same examples on `device`."""
+        return Examples(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What local training made."""
+
+    vector: Tensor  # [P]
+    loss: float  # mean cross-entropy over the last epoch, before each step; nats
+    steps: int
+    samples: int  # examples seen, counting repetitions
+    optimizer: OptimizerState
+
+
+def train(
+    model: nn.Module,
+    start: Start,
+    examples: Examples,
+    training: Training,
+    generator: torch.Generator,
+    on_step: OnStep | None = None,
+) -> Trained:
+    """Returns the parameters after `training.local_epochs` over the examples.
+
+    Args:
+        model: what the parameters mean; its own are neither read nor changed.
+        start: parameters and optimizer state of the previous round.
+        examples: at least one, on the model's device.
+        training: the session's settings.
+        generator: orders the batches; on the CPU.
+        on_step: called between two steps. What it raises ends training at once and is passed on.
+
+    Raises:
+        TrainingDiverged: the loss is no longer finite.
+    """
+    model.train()
+    layout = Layout.of(model)
+    vector = start.vector.clone()
+    state = start.optimizer
+    advance = _adam if training.optimizer == "adam" else _sgd
+    total_steps = math.ceil(len(examples) / training.batch_size) * training.local_epochs
+    steps, loss = 0, 0.0
+    for _ in range(training.local_epochs):
+        total = torch.zeros((), device=vector.device)
+        for rows in _batches(len(examples), training.batch_size, generator):
+            batch = examples.take(rows.to(vector.device))
+            batch_loss, gradient = _gradient(model, layout, vector, batch)
+            vector, state = advance(vector, gradient, state, training)
+            total += batch_loss * len(batch)
+            steps += 1
+            if on_step is not None:
+                on_step(steps, total_steps)
+        loss = float(total) / len(examples)
+        if not math.isfinite(loss):
+            break
+    if not math.isfinite(loss) or not vector.isfinite().all():
+        raise TrainingDiverged(
+            wrong(
+                "training loss",
+                got=loss,
+                allowed="a finite number",
+                hint=f"training.learning_rate {training.learning_rate} is too high for this data",
+            )
+        )
+    return Trained(vector, loss, steps, len(examples) * training.local_epochs, state)
+
+
+def _batches(count: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    return torch.split(torch.randperm(count, generator=generator), batch_size)
+
+
+def _gradient(
+    model: nn.Module, layout: Layout, vector: Tensor, batch: Examples
+) -> tuple[Tensor, Tensor]:
+    """Returns the mean loss over a batch and its gradient by the parameters, [P]."""
+    at = vector.detach().requires_grad_()
+    loss = functional.cross_entropy(functional_call(model, layout.unflatten(at), batch.x), batch.y)
+    (gradient,) = torch.autograd.grad(loss, at)
+    return loss.detach(), gradient
+
+
+# The two optimizers, as functions on the one vector. They are those of torch.optim (a test holds
+# them to it), whose classes load the compiler of torch on first use: over a second, and 800
+# modules, in every peer. Both overwrite the vector and the gradient they are given.
+
+
+def _sgd(
+    vector: Tensor, gradient: Tensor, state: OptimizerState, training: Training
+) -> tuple[Tensor, OptimizerState]:
+    """Returns the next parameters and state: SGD with momentum, as in Sutskever et al. 2013."""
+    gradient.add_(vector, alpha=training.weight_decay)
+    if training.momentum:
+        if "momentum" in state:
+            gradient.add_(state["momentum"], alpha=training.momentum)
+        state = {"momentum": gradient}
+    return vector.sub_(gradient, alpha=training.learning_rate), state
+
+
+def _adam(
+    vector: Tensor, gradient: Tensor, state: OptimizerState, training: Training
+) -> tuple[Tensor, OptimizerState]:
+    """Returns the next parameters and state: Kingma and Ba 2015, algorithm 1."""
+    gradient.add_(vector, alpha=training.weight_decay)
+    zero = torch.zeros(())
+    step = state.get("step", zero) + 1
+    mean = state.get("mean", zero.to(vector)).lerp(gradient, 1 - ADAM_BETA_1)
+    square = state.get("square", zero.to(vector)).lerp(gradient.square_(), 1 - ADAM_BETA_2)
+    rate = training.learning_rate / (1 - ADAM_BETA_1 ** float(step))
+    spread = (square / (1 - ADAM_BETA_2 ** float(step))).sqrt_().add_(ADAM_EPSILON)
+    state = {"step": step, "mean": mean, "square": square}
+    return vector.addcdiv_(mean, spread, value=-rate), state
