@@ -1,0 +1,275 @@
+"""What a peer says to a tracker, and what the tracker answers: JSON, bounded and canonical.
+
+An announce is signed by the peer's Ed25519 key, so nobody can move, expire or impersonate another
+peer. Its body must be, byte for byte, what `encode` writes: that one rule refuses duplicate keys,
+blanks, other spellings of a number and bytes after the end.
+
+The CURVE keys in an answer carry no signature and need none: peers prove their identity to each
+other when they meet, so a tracker that lies about a key or an address can waste a connection
+attempt and cannot impersonate anyone.
+
+Hashes and keys travel as base64 and peers as `[id, host, port, curve_key]`: the tracker's traffic
+must stay below 1 % of the peers' own, also where a model has 31 KB.
+"""
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Meta
+
+from p2pl.errors import AnnounceError, ProtocolError, wrong
+from p2pl.protocol.identity import (
+    CURVE_KEY_CHARS,
+    PUBLIC_KEY_BYTES,
+    SIGNATURE_BYTES,
+    is_signed_by,
+    sign,
+)
+
+MAX_ANNOUNCE_BYTES = 1_024  # the longest valid announce has 374
+MAX_ANSWER_BYTES = 65_536  # MAX_NUMWANT peers of at most 150 bytes, and the rest
+MAX_NUMWANT = 256  # the largest cohort a session file may ask for
+MAX_SKEW_S = 300  # chosen: a clock without NTP drifts seconds a day; bounds what can be replayed
+PURPOSE = b"p2pl announce 1"
+
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+HexDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+CurveKey = Annotated[  # ZeroMQ's Z85: no quote and no backslash, so 40 characters in JSON too
+    str, Meta(pattern=r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$", max_length=CURVE_KEY_CHARS)
+]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+Host = Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]{2,45}$", max_length=45)]
+Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Event = Literal["started", "update", "stopped", "completed"]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A JSON object: frozen, and an unknown field is an error."""
+
+
+class Announce(_Message, frozen=True, kw_only=True):
+    """A peer tells the tracker that it is there, and asks for others."""
+
+    session: Digest  # the session id
+    public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
+    curve_key: CurveKey
+    port: Port  # where it listens; the host is the one the tracker sees
+    event: Event
+    sequence: Annotated[int, Meta(ge=0, lt=1 << 53)]  # grows with each announce of one key
+    time_s: Annotated[int, Meta(ge=0, lt=1 << 40)]  # seconds since 1970
+    numwant: Annotated[int, Meta(ge=0, le=MAX_NUMWANT)]
+
+    @property
+    def digest(self) -> bytes:
+        """The peer's id as 32 bytes."""
+        return hashlib.sha256(self.public_key).digest()
+
+    @property
+    def peer_id(self) -> str:
+        """The peer's id, 64 hex digits."""
+        return self.digest.hex()
+
+    @property
+    def session_id(self) -> str:
+        """The session's id, 64 hex digits."""
+        return self.session.hex()
+
+    def check_time(self, now_s: float) -> None:
+        """Raises AnnounceError unless it was made within `MAX_SKEW_S` of `now_s`, our clock."""
+        skew_s = self.time_s - now_s
+        if abs(skew_s) > MAX_SKEW_S:
+            side = "ahead of" if skew_s > 0 else "behind"
+            message = wrong(
+                "announce time_s",
+                got=f"{self.time_s}, {abs(skew_s):.0f} s {side} the tracker's clock",
+                allowed=f"within {MAX_SKEW_S} s",
+                hint="set this machine's clock",
+            )
+            raise AnnounceError(message, status=403)
+
+
+class SignedAnnounce(Announce, frozen=True, kw_only=True):
+    """An announce with the signature of its public key over everything before the signature."""
+
+    signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+
+    def check_signature(self) -> None:
+        """Raises AnnounceError unless the holder of `public_key` made this announce."""
+        statement = _ENCODER.encode(self)[:-_SIGNATURE_JSON_BYTES] + b"}"
+        if not is_signed_by(self.public_key, PURPOSE, statement, self.signature):
+            raise AnnounceError(
+                "announce signature: it is not that of public_key over the other fields; "
+                "sign the announce as it is sent",
+                status=401,
+            )
+
+
+class PeerAddress(_Message, frozen=True, kw_only=True):
+    """Where a peer can be reached, as somebody said; it proves its id when met."""
+
+    id: HexDigest
+    host: Host  # an IP address
+    port: Port
+    curve_key: CurveKey
+
+
+class PeerRow(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, array_like=True
+):
+    """A peer's address as it travels: `[id in base64, host, port, curve_key]`."""
+
+    id: Digest
+    host: Host
+    port: Port
+    curve_key: CurveKey
+
+
+class Terms(_Message, frozen=True, omit_defaults=True, kw_only=True):
+    """Everything in an answer except the peers."""
+
+    interval_s: Annotated[int, Meta(ge=1, le=86_400)]  # announce again after this, at the latest
+    min_interval_s: Seconds  # more often than this for long is refused
+    epoch: Annotated[str, Meta(min_length=1, max_length=32)]  # another one: a restart
+    alive: Count  # peers in the session, the asker included
+    external_host: Annotated[str, Meta(max_length=45)] = ""  # in answers to `started`: as seen
+    warning: Annotated[str, Meta(max_length=500)] = ""
+
+
+class AnswerBody(Terms, frozen=True, omit_defaults=True, kw_only=True):
+    """An answer as it travels."""
+
+    peers: Annotated[tuple[PeerRow, ...], Meta(max_length=MAX_NUMWANT)]
+
+
+class Answer(Terms, frozen=True, kw_only=True):
+    """The tracker's answer: some of the other peers, drawn at random, and when to come back."""
+
+    peers: tuple[PeerAddress, ...]
+
+
+class Refusal(_Message, frozen=True, omit_defaults=True, kw_only=True):
+    """Why the tracker did not do what it was asked."""
+
+    reason: Annotated[str, Meta(max_length=1_000)]
+    retry_in_s: Seconds | None = None  # None: trying again cannot help
+
+
+class Counts(_Message, frozen=True, kw_only=True):
+    """How many peers a session has."""
+
+    alive: Count
+    completed: Count  # of those that were ever alive here
+
+
+class Scrape(_Message, frozen=True, kw_only=True):
+    """Counts by session id, 64 hex digits."""
+
+    sessions: dict[HexDigest, Counts]
+
+
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+_ANNOUNCES = msgspec.json.Decoder(SignedAnnounce)
+_ANSWERS = msgspec.json.Decoder(AnswerBody)
+_REFUSALS = msgspec.json.Decoder(Refusal)
+_SIGNATURE_JSON_BYTES = len(',"signature":""}') + 88  # 64 bytes in base64
+
+
+def encode(announce: Announce, key: Ed25519PrivateKey) -> bytes:
+    """Returns the body of an announce, signed with `key`."""
+    statement = _ENCODER.encode(announce)
+    signed = SignedAnnounce(
+        **msgspec.structs.asdict(announce), signature=sign(key, PURPOSE, statement)
+    )
+    return _ENCODER.encode(signed)
+
+
+def decode(body: bytes) -> SignedAnnounce:
+    """Returns the announce in `body`; its signature and its time are not checked yet.
+
+    Raises:
+        AnnounceError: the body is too long, not JSON, out of range, or not as `encode` writes it.
+    """
+    if len(body) > MAX_ANNOUNCE_BYTES:
+        raise too_long()
+    try:
+        announce = _ANNOUNCES.decode(body)
+    except msgspec.ValidationError as fault:
+        raise AnnounceError(f"announce: {fault}", status=422) from fault
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        raise AnnounceError(f"announce: not JSON ({fault})") from fault
+    if _ENCODER.encode(announce) != body:
+        raise AnnounceError(
+            "announce: not in canonical form; write the fields once each, in the documented order, "
+            "without blanks, integers as plain digits, bytes as base64 with padding"
+        )
+    return announce
+
+
+def too_long() -> AnnounceError:
+    """Returns the refusal of a body that is longer than any announce."""
+    return AnnounceError(
+        wrong(
+            "announce", got=f"more than {MAX_ANNOUNCE_BYTES} bytes", allowed=f"{MAX_ANNOUNCE_BYTES}"
+        ),
+        status=413,
+    )
+
+
+def encode_row(announce: Announce, host: str) -> bytes:
+    """Returns the address of the announcing peer as others will receive it."""
+    row = PeerRow(id=announce.digest, host=host, port=announce.port, curve_key=announce.curve_key)
+    return _ENCODER.encode(row)
+
+
+def encode_answer(terms: Terms, rows: Iterable[bytes]) -> bytes:
+    """Returns the body of an answer; `rows` are made by `encode_row`, once for many answers."""
+    return _ENCODER.encode(terms)[:-1] + b',"peers":[' + b",".join(rows) + b"]}"
+
+
+def encode_other(message: Refusal | Scrape) -> bytes:
+    """Returns the body of a message that is not an answer to an announce."""
+    return _ENCODER.encode(message)
+
+
+def decode_answer(body: bytes) -> Answer:
+    """Returns the answer in `body`.
+
+    Raises:
+        ProtocolError: it is too long, not JSON, out of range, or names a host that is no address.
+    """
+    if len(body) > MAX_ANSWER_BYTES:
+        raise ProtocolError(
+            wrong("answer", got=f"{len(body)} bytes", allowed=f"at most {MAX_ANSWER_BYTES}")
+        )
+    try:
+        answer = _ANSWERS.decode(body)
+        peers = tuple(
+            PeerAddress(
+                id=row.id.hex(),
+                host=str(ipaddress.ip_address(row.host)),
+                port=row.port,
+                curve_key=row.curve_key,
+            )
+            for row in answer.peers
+        )
+    except (msgspec.DecodeError, ValueError) as fault:
+        raise ProtocolError(f"answer: {fault}") from fault
+    terms = {name: getattr(answer, name) for name in Terms.__struct_fields__}
+    return Answer(**terms, peers=peers)
+
+
+def decode_refusal(body: bytes) -> Refusal:
+    """Returns the refusal in `body`.
+
+    Raises:
+        ProtocolError: it is not a refusal.
+    """
+    try:
+        return _REFUSALS.decode(body[:MAX_ANSWER_BYTES])
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        raise ProtocolError(f"refusal: {fault}") from fault

@@ -1,0 +1,102 @@
+"""Which address a request comes from, and how often one address may ask."""
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+from p2pl.errors import InputError, wrong
+from p2pl_tracker.swarm import address_group, too_often
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+MAX_ADDRESSES = 100_000  # chosen: 20 MB of rate limits; the longest idle is forgotten first
+
+
+def observed(peer: str, forwarded: Sequence[bytes], trusted: Sequence[Network]) -> str:
+    """Returns the address the request really comes from.
+
+    That is the address at the other end of the connection; where that is one of our own proxies, it
+    is the right-most `X-Forwarded-For` entry that is not. What stands left of it, anybody may have
+    written.
+
+    Args:
+        peer: the address at the other end of the connection.
+        forwarded: the values of all `X-Forwarded-For` headers, in their order.
+        trusted: networks of our own proxies; empty means the header is not read at all.
+    """
+    address = _parse(peer)
+    if not trusted:
+        return address.compressed
+    entries = b",".join(forwarded).decode("latin-1").split(",")
+    while entries and any(address in network for network in trusted):
+        try:
+            address = _parse(entries.pop().strip())
+        except ValueError:
+            break
+    return address.compressed
+
+
+def networks(cidrs: Iterable[str]) -> tuple[Network, ...]:
+    """Returns the networks written as `cidrs`.
+
+    Raises:
+        InputError: one is not a network.
+    """
+    found = []
+    for cidr in cidrs:
+        try:
+            found.append(ipaddress.ip_network(cidr))
+        except ValueError as fault:
+            raise InputError(
+                wrong("--trusted-proxy", got=cidr, allowed="a network such as 10.0.0.0/8")
+            ) from fault
+    return tuple(found)
+
+
+@lru_cache(maxsize=65_536)
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Returns the address without a zone; an IPv4 address in IPv6 form as IPv4."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped or address
+
+
+class AddressLimit:
+    """How often one address (an IPv4 address, an IPv6 /64) may announce: a leaky bucket each."""
+
+    def __init__(
+        self,
+        rate: float,
+        burst: int,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        max_addresses: int = MAX_ADDRESSES,
+    ) -> None:
+        self._rate, self._burst, self._now, self._max = rate, burst, now, max_addresses
+        self._paced_s: OrderedDict[str, float] = OrderedDict()  # longest idle first
+
+    def __len__(self) -> int:
+        return len(self._paced_s)
+
+    def check(self, host: str) -> None:
+        """Counts one announce.
+
+        Raises:
+            AnnounceError: `host` is past its burst and faster than its rate (429).
+        """
+        if not self._rate:
+            return
+        now, group = self._now(), address_group(host)
+        paced_s = max(self._paced_s.get(group, now), now)
+        early_s = paced_s - now - (self._burst - 1) / self._rate
+        if early_s > 0:
+            raise too_often("this address", self._rate, early_s)
+        self._paced_s[group] = paced_s + 1 / self._rate
+        self._paced_s.move_to_end(group)
+        for _ in range(2):  # two out for one in: what has been idle for long goes in the end
+            oldest = next(iter(self._paced_s))
+            if self._paced_s[oldest] > now and len(self._paced_s) <= self._max:
+                break
+            del self._paced_s[oldest]

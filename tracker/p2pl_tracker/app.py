@@ -1,0 +1,288 @@
+"""The tracker's HTTP interface: announce, scrape, and what an operator wants to see.
+
+FastAPI documents `POST /announce` and never sees one: routing, dependencies and validation would
+cost as much as everything else but the signature, and msgspec validates the raw body in 3 us.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from p2pl import __version__
+from p2pl.errors import AnnounceError, wrong
+from p2pl.protocol import announce as messages
+from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAnnounce, Terms
+from p2pl.protocol.identity import ID_PATTERN
+from p2pl_tracker import docs
+from p2pl_tracker.address import AddressLimit, Network, observed
+from p2pl_tracker.metrics import Metrics
+from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
+
+log = logging.getLogger(__name__)
+
+EXPIRE_EVERY_S = 1.0  # chosen: how stale the counts of a silent session can be
+JITTER = 0.1  # of the interval, so that peers that came together do not come back together
+UNAVAILABLE_RETRY_S = 5.0
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator chose."""
+
+    limits: Limits = field(default_factory=Limits)
+    interval_s: int = 60
+    trusted_proxies: tuple[Network, ...] = ()
+    address_rate: float = 200.0  # announces a second from one address; 0 = no limit
+    address_burst: int = 1_000
+
+
+class Tracker:
+    """Checks announces in the order of their cost, and hands them to the store."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        store: Store,
+        *,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self.policy = policy
+        self.store = store
+        self.metrics = Metrics()
+        self.epoch = secrets.token_urlsafe(6)
+        self.started_s = now()
+        self._now, self._wall, self._rng = now, wall, rng
+        self._address_limit = AddressLimit(policy.address_rate, policy.address_burst, now=now)
+
+    async def announce(self, request: Request) -> Response:
+        """Returns the answer to an announce, or the refusal."""
+        try:
+            body = await bounded_body(request)
+            start_s = time.perf_counter()
+            announce = messages.decode(body)
+            host = self._host(request)
+            answer = await self._answer(announce, host)
+        except AnnounceError as fault:
+            return self.refuse(fault)
+        self.metrics.count_answer(announce.event, time.perf_counter() - start_s)
+        return Response(answer, media_type="application/json")
+
+    async def _answer(self, announce: SignedAnnounce, host: str) -> bytes:
+        if announce.event != "stopped":  # leaving is always welcome
+            self._address_limit.check(host)
+        announce.check_time(self._wall())
+        announce.check_signature()
+        welcome = await self.store.announce(announce, host)
+        return messages.encode_answer(self._terms(announce, welcome, host), welcome.rows)
+
+    def _terms(self, announce: SignedAnnounce, welcome: Welcome, host: str) -> Terms:
+        interval_s = self.policy.interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        return Terms(
+            interval_s=max(1, round(interval_s)),
+            min_interval_s=self.policy.limits.min_interval_s,
+            epoch=self.epoch,
+            alive=welcome.alive,
+            external_host=host if announce.event == "started" else "",
+            warning=welcome.warning,
+        )
+
+    def _host(self, request: Request) -> str:
+        forwarded = (
+            request.headers.getlist("x-forwarded-for") if self.policy.trusted_proxies else []
+        )
+        values = [value.encode("latin-1") for value in forwarded]
+        client = request.client
+        return observed(client.host if client else "", values, self.policy.trusted_proxies)
+
+    def refuse(self, fault: AnnounceError) -> Response:
+        """Returns the refusal that says what `fault` says, and counts it."""
+        self.metrics.count_refusal(fault.status)
+        retry_in_s = None if fault.retry_in_s is None else round(fault.retry_in_s, 3)
+        refusal = Refusal(reason=str(fault)[:1_000], retry_in_s=retry_in_s)
+        headers = {}
+        if retry_in_s is not None:
+            headers["retry-after"] = str(int(retry_in_s) + 1)
+        if fault.status == 413:
+            headers["connection"] = "close"  # do not read the rest
+        return Response(messages.encode_other(refusal), fault.status, headers, "application/json")
+
+    async def scrape(self, request: Request) -> Response:
+        """Returns the counts of the sessions asked for."""
+        ids = request.query_params.getlist("session")
+        try:
+            if not 1 <= len(ids) <= docs.MAX_SCRAPED:
+                raise AnnounceError(
+                    wrong("scrape", got=f"{len(ids)} sessions", allowed=f"1..{docs.MAX_SCRAPED}")
+                )
+            for name in ids:
+                if not ID_PATTERN.fullmatch(name):
+                    raise AnnounceError(wrong("session", got=name, allowed="64 hex digits"))
+        except AnnounceError as fault:
+            return self.refuse(fault)
+        sessions = {name: await self.store.scrape(bytes.fromhex(name)) for name in ids}
+        return _json(messages.encode_other(Scrape(sessions=sessions)))
+
+    async def health(self, request: Request) -> Response:
+        """Returns 200 while the process is alive."""
+        return _json(b'{"status":"ok"}')
+
+    async def ready(self, request: Request) -> Response:
+        """Returns 200 while announces can be served, else 503."""
+        if await self.store.ready():
+            return _json(b'{"status":"ready"}')
+        fault = AnnounceError("the store is not ready", status=503, retry_in_s=UNAVAILABLE_RETRY_S)
+        return self.refuse(fault)
+
+    async def prometheus(self, request: Request) -> Response:
+        """Returns the counters in Prometheus' text format."""
+        return Response(self.metrics.text(await self.store.totals()), media_type=METRICS_TYPE)
+
+    async def stats(self, request: Request) -> Response:
+        """Returns the most asked-for counters as JSON."""
+        totals = await self.store.totals()
+        stats = docs.Stats(
+            version=__version__,
+            epoch=self.epoch,
+            uptime_s=round(self._now() - self.started_s, 1),
+            sessions=totals.sessions,
+            peers=totals.peers,
+            announces=self.metrics.answered,
+            refusals=self.metrics.refused,
+        )
+        return _json(msgspec.json.encode(stats))
+
+    async def refuse_request(self, _: Request, fault: Exception) -> Response:
+        """Returns the refusal of a request for what there is not: 404, 405."""
+        assert isinstance(fault, HTTPException)
+        response = self.refuse(AnnounceError(fault.detail, status=fault.status_code))
+        response.headers.update(fault.headers or {})
+        return response
+
+    async def refuse_fault(self, _: Request, fault: Exception) -> Response:
+        """Returns a refusal that says nothing of our internals; the server logs the traceback."""
+        return self.refuse(AnnounceError("internal error of the tracker", status=500))
+
+    async def expire_for_ever(self) -> None:
+        """Removes silent peers, in slices between which announces are served."""
+        while True:
+            more = await self.store.expire()
+            await asyncio.sleep(0 if more else EXPIRE_EVERY_S)
+
+
+class _TrackerAPI(FastAPI):
+    """FastAPI, with a short way for announces and the schemas of the messages msgspec decodes."""
+
+    announce: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", "/announce"):
+            await self.announce(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        schema = super().openapi()
+        schema.setdefault("components", {})["schemas"] = docs.schemas()
+        return schema
+
+
+async def bounded_body(request: Request) -> bytes:
+    """Returns the request's body, having read no more than one chunk past the limit.
+
+    Raises:
+        AnnounceError: it is longer than any announce (413), or broke off (400).
+    """
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or len(length) > 9 or int(length) > MAX_ANNOUNCE_BYTES:
+        raise messages.too_long()
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_ANNOUNCE_BYTES:
+                raise messages.too_long()
+    except ClientDisconnect as fault:
+        raise AnnounceError("announce: the connection broke off") from fault
+    return body
+
+
+def _bare(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await endpoint(Request(scope, receive))
+        await response(scope, receive, send)
+
+    return respond
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def create_app(
+    policy: Policy | None = None,
+    *,
+    store: Store | None = None,
+    now: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
+    rng: random.Random | None = None,
+) -> FastAPI:
+    """Returns the tracker as an ASGI application.
+
+    Args:
+        policy: what the operator chose.
+        store: where peers are kept; by default in this process's memory.
+        now: a clock that never steps back, in seconds.
+        wall: seconds since 1970, against which announces are dated.
+        rng: draws the cohorts and the jitter.
+    """
+    policy = policy or Policy()
+    rng = rng or random.Random()
+    store = store or MemoryStore(policy.limits, now=now, rng=rng)
+    tracker = Tracker(policy, store, now=now, wall=wall, rng=rng)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(tracker.expire_for_ever())
+        yield
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    app = _TrackerAPI(
+        title="p2pl tracker",
+        version=__version__,
+        description="Tells peers of a session about each other; never sees a parameter.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # these pages load scripts from elsewhere; /openapi.json is served
+        redoc_url=None,
+    )
+    for method, path, endpoint, document in (
+        ("POST", "/announce", tracker.announce, docs.ANNOUNCE),
+        ("GET", "/scrape", tracker.scrape, docs.SCRAPE),
+        ("GET", "/health", tracker.health, docs.HEALTH),
+        ("GET", "/ready", tracker.ready, docs.READY),
+        ("GET", "/metrics", tracker.prometheus, docs.METRICS),
+        ("GET", "/stats.json", tracker.stats, docs.STATS),
+    ):
+        app.add_api_route(path, endpoint, methods=[method], response_class=Response, **document)
+    app.announce = ServerErrorMiddleware(_bare(tracker.announce), tracker.refuse_fault)
+    app.add_exception_handler(HTTPException, tracker.refuse_request)
+    app.add_exception_handler(Exception, tracker.refuse_fault)
+    return app

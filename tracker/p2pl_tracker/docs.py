@@ -1,0 +1,90 @@
+"""What OpenAPI says about each route, refusals included."""
+
+from typing import Any
+
+import msgspec
+
+from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, AnswerBody, Refusal, Scrape, SignedAnnounce
+
+MAX_SCRAPED = 64  # sessions in one request (chihaya caps at 50, aquatic at 100)
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """How the tracker is doing."""
+
+    version: str
+    epoch: str
+    uptime_s: float
+    sessions: int
+    peers: int
+    announces: int
+    refusals: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """That a check passed."""
+
+    status: str
+
+
+_MESSAGES = (SignedAnnounce, AnswerBody, Refusal, Scrape, Stats, Status)
+
+
+def schemas() -> dict[str, Any]:
+    """Returns the JSON schemas of all messages, by name."""
+    template = "#/components/schemas/{name}"
+    return msgspec.json.schema_components(_MESSAGES, ref_template=template)[1]
+
+
+def _json(message: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{message.__name__}"}}}
+
+
+def _route(
+    summary: str, answer: dict[str, Any], refusals: dict[int, str], **extra: object
+) -> dict[str, Any]:
+    responses: dict[int, dict[str, Any]] = {200: {"description": "As asked.", "content": answer}}
+    for status, reason in {**refusals, 500: "A fault of the tracker."}.items():
+        responses[status] = {"description": reason, "content": _json(Refusal)}
+    return {"summary": summary, "responses": responses, "openapi_extra": extra}
+
+
+ANNOUNCE = _route(
+    "Say that a peer is there, and learn of others",
+    _json(AnswerBody),
+    {
+        400: "Not JSON, not in canonical form, or broken off.",
+        401: "The signature is not that of the public key.",
+        403: "Dated too far from the tracker's clock.",
+        409: "The sequence number is not new: a replay, or one key used twice.",
+        413: f"More than {MAX_ANNOUNCE_BYTES} bytes.",
+        422: "A field is missing, unknown or out of range.",
+        429: "Too many announces; `retry_in_s` and Retry-After say how long to wait.",
+    },
+    requestBody={"required": True, "content": _json(SignedAnnounce)},
+)
+SCRAPE = _route(
+    "Count the peers of sessions",
+    _json(Scrape),
+    {400: f"Not 1..{MAX_SCRAPED} session ids of 64 hex digits."},
+    parameters=[
+        {
+            "name": "session",
+            "in": "query",
+            "required": True,
+            "description": "A session id; may be repeated.",
+            "schema": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_SCRAPED,
+                "items": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+            },
+        }
+    ],
+)
+HEALTH = _route("Say whether the process is alive", _json(Status), {})
+READY = _route(
+    "Say whether announces can be served", _json(Status), {503: "The store is not ready."}
+)
+METRICS = _route("Counters for Prometheus", {"text/plain": {"schema": {"type": "string"}}}, {})
+STATS = _route("The counters people ask for first", _json(Stats), {})

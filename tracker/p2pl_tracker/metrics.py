@@ -1,0 +1,58 @@
+"""Counters for Prometheus: few series, never one by session, peer or address."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from p2pl_tracker.swarm import Totals
+
+EVENTS = ("started", "update", "stopped", "completed")
+# Ed25519 takes 0.1 ms; 50 ms is the slowest that one in a hundred announces may be.
+BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class Metrics:
+    """What the tracker counts, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        announces = Counter(
+            "p2pl_tracker_announces",
+            "Announces answered, by event.",
+            ["event"],
+            registry=self.registry,
+        )
+        self._announces = {event: announces.labels(event) for event in EVENTS}
+        self._refused = Counter(
+            "p2pl_tracker_refusals",
+            "Requests refused, by HTTP status.",
+            ["status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "p2pl_tracker_announce_seconds",
+            "From the announce's last byte to its answer, waiting not included.",
+            buckets=BUCKETS_S,
+            registry=self.registry,
+        )
+        self._sessions = Gauge(
+            "p2pl_tracker_sessions", "Sessions with a peer in them.", registry=self.registry
+        )
+        self._peers = Gauge("p2pl_tracker_peers", "Peers alive.", registry=self.registry)
+        self.answered = 0
+        self.refused = 0
+
+    def count_answer(self, event: str, seconds: float) -> None:
+        """Counts one announce that was answered after `seconds` of work."""
+        self.answered += 1
+        self._announces[event].inc()
+        self._seconds.observe(seconds)
+
+    def count_refusal(self, status: int) -> None:
+        """Counts one request that was refused with an HTTP `status`."""
+        self.refused += 1
+        self._refused.labels(str(status)).inc()
+
+    def text(self, totals: Totals) -> bytes:
+        """Returns everything in Prometheus' text format."""
+        self._sessions.set(totals.sessions)
+        self._peers.set(totals.peers)
+        return generate_latest(self.registry)

@@ -1,0 +1,346 @@
+"""Who is alive in each session, as last told to the tracker: a small interface and a memory store.
+
+Work per announce is bounded whatever the number of peers: an upsert, a sample of k peers drawn in
+O(k), and the removal of at most `EXPIRED_PER_CALL` peers that fell silent.
+"""
+
+import ipaddress
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from p2pl.errors import AnnounceError, wrong
+from p2pl.protocol.announce import MAX_SKEW_S, Announce, Counts, encode_row
+
+EXPIRED_PER_CALL = 256  # chosen: about half a millisecond; drains far faster than peers can join
+# An announce may be dated MAX_SKEW_S ahead and is accepted until MAX_SKEW_S after its date, so an
+# old one can come back for twice that long; the sequence number of a peer outlives that.
+REMEMBER_SEQUENCE_S = 2 * MAX_SKEW_S
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a store holds, for how long, and how often a peer may announce."""
+
+    ttl_s: float = 150.0  # more than twice the announce interval: one lost announce drops nobody
+    max_peers: int = 1_000_000  # chosen: under 1 GiB
+    max_sessions: int = 10_000
+    max_peers_per_session: int = 100_000
+    max_peers_per_address: int = 1_000  # of an IPv4 address, or of an IPv6 /64
+    min_interval_s: float = 1.0  # sustained, per peer; 0 = no limit
+    burst: int = 5  # announces in a row before `min_interval_s` counts
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What the store says to an announce."""
+
+    rows: Sequence[bytes]  # other peers as `encode_row` wrote them
+    alive: int  # peers in the session, the asker included
+    warning: str = ""  # why the asker was not added
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """How full a store is."""
+
+    sessions: int
+    peers: int
+
+
+class Store(Protocol):
+    """Where the tracker keeps its peers. Coroutines, so that a store may be elsewhere."""
+
+    async def announce(self, announce: Announce, host: str) -> Welcome:
+        """Records an announce seen from `host`; returns a uniform sample of the other peers.
+
+        The announce's signature and time have been checked.
+
+        Raises:
+            AnnounceError: its sequence number is not new (409), or it comes too soon (429).
+        """
+        ...
+
+    async def scrape(self, session: bytes) -> Counts:
+        """Returns the counts of a session; zeros when nobody is in it."""
+        ...
+
+    async def totals(self) -> Totals:
+        """Returns how full the store is."""
+        ...
+
+    async def expire(self) -> bool:
+        """Removes some peers that fell silent; returns whether there may be more."""
+        ...
+
+    async def ready(self) -> bool:
+        """Returns whether announces can be served."""
+        ...
+
+
+class _Peer:
+    """One peer in one session."""
+
+    __slots__ = (
+        "address",
+        "at",
+        "completed",
+        "digest",
+        "expires_s",
+        "paced_s",
+        "row",
+        "sequence",
+        "swarm",
+    )
+
+    def __init__(self, swarm: "_Swarm", digest: bytes, paced_s: float) -> None:
+        self.swarm = swarm
+        self.digest = digest
+        self.paced_s = paced_s  # when the announces so far would be due, at one a min_interval_s
+        self.address = ""  # what `address_group` made of its host
+        self.at = -1  # place in swarm.order
+        self.completed = False
+        self.expires_s = 0.0
+        self.row = b""
+        self.sequence = 0
+
+
+class _Swarm:
+    """The peers of one session: a dictionary to find one, a list in any order to draw from."""
+
+    __slots__ = ("completed", "order", "peers", "session")
+
+    def __init__(self, session: bytes) -> None:
+        self.session = session
+        self.peers: dict[bytes, _Peer] = {}
+        self.order: list[_Peer] = []
+        self.completed = 0
+
+    def add(self, peer: _Peer) -> None:
+        peer.at = len(self.order)
+        self.order.append(peer)
+        self.peers[peer.digest] = peer
+
+    def remove(self, peer: _Peer) -> None:
+        last = self.order.pop()
+        if last is not peer:
+            self.order[peer.at] = last
+            last.at = peer.at
+        del self.peers[peer.digest]
+
+    def swap(self, left: int, right: int) -> None:
+        order = self.order
+        one, other = order[left], order[right]
+        order[left], order[right] = other, one
+        other.at, one.at = left, right
+
+
+@lru_cache(maxsize=65_536)
+def address_group(host: str) -> str:
+    """Returns what the per-address limits count by: an IPv4 address, or an IPv6 /64."""
+    address = ipaddress.ip_address(host)
+    if address.version == 4:
+        return host
+    return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
+
+
+class MemoryStore:
+    """A store in this process's memory; a restart forgets it, and peers announce themselves anew.
+
+    What a restart also forgets is the sequence numbers: an announce of the last minutes can then be
+    replayed once, from the replayer's own address, until the peer's next announce corrects it.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._limits = limits
+        self._now = now
+        self._random = (rng or random.Random()).random
+        self._swarms: dict[bytes, _Swarm] = {}
+        self._by_expiry: OrderedDict[_Peer, None] = OrderedDict()  # all peers, soonest first
+        self._per_address: dict[str, int] = {}
+        # session + digest -> (sequence, when it may be forgotten), soonest first
+        self._departed: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+
+    async def announce(self, announce: Announce, host: str) -> Welcome:
+        now = self._now()
+        self._expire(now)
+        session, digest = announce.session, announce.digest
+        peer = self._alive(session, digest, now)
+        self._check_sequence(announce.sequence, session + digest, peer)
+        if announce.event == "stopped":
+            if peer:
+                self._remove(peer, announce.sequence)
+            return Welcome((), self._count(session))
+        group = address_group(host)
+        if peer and peer.address != group and self._is_full_for(group):
+            self._remove(peer, announce.sequence)  # gone from there, and no room here
+            peer = None
+        if peer:
+            self._check_pace(peer, now)
+        elif warning := self._fullness(session, group):
+            rows = self._sample(session, announce.numwant, None, now)
+            return Welcome(rows, self._count(session), warning)
+        else:
+            peer = self._add(session, digest, now)
+        self._renew(peer, announce, host, now)
+        return Welcome(self._sample(session, announce.numwant, peer, now), self._count(session))
+
+    async def scrape(self, session: bytes) -> Counts:
+        swarm = self._swarms.get(session)
+        return Counts(alive=self._count(session), completed=swarm.completed if swarm else 0)
+
+    async def totals(self) -> Totals:
+        return Totals(sessions=len(self._swarms), peers=len(self._by_expiry))
+
+    async def expire(self) -> bool:
+        return self._expire(self._now())
+
+    async def ready(self) -> bool:
+        return True
+
+    def _count(self, session: bytes) -> int:
+        swarm = self._swarms.get(session)
+        return len(swarm.order) if swarm else 0
+
+    def _alive(self, session: bytes, digest: bytes, now: float) -> _Peer | None:
+        swarm = self._swarms.get(session)
+        peer = swarm.peers.get(digest) if swarm else None
+        if peer and peer.expires_s <= now:
+            self._remove(peer, peer.sequence)
+            return None
+        return peer
+
+    def _check_sequence(self, sequence: int, key: bytes, peer: _Peer | None) -> None:
+        last = peer.sequence if peer else self._departed.get(key, (-1, 0.0))[0]
+        if sequence <= last:
+            message = wrong(
+                "announce sequence",
+                got=sequence,
+                allowed=f"more than {last}",
+                hint="a replayed announce, or two processes share one key",
+            )
+            raise AnnounceError(message, status=409)
+
+    def _check_pace(self, peer: _Peer, now: float) -> None:
+        """Lets `burst` announces through at once and one a `min_interval_s` later (GCRA)."""
+        limits = self._limits
+        early_s = peer.paced_s - now - (limits.burst - 1) * limits.min_interval_s
+        if early_s > 0:
+            raise too_often("this peer", 1 / limits.min_interval_s, early_s)
+        peer.paced_s = max(peer.paced_s, now) + limits.min_interval_s
+
+    def _is_full_for(self, group: str) -> bool:
+        return self._per_address.get(group, 0) >= self._limits.max_peers_per_address
+
+    def _fullness(self, session: bytes, group: str) -> str:
+        """Returns why there is no room for one more peer; an empty text when there is."""
+        limits = self._limits
+        if len(self._by_expiry) >= limits.max_peers:
+            return f"not added: the tracker is full ({limits.max_peers} peers)"
+        if session not in self._swarms and len(self._swarms) >= limits.max_sessions:
+            return f"not added: the tracker is full ({limits.max_sessions} sessions)"
+        if self._count(session) >= limits.max_peers_per_session:
+            return f"not added: the session is full ({limits.max_peers_per_session} peers)"
+        if self._is_full_for(group):
+            return f"not added: {limits.max_peers_per_address} peers share your address already"
+        return ""
+
+    def _add(self, session: bytes, digest: bytes, now: float) -> _Peer:
+        swarm = self._swarms.get(session)
+        if swarm is None:
+            swarm = self._swarms[session] = _Swarm(session)
+        self._departed.pop(session + digest, None)
+        peer = _Peer(swarm, digest, now + self._limits.min_interval_s)
+        swarm.add(peer)
+        return peer
+
+    def _renew(self, peer: _Peer, announce: Announce, host: str, now: float) -> None:
+        group = address_group(host)
+        if peer.address != group:
+            self._leave_address(peer.address)
+            self._per_address[group] = self._per_address.get(group, 0) + 1
+            peer.address = group
+        if announce.event == "completed" and not peer.completed:
+            peer.completed = True
+            peer.swarm.completed += 1
+        peer.sequence = announce.sequence
+        peer.row = encode_row(announce, host)
+        peer.expires_s = now + self._limits.ttl_s
+        self._by_expiry[peer] = None
+        self._by_expiry.move_to_end(peer)
+
+    def _leave_address(self, group: str) -> None:
+        left = self._per_address.get(group, 0) - 1
+        if left > 0:
+            self._per_address[group] = left
+        else:
+            self._per_address.pop(group, None)
+
+    def _remove(self, peer: _Peer, sequence: int) -> None:
+        swarm = peer.swarm
+        swarm.remove(peer)
+        if not swarm.order:
+            del self._swarms[swarm.session]
+        del self._by_expiry[peer]
+        self._leave_address(peer.address)
+        self._departed[swarm.session + peer.digest] = (
+            sequence,
+            self._now() + REMEMBER_SEQUENCE_S,
+        )
+        if len(self._departed) > self._limits.max_peers:
+            self._departed.popitem(last=False)
+
+    def _expire(self, now: float) -> bool:
+        for _ in range(EXPIRED_PER_CALL):
+            peer = next(iter(self._by_expiry), None)
+            if peer is None or peer.expires_s > now:
+                break
+            self._remove(peer, peer.sequence)
+        else:
+            return True
+        for _ in range(EXPIRED_PER_CALL):
+            key = next(iter(self._departed), None)
+            if key is None or self._departed[key][1] > now:
+                return False
+            del self._departed[key]
+        return True
+
+    def _sample(self, session: bytes, wanted: int, asker: _Peer | None, now: float) -> list[bytes]:
+        """Returns `wanted` of the others, uniform without replacement (a partial Fisher-Yates).
+
+        The list is shuffled in place from the front, so nothing is copied. An expired peer that is
+        drawn is removed on the way; after `EXPIRED_PER_CALL` of them the answer stays short.
+        """
+        rows: list[bytes] = []
+        swarm = self._swarms.get(session)
+        if swarm is None:
+            return rows
+        drawn, removed = 0, 0
+        while len(rows) < wanted and drawn < len(swarm.order) and removed < EXPIRED_PER_CALL:
+            at = drawn + int(self._random() * (len(swarm.order) - drawn))
+            peer = swarm.order[at]
+            if peer.expires_s <= now:
+                self._remove(peer, peer.sequence)
+                removed += 1
+                continue
+            swarm.swap(drawn, at)
+            drawn += 1
+            if peer is not asker:
+                rows.append(peer.row)
+        return rows
+
+
+def too_often(who: str, rate: float, retry_in_s: float) -> AnnounceError:
+    """Returns the refusal of one announce too many."""
+    message = f"too many announces from {who}: allowed {rate:g} a second; wait {retry_in_s:.1f} s"
+    return AnnounceError(message, status=429, retry_in_s=retry_in_s)
