@@ -13,6 +13,7 @@ LEVELS = {
     "p2pl.cli": 6,
     "p2pl.exchange": 5,
     "p2pl.report": 4,
+    "p2pl.pictures": 3,
     "p2pl.view": 3,
     "p2pl.network": 2,
     "p2pl.learning": 2,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pl.errors import RunDirError
+from p2pl.errors import InputError, RunDirError
 from p2pl.network.runlog import (
     LOCK_FILE,
     MARKER_FILE,
@@ -357,8 +357,19 @@ def test_a_file_that_is_a_directory_is_refused(tmp_path: Path) -> None:
     with RunLog(tmp_path, MARKER) as log:
         with pytest.raises(RunDirError):
             log.append(RoundEntry(round=2))
-        with pytest.raises(RunDirError):
+        with pytest.raises(InputError, match=SUMMARY_FILE):
             log.finish(Summary())
+
+
+def test_a_directory_that_cannot_be_claimed_is_let_go(tmp_path: Path) -> None:
+    (tmp_path / MARKER_FILE).symlink_to("nowhere")
+    for _ in range(2):  # the second time would say "in use" if the lock were still held
+        with RunLog(tmp_path, MARKER):
+            pass
+    (tmp_path / "lock").unlink()
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(RunDirError, match="Is a directory"):
+        RunLog(tmp_path, MARKER)
 
 
 def test_a_directory_that_is_no_run_directory_is_named(tmp_path: Path) -> None:

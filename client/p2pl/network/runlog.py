@@ -18,6 +18,7 @@ import fcntl
 import math
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ import msgspec
 from msgspec import Meta
 
 from p2pl.errors import RunDirError, wrong
+from p2pl.network.files import write_atomically
 
 MARKER_FILE = "session.json"
 ROUNDS_FILE = "rounds.jsonl"
@@ -172,22 +174,16 @@ class RunLog:
         self.directory = directory
         self.last: RoundEntry | None = None
         self.totals = Totals()
-        try:
+        with ExitStack() as held, _translated(directory):
             _check_owner(directory, marker)  # before anything is created in a stranger's directory
             directory.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(directory / LOCK_FILE)
-        except OSError as fault:
-            raise _unusable(directory, fault) from fault
-        try:
-            self._claim(marker)
-            self._file: BinaryIO = (directory / ROUNDS_FILE).open("ab", buffering=0)
-        except OSError as fault:
-            os.close(self._lock)
-            raise _unusable(directory, fault) from fault
-        except RunDirError:
-            os.close(self._lock)
-            raise
-        self._replay(until=None)
+            held.enter_context(_lock(directory / LOCK_FILE))
+            if _check_owner(directory, marker) is None:
+                _write_record(directory / MARKER_FILE, marker)
+            rounds = (directory / ROUNDS_FILE).open("ab", buffering=0)
+            self._file: BinaryIO = held.enter_context(rounds)
+            self._replay(until=None)
+            self._held = held.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -202,10 +198,7 @@ class RunLog:
 
     def close(self) -> None:
         """Lets other processes use the directory."""
-        self._file.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-        self._lock = -1
+        self._held.close()
 
     def append(self, entry: RoundEntry) -> None:
         """Writes one round; when this returns, `kill -9` cannot lose it.
@@ -218,11 +211,9 @@ class RunLog:
         if self.last is not None and entry.round <= self.last.round:
             raise ValueError(f"round {entry.round} after round {self.last.round}")
         size = self._file.seek(0, os.SEEK_END)
-        try:
+        with _translated(self.directory):
             (self.directory / SUMMARY_FILE).unlink(missing_ok=True)  # of before the restart
             written = self._file.write(line + b"\n")
-        except OSError as fault:
-            raise _unusable(self.directory, fault) from fault
         if written != len(line) + 1:
             self._file.truncate(size)
             raise RunDirError(
@@ -241,39 +232,28 @@ class RunLog:
         A peer that was killed between logging a round and saving its weights resumes from the
         weights, so the log steps back to them.
         """
-        self._replay(until=round_index)
+        with _translated(self.directory):
+            self._replay(until=round_index)
 
     def finish(self, summary: Summary) -> None:
-        """Writes the summary: the old one, or the new one, never a part of it.
+        """Writes the summary: after a crash there is the old one or the new one, never a part.
 
         Raises:
-            RunDirError: it cannot be written.
+            InputError: it cannot be written.
         """
         _write_record(self.directory / SUMMARY_FILE, summary)
-
-    def _claim(self, marker: Marker) -> None:
-        """Marks the directory as this session's, unless it is already."""
-        if _check_owner(self.directory, marker) is None:
-            _write_record(self.directory / MARKER_FILE, marker)
 
     def _replay(self, until: int | None) -> None:
         """Reads the log from the start and cuts it after the last round that is to be kept."""
         self.last, self.totals = None, Totals()
         keep_bytes = 0
-        try:
-            for entry, end in _complete_rounds(self.directory / ROUNDS_FILE):
-                if until is not None and entry.round > until:
-                    break
-                self._add(entry)
-                keep_bytes = end
-            if keep_bytes < self._file.seek(0, os.SEEK_END):
-                self._file.truncate(keep_bytes)
-        except OSError as fault:
-            self.close()
-            raise _unusable(self.directory, fault) from fault
-        except RunDirError:
-            self.close()
-            raise
+        for entry, end in _complete_rounds(self.directory / ROUNDS_FILE):
+            if until is not None and entry.round > until:
+                break
+            self._add(entry)
+            keep_bytes = end
+        if keep_bytes < self._file.seek(0, os.SEEK_END):
+            self._file.truncate(keep_bytes)
 
     def _add(self, entry: RoundEntry) -> None:
         self.last, self.totals = entry, self.totals.plus(entry)
@@ -294,12 +274,10 @@ def read_run(directory: Path) -> Run:
                 hint="p2pl join --run-dir writes one",
             )
         )
-    try:
+    with _translated(directory):
         rounds = tuple(entry for entry, _ in _complete_rounds(directory / ROUNDS_FILE))
         marker = _read_record(directory / MARKER_FILE, Marker)
         summary = _read_record(directory / SUMMARY_FILE, Summary)
-    except OSError as fault:
-        raise _unusable(directory, fault) from fault
     told: tuple[Marker | Summary, ...] = tuple(found for found in (marker, summary) if found)
     return Run(
         directory=directory,
@@ -370,43 +348,33 @@ def _check_owner(directory: Path, marker: Marker) -> Marker | None:
     return found
 
 
-def _locked(path: Path) -> int:
-    """Returns a descriptor that holds the lock; closing it, or dying, lets go."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as taken:
-        holder = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"
-        os.close(lock)
-        raise RunDirError(
-            wrong(
-                "run directory",
-                got=f"{path.parent}, in use by process {holder}",
-                allowed="a directory that no other process is writing to",
-                hint="wait for that process to end, or give another --run-dir",
-            )
-        ) from taken
-    except OSError:
-        os.close(lock)
-        raise
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
-    return lock
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Holds the lock; the kernel lets go of it when the process dies."""
+    with path.open("a+b") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as taken:
+            lock.seek(0)
+            holder = lock.read(20).decode("ascii", "replace").strip() or "unknown"
+            raise RunDirError(
+                wrong(
+                    "run directory",
+                    got=f"{path.parent}, in use by process {holder}",
+                    allowed="a directory that no other process is writing to",
+                    hint="wait for that process to end, or give another --run-dir",
+                )
+            ) from taken
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n".encode())
+        lock.flush()
+        yield
 
 
 def _write_record(path: Path, record: _Record) -> None:
-    """Replaces the file in one step."""
     raw = msgspec.json.encode(record)
     msgspec.json.decode(raw, type=type(record))  # what cannot be read back is not written
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(msgspec.json.format(raw, indent=2) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as fault:
-        raise _unusable(path.parent, fault) from fault
+    write_atomically(path, msgspec.json.format(raw, indent=2) + b"\n")
 
 
 def _read_record(path: Path, kind: type[T]) -> T | None:
@@ -437,12 +405,17 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _unusable(directory: Path, fault: OSError) -> RunDirError:
-    return RunDirError(
-        wrong(
-            "run directory",
-            got=f"{directory}: {fault.strerror or fault}",
-            allowed="a directory that can be read and written",
-            hint="give another --run-dir",
-        )
-    )
+@contextmanager
+def _translated(directory: Path) -> Iterator[None]:
+    """Turns what the operating system says into a RunDirError that names the directory."""
+    try:
+        yield
+    except OSError as fault:
+        raise RunDirError(
+            wrong(
+                "run directory",
+                got=f"{directory}: {fault.strerror or fault}",
+                allowed="a directory that can be read and written",
+                hint="give another --run-dir",
+            )
+        ) from fault
