@@ -1,0 +1,336 @@
+"""The tracker client: tells trackers that this peer is there, and learns who else is.
+
+Trackers stand in tiers (BEP 12): within a tier in an order shuffled once, the one that answered
+last in front; the next tier only when a whole tier is silent. A tracker that fails is left alone
+for a growing, jittered while, so a dead one costs nothing per round, and at most `MAX_REST_S`
+passes until one that came back is noticed.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Annotated, Any, Self
+
+import httpx
+import msgspec
+from msgspec import Meta
+
+from p2pl.errors import ProtocolError, RunDirError, TrackerError, wrong
+from p2pl.network.keys import Identity
+from p2pl.network.known import MAX_KNOWN, KnownPeers
+from p2pl.protocol import announce as messages
+from p2pl.protocol.announce import MAX_ANSWER_BYTES, Announce, Answer, Event, PeerAddress
+
+TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
+ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
+REST_S = 1.0  # after one failure; doubles with each further one
+MAX_REST_S = 60.0  # libtorrent issue 4873: uncapped, waits grew to 20 hours
+MAX_RETRY_S = 3_600.0  # however long a tracker asks us to stay away
+KEEP_ALIVE_S = 10.0  # shorter than the tracker's, so that no announce meets a closing connection
+
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """Who announces, in which session."""
+
+    session_id: str  # 64 hex digits
+    identity: Identity  # signs
+    curve_key: str  # my CURVE public key in Z85
+    port: int  # where I listen
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    sequence: Annotated[int, Meta(ge=0, lt=1 << 53)]
+    known: Annotated[tuple[PeerAddress, ...], Meta(max_length=MAX_KNOWN)]
+
+
+@dataclass(slots=True)
+class _Tracker:
+    """What we remember of one tracker."""
+
+    url: str
+    epoch: str = ""
+    has_us: bool = False  # it answered `started`, and has not forgotten since
+    failures: int = 0  # in a row
+    rest_until_s: float = 0.0
+    reason: str = ""  # of the last failure
+
+
+class _Failure(Exception):
+    """One tracker did not answer, or refused."""
+
+    def __init__(
+        self, reason: str, *, retry_in_s: float | None = None, forgot: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.retry_in_s = retry_in_s
+        self.forgot = forgot
+
+
+class Directory:
+    """Announces to the first tracker that answers, and keeps the peers it hears of.
+
+    Attributes:
+        known: all peers heard of, for when no tracker answers.
+        seconds: time spent talking to trackers.
+        bytes_out: bytes written to trackers, HTTP headers included.
+        bytes_in: bytes of their answers, HTTP headers included.
+    """
+
+    def __init__(
+        self,
+        tiers: Sequence[Sequence[str]],
+        me: Announcer,
+        *,
+        state: Mapping[str, Any] | None = None,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Remembers; sends nothing yet.
+
+        Args:
+            tiers: announce URLs, or the trackers' base URLs.
+            me: who announces, in which session.
+            state: from `state()` of an earlier run.
+            now: a clock that never steps back, in seconds.
+            wall: seconds since 1970.
+            rng: shuffles tiers, jitters waits and draws samples.
+
+        Raises:
+            RunDirError: `state` is not what `state()` returned.
+        """
+        self._now, self._wall = now, wall
+        self._rng = rng or random.Random()
+        self._me = me
+        self._tiers = [[_Tracker(_announce_url(url)) for url in tier] for tier in tiers]
+        for tier in self._tiers:
+            self._rng.shuffle(tier)
+        self.known = KnownPeers(me.identity.peer_id, now=now, rng=self._rng)
+        self._sequence = 0
+        if state is not None:
+            self._restore(state)
+        self.seconds = 0.0
+        self.bytes_out = 0
+        self.bytes_in = 0
+        self._client = _client()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._client.aclose()
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a later run needs, as plain values for JSON."""
+        state = _State(sequence=self._sequence, known=tuple(self.known.addresses()))
+        builtins: dict[str, Any] = msgspec.to_builtins(state)
+        return builtins
+
+    async def announce(self, event: Event = "update", *, numwant: int) -> Answer:
+        """Returns the answer of the first tracker that gives one.
+
+        A tracker that does not have us yet, or has forgotten us, hears `started` for `update`.
+
+        Raises:
+            TrackerError: none answers in time; at once, where all failed a moment ago.
+        """
+        start_s = self._now()
+        try:
+            async with asyncio.timeout(ANNOUNCE_DEADLINE_S):
+                answer = await self._announce_to_first(event, numwant)
+        except TimeoutError:
+            answer = None
+        finally:
+            self.seconds += self._now() - start_s
+        if answer is None:
+            raise TrackerError(self._silence())
+        self.known.hear(answer.peers)
+        return answer
+
+    async def leave(self) -> None:
+        """Says `stopped` to every tracker that has us, as far as they can be reached."""
+        start_s = self._now()
+        leaving = [tracker for tier in self._tiers for tracker in tier if tracker.has_us]
+        await asyncio.gather(*(self._try(tracker, "stopped", 0) for tracker in leaving))
+        self.seconds += self._now() - start_s
+
+    async def _announce_to_first(self, event: Event, numwant: int) -> Answer | None:
+        for tier in self._tiers:
+            for tracker in list(tier):
+                if tracker.rest_until_s > self._now():
+                    continue
+                answer = await self._try(tracker, event, numwant)
+                if answer:
+                    tier.remove(tracker)
+                    tier.insert(0, tracker)
+                    return answer
+        return None
+
+    async def _try(self, tracker: _Tracker, event: Event, numwant: int) -> Answer | None:
+        """Returns the tracker's answer; None after a failure, which is remembered."""
+        said: Event = "started" if event == "update" and not tracker.has_us else event
+        try:
+            try:
+                async with asyncio.timeout(TRACKER_DEADLINE_S):
+                    answer = await self._post(tracker.url, self._body(said, numwant))
+            except TimeoutError as fault:
+                raise _Failure(f"no answer within {TRACKER_DEADLINE_S:g} s") from fault
+        except _Failure as fault:
+            self._rest(tracker, fault)
+            return None
+        except asyncio.CancelledError:
+            # Cut short by the deadline for all trackers: this one has been too slow as well.
+            self._rest(tracker, _Failure("no answer in time"))
+            raise
+        tracker.failures, tracker.reason = 0, ""
+        same_epoch = said == "started" or answer.epoch == tracker.epoch
+        tracker.has_us = said != "stopped" and same_epoch
+        tracker.epoch = answer.epoch
+        return answer
+
+    def _rest(self, tracker: _Tracker, fault: _Failure) -> None:
+        tracker.reason = str(fault)
+        tracker.has_us = tracker.has_us and not fault.forgot
+        if fault.retry_in_s is not None:
+            tracker.rest_until_s = self._now() + min(fault.retry_in_s, MAX_RETRY_S)
+            return
+        tracker.failures += 1
+        rest_s = min(MAX_REST_S, REST_S * 2.0 ** min(tracker.failures - 1, 30))
+        tracker.rest_until_s = self._now() + rest_s * self._rng.uniform(0.5, 1.0)
+
+    def _body(self, event: Event, numwant: int) -> bytes:
+        wall_s = self._wall()
+        # Milliseconds, so that a run that lost its state is ahead of its former self.
+        self._sequence = max(self._sequence + 1, int(wall_s * 1_000))
+        announce = Announce(
+            session=bytes.fromhex(self._me.session_id),
+            public_key=self._me.identity.public_key,
+            curve_key=self._me.curve_key,
+            port=self._me.port,
+            event=event,
+            sequence=self._sequence,
+            time_s=int(wall_s),
+            numwant=numwant,
+        )
+        return messages.encode(announce, self._me.identity.private_key)
+
+    async def _post(self, url: str, body: bytes) -> Answer:
+        request = self._client.build_request("POST", url, content=body)
+        request.extensions["trace"] = _Written(self, _request_bytes(request, body)).trace
+        try:
+            response = await self._client.send(request, stream=True)
+            try:
+                data = await self._read(response)
+            finally:
+                await response.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL) as fault:
+            raise _Failure(f"{type(fault).__name__}: {fault}".rstrip(": ")) from fault
+        try:
+            if response.status_code == 200:
+                return messages.decode_answer(data)
+            raise _refusal(response, data)
+        except ProtocolError as fault:
+            raise _Failure(str(fault)) from fault
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        self.bytes_in += _head_bytes(response)
+        data = b""
+        async for chunk in response.aiter_raw():
+            self.bytes_in += len(chunk)
+            data += chunk
+            if len(data) > MAX_ANSWER_BYTES:
+                raise _Failure(
+                    wrong("answer", got="more bytes", allowed=f"at most {MAX_ANSWER_BYTES}")
+                )
+        return data
+
+    def _silence(self) -> str:
+        trackers = [tracker for tier in self._tiers for tracker in tier]
+        reasons = [f"{tracker.url} ({tracker.reason or 'not tried yet'})" for tracker in trackers]
+        return "no tracker answers: " + ("; ".join(reasons) or "the session names none")
+
+    def _restore(self, raw: Mapping[str, Any]) -> None:
+        try:
+            state = msgspec.convert(raw, _State)
+        except msgspec.ValidationError as fault:
+            raise RunDirError(f"saved tracker state: {fault}") from fault
+        self._sequence = state.sequence
+        self.known.hear(state.known)
+
+
+class _Written:
+    """Counts a request's bytes once they are written."""
+
+    def __init__(self, directory: Directory, count: int) -> None:
+        self._directory, self._count = directory, count
+
+    async def trace(self, event: str, _: Mapping[str, Any]) -> None:
+        if event.endswith(".send_request_body.complete"):
+            self._directory.bytes_out += self._count
+
+
+def _announce_url(url: str) -> str:
+    """Returns where to announce: `url` is that already, or the tracker's base."""
+    base = url.rstrip("/")
+    return base if base.endswith("/announce") else base + "/announce"
+
+
+def _client() -> httpx.AsyncClient:
+    """Returns a client that follows no redirect, reads no environment and wastes no bytes."""
+    client = httpx.AsyncClient(
+        trust_env=False,
+        follow_redirects=False,
+        timeout=TRACKER_DEADLINE_S,
+        limits=httpx.Limits(max_connections=8, keepalive_expiry=KEEP_ALIVE_S),
+        headers={"user-agent": "p2pl"},
+    )
+    for name in ("accept", "accept-encoding", "connection"):
+        del client.headers[name]
+    return client
+
+
+def _request_bytes(request: httpx.Request, body: bytes) -> int:
+    line = f"{request.method} {request.url.raw_path.decode()} HTTP/1.1\r\n"
+    return len(line) + _headers_bytes(request.headers) + len(body)
+
+
+def _head_bytes(response: httpx.Response) -> int:
+    line = f"HTTP/1.1 {response.status_code} {response.reason_phrase}\r\n"
+    return len(line) + _headers_bytes(response.headers)
+
+
+def _headers_bytes(headers: httpx.Headers) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in headers.raw) + 2
+
+
+def _refusal(response: httpx.Response, data: bytes) -> _Failure:
+    """Returns why a tracker did not answer with 200."""
+    status = response.status_code
+    if response.has_redirect_location:
+        return _Failure(f"{status}: it sends us elsewhere; put the right URL into the session file")
+    try:
+        refusal = messages.decode_refusal(data)
+        reason, retry_in_s = refusal.reason, refusal.retry_in_s
+    except ProtocolError:
+        reason, retry_in_s = response.reason_phrase, None
+    if retry_in_s is None:
+        retry_in_s = _seconds(response.headers.get("retry-after", ""))
+    return _Failure(f"{status}: {reason}", retry_in_s=retry_in_s, forgot=status in (404, 410))
+
+
+def _seconds(retry_after: str) -> float | None:
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -1,0 +1,89 @@
+"""The peers a peer has heard of: whom to ask when no tracker answers, and whom to leave alone."""
+
+import random
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from p2pl.protocol.announce import PeerAddress
+
+MAX_KNOWN = 1_024  # chosen: four of the largest cohorts; the longest unheard of is dropped first
+REST_S = 2.0  # after one failure; doubles with each further one
+MAX_REST_S = 120.0  # chosen: a peer that comes back is tried again within two minutes
+
+
+@dataclass(slots=True)
+class _Known:
+    address: PeerAddress
+    failures: int = 0  # in a row
+    rest_until_s: float = 0.0
+
+
+class KnownPeers:
+    """Addresses by peer id, with a rest for those that could not be reached.
+
+    Args:
+        me: my own peer id, which is never kept.
+        now: a clock that never steps back, in seconds.
+    """
+
+    def __init__(self, me: str, *, now: Callable[[], float], rng: random.Random) -> None:
+        self._me, self._now, self._rng = me, now, rng
+        self._known: dict[str, _Known] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, peer_id: object) -> bool:
+        return peer_id in self._known
+
+    def addresses(self) -> list[PeerAddress]:
+        """Returns all addresses, the most recently heard of last."""
+        return [known.address for known in self._known.values()]
+
+    def hear(self, addresses: Iterable[PeerAddress]) -> None:
+        """Takes in what somebody else says; a peer that rests goes on resting, unless it moved."""
+        for address in addresses:
+            before = self._known.get(address.id)
+            if before and before.address == address:
+                self._put(_Known(address, before.failures, before.rest_until_s))
+            else:
+                self._put(_Known(address))
+
+    def learn(self, address: PeerAddress) -> None:
+        """Takes in a peer that was met, just now, at `address`: its failures are forgiven."""
+        self._put(_Known(address))
+
+    def blame(self, peer_id: str) -> None:
+        """Lets a peer that failed rest, longer each time; strangers are not kept."""
+        known = self._known.get(peer_id)
+        if known:
+            known.failures += 1
+            rest_s = min(MAX_REST_S, REST_S * 2.0 ** min(known.failures - 1, 30))
+            known.rest_until_s = self._now() + rest_s * self._rng.uniform(0.5, 1.0)
+
+    def forget(self, peer_id: str) -> None:
+        """Drops a peer, for example one that said it leaves."""
+        self._known.pop(peer_id, None)
+
+    def rests(self, peer_id: str) -> bool:
+        """Returns whether a peer failed so recently that it should not be tried now."""
+        known = self._known.get(peer_id)
+        return known is not None and known.rest_until_s > self._now()
+
+    def sample(self, count: int, *, without: Collection[str] = ()) -> list[PeerAddress]:
+        """Returns up to `count` peers that do not rest, uniform without replacement."""
+        awake = [
+            known.address
+            for peer_id, known in self._known.items()
+            if peer_id not in without and not self.rests(peer_id)
+        ]
+        return self._rng.sample(awake, min(count, len(awake)))
+
+    def _put(self, known: _Known) -> None:
+        peer_id = known.address.id
+        if peer_id == self._me:
+            return
+        self._known.pop(peer_id, None)  # the dictionary's order is that of being heard of
+        self._known[peer_id] = known
+        if len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
