@@ -1,0 +1,367 @@
+"""The pulling half of the wire: one peer, one question, one deadline.
+
+Each pull has a DEALER socket of its own, closed when it ends. What a stalled or lying peer still
+has in flight is gone with the socket and cannot be mistaken for an answer to the next question, and
+there is no pool to bound or to age. The price is a TCP connection and a CURVE handshake a pull: a
+few milliseconds on loopback, two round trips more on a network (`scripts/bench wire` measures it).
+"""
+
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import mmap
+import operator
+import time
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import zmq
+import zmq.asyncio
+from blake3 import blake3
+from zmq.utils.monitor import recv_monitor_message
+
+from p2pl.errors import FrameError, PullError, wrong
+from p2pl.network.keys import CurveKeys
+from p2pl.network.traffic import Traffic
+from p2pl.network.version import INLINE_BYTES
+from p2pl.protocol.announce import PeerAddress
+from p2pl.protocol.frame import (
+    MAX_CREDIT,
+    MAX_HEADER_BYTES,
+    MAX_WAIT_MS,
+    Answer,
+    Busy,
+    Card,
+    Chunk,
+    Credit,
+    Header,
+    Offer,
+    Pull,
+    Refused,
+    decode_answer,
+    encode,
+)
+
+WINDOW_BYTES = 16 << 20  # in flight at most; chosen: covers 1 Gbit/s at 130 ms
+MIN_WINDOW = 2  # chunks: one on its way while one is taken in
+CREDIT_STEPS = 4  # credit goes back each quarter of the window: each message wakes four threads…
+CREDIT_S = 1.0  # …but at least so often, or the sender takes us for a slow loris
+YIELD_MESSAGES = 8  # taken in a row before the rest of the event loop has its turn
+MIN_RETRY_MS = 50  # whatever a busy peer says
+HASH_BYTES = 8 << 20  # chosen: hashed in about 3 ms, so a trip to a thread pays
+CONNECT_MS = 5_000  # chosen: two lost SYNs (1 s, 2 s) and a slow path
+HANDSHAKE_MS = 5_000
+RECONNECT_MS, RECONNECT_MAX_MS = 100, 1_000
+FRAMING_BYTES = 128  # what CURVE adds to a frame: 33 bytes, and its handshake commands
+GRACE_S = 0.5  # to read what a peer sent before its connection was lost
+
+T = TypeVar("T")
+LOST: dict[int, str] = {
+    zmq.EVENT_CLOSED: "unreachable: no connection",
+    zmq.EVENT_DISCONNECTED: "unreachable: connection lost",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "unreachable: no CURVE handshake",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "unreachable: not a p2pl peer",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unreachable: refused our CURVE key",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A version received whole and checked against its digest."""
+
+    peer_id: str
+    round: int
+    samples: int  # as the peer says
+    digest: bytes
+    notes: bytes  # as the peer says; opaque
+    payload: memoryview  # read-only; the only copy
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The peer's newest version is the one that we hold."""
+
+    peer_id: str
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where an answer goes, and how long it must be."""
+
+    size: int  # bytes
+    into: memoryview | None = None  # writable, of `size` bytes; None = new memory
+
+    def __post_init__(self) -> None:
+        into = self.into
+        if into is not None and (into.nbytes != self.size or into.readonly):
+            raise ValueError(f"into: allowed are {self.size} writable bytes")
+
+    def view(self) -> memoryview:
+        """Returns the memory to fill; new memory is not touched, so it costs nothing yet."""
+        if self.into is not None:
+            return self.into.cast("B")
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        return memoryview(mmap.mmap(-1, self.size, flags=flags))
+
+
+class Puller:
+    """Asks peers for their newest version."""
+
+    def __init__(
+        self,
+        context: zmq.asyncio.Context,
+        *,
+        keys: CurveKeys,
+        card: Card,
+        chunk_bytes: int,
+        traffic: Traffic,
+    ) -> None:
+        self._context = context
+        self._keys = keys
+        self._card = card
+        self._chunk_bytes = chunk_bytes
+        self._window = min(MAX_CREDIT, max(MIN_WINDOW, WINDOW_BYTES // chunk_bytes))
+        self._traffic = traffic
+
+    def question(
+        self, want: Literal["model", "checkpoint"], *, have: bytes | None, round: int, wait_s: float
+    ) -> Pull:
+        """Returns the header that asks for something; `wait_s` is cut to what the protocol has."""
+        wait_ms = min(MAX_WAIT_MS, max(0, int(wait_s * 1_000)))
+        return Pull(self._card, want, have, round, wait_ms, self._window)
+
+    async def pull(
+        self, address: PeerAddress, question: Pull, *, room: Room, deadline_s: float
+    ) -> Pulled | Unchanged:
+        """Returns the answer of the peer at `address`.
+
+        Args:
+            address: whom to ask, where, and the CURVE key it is said to have.
+            question: what to ask.
+            room: how long the answer must be, and where to put it.
+            deadline_s: for all of it.
+
+        Raises:
+            PullError: the peer is late, unreachable, busy until the deadline, or refuses.
+            FrameError: the peer is not who it should be, or what it sent is not what it promised.
+        """
+        endpoint = _endpoint(address)
+        with self._socket(address) as (dealer, monitor):
+            talk = _Talk(dealer, address, room, self._chunk_bytes, self._traffic)
+            try:
+                async with asyncio.timeout(deadline_s):
+                    dealer.connect(endpoint)
+                    return await _unless_lost(talk.ask(question), monitor)
+            except TimeoutError as fault:
+                raise PullError(f"late: {talk.stage} after {deadline_s:g} s") from fault
+            except FrameError:
+                self._traffic.broke(talk.peer_id)
+                raise
+
+    @contextlib.contextmanager
+    def _socket(
+        self, address: PeerAddress
+    ) -> Iterator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]]:
+        """Yields a socket that will talk to one peer only, and the socket that tells its fate."""
+        dealer = self._context.socket(zmq.DEALER)
+        try:
+            dealer.linger = 0
+            dealer.ipv6 = True
+            dealer.maxmsgsize = max(self._chunk_bytes, MAX_HEADER_BYTES) + FRAMING_BYTES
+            dealer.rcvhwm = self._window + 1  # chunks, and the offer before them
+            dealer.connect_timeout = CONNECT_MS
+            dealer.handshake_ivl = HANDSHAKE_MS
+            dealer.reconnect_ivl, dealer.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
+            dealer.curve_serverkey = address.curve_key.encode()
+            dealer.curve_publickey = self._keys.public.encode()
+            dealer.curve_secretkey = self._keys.secret.encode()
+            monitor = dealer.get_monitor_socket(functools.reduce(operator.or_, LOST))
+            try:
+                yield dealer, monitor
+            finally:
+                dealer.disable_monitor()
+        finally:
+            dealer.close()
+
+
+class _Talk:
+    """One conversation with one peer, over a socket of its own.
+
+    Attributes:
+        peer_id: of the other end, once it has proved who it is.
+        stage: how far we have come; for the message, should it fail.
+    """
+
+    def __init__(
+        self,
+        dealer: zmq.asyncio.Socket,
+        address: PeerAddress,
+        room: Room,
+        chunk_bytes: int,
+        traffic: Traffic,
+    ) -> None:
+        self.peer_id: str | None = None
+        self.stage = "no answer"
+        self._dealer = dealer
+        self._address = address
+        self._room = room
+        self._chunk_bytes = chunk_bytes
+        self._traffic = traffic
+        self._heard = 0
+
+    async def ask(self, question: Pull) -> Pulled | Unchanged:
+        """Returns the peer's answer; asks again for as long as it is busy."""
+        while True:
+            await self._say(question)
+            answer, _ = await self._hear()
+            if isinstance(answer, Refused):
+                raise PullError(f"refused: {answer.reason!r}")
+            if isinstance(answer, Chunk):
+                raise FrameError(wrong("answer", got="a chunk", allowed="an offer before it"))
+            if not isinstance(answer, Busy):
+                break
+            self.stage = "busy"
+            await asyncio.sleep(max(answer.retry_in_ms, MIN_RETRY_MS) / 1_000)
+        self._check_card(answer.card, question.card.session.hex())
+        if isinstance(answer, Offer):
+            return await self._download(answer, question.credit)
+        if question.have is None:
+            raise FrameError("answer: not modified, to someone who holds no version")
+        return Unchanged(self._address.id, answer.round)
+
+    def _check_card(self, card: Card, session_id: str) -> None:
+        """Raises FrameError unless the other end is the peer that we meant to ask."""
+        peer_id = card.check(session_id=session_id, curve_key=self._address.curve_key)
+        if peer_id != self._address.id:
+            raise FrameError(
+                wrong("peer id", got=peer_id, allowed=f"{self._address.id}, whom we meant to ask")
+            )
+        self.peer_id = peer_id
+
+    async def _download(self, offer: Offer, window: int) -> Pulled:
+        """Returns what was offered, received straight into its place."""
+        size = self._room.size
+        if offer.size != size:
+            raise FrameError(wrong("offer.size", got=offer.size, allowed=f"{size}, by the session"))
+        view = self._room.view()
+        hasher = _Hasher(view)
+        step, offset, owed, last_s = max(1, window // CREDIT_STEPS), 0, 0, time.monotonic()
+        while offset < size:
+            self.stage = f"{offset} of {size} bytes"
+            payload = await self._next_chunk(offset)
+            end = offset + len(payload)
+            view[offset:end] = payload
+            offset, owed = end, owed + 1
+            hasher.feed(offset)
+            if offset < size and (owed >= step or time.monotonic() - last_s > CREDIT_S):
+                await self._say(Credit(owed))
+                owed, last_s = 0, time.monotonic()
+        digest = await hasher.finish()
+        if digest != offer.digest:
+            raise FrameError(wrong("digest", got=digest.hex(), allowed=offer.digest.hex()))
+        self._traffic.transfers_in += 1
+        return Pulled(
+            peer_id=self._address.id,
+            round=offer.round,
+            samples=offer.samples,
+            digest=digest,
+            notes=offer.notes,
+            payload=view.toreadonly(),
+        )
+
+    async def _next_chunk(self, offset: int) -> memoryview:
+        """Returns the bytes that stand at `offset`; they must be the next that come."""
+        answer, payload = await self._hear()
+        if isinstance(answer, Refused):
+            raise PullError(f"refused: {answer.reason!r} after {self.stage}")
+        if not isinstance(answer, Chunk) or payload is None:
+            raise FrameError(wrong("answer", got=type(answer).__name__, allowed="Chunk"))
+        expected = min(self._chunk_bytes, self._room.size - offset)
+        if answer.offset != offset or len(payload) != expected:
+            got = f"{len(payload)} bytes at {answer.offset}"
+            raise FrameError(wrong("chunk", got=got, allowed=f"{expected} at {offset}"))
+        return payload
+
+    async def _say(self, header: Header) -> None:
+        data = encode(header)
+        await self._dealer.send(data)
+        self._traffic.went(self.peer_id, len(data))
+
+    async def _hear(self) -> tuple[Answer, memoryview | None]:
+        """Returns the next header, and the bytes that belong to it if it is a chunk."""
+        header, *rest = await self._dealer.recv_multipart(copy=False)
+        self._heard += 1
+        if self._heard % YIELD_MESSAGES == 0:
+            await asyncio.sleep(0)  # with messages waiting, the line above never yields
+        self._traffic.came(self.peer_id, len(header) + sum(map(len, rest)))
+        answer = decode_answer(header.buffer)
+        if len(rest) != isinstance(answer, Chunk):
+            raise FrameError(
+                wrong("message", got=f"{len(rest) + 1} frames", allowed="2 for a chunk, else 1")
+            )
+        return answer, rest[0].buffer if rest else None
+
+
+class _Hasher:
+    """Hashes a buffer in a thread, some way behind the bytes that arrive in it."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._hash = blake3()
+        self._end = 0
+        self._work: asyncio.Future[object] | None = None
+
+    def feed(self, end: int) -> None:
+        """Takes note that the buffer is filled up to `end`."""
+        idle = self._work is None or self._work.done()
+        if idle and end - self._end >= HASH_BYTES:
+            loop = asyncio.get_running_loop()
+            self._work = loop.run_in_executor(None, self._hash.update, self._view[self._end : end])
+            self._end = end
+
+    async def finish(self) -> bytes:
+        """Returns the digest of the whole buffer."""
+        if self._work is not None:
+            await self._work
+        rest = self._view[self._end :]
+        if len(rest) > INLINE_BYTES:
+            await asyncio.to_thread(self._hash.update, rest)
+        else:
+            self._hash.update(rest)
+        return self._hash.digest()
+
+
+async def _unless_lost(talk: Coroutine[None, None, T], monitor: zmq.asyncio.Socket) -> T:
+    """Returns what `talk` returns, or raises PullError when the connection cannot be had."""
+    talking = asyncio.create_task(talk)
+    watching = asyncio.create_task(_lost(monitor))
+    try:
+        await asyncio.wait({talking, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not talking.done() and watching.result() == zmq.EVENT_DISCONNECTED:
+            await asyncio.wait({talking}, timeout=GRACE_S)
+        if talking.done():
+            return talking.result()
+        raise PullError(LOST[watching.result()])
+    finally:
+        talking.cancel()
+        watching.cancel()
+        await asyncio.gather(talking, watching, return_exceptions=True)
+
+
+async def _lost(monitor: zmq.asyncio.Socket) -> int:
+    """Returns the event that says that a connection failed, when it comes."""
+    message = await recv_monitor_message(monitor)
+    return int(message["event"])
+
+
+def _endpoint(address: PeerAddress) -> str:
+    """Returns what ZeroMQ connects to, or raises PullError; a name is never looked up."""
+    try:
+        host = ipaddress.ip_address(address.host)
+    except ValueError as fault:
+        raise PullError(wrong("address", got=address.host, allowed="an IP address")) from fault
+    text = f"[{host}]" if isinstance(host, ipaddress.IPv6Address) else str(host)
+    return f"tcp://{text}:{address.port}"

@@ -1,0 +1,316 @@
+"""The serving half of the wire: one ROUTER socket that gives strangers our newest version.
+
+A ROUTER drops in silence what does not fit under its high-water mark, so a chunk is sent only under
+credit, and the mark holds more messages than credit can ever allow. All state changes in plain
+functions of the event loop that never wait: a message comes in, messages go out. What one puller
+does costs that puller: a broken frame ends its own transfer, and every table has a limit.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, cast
+
+import zmq
+import zmq.asyncio
+
+from p2pl.errors import FrameError, wrong
+from p2pl.network.traffic import Traffic
+from p2pl.network.version import Published
+from p2pl.protocol.announce import PeerAddress
+from p2pl.protocol.frame import (
+    MAX_CREDIT,
+    Busy,
+    Card,
+    Chunk,
+    Header,
+    NotModified,
+    Offer,
+    Pull,
+    Refused,
+    decode_ask,
+    encode,
+)
+
+log = logging.getLogger(__name__)
+
+SEND_MARK = 2 * MAX_CREDIT  # messages a ROUTER may hold for one puller
+YIELD_MESSAGES = 8  # taken in a row before the rest of the event loop has its turn
+MAX_SEEN = 1_024  # chosen: more peers than any cohort asks for, about 0.5 MiB
+Route: TypeAlias = bytes  # libzmq's name for one connection
+Kind: TypeAlias = Literal["model", "checkpoint"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a peer gives to others at most."""
+
+    transfers: int = 8  # outgoing at the same time; then `Busy`
+    transfers_per_peer: int = 2  # one more ends that peer's oldest
+    waiting: int = 64  # pulls that wait for a round; then `Busy`
+    retry_in_s: float = 0.25  # told to those who find us busy
+    idle_s: float = 10.0  # a transfer that gets no credit for so long is dropped
+    transfer_s: float = 120.0  # no transfer lasts longer, however it trickles
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A pull that waits for a round."""
+
+    peer_id: str
+    pull: Pull
+    timer: asyncio.TimerHandle
+
+
+@dataclass(slots=True, eq=False)
+class _Transfer:
+    """A version on its way to one puller."""
+
+    peer_id: str
+    version: Published
+    credit: int  # chunks that the puller still takes
+    began_s: float
+    moved_s: float  # when credit came last
+    offset: int = 0  # of the next chunk
+    last: Callable[[], object] = field(
+        default=lambda: None
+    )  # the newest chunk, while libzmq has it
+
+
+class Server:
+    """Answers pulls on a bound ROUTER socket, of which it is the only user."""
+
+    def __init__(
+        self,
+        router: zmq.asyncio.Socket,
+        *,
+        card: Card,
+        chunk_bytes: int,
+        limits: Limits,
+        traffic: Traffic,
+    ) -> None:
+        self._router = router
+        self._card = card
+        self._session_id = card.session.hex()
+        self._chunk_bytes = chunk_bytes
+        self._limits = limits
+        self._traffic = traffic
+        self._versions: dict[Kind, Published] = {}
+        self._waiting: dict[Route, _Waiting] = {}
+        self._transfers: dict[Route, _Transfer] = {}
+        self._draining: list[Callable[[], object]] = []  # over, but libzmq still holds a chunk
+        self._busy = Busy(int(limits.retry_in_s * 1_000))
+        self._now = asyncio.get_running_loop().time
+        self.seen: dict[str, PeerAddress] = {}
+
+    def publish(self, kind: Kind, version: Published) -> None:
+        """Gives `version` to everyone who asks from now on, and to those who wait for it."""
+        self._versions[kind] = version
+        if kind == "model":
+            for route, waiting in list(self._waiting.items()):
+                if waiting.pull.round <= version.round:
+                    self._end_wait(route)
+
+    async def run(self) -> None:
+        """Serves until cancelled."""
+        while True:
+            for _ in range(YIELD_MESSAGES):
+                route, *frames = await self._router.recv_multipart(copy=False)
+                self._receive(route.bytes, frames)
+            await asyncio.sleep(0)  # with messages waiting, nothing above ever yields
+
+    def close(self) -> None:
+        """Forgets everybody; nothing is sent after this."""
+        for waiting in self._waiting.values():
+            waiting.timer.cancel()
+        self._waiting.clear()
+        self._transfers.clear()
+        self._versions.clear()
+
+    def _receive(self, route: Route, frames: list[zmq.Frame]) -> None:
+        """Handles one message; whatever is in it, this returns."""
+        peer_id = None
+        try:
+            if len(frames) != 1:
+                raise FrameError(wrong("message", got=f"{len(frames)} frames", allowed="1"))
+            ask = decode_ask(frames[0].buffer)
+            if isinstance(ask, Pull):
+                peer_id = self._check_card(ask.card, frames[0])
+                self._on_pull(route, peer_id, ask)
+            else:
+                peer_id = self._peer_on(route)
+                self._on_credit(route, ask.chunks)
+        except FrameError as fault:
+            peer_id = peer_id or self._peer_on(route)
+            self._traffic.broke(peer_id)
+            log.debug("broken frame peer=%s reason=%s", peer_id, fault)
+            self._forget(route)
+            self._send(route, peer_id, Refused("protocol error"))
+        self._traffic.came(peer_id, sum(map(len, frames)))
+
+    def _peer_on(self, route: Route) -> str | None:
+        """Returns who has proved to be on a connection and has business there."""
+        known = self._transfers.get(route) or self._waiting.get(route)
+        return known.peer_id if known else None
+
+    def _on_pull(self, route: Route, peer_id: str, pull: Pull) -> None:
+        if route in self._transfers or route in self._waiting:
+            raise FrameError("pull: a second one on a connection before the first has ended")
+        version = self._versions.get(pull.want)
+        early = pull.want == "model" and (version is None or version.round < pull.round)
+        if early and pull.wait_ms:
+            self._wait(route, peer_id, pull)
+        else:
+            self._answer(route, peer_id, pull)
+
+    def _check_card(self, card: Card, frame: zmq.Frame) -> str:
+        """Returns the id of the peer that sent `frame`, and remembers where it serves."""
+        try:
+            curve_key, host = str(frame.get("User-Id")), str(frame.get("Peer-Address"))
+        except zmq.ZMQError as fault:
+            raise FrameError("connection: it has no CURVE key") from fault
+        peer_id = card.check(session_id=self._session_id, curve_key=curve_key)
+        address = PeerAddress(
+            id=peer_id, host=_plain(host), port=card.port, curve_key=card.curve_key
+        )
+        self.seen.pop(peer_id, None)
+        self.seen[peer_id] = address  # the most recently seen stand last
+        if len(self.seen) > MAX_SEEN:
+            del self.seen[next(iter(self.seen))]
+        return peer_id
+
+    def _wait(self, route: Route, peer_id: str, pull: Pull) -> None:
+        """Lets a pull wait for its round; a peer waits once, and its newest pull counts."""
+        for other, waiting in list(self._waiting.items()):
+            if waiting.peer_id == peer_id:
+                self._drop(other, "replaced by a newer pull")
+        if len(self._waiting) >= self._limits.waiting:
+            self._send(route, peer_id, self._busy)
+            return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(pull.wait_ms / 1_000, self._end_wait, route)
+        self._waiting[route] = _Waiting(peer_id, pull, timer)
+
+    def _end_wait(self, route: Route) -> None:
+        waiting = self._waiting.pop(route)
+        waiting.timer.cancel()
+        self._answer(route, waiting.peer_id, waiting.pull)
+
+    def _answer(self, route: Route, peer_id: str, pull: Pull) -> None:
+        version = self._versions.get(pull.want)
+        if version is None and pull.want == "checkpoint":
+            self._send(route, peer_id, Refused("this peer does not hand out the checkpoint"))
+        elif version is None:
+            self._send(route, peer_id, self._busy)
+        elif version.digest == pull.have:
+            self._send(route, peer_id, NotModified(self._card, version.round))
+        elif self._is_full(peer_id):
+            self._send(route, peer_id, self._busy)
+        else:
+            self._begin(route, peer_id, pull.credit, version)
+
+    def _is_full(self, peer_id: str) -> bool:
+        """Returns whether all places are taken; a peer's own oldest transfer makes room for it."""
+        mine = [route for route, each in self._transfers.items() if each.peer_id == peer_id]
+        if len(mine) >= self._limits.transfers_per_peer:
+            self._drop(mine[0], "replaced by a newer pull")
+        self._draining = [last for last in self._draining if last() is not None]
+        return len(self._transfers) + len(self._draining) >= self._limits.transfers
+
+    def _begin(self, route: Route, peer_id: str, credit: int, version: Published) -> None:
+        offer = Offer(
+            self._card,
+            version.round,
+            version.samples,
+            len(version.view),
+            version.digest,
+            version.notes,
+        )
+        if self._send(route, peer_id, offer):
+            now_s = self._now()
+            transfer = _Transfer(peer_id, version, credit, began_s=now_s, moved_s=now_s)
+            self._transfers[route] = transfer
+            self._pump(route)
+            self._watch(route, transfer)
+
+    def _on_credit(self, route: Route, chunks: int) -> None:
+        transfer = self._transfers.get(route)
+        if transfer is None:
+            return  # for a transfer that has just ended
+        transfer.credit += chunks
+        transfer.moved_s = self._now()
+        if transfer.credit > MAX_CREDIT:
+            raise FrameError(wrong("credit", got=transfer.credit, allowed=f"at most {MAX_CREDIT}"))
+        self._pump(route)
+
+    def _pump(self, route: Route) -> None:
+        """Sends as much of a transfer as its credit allows."""
+        transfer = self._transfers[route]
+        view = transfer.version.view
+        while transfer.credit and transfer.offset < len(view):
+            chunk = view[transfer.offset : transfer.offset + self._chunk_bytes]
+            if not self._send(route, transfer.peer_id, Chunk(transfer.offset), chunk):
+                self._forget(route)
+                return
+            transfer.last = weakref.ref(chunk)
+            transfer.offset += len(chunk)
+            transfer.credit -= 1
+        if transfer.offset == len(view):
+            self._traffic.transfers_out += 1
+            self._forget(route)
+
+    def _watch(self, route: Route, transfer: _Transfer) -> None:
+        """Drops a transfer that stands still or lasts too long, else looks again when it may."""
+        if self._transfers.get(route) is not transfer:
+            return
+        limits = self._limits
+        end_s = min(transfer.moved_s + limits.idle_s, transfer.began_s + limits.transfer_s)
+        if self._now() >= end_s:
+            self._drop(route, "too slow")
+        else:
+            asyncio.get_running_loop().call_at(end_s, self._watch, route, transfer)
+
+    def _drop(self, route: Route, reason: str) -> None:
+        """Ends what goes on on a connection, and says why."""
+        peer_id = self._peer_on(route)
+        log.debug("dropped peer=%s reason=%s", peer_id, reason)
+        self._forget(route)
+        self._send(route, peer_id, Refused(reason))
+
+    def _forget(self, route: Route) -> None:
+        """Ends what goes on on a connection; a transfer keeps its place while libzmq holds it."""
+        waiting = self._waiting.pop(route, None)
+        if waiting:
+            waiting.timer.cancel()
+        transfer = self._transfers.pop(route, None)
+        if transfer:
+            self._draining.append(transfer.last)
+
+    def _send(
+        self, route: Route, peer_id: str | None, header: Header, payload: memoryview | None = None
+    ) -> bool:
+        """Returns whether the message is on its way; False if its puller is gone or does not read.
+
+        It never waits: the mark of the socket holds more than credit allows.
+        """
+        parts: list[bytes | memoryview] = [route, encode(header)]
+        if payload is not None:
+            parts.append(payload)
+        try:
+            sent = self._router.send_multipart(parts, flags=zmq.DONTWAIT, copy=False)
+            cast("asyncio.Future[object]", sent).result()  # DONTWAIT: done already
+        except zmq.ZMQError as fault:
+            log.debug("not sent peer=%s reason=%s", peer_id, fault)
+            return False
+        self._traffic.went(peer_id, sum(map(len, parts)) - len(route))
+        return True
+
+
+def _plain(host: str) -> str:
+    """Returns an IP address as text; an IPv4 address that came over IPv6 in its own form."""
+    address = ipaddress.ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)

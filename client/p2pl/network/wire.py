@@ -1,0 +1,283 @@
+"""The wire: everything a peer says to other peers, over ZeroMQ with CURVE, always.
+
+One event loop owns every socket. One ROUTER serves strangers (`serve`), and each pull has a DEALER
+of its own (`pull`). Any CURVE key may connect; who is behind it is settled by the card in the first
+message, which both ends check against the key that this connection was made with.
+"""
+
+import asyncio
+import contextlib
+import errno
+import re
+import socket
+from collections.abc import Coroutine, Mapping
+from types import TracebackType
+from typing import Self, cast
+
+import zmq
+import zmq.asyncio
+from zmq.auth import CURVE_ALLOW_ANY
+from zmq.auth.asyncio import AsyncioAuthenticator
+
+from p2pl.errors import FrameError, InputError, PullError, wrong
+from p2pl.network.keys import CurveKeys, Identity
+from p2pl.network.pull import FRAMING_BYTES, HANDSHAKE_MS, Pulled, Puller, Room, Unchanged
+from p2pl.network.serve import SEND_MARK, Limits, Server
+from p2pl.network.traffic import Traffic
+from p2pl.network.version import Payload, Version, prepare
+from p2pl.protocol.announce import PeerAddress
+from p2pl.protocol.frame import MAX_HEADER_BYTES, issue_card
+
+ANY = "0.0.0.0:0"
+ZAP_DOMAIN = b"p2pl"
+MAX_PORT = 65_535
+RECEIVE_MARK = 64  # messages from one puller that may wait for us
+STUCK_MS = 20_000  # the kernel closes a connection whose other end takes nothing for so long
+_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([\w.-]+)):(\d{1,5})")
+
+
+class Wire:
+    """Serves the newest version to others, and pulls theirs; an async context manager.
+
+    Attributes:
+        traffic: bytes and transfers so far.
+        curve_key: the public CURVE key to announce, in Z85.
+        port: where it serves, once it is open.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        session_id: str,
+        listen: str = ANY,
+        chunk_bytes: int = 1 << 20,
+        limits: Limits | None = None,
+    ) -> None:
+        self.traffic = Traffic()
+        self.port = 0
+        self._identity = identity
+        self._session_id = session_id
+        self._listen = listen
+        self._chunk_bytes = chunk_bytes
+        self._limits = limits or Limits()
+        self._keys = CurveKeys.generate()
+        self._pulls: set[asyncio.Task[Pulled | Unchanged]] = set()
+
+    @property
+    def curve_key(self) -> str:
+        return self._keys.public
+
+    @property
+    def seen(self) -> Mapping[str, PeerAddress]:
+        """Peers that have asked us and proved who they are, by id, most recent last."""
+        return self._server.seen
+
+    async def __aenter__(self) -> Self:
+        """Returns the wire, serving.
+
+        Raises:
+            InputError: `listen` is not an address of this machine, or its port is in use.
+        """
+        host, port = await _resolve(self._listen)
+        async with contextlib.AsyncExitStack() as stack:
+            context = zmq.asyncio.Context()
+            stack.callback(context.destroy, linger=0)
+            _admit_every_key(context, stack)
+            router = context.socket(zmq.ROUTER)
+            self._secure(router)
+            self.port = _bind(router, host, port)
+            self._start(context, router, stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends all transfers at once, in both directions."""
+        await self._stack.aclose()
+
+    async def publish(self, version: Version) -> None:
+        """Gives `version` to all who ask from now on; its payload must not change any more.
+
+        Transfers that have begun end with the version that they began with.
+        """
+        self._server.publish("model", await prepare(version))
+
+    async def publish_checkpoint(self, payload: Payload) -> None:
+        """Gives the session's initial checkpoint to all who ask for it."""
+        checkpoint = await prepare(Version(round=0, samples=0, payload=payload))
+        self._server.publish("checkpoint", checkpoint)
+
+    async def pull(  # noqa: PLR0913  # keywords, each of them a different thing
+        self,
+        address: PeerAddress,
+        *,
+        have: bytes | None,
+        round: int,
+        wait_s: float,
+        deadline_s: float,
+        size: int,
+        into: memoryview | None = None,
+    ) -> Pulled | Unchanged:
+        """Returns the newest version of the peer at `address`.
+
+        Args:
+            address: whom to ask; the peer there must prove to be that very one.
+            have: digest of its version that I hold, if any.
+            round: that I hope for; the peer answers as soon as it has reached it…
+            wait_s: …or after this time with what it has; 0..60.
+            deadline_s: for all of it.
+            size: of every version in this session, in bytes.
+            into: writable memory of `size` bytes to receive in, which saves the cost of new pages
+                (a second a GiB); None = new memory. After an error anything may stand in it.
+
+        Raises:
+            PullError: the peer is late, unreachable, busy until the deadline, or refuses.
+            FrameError: the peer is not who it should be, or what it sent is not what it promised.
+        """
+        question = self._puller.question("model", have=have, round=round, wait_s=wait_s)
+        room = Room(size, into)
+        return await self._run(
+            self._puller.pull(address, question, room=room, deadline_s=deadline_s)
+        )
+
+    async def pull_checkpoint(
+        self, address: PeerAddress, *, size: int, deadline_s: float
+    ) -> memoryview:
+        """Returns the bytes that a peer says are the initial checkpoint; check them (merkle root).
+
+        Raises:
+            PullError, FrameError: as `pull`.
+        """
+        question = self._puller.question("checkpoint", have=None, round=0, wait_s=0)
+        answer = await self._run(
+            self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
+        )
+        if isinstance(answer, Unchanged):
+            raise FrameError("answer: not modified, to someone who holds no version")
+        return answer.payload
+
+    async def _run(self, pull: Coroutine[None, None, Pulled | Unchanged]) -> Pulled | Unchanged:
+        """Returns what `pull` returns; closing the wire ends it with a PullError."""
+        task = asyncio.create_task(pull)
+        self._pulls.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task in self._pulls or (caller and caller.cancelling()):
+                raise
+            raise PullError("the wire was closed") from None
+        finally:
+            self._pulls.discard(task)
+
+    def _secure(self, router: zmq.asyncio.Socket) -> None:
+        router.curve_server = True  # before bind: libzmq then speaks nothing else on this socket
+        router.curve_publickey = self._keys.public.encode()
+        router.curve_secretkey = self._keys.secret.encode()
+        router.zap_domain = ZAP_DOMAIN
+        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator, no connection
+        router.linger = 0
+        router.ipv6 = True
+        router.router_mandatory = True
+        router.sndhwm, router.rcvhwm = SEND_MARK, RECEIVE_MARK
+        router.maxmsgsize = MAX_HEADER_BYTES + FRAMING_BYTES
+        router.handshake_ivl = HANDSHAKE_MS
+        router.tcp_keepalive = 1
+        router.tcp_keepalive_idle, router.tcp_keepalive_intvl, router.tcp_keepalive_cnt = 60, 10, 3
+        router.setsockopt(zmq.TCP_MAXRT, STUCK_MS)
+
+    def _start(
+        self,
+        context: zmq.asyncio.Context,
+        router: zmq.asyncio.Socket,
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
+        card = issue_card(
+            self._identity.private_key,
+            session_id=self._session_id,
+            curve_key=self._keys.public,
+            port=self.port,
+        )
+        self._server = Server(
+            router,
+            card=card,
+            chunk_bytes=self._chunk_bytes,
+            limits=self._limits,
+            traffic=self.traffic,
+        )
+        self._puller = Puller(
+            context,
+            keys=self._keys,
+            card=card,
+            chunk_bytes=self._chunk_bytes,
+            traffic=self.traffic,
+        )
+        serving = asyncio.create_task(self._server.run())
+        stack.push_async_callback(self._stop, serving)
+
+    async def _stop(self, serving: asyncio.Task[None]) -> None:
+        """Ends all tasks, before their sockets are closed."""
+        self._server.close()
+        tasks = [serving, *self._pulls]
+        self._pulls.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _admit_every_key(context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:
+    """Lets any CURVE key connect, and has libzmq name the key (in Z85) beside each message."""
+    authenticator = AsyncioAuthenticator(context)
+    authenticator.start()
+    stack.callback(authenticator.stop)
+    authenticator.configure_curve(domain="*", location=CURVE_ALLOW_ANY)
+
+
+async def _resolve(listen: str) -> tuple[str, int]:
+    """Returns the IP address (an IPv6 one in brackets) and port to listen on."""
+    match = _LISTEN.fullmatch(listen)
+    hint = "port 0 takes any free one"
+    if not match or int(match[3]) > MAX_PORT:
+        raise InputError(
+            wrong("--listen", got=listen, allowed="HOST:PORT or [IPV6]:PORT", hint=hint)
+        )
+    name, port = match[1] or match[2], int(match[3])
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as fault:
+        raise InputError(
+            wrong("--listen", got=listen, allowed="an address or name of this machine")
+        ) from fault
+    host = str(found[0][4][0])
+    return (f"[{host}]" if ":" in host else host), port
+
+
+def _bind(router: zmq.asyncio.Socket, host: str, port: int) -> int:
+    """Returns the port that `router` now listens on."""
+    try:
+        router.bind(f"tcp://{host}:{port or '*'}")
+    except zmq.ZMQError as fault:
+        if fault.errno == errno.EADDRINUSE:
+            message = wrong(
+                "--listen",
+                got=f"port {port}, which another program is using",
+                allowed="a free port",
+                hint="stop that program, or name another port; 0 takes any free one",
+            )
+        else:
+            message = wrong(
+                "--listen",
+                got=f"{host}:{port}: {fault.strerror}",
+                allowed="an address of this machine and a port you may use",
+                hint="0.0.0.0:0 takes any free port on all addresses",
+            )
+        raise InputError(message) from fault
+    endpoint = cast("bytes", router.last_endpoint)
+    return int(endpoint.rpartition(b":")[2])

@@ -1,0 +1,196 @@
+"""What peers say to each other: small checked headers in MessagePack, and chunks of bytes.
+
+A puller asks (`Pull`), the server answers (`Offer`, `NotModified`, `Busy` or `Refused`), and after
+an offer it sends `Chunk`s, never more than the puller gave credit for (`Credit`). A header is one
+ZeroMQ frame; a chunk's bytes are the second frame of its message, and nothing else has a second.
+
+The session fixes the size of the model and of a chunk, so both sides know every length before a
+byte arrives. Times travel as whole milliseconds: no NaN, no infinity.
+"""
+
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Meta
+
+from p2pl.errors import FrameError, wrong
+from p2pl.protocol.announce import CurveKey, Port
+from p2pl.protocol.identity import (
+    PUBLIC_KEY_BYTES,
+    SIGNATURE_BYTES,
+    is_signed_by,
+    peer_id_of,
+    sign,
+)
+
+MAX_HEADER_BYTES = 2_048  # the longest valid header, an offer with full notes, has about 1,300
+MAX_NOTES_BYTES = 1_024
+MAX_REASON_CHARS = 200
+MAX_CREDIT = 64  # chunks; a ROUTER's high-water mark must hold them, or it drops in silence
+MAX_WAIT_MS = 60_000
+DIGEST_BYTES = 32
+PURPOSE = b"p2pl card 1"
+
+Hash = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # exact in every language's numbers
+Milliseconds = Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)]
+Chunks = Annotated[int, Meta(ge=1, le=MAX_CREDIT)]
+
+
+class Card(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A peer's signed statement that this CURVE key and port are its own in this session.
+
+    It is worth something only on a connection made with that CURVE key, so it needs no date and
+    nobody can use another's.
+    """
+
+    session: Hash
+    public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
+    curve_key: CurveKey
+    port: Port  # where it serves
+    signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+
+    @property
+    def peer_id(self) -> str:
+        """The id of the peer whose card this is, once `check` has passed."""
+        return peer_id_of(self.public_key)
+
+    def check(self, *, session_id: str, curve_key: str) -> str:
+        """Returns the id of the peer that is on the other end of a connection.
+
+        Args:
+            session_id: of the session that is spoken of, 64 hex digits.
+            curve_key: the key that the other end of this connection has used, in Z85.
+
+        Raises:
+            FrameError: it is of another session or another connection, or not signed by its peer.
+        """
+        if self.session.hex() != session_id:
+            raise FrameError(wrong("card.session", got=self.session.hex(), allowed=session_id))
+        if self.curve_key != curve_key:
+            raise FrameError(
+                wrong(
+                    "card.curve_key", got=self.curve_key, allowed=f"{curve_key}, the connection's"
+                )
+            )
+        statement = _statement(self.session, self.public_key, self.curve_key, self.port)
+        if not is_signed_by(self.public_key, PURPOSE, statement, self.signature):
+            raise FrameError("card.signature: it is not that of card.public_key over this card")
+        return self.peer_id
+
+
+def issue_card(key: Ed25519PrivateKey, *, session_id: str, curve_key: str, port: int) -> Card:
+    """Returns the card of the peer that holds `key`.
+
+    Args:
+        key: the peer's identity.
+        session_id: 64 hex digits.
+        curve_key: the public CURVE key of all its connections, in Z85.
+        port: where it serves, 1..65535.
+    """
+    session = bytes.fromhex(session_id)
+    public_key = key.public_key().public_bytes_raw()
+    statement = _statement(session, public_key, curve_key, port)
+    return Card(session, public_key, curve_key, port, sign(key, PURPOSE, statement))
+
+
+class Header(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag_field="type"
+):
+    """A message between peers; travels as an array that begins with its tag."""
+
+
+class Pull(Header, frozen=True, tag=1):
+    """Give me your newest version."""
+
+    card: Card
+    want: Literal["model", "checkpoint"]
+    have: Hash | None  # digest of the version I hold
+    round: Count  # wait for this round, if you have not reached it…
+    wait_ms: Milliseconds  # …but not longer than this
+    credit: Chunks  # that I take before I say more
+
+
+class Credit(Header, frozen=True, tag=2):
+    """Send so many chunks more."""
+
+    chunks: Chunks
+
+
+class Offer(Header, frozen=True, tag=3):
+    """Here it comes."""
+
+    card: Card
+    round: Count
+    samples: Count  # that it was trained on, as the peer says
+    size: Annotated[int, Meta(ge=1, lt=1 << 53)]  # bytes
+    digest: Hash  # of all of it
+    notes: Annotated[bytes, Meta(max_length=MAX_NOTES_BYTES)] = b""
+
+
+class NotModified(Header, frozen=True, tag=4):
+    """You have my newest version."""
+
+    card: Card
+    round: Count
+
+
+class Busy(Header, frozen=True, tag=5):
+    """Not now; ask again."""
+
+    retry_in_ms: Milliseconds
+
+
+class Refused(Header, frozen=True, tag=6):
+    """No, and asking again does not help."""
+
+    reason: Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
+
+
+class Chunk(Header, frozen=True, tag=7):
+    """The bytes in the second frame stand at this offset."""
+
+    offset: Count
+
+
+Ask: TypeAlias = Pull | Credit
+Answer: TypeAlias = Offer | NotModified | Busy | Refused | Chunk
+T = TypeVar("T")
+
+_ENCODER = msgspec.msgpack.Encoder()
+_ASK: msgspec.msgpack.Decoder[Ask] = msgspec.msgpack.Decoder(Pull | Credit)
+_ANSWER: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(
+    Offer | NotModified | Busy | Refused | Chunk
+)
+
+
+def encode(header: Header) -> bytes:
+    """Returns the bytes of `header`; the same header gives the same bytes."""
+    return _ENCODER.encode(header)
+
+
+def decode_ask(data: bytes | memoryview) -> Ask:
+    """Returns what a puller said, or raises FrameError."""
+    return _decode(_ASK, data)
+
+
+def decode_answer(data: bytes | memoryview) -> Answer:
+    """Returns what a server said, or raises FrameError."""
+    return _decode(_ANSWER, data)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes | memoryview) -> T:
+    if len(data) > MAX_HEADER_BYTES:
+        raise FrameError(
+            wrong("header", got=f"{len(data)} bytes", allowed=f"at most {MAX_HEADER_BYTES}")
+        )
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise FrameError(f"header: got {bytes(data[:32])!r}…; {fault}") from fault
+
+
+def _statement(session: bytes, public_key: bytes, curve_key: str, port: int) -> bytes:
+    """Returns the bytes that a card's signature is over: an array of four, in MessagePack."""
+    return _ENCODER.encode((session, public_key, curve_key, port))

@@ -1,0 +1,200 @@
+"""How fast p2pl pulls a model, beside bare pyzmq moving the same bytes under CURVE.
+
+Sender and receiver are two fresh processes on loopback. Bare pyzmq and the wire take turns, with
+the same bytes in chunks of the same size, so that a noisy machine is noisy for both. The bare
+receiver speaks no protocol and checks no digest; the wire's clock covers connecting, the handshake,
+the cards, credit and the digest. Both put the bytes into one buffer: `kept` memory was used before,
+as in every round but the first; `new` memory is taken while the clock runs.
+
+    scripts/bench wire                      100 MiB and 1 GiB, 5 times each
+    scripts/bench wire --mib 400 --repeats 3 --json
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+
+import zmq
+
+from p2pl.network.keys import Identity
+from p2pl.network.pull import Pulled
+from p2pl.network.version import Version
+from p2pl.network.wire import Wire
+from p2pl.protocol.announce import PeerAddress
+
+MIB = 1 << 20
+SESSION_ID = "00" * 32
+DEADLINE_S = 300.0
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One transfer, as its receiver saw it."""
+
+    seconds: float
+    grown_mib: float  # peak memory of the receiver, above what it had before
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians for one size."""
+
+    mib: int
+    memory: str
+    bare_gib_s: float
+    wire_gib_s: float
+    ratio: float
+    bare_grown_mib: float
+    wire_grown_mib: float
+
+
+def payload(size: int) -> bytes:
+    """Returns `size` bytes; random within each MiB, since CURVE takes as long for any bytes."""
+    return (os.urandom(MIB) * (size // MIB + 1))[:size]
+
+
+def peak_mib() -> float:
+    """Returns the most memory that this process ever had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
+
+
+def bare_sender(pipe: Connection, size: int, chunk: int) -> None:
+    public, secret = zmq.curve_keypair()
+    data = memoryview(payload(size))
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.curve_server, router.curve_publickey, router.curve_secretkey = True, public, secret
+        router.sndhwm = 0
+        pipe.send((router.bind_to_random_port(f"tcp://{HOST}"), public))
+        route, _ = router.recv_multipart()
+        for offset in range(0, size, chunk):
+            router.send(route, zmq.SNDMORE)
+            router.send(data[offset : offset + chunk], copy=False)
+        pipe.recv()
+
+
+def bare_receiver(
+    pipe: Connection, size: int, chunk: int, memory: str, port: int, server_key: bytes
+) -> None:
+    before = peak_mib()
+    buffer = bytearray(size) if memory == "kept" else None
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.curve_serverkey = server_key
+        dealer.curve_publickey, dealer.curve_secretkey = zmq.curve_keypair()
+        dealer.rcvhwm = 0
+        dealer.connect(f"tcp://{HOST}:{port}")
+        began, offset = time.perf_counter(), 0
+        dealer.send(b"go")
+        buffer = buffer or bytearray(size)
+        while offset < size:
+            frame = dealer.recv(copy=False)
+            buffer[offset : offset + len(frame)] = frame.buffer
+            offset += len(frame)
+        pipe.send(Run(time.perf_counter() - began, peak_mib() - before))
+
+
+def wire_sender(pipe: Connection, size: int, chunk: int) -> None:
+    async def serve() -> None:
+        identity = Identity.generate()
+        wire = Wire(identity, session_id=SESSION_ID, listen=f"{HOST}:0", chunk_bytes=chunk)
+        async with wire:
+            await wire.publish(Version(round=1, samples=1, payload=payload(size)))
+            pipe.send((wire.port, wire.curve_key, identity.peer_id))
+            await asyncio.to_thread(pipe.recv)
+
+    asyncio.run(serve())
+
+
+def wire_receiver(
+    pipe: Connection, size: int, chunk: int, memory: str, port: int, curve_key: str, peer_id: str
+) -> None:
+    async def fetch() -> None:
+        address = PeerAddress(id=peer_id, host=HOST, port=port, curve_key=curve_key)
+        wire = Wire(
+            Identity.generate(), session_id=SESSION_ID, listen=f"{HOST}:0", chunk_bytes=chunk
+        )
+        async with wire:
+            before = peak_mib()
+            into = memoryview(bytearray(size)) if memory == "kept" else None
+            began = time.perf_counter()
+            pulled = await wire.pull(
+                address, have=None, round=1, wait_s=0, deadline_s=DEADLINE_S, size=size, into=into
+            )
+            assert isinstance(pulled, Pulled)
+            pipe.send(Run(time.perf_counter() - began, peak_mib() - before))
+
+    asyncio.run(fetch())
+
+
+def measure(kind: str, size: int, chunk: int, memory: str) -> Run:
+    """Returns one transfer between two fresh processes."""
+    processes = multiprocessing.get_context("spawn")
+    to_sender, sender_end = processes.Pipe()
+    to_receiver, receiver_end = processes.Pipe(duplex=False)
+    send, receive = (bare_sender, bare_receiver) if kind == "bare" else (wire_sender, wire_receiver)
+    sender = processes.Process(target=send, args=(sender_end, size, chunk), daemon=True)
+    sender.start()
+    where = to_sender.recv()
+    arguments = (receiver_end, size, chunk, memory, *where)
+    receiver = processes.Process(target=receive, args=arguments, daemon=True)
+    receiver.start()
+    receiver_end.close()
+    run = to_receiver.recv()
+    assert isinstance(run, Run)
+    receiver.join()
+    to_sender.send("stop")
+    sender.join()
+    return run
+
+
+def compare(mib: int, chunk: int, memory: str, repeats: int) -> Row:
+    runs: dict[str, list[Run]] = {"bare": [], "wire": []}
+    for _ in range(repeats):
+        for kind in runs:
+            runs[kind].append(measure(kind, mib * MIB, chunk, memory))
+    seconds = {kind: statistics.median(run.seconds for run in each) for kind, each in runs.items()}
+    grown = {kind: max(run.grown_mib for run in each) for kind, each in runs.items()}
+    return Row(
+        mib=mib,
+        memory=memory,
+        bare_gib_s=round(mib / 1_024 / seconds["bare"], 3),
+        wire_gib_s=round(mib / 1_024 / seconds["wire"], 3),
+        ratio=round(seconds["bare"] / seconds["wire"], 3),
+        bare_grown_mib=round(grown["bare"], 1),
+        wire_grown_mib=round(grown["wire"], 1),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench wire", description=__doc__)
+    parser.add_argument("--mib", type=int, nargs="+", default=[100, 1_024], help="sizes in MiB")
+    parser.add_argument("--chunk-kib", type=int, default=1_024)
+    parser.add_argument("--memory", nargs="+", default=["kept", "new"], choices=["kept", "new"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="one JSON object, no table")
+    options = parser.parse_args()
+    rows = [
+        compare(mib, options.chunk_kib << 10, memory, options.repeats)
+        for mib in options.mib
+        for memory in options.memory
+    ]
+    if options.json:
+        print(json.dumps({"chunk_kib": options.chunk_kib, "rows": [asdict(row) for row in rows]}))
+        return
+    print("   MiB  memory  bare GiB/s  wire GiB/s  ratio  receiver grew by MiB (bare, wire)")
+    for row in rows:
+        print(
+            f"{row.mib:6}  {row.memory:>6}  {row.bare_gib_s:10.3f}  {row.wire_gib_s:10.3f}  {row.ratio:5.2f}"
+            f"  {row.bare_grown_mib:10.1f}  {row.wire_grown_mib:10.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
