@@ -79,6 +79,19 @@ RULES: Mapping[str, Rule] = {
 }
 
 
+def fixed_row(rule: str, own_samples: int, counts: Sequence[int]) -> tuple[float, ...]:
+    """Returns the row, [K + 1], of a rule that learns nothing: none, uniform or samples.
+
+    Args:
+        rule: of the session.
+        own_samples: training examples of mine.
+        counts: of the K others, as they say.
+    """
+    if rule == "none":
+        return (1.0, *(0.0 for _ in counts))
+    return equal_row(len(counts)) if rule == "uniform" else sample_row(own_samples, counts)
+
+
 def equal_row(received: int) -> tuple[float, ...]:
     """Returns the row that trusts everybody equally, me included."""
     return (1 / (received + 1),) * (received + 1)
