@@ -98,6 +98,7 @@ class Tracker:
             min_interval_s=self.policy.limits.min_interval_s,
             epoch=self.epoch,
             alive=welcome.alive,
+            training=welcome.training,
             external_host=host if announce.event == "started" else "",
             warning=welcome.warning,
         )

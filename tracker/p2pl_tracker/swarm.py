@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from p2pl.errors import AnnounceError, wrong
-from p2pl.protocol.announce import MAX_SKEW_S, Announce, Counts, encode_row
+from p2pl.protocol.announce import MAX_SKEW_S, Announce, Counts, Event, encode_row
 
 EXPIRED_PER_CALL = 256  # chosen: about half a millisecond; drains far faster than peers can join
 # An announce may be dated MAX_SKEW_S ahead and is accepted until MAX_SKEW_S after its date, so an
@@ -41,6 +41,7 @@ class Welcome:
 
     rows: Sequence[bytes]  # other peers as `encode_row` wrote them
     alive: int  # peers in the session, the asker included
+    training: int  # those of them that have not announced `completed`
     warning: str = ""  # why the asker was not added
 
 
@@ -112,15 +113,17 @@ class _Peer:
 class _Swarm:
     """The peers of one session: a dictionary to find one, a list in any order to draw from."""
 
-    __slots__ = ("completed", "order", "peers", "session")
+    __slots__ = ("completed", "order", "peers", "session", "training")
 
     def __init__(self, session: bytes) -> None:
         self.session = session
         self.peers: dict[bytes, _Peer] = {}
         self.order: list[_Peer] = []
-        self.completed = 0
+        self.completed = 0  # ever
+        self.training = 0  # alive, and not completed
 
     def add(self, peer: _Peer) -> None:
+        self.training += 1
         peer.at = len(self.order)
         self.order.append(peer)
         self.peers[peer.digest] = peer
@@ -131,6 +134,17 @@ class _Swarm:
             self.order[peer.at] = last
             last.at = peer.at
         del self.peers[peer.digest]
+        self.training -= not peer.completed
+
+    def mark(self, peer: _Peer, event: Event) -> None:
+        """Keeps the counts: `completed` ends a peer's training, `started` begins it again."""
+        if event == "completed" and not peer.completed:
+            peer.completed = True
+            self.completed += 1
+            self.training -= 1
+        elif event == "started" and peer.completed:
+            peer.completed = False
+            self.training += 1
 
     def swap(self, left: int, right: int) -> None:
         order = self.order
@@ -180,7 +194,7 @@ class MemoryStore:
         if announce.event == "stopped":
             if peer:
                 self._remove(peer, announce.sequence)
-            return Welcome((), self._count(session))
+            return self._welcome(session, ())
         group = address_group(host)
         if peer and peer.address != group and self._is_full_for(group):
             self._remove(peer, announce.sequence)  # gone from there, and no room here
@@ -189,11 +203,11 @@ class MemoryStore:
             self._check_pace(peer, now)
         elif warning := self._fullness(session, group):
             rows = self._sample(session, announce.numwant, None, now)
-            return Welcome(rows, self._count(session), warning)
+            return self._welcome(session, rows, warning)
         else:
             peer = self._add(session, digest, now)
         self._renew(peer, announce, host, now)
-        return Welcome(self._sample(session, announce.numwant, peer, now), self._count(session))
+        return self._welcome(session, self._sample(session, announce.numwant, peer, now))
 
     async def scrape(self, session: bytes) -> Counts:
         swarm = self._swarms.get(session)
@@ -207,6 +221,12 @@ class MemoryStore:
 
     async def ready(self) -> bool:
         return True
+
+    def _welcome(self, session: bytes, rows: Sequence[bytes], warning: str = "") -> Welcome:
+        swarm = self._swarms.get(session)
+        if swarm is None:
+            return Welcome(rows, 0, 0, warning)
+        return Welcome(rows, len(swarm.order), swarm.training, warning)
 
     def _count(self, session: bytes) -> int:
         swarm = self._swarms.get(session)
@@ -270,9 +290,7 @@ class MemoryStore:
             self._leave_address(peer.address)
             self._per_address[group] = self._per_address.get(group, 0) + 1
             peer.address = group
-        if announce.event == "completed" and not peer.completed:
-            peer.completed = True
-            peer.swarm.completed += 1
+        peer.swarm.mark(peer, announce.event)
         peer.sequence = announce.sequence
         peer.row = encode_row(announce, host)
         peer.expires_s = now + self._limits.ttl_s

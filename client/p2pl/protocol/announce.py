@@ -136,6 +136,7 @@ class Terms(_Message, frozen=True, omit_defaults=True, kw_only=True):
     min_interval_s: Seconds  # more often than this for long is refused
     epoch: Annotated[str, Meta(min_length=1, max_length=32)]  # another one: a restart
     alive: Count  # peers in the session, the asker included
+    training: Count = 0  # those of them that have not announced `completed`
     external_host: Annotated[str, Meta(max_length=45)] = ""  # in answers to `started`: as seen
     warning: Annotated[str, Meta(max_length=500)] = ""
 

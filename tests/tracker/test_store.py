@@ -1,0 +1,353 @@
+"""The contract of a store: every store must pass; add a factory to `STORES` for a new one."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from support.announces import Clock, Speaker
+
+from p2pl.errors import AnnounceError
+from p2pl.protocol.announce import Counts
+from p2pl_tracker.swarm import EXPIRED_PER_CALL, Limits, MemoryStore, Store, Totals, Welcome
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = Limits(ttl_s=100.0, min_interval_s=1.0, burst=1_000)
+Make = Callable[[Limits], Store]
+
+
+def memory(limits: Limits, clock: Clock) -> Store:
+    return MemoryStore(limits, now=clock, rng=random.Random(1))
+
+
+STORES = {"memory": memory}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=list(STORES))
+def make(request: pytest.FixtureRequest, clock: Clock) -> Make:
+    return lambda limits: STORES[request.param](limits, clock)
+
+
+def ports(welcome: Welcome) -> list[int]:
+    return sorted(json.loads(row)[2] for row in welcome.rows)
+
+
+async def join(store: Store, *numbers: int, host: str = "10.0.0.1") -> list[Speaker]:
+    speakers = [Speaker(number) for number in numbers]
+    for speaker in speakers:
+        await store.announce(speaker.says("started"), host)
+    return speakers
+
+
+async def refused(store: Store, speaker: Speaker, host: str = "10.0.0.1") -> AnnounceError:
+    with pytest.raises(AnnounceError) as caught:
+        await store.announce(speaker.says(), host)
+    return caught.value
+
+
+async def test_peers_hear_of_each_other_and_never_of_themselves(make: Make) -> None:
+    store = make(LIMITS)
+    one, two, three = await join(store, 1, 2, 3)
+    assert ports(await store.announce(one.says(), "10.0.0.1")) == [two.port, three.port]
+    assert ports(await store.announce(two.says(), "10.0.0.1")) == [one.port, three.port]
+
+
+async def test_the_first_peer_is_alone(make: Make) -> None:
+    welcome = await make(LIMITS).announce(Speaker(1).says("started"), "10.0.0.1")
+    assert (list(welcome.rows), welcome.alive, welcome.training, welcome.warning) == ([], 1, 1, "")
+
+
+async def test_a_peer_is_listed_with_the_address_it_was_seen_from(make: Make) -> None:
+    store = make(LIMITS)
+    await join(store, 1, host="192.0.2.7")
+    (row,) = (await store.announce(Speaker(2).says(), "10.0.0.1")).rows
+    assert json.loads(row)[1:] == ["192.0.2.7", 10_001, f"{1:040d}"]
+
+
+async def test_no_more_peers_are_named_than_wanted(make: Make) -> None:
+    store = make(LIMITS)
+    await join(store, *range(10))
+    asker = Speaker(99)
+    for wanted in (0, 1, 9, 10, 11, 256):
+        welcome = await store.announce(asker.says(numwant=wanted), "10.0.0.1")
+        assert len(set(ports(welcome))) == len(welcome.rows) == min(wanted, 10)
+        assert welcome.alive == 11
+
+
+async def test_sessions_do_not_mix(make: Make) -> None:
+    store = make(LIMITS)
+    await join(store, 1)
+    other = await store.announce(Speaker(2, session="aa" * 32).says(), "10.0.0.1")
+    assert (list(other.rows), other.alive) == ([], 1)
+    assert await store.totals() == Totals(sessions=2, peers=2)
+
+
+async def test_announcing_again_replaces_the_address(make: Make) -> None:
+    store = make(LIMITS)
+    (one, two) = await join(store, 1, 2)
+    await store.announce(one.says(), "10.9.9.9")
+    (row,) = (await store.announce(two.says(), "10.0.0.1")).rows
+    assert json.loads(row)[1] == "10.9.9.9"
+    assert await store.totals() == Totals(sessions=1, peers=2)
+
+
+async def test_a_peer_that_stops_is_gone_at_once(make: Make) -> None:
+    store = make(LIMITS)
+    one, two = await join(store, 1, 2)
+    left = await store.announce(one.says("stopped"), "10.0.0.1")
+    assert (list(left.rows), left.alive) == ([], 1)
+    assert ports(await store.announce(two.says(), "10.0.0.1")) == []
+
+
+async def test_a_stranger_may_say_stopped(make: Make) -> None:
+    store = make(LIMITS)
+    assert (await store.announce(Speaker(1).says("stopped"), "10.0.0.1")).alive == 0
+    assert await store.totals() == Totals(sessions=0, peers=0)
+
+
+async def test_the_last_to_leave_frees_the_session(make: Make) -> None:
+    store = make(LIMITS)
+    (one,) = await join(store, 1)
+    await store.announce(one.says("stopped"), "10.0.0.1")
+    assert await store.totals() == Totals(sessions=0, peers=0)
+    assert await store.scrape(bytes.fromhex(one.session)) == Counts(alive=0, completed=0)
+
+
+async def test_a_peer_that_falls_silent_is_forgotten(make: Make, clock: Clock) -> None:
+    store = make(LIMITS)
+    one, two = await join(store, 1, 2)
+    clock.advance(60)
+    await store.announce(two.says(), "10.0.0.1")
+    clock.advance(40)
+    welcome = await store.announce(two.says(), "10.0.0.1")
+    assert (ports(welcome), welcome.alive) == ([], 1)
+    clock.advance(100)
+    assert ports(await store.announce(one.says(), "10.0.0.1")) == []
+    assert await store.totals() == Totals(sessions=1, peers=1)
+
+
+async def test_expired_peers_are_never_named_even_before_they_are_collected(
+    make: Make, clock: Clock
+) -> None:
+    store = make(LIMITS)
+    await join(store, *range(2 * EXPIRED_PER_CALL + 50))
+    clock.advance(50)
+    await join(store, 9_001, 9_002)
+    clock.advance(50)
+    welcome = await store.announce(Speaker(9_003).says(), "10.0.0.1")
+    assert set(ports(welcome)) <= {19_001, 19_002}
+    while await store.expire():
+        pass
+    assert ports(await store.announce(Speaker(9_004).says(), "10.0.0.1")) == [
+        19_001,
+        19_002,
+        19_003,
+    ]
+
+
+async def test_scrape_counts_and_changes_nothing(make: Make) -> None:
+    store = make(LIMITS)
+    one, _ = await join(store, 1, 2)
+    await store.announce(one.says("completed"), "10.0.0.1")
+    await store.announce(one.says("completed"), "10.0.0.1")
+    session = bytes.fromhex(one.session)
+    assert await store.scrape(session) == Counts(alive=2, completed=1)
+    assert await store.scrape(bytes(32)) == Counts(alive=0, completed=0)
+    assert await store.totals() == Totals(sessions=1, peers=2)
+
+
+async def test_peers_that_have_completed_no_longer_train(make: Make) -> None:
+    store = make(LIMITS)
+    one, two = await join(store, 1, 2)
+    assert (await store.announce(one.says("completed"), "10.0.0.1")).training == 1
+    assert (await store.announce(one.says(), "10.0.0.1")).training == 1
+    assert (await store.announce(one.says("started"), "10.0.0.1")).training == 2
+    await store.announce(one.says("completed"), "10.0.0.1")
+    assert (await store.announce(one.says("stopped"), "10.0.0.1")).training == 1
+    assert (await store.announce(two.says("stopped"), "10.0.0.1")).training == 0
+
+
+async def test_a_replayed_announce_is_refused_and_moves_nobody(make: Make) -> None:
+    store = make(LIMITS)
+    one, two = await join(store, 1, 2)
+    captured = one.says()
+    await store.announce(captured, "10.0.0.1")
+    with pytest.raises(AnnounceError) as caught:
+        await store.announce(captured, "203.0.113.66")
+    assert caught.value.status == 409
+    (row,) = (await store.announce(two.says(), "10.0.0.1")).rows
+    assert json.loads(row)[1] == "10.0.0.1"
+
+
+async def test_an_older_stop_cannot_be_played_back(make: Make) -> None:
+    store = make(LIMITS)
+    one, two = await join(store, 1, 2)
+    stop = one.says("stopped")
+    await store.announce(stop, "10.0.0.1")
+    await store.announce(one.says("started"), "10.0.0.1")
+    with pytest.raises(AnnounceError) as caught:
+        await store.announce(stop, "10.0.0.1")
+    assert caught.value.status == 409
+    assert ports(await store.announce(two.says(), "10.0.0.1")) == [one.port]
+
+
+@pytest.mark.parametrize("waits_s", [0.0, 150.0, 599.0])
+async def test_a_replay_after_leaving_is_refused_as_long_as_its_date_is_good(
+    make: Make, clock: Clock, waits_s: float
+) -> None:
+    store = make(LIMITS)
+    (one,) = await join(store, 1)
+    captured = one.says()
+    await store.announce(captured, "10.0.0.1")
+    await store.announce(one.says("stopped"), "10.0.0.1")
+    clock.advance(waits_s)
+    with pytest.raises(AnnounceError) as caught:
+        await store.announce(captured, "203.0.113.66")
+    assert caught.value.status == 409
+
+
+async def test_a_replay_after_falling_silent_is_refused(make: Make, clock: Clock) -> None:
+    store = make(LIMITS)
+    (one,) = await join(store, 1)
+    captured = one.says()
+    await store.announce(captured, "10.0.0.1")
+    clock.advance(101)
+    with pytest.raises(AnnounceError) as caught:
+        await store.announce(captured, "203.0.113.66")
+    assert caught.value.status == 409
+
+
+async def test_what_is_remembered_of_those_who_left_is_forgotten_in_the_end(
+    make: Make, clock: Clock
+) -> None:
+    store = make(LIMITS)
+    (one,) = await join(store, 1)
+    await store.announce(one.says("stopped"), "10.0.0.1")
+    one.sequence = 0  # a peer whose clock was set back, for example
+    assert (await refused(store, one)).status == 409
+    clock.advance(601)
+    one.sequence = 0
+    assert (await store.announce(one.says("started"), "10.0.0.1")).alive == 1
+
+
+async def test_what_is_remembered_of_those_who_left_is_bounded(make: Make) -> None:
+    store = make(replace(LIMITS, max_peers=2))
+    (one,) = await join(store, 1)
+    await store.announce(one.says("stopped"), "10.0.0.1")
+    for number in (2, 3):
+        (other,) = await join(store, number)
+        await store.announce(other.says("stopped"), "10.0.0.1")
+    one.sequence = 0
+    assert (await store.announce(one.says("started"), "10.0.0.1")).alive == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        (replace(LIMITS, max_peers=2), "tracker is full (2 peers)"),
+        (replace(LIMITS, max_peers_per_session=2), "session is full (2 peers)"),
+        (replace(LIMITS, max_peers_per_address=2), "2 peers share your address"),
+    ],
+)
+async def test_a_full_tracker_answers_and_does_not_store(
+    make: Make, limits: Limits, why: str
+) -> None:
+    store = make(limits)
+    one, two = await join(store, 1, 2)
+    welcome = await store.announce(Speaker(3).says(), "10.0.0.1")
+    assert ports(welcome) == [one.port, two.port]
+    assert welcome.alive == 2
+    assert why in welcome.warning
+    renewed = await store.announce(one.says(), "10.0.0.1")
+    assert (ports(renewed), renewed.warning) == ([two.port], "")
+    await store.announce(two.says("stopped"), "10.0.0.1")
+    assert (await store.announce(Speaker(3).says(), "10.0.0.1")).warning == ""
+
+
+async def test_a_tracker_full_of_sessions_answers_and_does_not_store(make: Make) -> None:
+    store = make(replace(LIMITS, max_sessions=1))
+    await join(store, 1)
+    other = await store.announce(Speaker(2, session="aa" * 32).says(), "10.0.0.1")
+    assert (list(other.rows), other.alive) == ([], 0)
+    assert "full (1 sessions)" in other.warning
+    assert await store.totals() == Totals(sessions=1, peers=1)
+
+
+async def test_the_addresses_of_an_ipv6_network_count_together(make: Make) -> None:
+    store = make(replace(LIMITS, max_peers_per_address=1))
+    await join(store, 1, host="2001:db8:0:1::1")
+    near = await store.announce(Speaker(2).says(), "2001:db8:0:1:ffff::2")
+    far = await store.announce(Speaker(3).says(), "2001:db8:0:2::1")
+    assert "share your address" in near.warning
+    assert far.warning == ""
+
+
+async def test_a_peer_that_moves_to_a_full_address_leaves_the_old_one(make: Make) -> None:
+    store = make(replace(LIMITS, max_peers_per_address=1))
+    (one,) = await join(store, 1, host="10.0.0.1")
+    await join(store, 2, host="10.0.0.2")
+    moved = await store.announce(one.says(), "10.0.0.2")
+    assert "share your address" in moved.warning
+    assert await store.totals() == Totals(sessions=1, peers=1)
+    assert (await store.announce(Speaker(3).says(), "10.0.0.1")).warning == ""
+
+
+async def test_one_announce_a_second_is_welcome_for_ever(make: Make, clock: Clock) -> None:
+    store = make(replace(LIMITS, burst=5))
+    (one,) = await join(store, 1)
+    for _ in range(50):
+        clock.advance(1)
+        assert (await store.announce(one.says(), "10.0.0.1")).alive == 1
+
+
+async def test_a_peer_that_announces_too_often_is_told_when_to_come_back(
+    make: Make, clock: Clock
+) -> None:
+    store = make(replace(LIMITS, burst=5))
+    (one,) = await join(store, 1)
+    for _ in range(4):
+        await store.announce(one.says(), "10.0.0.1")
+    fault = await refused(store, one)
+    assert (fault.status, fault.retry_in_s) == (429, 1.0)
+    clock.advance(1)
+    await store.announce(one.says(), "10.0.0.1")
+    assert (await refused(store, one)).status == 429
+    assert (await store.announce(one.says("stopped"), "10.0.0.1")).alive == 0
+
+
+async def test_samples_are_uniform(make: Make) -> None:
+    store = make(replace(LIMITS, min_interval_s=0.0))
+    speakers = await join(store, *range(21))
+    seen: Counter[int] = Counter()
+    for _ in range(2_000):
+        seen.update(ports(await store.announce(speakers[0].says(numwant=4), "10.0.0.1")))
+    assert sum(seen.values()) == 8_000
+    # Each of 20 is expected 400 times; without replacement, the statistic is (1 - 4/20) chi-square
+    # with 19 degrees of freedom: 99.9 % of uniform samples stay below 0.8 * 43.8 * 20 / 19.
+    expected = 8_000 / 20
+    assert len(seen) == 20
+    assert sum((count - expected) ** 2 / expected for count in seen.values()) < 36.9
+
+
+async def test_every_pair_of_peers_is_named_together_equally_often(make: Make) -> None:
+    store = make(replace(LIMITS, min_interval_s=0.0))
+    speakers = await join(store, *range(6))
+    seen: Counter[tuple[int, ...]] = Counter()
+    for _ in range(2_000):
+        welcome = await store.announce(speakers[0].says(numwant=2), "10.0.0.1")
+        seen[tuple(ports(welcome))] += 1
+    # 10 pairs, 9 degrees of freedom: 99.9 % of uniform draws stay below 27.9.
+    assert len(seen) == 10
+    assert sum((count - 200) ** 2 / 200 for count in seen.values()) < 27.9
+
+
+async def test_a_store_is_ready(make: Make) -> None:
+    assert await make(LIMITS).ready()
