@@ -4,6 +4,7 @@
 pipes. Both are told the same few things, and either may be told them from a worker thread.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class View(Protocol):
         """Shows what is going on between rounds, e.g. "waiting for peers: 3 of 6"."""
 
     def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
-        """Shows how far local training is; may be called at every step."""
+        """Shows how far local training is; may be called at every step. NaN: loss unknown."""
 
     def round(self, entry: RoundEntry) -> None:
         """Shows a round that is over."""
@@ -174,7 +175,8 @@ class LiveView:
 
     def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
         """Shows how far local training is."""
-        self._doing = f"round {round_index}: training, step {step}/{steps}, loss {figure(loss)}"
+        known = f", loss {figure(loss)}" if math.isfinite(loss) else ""
+        self._doing = f"round {round_index}: training, step {step}/{steps}{known}"
 
     def round(self, entry: RoundEntry) -> None:
         """Shows the round's cohort, and adds the round to the graphs."""
@@ -261,7 +263,9 @@ class LiveView:
                 f"out {human_bytes(self._out)} (+{human_bytes(entry.bytes_out)})"
             ),
         )
-        rows.add_row("tracker", _one_line(asked, "yellow" if entry.tracker_seconds is None else ""))
+        if entry.cohort or self._tracker:  # else this run is alone on purpose
+            style = "yellow" if entry.tracker_seconds is None else ""
+            rows.add_row("tracker", _one_line(asked, style))
         if entry.epsilon is not None:
             rows.add_row("privacy", _one_line(f"epsilon {figure(entry.epsilon)} spent"))
         return rows

@@ -1,6 +1,7 @@
 """What a person sees is right, fits the screen, and cannot be abused by strangers."""
 
 import io
+import math
 import subprocess
 import sys
 import threading
@@ -177,6 +178,16 @@ def test_the_live_view_adds_up_and_tells_when_the_tracker_is_silent() -> None:
     assert "tracker  no answer this round, going on with known peers" in lines
     assert "privacy  epsilon 1.500 spent" in lines
     assert any(line.startswith("b2b2b2b2") and "nothing received" in line for line in lines)
+
+
+def test_a_run_alone_does_not_miss_a_tracker() -> None:
+    console = terminal()
+    view = LiveView(HEADER, console)
+    view.round(RoundEntry(round=1, trust={ME: 1.0}))
+    view.training(2, 1, 10, math.nan)
+    lines = screen_of(view, console)
+    assert not any(line.startswith("tracker") for line in lines)
+    assert lines[-1] == "round 2: training, step 1/10"
 
 
 def test_the_live_eta_counts_down_during_a_round_and_waits_when_it_is_late() -> None:
