@@ -5,13 +5,16 @@ is explained. Exit codes: 0 done; 2 the input is wrong; 3 no tracker and no know
 130 interrupted.
 """
 
+import asyncio
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +23,9 @@ from p2pl.errors import InputError, P2PLError, SessionFileError, wrong
 from p2pl.network.files import write_atomically
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import SessionFile
+
+if TYPE_CHECKING:
+    from p2pl.view import View
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -171,6 +177,179 @@ def inspect(
         print(f"{key:<11} {value}")
     if read.comment:
         print(f"comment     {read.comment}")
+
+
+@app.command()
+def join(
+    file: Annotated[Path, typer.Argument(help="A session file: NAME.torrent.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="My data: 'digits', a Hugging Face dataset id (looked for in $P2PL_DATA_DIR "
+            "first), or a folder of parquet files or of one folder of images a class."
+        ),
+    ],
+    partition: Annotated[
+        str,
+        typer.Option(help="With --shard: iid, unbalanced, dirichlet:A or classes:K."),
+    ] = "iid",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="I/N: my data is the I-th of N parts of the dataset; I counts from 0 "
+            "(N/N is 0/N, so counting from 1 works too). Without it all of the data is mine."
+        ),
+    ] = None,
+    partition_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the log, the state and the model go; joining again with the same one "
+            "resumes.  [default: runs/NAME[-shard-I-of-N]]"
+        ),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT to serve other peers at; port 0 takes any free one.")
+    ] = "0.0.0.0:0",
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds to do in all.  [default: the session's]")
+    ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            help="My key file, made if there is none; keep it to be the same peer in another "
+            "session.  [default: RUN_DIR/identity.pem]"
+        ),
+    ] = None,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask this tracker in the place of the session file's; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="To compute with.  [default: 1 for small models, else all cores]"),
+    ] = None,
+    seed_for: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to go on serving peers that still train, when done."),
+    ] = 60.0,
+    alone: Annotated[
+        bool,
+        typer.Option("--alone", help="Send nothing, ask nobody: what would I reach by myself?"),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log to standard error.")
+    ] = False,
+) -> None:
+    """Train the session's model on my data, together with the others who joined.
+
+    My data stays here. What others get are my parameters, which say something about the data: see
+    "Who can see, change or stop what" in the README. Ctrl-C leaves properly and keeps the state.
+    """
+    read = read_session_file(file)
+    tiers = tuple((url,) for url in tracker or ())
+    session_format.check_trackers(tiers)
+    if not (tiers or read.trackers or alone):
+        raise SessionFileError(
+            wrong("trackers", got="none in the session file", allowed="at least one --tracker URL")
+        )
+    part = _shard(shard, partition, partition_seed)
+    where = run_dir or _default_run_dir(read.name, shard)
+    with _extra("client"):
+        from p2pl.exchange import join as joining
+        from p2pl.learning import data as datasets
+        from p2pl.learning import device as devices
+        from p2pl.view import Header, open_view
+    from rich.console import Console
+
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.ERROR, format="%(name)s %(message)s"
+    )
+    home = os.environ.get("P2PL_DATA_DIR")
+    mine = datasets.load(
+        data,
+        read.session.task,
+        data_dir=Path(home) if home else None,
+        shard=datasets.Shard(*part) if part else None,
+    )
+    where.mkdir(parents=True, exist_ok=True)
+    options = joining.Options(
+        torrent=file,
+        run_dir=where,
+        identity=identity or where / "identity.pem",
+        device=devices.pick(device),
+        listen=listen,
+        rounds=rounds,
+        trackers=tiers,
+        seeding_s=seed_for,
+        alone=alone,
+        threads=threads,
+    )
+
+    def opened(peer_id: str) -> "View":
+        shown = f"{data} {shard} {partition}" if shard else data
+        return open_view(
+            Header(
+                name=read.name,
+                session_id=read.id,
+                peer_id=peer_id,
+                rounds=rounds or read.session.exchange.rounds,
+                model=read.session.model.name,
+                data=f"{shown}, {len(mine.train_y)} examples",
+            ),
+            Console(),
+        )
+
+    summary = asyncio.run(joining.join(read, options, mine, opened))
+    print(f"run directory {where}")
+    if summary.state == "interrupted":
+        print("interrupted; the same command resumes", file=sys.stderr)
+        raise typer.Exit(130)
+
+
+def _shard(text: str | None, partition: str, seed: int) -> tuple[int, int, str, int] | None:
+    """Returns (index, count, partition, seed) of `--shard I/N`; None without it."""
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 0 < int(count) <= 100_000):
+        raise InputError(wrong("--shard", got=text, allowed="I/N with N in 1..100000"))
+    if int(index) > int(count):
+        raise InputError(wrong("--shard", got=text, allowed=f"0/{count} to {count}/{count}"))
+    return int(index) % int(count), int(count), partition, seed
+
+
+def _default_run_dir(name: str, shard: str | None) -> Path:
+    """Returns the run directory of an interrupted run, or a new one beside the finished ones."""
+    base = f"{name}-shard-{shard.replace('/', '-of-')}" if shard else name
+    for number in range(1, 10_000):
+        found = Path("runs") / (base if number == 1 else f"{base}-{number}")
+        if not _is_finished(found):
+            return found
+    raise InputError(
+        wrong("runs", got="10000 finished runs", allowed="fewer", hint="use --run-dir")
+    )
+
+
+def _is_finished(run_dir: Path) -> bool:
+    try:
+        summary = json.loads((run_dir / "summary.json").read_bytes())
+        return bool(summary.get("state") == "finished")
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+@app.command()
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Run directories of `p2pl join`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and the tables.")],
+) -> None:
+    """Draw what happened: accuracy by round, trust, confusion, bytes, and a table by class."""
+    with _extra("report"):
+        from p2pl.report import write_report
+    write_report(run_dirs, out)
+    print(f"report written to {out}")
 
 
 if __name__ == "__main__":

@@ -5,19 +5,20 @@ from `url-list`, else from any peer of the swarm. Whatever the source, the bytes
 root in the session file (BEP 52) before a single one is decoded.
 """
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 import httpx
-import torch
 
 from p2pl.errors import CheckpointError, NetworkError, wrong
 from p2pl.learning import models, weights
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, Session, SessionFile
 
-DTYPE = "float32"  # a checkpoint is exact, whatever travels later
+DTYPE: Final = "float32"  # a checkpoint is exact, whatever travels later
 URL_DEADLINE_S = 120.0
 
 Fetch = Callable[[], Awaitable[bytes]]
@@ -97,9 +98,8 @@ async def _sources(
     file: SessionFile, beside: Path, fetch_from_peers: Fetch
 ) -> AsyncIterator[tuple[str, bytes | Exception]]:
     """Yields each source's name and what it has, cheapest first."""
-    if beside.exists():
-        with beside.open("rb") as opened:
-            yield str(beside), opened.read(file.checkpoint.size + 1)
+    if (found := await asyncio.to_thread(_read, beside, file.checkpoint.size + 1)) is not None:
+        yield str(beside), found
     yield "the session's seed", build(file.session)[0]
     for url in file.url_list:
         try:
@@ -110,6 +110,17 @@ async def _sources(
         yield "the swarm", await fetch_from_peers()
     except NetworkError as fault:
         yield "the swarm", fault
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    """Returns at most `limit` bytes of the file; None where there is none."""
+    try:
+        with path.open("rb") as opened:
+            return opened.read(limit)
+    except FileNotFoundError:
+        return None
+    except OSError as fault:
+        raise CheckpointError(f"{path}: cannot be read: {fault.strerror}") from fault
 
 
 async def _download(url: str, size: int) -> bytes:
@@ -125,8 +136,3 @@ async def _download(url: str, size: int) -> bytes:
             if len(payload) > size:
                 raise CheckpointError(wrong(url, got=f"over {size} bytes", allowed=f"{size} bytes"))
     return bytes(payload)
-
-
-def decode(payload: bytes, layout: weights.Layout) -> torch.Tensor:
-    """Returns the weights [P] float32 of a verified checkpoint."""
-    return weights.decode(payload, layout, DTYPE).clone()

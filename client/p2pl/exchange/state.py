@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from p2pl.errors import RunDirError, wrong
+from p2pl.learning.trust import Trust
 from p2pl.network.files import write_atomically
 
 STATE_FILE = "state.safetensors"
@@ -26,8 +28,8 @@ class PeerState:
     round: int  # the last round completed; 0 before the first
     weights: Tensor  # [P] float32, after mixing
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
-    trust: Mapping[str, Any] = field(default_factory=dict)  # the trust rule's own state, in builtins
-    known: tuple[Mapping[str, Any], ...] = ()  # peers met, in builtins
+    trust: Trust = field(default_factory=Trust)
+    directory: Mapping[str, Any] | None = None  # of peers and trackers, in builtins
 
 
 def save_state(directory: Path, session_id: str, state: PeerState) -> None:
@@ -39,7 +41,11 @@ def save_state(directory: Path, session_id: str, state: PeerState) -> None:
     tensors = {_WEIGHTS: state.weights.detach().cpu().contiguous()}
     for name, tensor in state.optimizer.items():
         tensors[_OPTIMIZER + name] = tensor.detach().cpu().contiguous()
-    told = {"round": state.round, "trust": state.trust, "known": state.known}
+    told = {
+        "round": state.round,
+        "trust": msgspec.to_builtins(state.trust),
+        "directory": state.directory,
+    }
     metadata = {"format": FORMAT, "session": session_id, "state": json.dumps(told)}
     write_atomically(directory / STATE_FILE, save(tensors, metadata))
 
@@ -77,8 +83,8 @@ def load_state(directory: Path, session_id: str, parameters: int) -> PeerState |
             round=int(told["round"]),
             weights=weights,
             optimizer={name.removeprefix(_OPTIMIZER): item for name, item in tensors.items()},
-            trust=told["trust"],
-            known=tuple(told["known"]),
+            trust=msgspec.convert(told["trust"], Trust),
+            directory=told["directory"],
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
         raise RunDirError(
@@ -86,6 +92,8 @@ def load_state(directory: Path, session_id: str, parameters: int) -> PeerState |
         ) from fault
     if weights.shape != (parameters,):
         raise RunDirError(
-            wrong(str(path), got=f"weights of shape {list(weights.shape)}", allowed=f"[{parameters}]")
+            wrong(
+                str(path), got=f"weights of shape {list(weights.shape)}", allowed=f"[{parameters}]"
+            )
         )
     return state

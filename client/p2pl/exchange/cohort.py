@@ -1,0 +1,148 @@
+"""Exchange kind `cohort`: each round, a random few; I pull their newest parameters, and mix.
+
+The founding document's system. The tracker names the cohort, parameters travel between peers alone,
+and nobody waits for anybody longer than a deadline.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from statistics import median_low
+
+import torch
+
+from p2pl.errors import TrackerError
+from p2pl.exchange.learner import Model
+from p2pl.exchange.peer import Meter, Outcome, Peer, announce, publish, pull_all, remember, stepper
+from p2pl.exchange.state import PeerState
+from p2pl.learning.train import Start
+from p2pl.protocol.announce import Event, PeerAddress
+
+POLL_S = 1.0  # between two looks at the swarm while waiting for others
+SEEDING_QUIET_S = 10.0  # nobody has pulled for so long: nobody needs me any more
+MAX_SEEDING_S = 120.0
+
+
+async def run(peer: Peer, state: PeerState) -> PeerState:
+    """Returns the peer's state after the session's last round.
+
+    Raises:
+        TrackerError: no tracker answered at the start, and no peer is known.
+    """
+    state = await enter(peer, state)
+    while state.round < peer.rounds:
+        state = await run_round(peer, state)
+    await seed(peer)
+    return state
+
+
+async def run_round(peer: Peer, state: PeerState) -> PeerState:
+    """Returns the peer's state after one round: train, swap, trust, mix, evaluate, log."""
+    index = state.round + 1
+    meter = Meter.read(peer)
+    start = Start(state.weights, state.optimizer)
+    on_step = stepper(peer.view, index, peer.stopping)
+    trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
+    await publish(peer, index, trained.vector)
+    cohort = await find_cohort(peer)
+    pulls = await pull_all(peer, cohort, index)
+    mixed = await peer.worker(
+        partial(peer.learner.mix, trained.vector, pulls.models, index, state.trust)
+    )
+    scored = await peer.worker(partial(peer.learner.score, trained.vector, mixed.vector))
+    after = PeerState(
+        round=min(peer.rounds, swarm_round(index, pulls.models)),
+        weights=mixed.vector,
+        optimizer=trained.optimizer,
+        trust=mixed.trust,
+    )
+    await remember(peer, after, Outcome(index, trained, pulls, mixed, scored), meter)
+    return after
+
+
+async def find_cohort(peer: Peer) -> list[PeerAddress]:
+    """Returns this round's cohort; empty, and said so, when there is nobody to ask."""
+    try:
+        return await announce(peer, "update", peer.file.session.exchange.cohort)
+    except TrackerError as fault:
+        peer.view.message(f"training alone this round: {fault}")
+        return []
+
+
+def swarm_round(index: int, models: Mapping[str, Model]) -> int:
+    """Returns the round I have reached: mine, or my cohort's where that is well ahead.
+
+    A peer that is much slower than the others would otherwise still train when they have left. The
+    lower median, so that less than half of a cohort cannot move me.
+    """
+    if not models:
+        return index
+    others = median_low([model.round for model in models.values()])
+    return others if others > index + 1 else index
+
+
+async def enter(peer: Peer, state: PeerState) -> PeerState:
+    """Returns the state to begin with: mine once enough peers are there, or the swarm's.
+
+    A swarm that is already past my round is not made to wait: I take its model and its round.
+    """
+    exchange = peer.file.session.exchange
+    begun = peer.clock()
+    await publish(peer, state.round, state.weights)
+    event: Event = "started"
+    while True:
+        cohort = await announce(peer, event, max(1, exchange.cohort))
+        pulls = await pull_all(peer, cohort, state.round)
+        rounds = [model.round for model in pulls.models.values()]
+        if rounds and median_low(rounds) > state.round:
+            return await catch_up(peer, state, pulls.models)
+        waited_s = peer.clock() - begun
+        there = peer.answer.alive if peer.answer else 0
+        if any(rounds) or there >= exchange.min_peers or waited_s > exchange.start_deadline_s:
+            return state
+        peer.view.message(f"waiting for peers: {there} of {exchange.min_peers}")
+        event = "update"
+        await asyncio.sleep(POLL_S)
+
+
+async def catch_up(peer: Peer, state: PeerState, models: Mapping[str, Model]) -> PeerState:
+    """Returns my state moved to the swarm's round, with its model if that serves my data better."""
+    reached = min(peer.rounds, median_low([model.round for model in models.values()]))
+    theirs = middle([model.vector for model in models.values()])
+    mine = await peer.worker(partial(peer.learner.validation_loss, state.weights))
+    loss = await peer.worker(partial(peer.learner.validation_loss, theirs))
+    peer.view.message(f"the swarm is at round {reached}: taking its model")
+    return replace(state, round=reached, weights=theirs if loss < mine else state.weights)
+
+
+def middle(vectors: list[torch.Tensor]) -> torch.Tensor:
+    """Returns the coordinate-wise median of K vectors [P], or their mean where K < 3.
+
+    Models of strangers are taken over here before any trust in them exists, and the median ignores
+    less than half of them, whatever they hold (Yin et al. 2018, arXiv:1803.01498).
+    """
+    stacked = torch.stack(vectors)
+    return stacked.median(dim=0).values if len(vectors) >= 3 else stacked.mean(dim=0)
+
+
+async def seed(peer: Peer) -> None:
+    """Serves the last version until the others are done too, or nobody asks for it any more."""
+    begun = quiet_since = peer.clock()
+    served = peer.wire.traffic.transfers_out
+    event: Event = "completed"
+    while (
+        peer.clock() - begun < min(peer.seeding_s, MAX_SEEDING_S)
+        and peer.clock() - quiet_since < SEEDING_QUIET_S
+    ):
+        try:
+            await announce(peer, event, 0)
+            event = "update"
+            if peer.answer and peer.answer.training == 0:
+                return
+        except TrackerError:
+            pass
+        peer.view.message("done; serving the last version to peers that still train")
+        await asyncio.sleep(POLL_S)
+        if peer.wire.traffic.transfers_out != served:
+            served, quiet_since = peer.wire.traffic.transfers_out, peer.clock()

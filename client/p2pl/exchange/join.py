@@ -1,0 +1,267 @@
+"""Taking part in a session: puts a peer together, runs its exchange, and leaves properly."""
+
+import asyncio
+import contextlib
+import mmap
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import torch
+
+from p2pl.errors import FrameError, InputError, PullError
+from p2pl.exchange import alone, checkpoint, cohort
+from p2pl.exchange.learner import Learner
+from p2pl.exchange.peer import Interrupted, Peer, keep_announcing
+from p2pl.exchange.state import PeerState, load_state
+from p2pl.learning import device, models
+from p2pl.learning.data import Data
+from p2pl.network.directory import Announcer, Directory
+from p2pl.network.files import write_atomically
+from p2pl.network.keys import Identity
+from p2pl.network.runlog import MODEL_FILE, Marker, RunLog, Summary
+from p2pl.network.wire import Wire
+from p2pl.protocol.session import SessionFile
+from p2pl.view import View
+
+CHECKPOINT_FILE = "initial.safetensors"
+CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
+LEAVE_DEADLINE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is mine alone: everything that is not in the session file."""
+
+    torrent: Path  # the session file; its checkpoint may lie beside it
+    run_dir: Path
+    identity: Path
+    device: torch.device
+    listen: str = "0.0.0.0:0"  # a peer is there to be reached
+    rounds: int | None = None  # None = the session's
+    trackers: tuple[tuple[str, ...], ...] = ()  # () = the session file's
+    seeding_s: float = 60.0
+    alone: bool = False
+    threads: int | None = None  # None = one for small models, else all cores
+
+
+async def join(
+    file: SessionFile, options: Options, data: Data, open_view: Callable[[str], View]
+) -> Summary:
+    """Returns how the run ended: after the last round, or when the person interrupted it.
+
+    Args:
+        file: the session.
+        options: what is mine alone.
+        data: mine, checked against the session's task.
+        open_view: given my peer id, returns what shows the run.
+
+    Raises:
+        InputError: something I was given cannot be used.
+        TrackerError: no tracker answered, and no peer is known.
+        TrainingDiverged: the local loss is no longer finite.
+    """
+    if file.session.privacy.required:
+        raise InputError(
+            "privacy.required: this session demands differential privacy, which this version of "
+            "p2pl does not offer; nothing was sent"
+        )
+    identity = Identity.load_or_create(options.identity)
+    marker = Marker(session_id=file.id, peer_id=identity.peer_id, name=file.name)
+    with RunLog(options.run_dir, marker) as log, open_view(identity.peer_id) as view:
+        model = models.build(file.session)
+        learner = Learner.of(file, identity.peer_id, model, data, options.device)
+        _compute_with(options.threads, learner)
+        rounds = options.rounds or file.session.exchange.rounds
+        run = _Run(file, options, identity, learner, log, view, rounds)
+        state = _saved_state(run)
+        log.drop_after(state.round if state else 0)
+        with _stopping_on_signals(run.stopping):
+            try:
+                state = await (
+                    _train_alone(run, state) if options.alone else _take_part(run, state)
+                )
+            except (asyncio.CancelledError, Interrupted):
+                if not run.stopping.is_set():
+                    raise
+                state = _saved_state(run)
+        summary = _sum_up(run, state, data.labels)
+        if state is not None:
+            write_atomically(options.run_dir / MODEL_FILE, learner.checkpoint(state.weights))
+        log.finish(summary)
+        view.finish(summary)
+    return summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What one call of `join` works with."""
+
+    file: SessionFile
+    options: Options
+    identity: Identity
+    learner: Learner
+    log: RunLog
+    view: View
+    rounds: int
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def _saved_state(run: _Run) -> PeerState | None:
+    return load_state(run.options.run_dir, run.file.id, run.learner.layout.total)
+
+
+async def _train_alone(run: _Run, state: PeerState | None) -> PeerState:
+    if state is None:
+        payload = await checkpoint.find(run.file, _beside(run), _nobody)
+        state = PeerState(round=0, weights=run.learner.decode_checkpoint(payload))
+    return await alone.run(run.learner, run.log, run.view, state, run.rounds, run.stopping)
+
+
+async def _take_part(run: _Run, state: PeerState | None) -> PeerState:
+    """Returns the state after the last round; the swarm is left properly whatever happens."""
+    file, options = run.file, run.options
+    wire = Wire(
+        run.identity,
+        session_id=file.id,
+        listen=options.listen,
+        chunk_bytes=file.session.wire.chunk_bytes,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(wire)
+        me = Announcer(file.id, run.identity, wire.curve_key, wire.port)
+        tiers = options.trackers or file.trackers
+        directory = Directory(tiers, me, state=state.directory if state else None)
+        await stack.enter_async_context(directory)
+        stack.push_async_callback(_leave, directory)
+        donors = partial(_checkpoint_of_the_swarm, wire, directory, file)
+        payload = await checkpoint.find(file, _beside(run), donors)
+        await wire.publish_checkpoint(_on_disk(run, payload))
+        if state is None:
+            state = PeerState(round=0, weights=run.learner.decode_checkpoint(payload))
+        peer = Peer(
+            file=file,
+            wire=wire,
+            directory=directory,
+            learner=run.learner,
+            log=run.log,
+            view=run.view,
+            rounds=run.rounds,
+            seeding_s=options.seeding_s,
+            stopping=run.stopping,
+        )
+        del payload  # from here on it is on disk
+        async with _announcing(peer):
+            return await cohort.run(peer, state)
+
+
+def _compute_with(threads: int | None, learner: Learner) -> None:
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads or device.auto_threads(learner.layout.total, cores))
+
+
+def _beside(run: _Run) -> Path:
+    return run.options.torrent.parent / run.file.checkpoint_name
+
+
+async def _nobody() -> bytes:
+    raise PullError("not asked: training alone")
+
+
+async def _checkpoint_of_the_swarm(wire: Wire, directory: Directory, file: SessionFile) -> bytes:
+    """Returns what the first of some peers serves as the initial checkpoint; it is not verified."""
+    answer = await directory.announce("started", numwant=CHECKPOINT_DONORS)
+    reasons = []
+    for address in answer.peers:
+        try:
+            return bytes(
+                await wire.pull_checkpoint(
+                    address,
+                    size=file.checkpoint.size,
+                    deadline_s=file.session.exchange.pull_deadline_s,
+                )
+            )
+        except (PullError, FrameError) as fault:
+            reasons.append(f"{address.id[:8]}: {fault}")
+    raise PullError("; ".join(reasons) or "nobody is there to ask")
+
+
+def _on_disk(run: _Run, payload: bytes) -> memoryview:
+    """Returns the checkpoint as a mapped file, so that serving it takes no memory of ours."""
+    path = run.options.run_dir / CHECKPOINT_FILE
+    if not path.exists() or path.stat().st_size != len(payload):
+        write_atomically(path, payload)
+    with path.open("rb") as opened:
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    return memoryview(mapped)
+
+
+async def _leave(directory: Directory) -> None:
+    """Tells the tracker that I am gone; it would notice by itself, only later."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LEAVE_DEADLINE_S):
+            await directory.leave()
+
+
+@contextlib.asynccontextmanager
+async def _announcing(peer: Peer) -> AsyncIterator[None]:
+    """Keeps the tracker from forgetting a peer whose rounds are long."""
+    task = asyncio.create_task(keep_announcing(peer))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _stopping_on_signals(stopping: threading.Event) -> Iterator[None]:
+    """Turns the first Ctrl-C (or SIGTERM) into a proper leave; the second one kills."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def stop() -> None:
+        stopping.set()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(name)
+        if task is not None:
+            task.cancel()
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop)
+    try:
+        yield
+    finally:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(name)
+
+
+def _sum_up(run: _Run, state: PeerState | None, labels: tuple[str, ...]) -> Summary:
+    """Returns the summary of the whole run, rounds before a restart included."""
+    totals = run.log.totals
+    summary = Summary(
+        rounds=state.round if state else 0,
+        peer_id=run.identity.peer_id,
+        state="interrupted" if run.stopping.is_set() else "finished",
+        session_id=run.file.id,
+        name=run.file.name,
+        peers_met=tuple(sorted(totals.peers_met)),
+        bytes_in=totals.bytes_in,
+        bytes_out=totals.bytes_out,
+        tracker_bytes=totals.tracker_bytes,
+        seconds=totals.seconds,
+        samples=len(run.learner.own),
+        labels=labels,
+    )
+    if state is None:
+        return summary
+    scores = run.learner.judge(state.weights)
+    return msgspec.structs.replace(
+        summary,
+        accuracy=scores.accuracy,
+        confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
+    )

@@ -1,0 +1,161 @@
+"""The numbers' side of a peer: its model, its own data, and what it does with them.
+
+Everything here is slow beside a network event and belongs into a worker thread. The model is
+working space: one call at a time may use it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from p2pl.learning import evaluate, mixing, trust, weights
+from p2pl.learning.data import Data, split_validation
+from p2pl.learning.evaluate import Scores
+from p2pl.learning.seeds import seeded
+from p2pl.learning.train import Examples, OnStep, Start, Trained, train
+from p2pl.protocol.session import Session, SessionFile
+
+MAX_AGE_ROUNDS = 5  # chosen: an older model holds the mix back more than it adds to it
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a peer received from another, decoded."""
+
+    round: int
+    samples: int  # that it says it trained on
+    vector: Tensor  # [P] float32
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """What a peer made of what it received."""
+
+    vector: Tensor  # [P] float32
+    row: Mapping[str, float]  # peer id -> weight in the mix, me included; sums to 1
+    rejected: Mapping[str, str]  # peer id -> why it has no weight
+    trust: trust.Trust
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How good a peer's parameters are, around one mix."""
+
+    before: Scores  # as trained, on the test set
+    after: Scores  # as mixed, on the test set
+    validation: Scores  # as mixed, on my own validation data
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """One peer's model and data, on one device."""
+
+    session: Session
+    session_id: str
+    peer_id: str
+    model: nn.Module
+    layout: weights.Layout
+    device: torch.device
+    own: Examples  # to train on
+    validation: Examples  # of the peer's own, held back: trust is learned on it
+    test: Examples | None  # everybody's; None: accuracies are on `validation`
+
+    @classmethod
+    def of(
+        cls, file: SessionFile, peer_id: str, model: nn.Module, data: Data, device: torch.device
+    ) -> "Learner":
+        """Returns the learner of a peer that holds `data`, split into training and validation.
+
+        The split depends on the session and the amount of data alone, so that a peer that
+        comes back under a new identity does not train on what it validates on.
+        """
+        session = file.session
+        order = seeded(file.id, "", 0, "validation split")
+        share = session.training.validation_share
+        own_rows, held_rows = split_validation(len(data.train_y), share, order)
+        everything = Examples(data.train_x, data.train_y)
+        test = None
+        if data.test_x is not None and data.test_y is not None:
+            test = Examples(data.test_x, data.test_y).to(device)
+        return cls(
+            session=session,
+            session_id=file.id,
+            peer_id=peer_id,
+            model=model.to(device),
+            layout=weights.Layout.of(model),
+            device=device,
+            own=everything.take(own_rows).to(device),
+            validation=everything.take(held_rows).to(device),
+            test=test,
+        )
+
+    @property
+    def payload_bytes(self) -> int:
+        """The exact size of every payload of this session."""
+        return weights.payload_bytes(self.layout, self.session.wire.dtype)
+
+    def encode(self, vector: Tensor) -> memoryview:
+        """Returns the payload to serve."""
+        return weights.encode(vector.cpu(), self.layout, self.session.wire.dtype)
+
+    def decode(self, payload: weights.Payload) -> Tensor:
+        """Returns the parameters in a peer's payload, [P] on this device; raises FrameError."""
+        return weights.decode(payload, self.layout, self.session.wire.dtype).to(self.device)
+
+    def train(self, start: Start, index: int, on_step: OnStep) -> Trained:
+        """Returns the parameters after this round's local epochs."""
+        order = seeded(self.session_id, self.peer_id, index, "batches")
+        return train(self.model, start, self.own, self.session.training, order, on_step)
+
+    def checkpoint(self, vector: Tensor) -> bytes:
+        """Returns the parameters as an exact safetensors file."""
+        return bytes(weights.encode(vector.cpu(), self.layout, "float32"))
+
+    def decode_checkpoint(self, payload: bytes) -> Tensor:
+        """Returns the parameters in a verified checkpoint, [P] on this device."""
+        return weights.decode(payload, self.layout, "float32").to(self.device)
+
+    def judge(self, vector: Tensor) -> Scores:
+        """Returns the scores on the test set; on my validation data where there is none."""
+        judge = self.test or self.validation
+        classes = self.session.task.classes
+        return evaluate.evaluate(self.model, vector, judge.x, judge.y, classes)
+
+    def score(self, before: Tensor, after: Tensor) -> Scored:
+        """Returns how good the parameters before and after mixing are."""
+        held = self.validation
+        classes = self.session.task.classes
+        validation = evaluate.evaluate(self.model, after, held.x, held.y, classes)
+        return Scored(self.judge(before), self.judge(after), validation)
+
+    def validation_loss(self, vector: Tensor) -> float:
+        """Returns the mean cross-entropy on my own validation data, nats."""
+        held = self.validation
+        classes = self.session.task.classes
+        return evaluate.evaluate(self.model, vector, held.x, held.y, classes).loss
+
+    def mix(
+        self, own: Tensor, received: Mapping[str, Model], index: int, state: trust.Trust
+    ) -> Mixed:
+        """Returns the mix of my parameters and those received, by the session's rule."""
+        rule = self.session.mixing.rule
+        old = {
+            peer_id: f"stale: of round {model.round}, mine is {index}"
+            for peer_id, model in received.items()
+            if model.round < index - MAX_AGE_ROUNDS
+        }
+        usable = {peer_id: model for peer_id, model in received.items() if peer_id not in old}
+        vectors = [model.vector for model in usable.values()]
+        if rule == "degroot":
+            probe = trust.Probe(self.model, self.validation)
+            learned = trust.learn(state, own, vectors, tuple(usable), probe, self.session.mixing)
+            row, rejected, state = learned.row, learned.rejected, learned.trust
+        else:
+            counts = [model.samples for model in usable.values()]
+            row = mixing.fixed_row(rule, len(self.own), counts)
+            rejected = {}
+        mixed = mixing.mix(own, vectors, row)
+        named = dict(zip((self.peer_id, *usable), row, strict=True))
+        return Mixed(mixed, named, {**old, **rejected}, state)

@@ -1,0 +1,267 @@
+"""All that one peer holds while it takes part in a session, and the steps that exchanges share."""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+from torch import Tensor
+
+from p2pl.errors import FrameError, PullError, TrackerError
+from p2pl.exchange.learner import Learner, Mixed, Model, Scored
+from p2pl.exchange.state import PeerState, save_state
+from p2pl.learning.train import OnStep, Trained
+from p2pl.network.directory import Directory
+from p2pl.network.pull import Unchanged
+from p2pl.network.runlog import RoundEntry, RunLog
+from p2pl.network.version import Version
+from p2pl.network.wire import Wire
+from p2pl.protocol.announce import Answer, Event, PeerAddress
+from p2pl.protocol.session import SessionFile
+from p2pl.view import View
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_INTERVAL_S = 30.0  # until a tracker has said how often it wants to hear from me
+MAX_SPARE = 8  # asked for beyond the cohort, in the place of peers that cannot be reached
+MAX_WAITED_LAG = 2  # rounds; who is further behind is not waited for, and so holds nobody up
+
+
+class Interrupted(Exception):  # no error: the person asked for it
+    """The person asked to stop; raised inside the worker thread, between two steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One peer's version, kept in case it is still the newest when I ask again."""
+
+    digest: bytes
+    model: Model
+
+
+@dataclass(slots=True)
+class Peer:
+    """One peer in one session."""
+
+    file: SessionFile
+    wire: Wire
+    directory: Directory
+    learner: Learner
+    log: RunLog
+    view: View
+    rounds: int  # to do in all
+    seeding_s: float  # to serve others at most, when done
+    stopping: threading.Event = field(default_factory=threading.Event)
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+    announcing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time, in order
+    answer: Answer | None = None  # the tracker's last
+    held: Mapping[str, Held] = field(default_factory=dict)  # by peer id, of the last round
+    met: dict[str, PeerAddress] = field(default_factory=dict)  # who asked me, as last passed on
+    digest: bytes | None = None  # of the version that I serve
+
+    async def worker(self, work: Callable[[], T]) -> T:
+        """Returns `work()`, done in a thread, so that others are served meanwhile."""
+        return await asyncio.to_thread(work)
+
+    def newly_met(self) -> list[PeerAddress]:
+        """Returns the peers that asked me from an address that I had not passed on yet."""
+        new = [one for peer_id, one in self.wire.seen.items() if self.met.get(peer_id) != one]
+        self.met = dict(self.wire.seen)
+        return new
+
+
+def stepper(view: View, index: int, stopping: threading.Event) -> OnStep:
+    """Returns what training calls between two steps: it shows progress and ends on request."""
+
+    def step(done: int, steps: int) -> None:
+        if stopping.is_set():
+            raise Interrupted
+        view.training(index, done, steps, float("nan"))
+
+    return step
+
+
+@dataclass(frozen=True, slots=True)
+class Pulls:
+    """What one round's pulls brought."""
+
+    cohort: tuple[str, ...]  # ids of the peers asked
+    models: Mapping[str, Model]  # by peer id, the usable ones
+    rejected: Mapping[str, str]  # peer id -> why there is nothing usable from it
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Clock and counters at the beginning of a round."""
+
+    clock_s: float
+    bytes_in: Mapping[str, int]
+    bytes_out: Mapping[str, int]
+    total_in: int
+    total_out: int
+    tracker_bytes: int
+    tracker_seconds: float
+
+    @classmethod
+    def read(cls, peer: Peer) -> "Meter":
+        """Returns what the counters of `peer` show now."""
+        traffic = peer.wire.traffic
+        return cls(
+            clock_s=peer.clock(),
+            bytes_in=dict(traffic.bytes_in_by_peer),
+            bytes_out=dict(traffic.bytes_out_by_peer),
+            total_in=traffic.bytes_in,
+            total_out=traffic.bytes_out,
+            tracker_bytes=peer.directory.bytes_in + peer.directory.bytes_out,
+            tracker_seconds=peer.directory.seconds,
+        )
+
+
+async def publish(peer: Peer, index: int, vector: Tensor) -> None:
+    """Serves `vector` as my newest version from now on."""
+    payload = await peer.worker(partial(peer.learner.encode, vector))
+    samples = len(peer.learner.own)
+    await peer.wire.publish(Version(round=index, samples=samples, payload=payload))
+
+
+async def announce(peer: Peer, event: Event, wanted: int) -> list[PeerAddress]:
+    """Returns up to `wanted` peers: a random cohort from the tracker, or from those I know.
+
+    A peer that could not be reached lately is left out, and so costs no round a deadline.
+
+    Raises:
+        TrackerError: no tracker answered, and no peer is known.
+    """
+    known = peer.directory.known
+    known.hear(peer.newly_met())
+    spare = min(MAX_SPARE, sum(known.rests(one.id) for one in known.addresses())) if wanted else 0
+    try:
+        async with peer.announcing:
+            peer.answer = await peer.directory.announce(event, numwant=wanted + spare)
+    except TrackerError as fault:
+        cohort = known.sample(wanted)
+        if not cohort:
+            raise
+        log.info("no tracker: going on with %d known peers; %s", len(cohort), fault)
+        return cohort
+    there = [address for address in peer.answer.peers if not known.rests(address.id)]
+    # A tracker that was just restarted knows fewer peers than I do.
+    there += known.sample(max(0, wanted - len(there)), without={one.id for one in there})
+    return there[:wanted]
+
+
+async def keep_announcing(peer: Peer) -> None:
+    """Announces whenever a round takes longer than the tracker remembers a silent peer."""
+    while True:
+        await asyncio.sleep(peer.answer.interval_s if peer.answer else FIRST_INTERVAL_S)
+        with contextlib.suppress(TrackerError):
+            await announce(peer, "update", 0)
+
+
+async def pull_all(peer: Peer, cohort: Sequence[PeerAddress], index: int) -> Pulls:
+    """Returns what the cohort serves, within one deadline; a late or lying peer is only named.
+
+    Args:
+        peer: me.
+        cohort: whom to ask, all at the same time.
+        index: my round; who is not far behind it gets `exchange.wait_s` to reach it.
+    """
+    answers = await asyncio.gather(*(_pull(peer, address, index) for address in cohort))
+    held: dict[str, Held] = {}
+    rejected: dict[str, str] = {}
+    for address, answer in zip(cohort, answers, strict=True):
+        if isinstance(answer, str):
+            rejected[address.id] = answer
+        else:
+            held[address.id] = answer
+    peer.held = held
+    models = {peer_id: one.model for peer_id, one in held.items()}
+    return Pulls(tuple(address.id for address in cohort), models, rejected)
+
+
+async def _pull(peer: Peer, address: PeerAddress, index: int) -> Held | str:
+    """Returns one peer's newest version, or why there is none."""
+    exchange = peer.file.session.exchange
+    before = peer.held.get(address.id)
+    lags = before is not None and before.model.round < index - MAX_WAITED_LAG
+    try:
+        pulled = await peer.wire.pull(
+            address,
+            have=before.digest if before else None,
+            round=index,
+            wait_s=0.0 if lags else exchange.wait_s,
+            deadline_s=exchange.pull_deadline_s,
+            size=peer.learner.payload_bytes,
+        )
+        if isinstance(pulled, Unchanged):
+            if before is None:
+                raise FrameError("answer: got 'not modified', though I hold nothing of it")
+            return before
+        vector = await peer.worker(partial(peer.learner.decode, pulled.payload))
+    except PullError as fault:
+        peer.directory.known.blame(address.id)
+        return str(fault)
+    except FrameError as fault:
+        return str(fault)
+    peer.directory.known.learn(address)
+    return Held(pulled.digest, Model(pulled.round, pulled.samples, vector))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that came out of one round."""
+
+    index: int
+    trained: Trained
+    pulls: Pulls
+    mixed: Mixed
+    scored: Scored
+
+
+async def remember(peer: Peer, after: PeerState, outcome: Outcome, meter: Meter) -> None:
+    """Saves the state, then logs and shows the round; a crash in between costs one log line."""
+    state = replace(after, directory=peer.directory.state())
+    await peer.worker(partial(save_state, peer.log.directory, peer.file.id, state))
+    entry = _entry(peer, after.round, outcome, meter)
+    peer.log.append(entry)
+    peer.view.round(entry)
+
+
+def _entry(peer: Peer, reached: int, outcome: Outcome, meter: Meter) -> RoundEntry:
+    now = Meter.read(peer)
+    scored, pulls = outcome.scored, outcome.pulls
+    met = sorted({*now.bytes_in, *now.bytes_out})
+    moved = {
+        peer_id: (
+            now.bytes_in.get(peer_id, 0) - meter.bytes_in.get(peer_id, 0),
+            now.bytes_out.get(peer_id, 0) - meter.bytes_out.get(peer_id, 0),
+        )
+        for peer_id in met
+    }
+    return RoundEntry(
+        round=reached,
+        train_loss=outcome.trained.loss,
+        validation_loss=scored.validation.loss,
+        accuracy=scored.after.accuracy,
+        accuracy_before_mix=scored.before.accuracy,
+        trust=dict(outcome.mixed.row),
+        cohort=pulls.cohort,
+        received=tuple(pulls.models),
+        rejected={**pulls.rejected, **outcome.mixed.rejected},
+        bytes_in=now.total_in - meter.total_in,
+        bytes_out=now.total_out - meter.total_out,
+        bytes_by_peer={peer_id: both for peer_id, both in moved.items() if any(both)},
+        tracker_bytes=now.tracker_bytes - meter.tracker_bytes,
+        tracker_seconds=now.tracker_seconds - meter.tracker_seconds,
+        seconds=now.clock_s - meter.clock_s,
+        samples=outcome.trained.samples,
+        time=peer.wall_clock(),
+    )
