@@ -113,8 +113,10 @@ def wire_sender(pipe: Connection, size: int, chunk: int) -> None:
 
 
 def wire_receiver(
-    pipe: Connection, size: int, chunk: int, memory: str, port: int, curve_key: str, peer_id: str
+    pipe: Connection, size: int, chunk: int, memory: str, *where: *tuple[int, str, str]
 ) -> None:
+    port, curve_key, peer_id = where
+
     async def fetch() -> None:
         address = PeerAddress(id=peer_id, host=HOST, port=port, curve_key=curve_key)
         wire = Wire(
@@ -191,8 +193,8 @@ def main() -> None:
     print("   MiB  memory  bare GiB/s  wire GiB/s  ratio  receiver grew by MiB (bare, wire)")
     for row in rows:
         print(
-            f"{row.mib:6}  {row.memory:>6}  {row.bare_gib_s:10.3f}  {row.wire_gib_s:10.3f}  {row.ratio:5.2f}"
-            f"  {row.bare_grown_mib:10.1f}  {row.wire_grown_mib:10.1f}"
+            f"{row.mib:6}  {row.memory:>6}  {row.bare_gib_s:10.3f}  {row.wire_gib_s:10.3f}"
+            f"  {row.ratio:5.2f}  {row.bare_grown_mib:10.1f}  {row.wire_grown_mib:10.1f}"
         )
 
 
