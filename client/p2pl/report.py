@@ -54,7 +54,7 @@ class PeerScore(msgspec.Struct, frozen=True, kw_only=True):
     best_accuracy: float | None
     accuracy_before_mix: float | None
     train_loss: float | None
-    samples: int | None
+    samples: int | None  # of its own, to train on; known once it has ended
     epsilon: float | None
     bytes_in: int
     bytes_out: int
@@ -127,14 +127,15 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Report:
     """
     runs = _related_runs(run_dirs)
     names = display_names([run.peer_id for run in runs] + _peers_met(runs))
-    drawn = _draw(runs, names)
-    numbers = _numbers(runs, {kind: f"{kind}.png" for kind in drawn})
+    numbers = _numbers(runs)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise InputError(
             wrong("--out", got=str(out), allowed=f"a directory ({fault.strerror})")
         ) from fault
+    drawn = _draw(runs, names)
+    numbers = msgspec.structs.replace(numbers, pictures={kind: f"{kind}.png" for kind in drawn})
     for kind in CAPTIONS:
         if kind in drawn:
             write_atomically(out / f"{kind}.png", drawn[kind])
@@ -253,7 +254,7 @@ def _related_runs(run_dirs: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def _numbers(runs: Sequence[Run], drawn: dict[str, str]) -> Numbers:
+def _numbers(runs: Sequence[Run]) -> Numbers:
     peers = tuple(_peer_score(run) for run in runs)
     labels, confusion = _confusion(runs)
     classes = class_scores(confusion, labels)
@@ -268,7 +269,7 @@ def _numbers(runs: Sequence[Run], drawn: dict[str, str]) -> Numbers:
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         trust={run.peer_id: row for run in runs if (row := trust_when_last_met(run.rounds))},
         rejections=tuple(found for run in runs for found in _rejections(run)),
-        pictures=drawn,
+        pictures={},
     )
 
 
@@ -286,7 +287,7 @@ def _peer_score(run: Run) -> PeerScore:
         best_accuracy=max(known, default=None),
         accuracy_before_mix=_last(run.rounds, "accuracy_before_mix"),
         train_loss=_last(run.rounds, "train_loss"),
-        samples=next((entry.samples for entry in reversed(run.rounds) if entry.samples), None),
+        samples=summary.samples if summary else None,
         epsilon=_last(run.rounds, "epsilon"),
         bytes_in=sum(entry.bytes_in for entry in run.rounds),
         bytes_out=sum(entry.bytes_out for entry in run.rounds),

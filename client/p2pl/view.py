@@ -353,18 +353,19 @@ def human_bytes(count: int) -> str:
     """Returns a size in decimal units: 999 B, 125.6 kB, 1.2 GB."""
     if count < 1_000:
         return f"{count} B"
-    size = float(count)
-    for unit in ("kB", "MB", "GB", "TB"):
+    size, units = count / 1_000, ["kB", "MB", "GB", "TB"]
+    while size >= 999.95 and len(units) > 1:  # 999.95 would be shown as 1000.0
         size /= 1_000
-        if size < 999.95 or unit == "TB":  # 999.95 would be shown as 1000.0
-            break
-    return f"{size:.1f} {unit}"
+        del units[0]
+    return f"{size:.1f} {units[0]}"
 
 
 def duration(seconds: float | None) -> str:
     """Returns a time in the unit that suits it: 12 ms, 1.4 s, 18 s, 2 min 5 s, 1 h 2 min."""
     if seconds is None:
         return "-"
+    if seconds < 0.0005:
+        return "0 s"
     if seconds < 0.0995:
         return f"{seconds * 1_000:.0f} ms"
     if seconds < 9.95:

@@ -102,7 +102,7 @@ def test_a_plain_view_says_what_is_not_known_and_what_privacy_cost() -> None:
     (line,) = plain_lines(RoundEntry(round=1, cohort=(BOB,), epsilon=2.5))
     assert line == (
         "round 1/20  loss -  accuracy -  epsilon 2.500  cohort 1 (rejected 0)  "
-        "in 0 B out 0 B  0 ms  ETA 0 ms"
+        "in 0 B out 0 B  0 s  ETA 0 s"
     )
 
 
@@ -125,7 +125,7 @@ def test_the_eta_is_the_rounds_left_at_the_pace_of_the_last_ten() -> None:
 
 def test_more_rounds_than_the_session_has_leave_nothing_to_wait_for() -> None:
     (line,) = plain_lines(RoundEntry(round=25, seconds=3.0))
-    assert line.endswith("ETA 0 ms")
+    assert line.endswith("ETA 0 s")
 
 
 def test_a_plain_view_survives_an_encoding_without_the_letters() -> None:
@@ -200,7 +200,7 @@ def test_the_live_eta_counts_down_during_a_round_and_waits_when_it_is_late() -> 
         clock[0] = passed_s
         assert eta in screen_of(view, console)[2]
     view.round(RoundEntry(round=20, seconds=10.0))
-    assert "ETA 0 ms" in screen_of(view, console)[2]
+    assert "ETA 0 s" in screen_of(view, console)[2]
 
 
 def test_the_live_view_leaves_its_last_screen_behind() -> None:
@@ -312,6 +312,7 @@ def test_sizes_are_shown_in_decimal_units(count: int, shown: str) -> None:
     ("seconds", "shown"),
     [
         (None, "-"),
+        (0.0004, "0 s"),
         (0.012, "12 ms"),
         (0.0994, "99 ms"),
         (0.0996, "0.1 s"),
