@@ -319,6 +319,17 @@ def test_accuracy_that_only_the_summary_has_is_used(tmp_path: Path) -> None:
     assert "**Accuracy" not in nothing.page.read_text()
 
 
+def test_one_run_shows_its_bytes_with_each_peer(tmp_path: Path) -> None:
+    heights = []
+    for others in ({}, {BOB: (60, 10)}, {BOB: (60, 10), CAROL: (40, 90)}):
+        directory = tmp_path / str(len(others))
+        entry = RoundEntry(round=1, bytes_in=100, bytes_out=100, bytes_by_peer=others)
+        report = write_report([write_run(directory, ALICE, [entry])], tmp_path / "out")
+        with Image.open(report.pictures["bytes"]) as image:
+            heights.append(image.height)
+    assert heights[0] == heights[1] < heights[2], "a bar for all of them, or for each"
+
+
 def test_a_run_without_rounds_is_listed_among_others(tmp_path: Path) -> None:
     runs = [*two_runs(tmp_path), write_run(tmp_path / "carol", CAROL, [])]
     report = write_report(runs, tmp_path / "out")
