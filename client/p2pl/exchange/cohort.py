@@ -19,6 +19,7 @@ from p2pl.exchange.state import PeerState
 from p2pl.learning.train import Start
 from p2pl.protocol.announce import Event, PeerAddress
 
+TRACKER_PATIENCE_S = 15.0  # at the start; chosen: a tracker's restart takes a few seconds
 POLL_S = 1.0  # between two looks at the swarm while waiting for others
 SEEDING_QUIET_S = 10.0  # nobody has pulled for so long: nobody needs me any more
 MAX_SEEDING_S = 120.0
@@ -86,13 +87,15 @@ async def enter(peer: Peer, state: PeerState) -> PeerState:
     """Returns the state to begin with: mine once enough peers are there, or the swarm's.
 
     A swarm that is already past my round is not made to wait: I take its model and its round.
+
+    Raises:
+        TrackerError: no tracker answered, and no peer is known.
     """
     exchange = peer.file.session.exchange
     begun = peer.clock()
     await publish(peer, state.round, state.weights)
-    event: Event = "started"
     while True:
-        cohort = await announce(peer, event, max(1, exchange.cohort))
+        cohort = await meet(peer, begun + TRACKER_PATIENCE_S)
         pulls = await pull_all(peer, cohort, state.round)
         rounds = [model.round for model in pulls.models.values()]
         if rounds and median_low(rounds) > state.round:
@@ -102,8 +105,19 @@ async def enter(peer: Peer, state: PeerState) -> PeerState:
         if any(rounds) or there >= exchange.min_peers or waited_s > exchange.start_deadline_s:
             return state
         peer.view.message(f"waiting for peers: {there} of {exchange.min_peers}")
-        event = "update"
         await asyncio.sleep(POLL_S)
+
+
+async def meet(peer: Peer, until_s: float) -> list[PeerAddress]:
+    """Returns the first cohort; a tracker that does not answer is asked again until `until_s`."""
+    while True:
+        try:
+            return await announce(peer, "update", max(1, peer.file.session.exchange.cohort))
+        except TrackerError as fault:
+            if peer.clock() > until_s:
+                raise
+            peer.view.message(f"{fault}; trying again for {TRACKER_PATIENCE_S:.0f} s")
+            await asyncio.sleep(POLL_S)
 
 
 async def catch_up(peer: Peer, state: PeerState, models: Mapping[str, Model]) -> PeerState:

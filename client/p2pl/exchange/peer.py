@@ -40,7 +40,7 @@ class Interrupted(Exception):  # no error: the person asked for it
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One peer's version, kept in case it is still the newest when I ask again."""
+    """A version, kept in case it is still the newest when I ask again."""
 
     digest: bytes
     model: Model
@@ -65,7 +65,7 @@ class Peer:
     answer: Answer | None = None  # the tracker's last
     held: Mapping[str, Held] = field(default_factory=dict)  # by peer id, of the last round
     met: dict[str, PeerAddress] = field(default_factory=dict)  # who asked me, as last passed on
-    digest: bytes | None = None  # of the version that I serve
+    mine: Held | None = None  # what I serve
 
     async def worker(self, work: Callable[[], T]) -> T:
         """Returns `work()`, done in a thread, so that others are served meanwhile."""
@@ -129,7 +129,8 @@ async def publish(peer: Peer, index: int, vector: Tensor) -> None:
     """Serves `vector` as my newest version from now on."""
     payload = await peer.worker(partial(peer.learner.encode, vector))
     samples = len(peer.learner.own)
-    await peer.wire.publish(Version(round=index, samples=samples, payload=payload))
+    digest = await peer.wire.publish(Version(index, samples, payload))
+    peer.mine = Held(digest, Model(index, samples, vector))
 
 
 async def announce(peer: Peer, event: Event, wanted: int) -> list[PeerAddress]:
@@ -190,8 +191,9 @@ async def pull_all(peer: Peer, cohort: Sequence[PeerAddress], index: int) -> Pul
 async def _pull(peer: Peer, address: PeerAddress, index: int) -> Held | str:
     """Returns one peer's newest version, or why there is none."""
     exchange = peer.file.session.exchange
-    before = peer.held.get(address.id)
-    lags = before is not None and before.model.round < index - MAX_WAITED_LAG
+    known = peer.held.get(address.id)
+    lags = known is not None and known.model.round < index - MAX_WAITED_LAG
+    before = known or peer.mine  # at the start, theirs is the initial checkpoint like mine
     try:
         pulled = await peer.wire.pull(
             address,
@@ -204,7 +206,7 @@ async def _pull(peer: Peer, address: PeerAddress, index: int) -> Held | str:
         if isinstance(pulled, Unchanged):
             if before is None:
                 raise FrameError("answer: got 'not modified', though I hold nothing of it")
-            return before
+            return replace(before, model=replace(before.model, round=pulled.round))
         vector = await peer.worker(partial(peer.learner.decode, pulled.payload))
     except PullError as fault:
         peer.directory.known.blame(address.id)

@@ -100,12 +100,15 @@ class Wire:
         """Ends all transfers at once, in both directions."""
         await self._stack.aclose()
 
-    async def publish(self, version: Version) -> None:
-        """Gives `version` to all who ask from now on; its payload must not change any more.
+    async def publish(self, version: Version) -> bytes:
+        """Gives `version` to all who ask from now on, and returns its digest.
 
-        Transfers that have begun end with the version that they began with.
+        Its payload must not change any more. Transfers that have begun end with the version that
+        they began with.
         """
-        self._server.publish("model", await prepare(version))
+        published = await prepare(version)
+        self._server.publish("model", published)
+        return published.digest
 
     async def publish_checkpoint(self, payload: Payload) -> None:
         """Gives the session's initial checkpoint to all who ask for it."""
