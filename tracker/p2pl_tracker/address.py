@@ -14,7 +14,7 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_ADDRESSES = 100_000  # chosen: 20 MB of rate limits; the longest idle is forgotten first
 
 
-def observed(peer: str, forwarded: Sequence[bytes], trusted: Sequence[Network]) -> str:
+def observed(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
     """Returns the address the request really comes from.
 
     That is the address at the other end of the connection; where that is one of our own proxies, it
@@ -23,13 +23,13 @@ def observed(peer: str, forwarded: Sequence[bytes], trusted: Sequence[Network]) 
 
     Args:
         peer: the address at the other end of the connection.
-        forwarded: the values of all `X-Forwarded-For` headers, in their order.
+        forwarded: the values of all `X-Forwarded-For` headers, joined by commas in their order.
         trusted: networks of our own proxies; empty means the header is not read at all.
     """
     address = _parse(peer)
     if not trusted:
         return address.compressed
-    entries = b",".join(forwarded).decode("latin-1").split(",")
+    entries = forwarded.split(",") if forwarded else []
     while entries and any(address in network for network in trusted):
         try:
             address = _parse(entries.pop().strip())

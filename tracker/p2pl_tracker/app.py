@@ -104,12 +104,11 @@ class Tracker:
         )
 
     def _host(self, request: Request) -> str:
-        forwarded = (
-            request.headers.getlist("x-forwarded-for") if self.policy.trusted_proxies else []
-        )
-        values = [value.encode("latin-1") for value in forwarded]
-        client = request.client
-        return observed(client.host if client else "", values, self.policy.trusted_proxies)
+        if request.client is None:  # uvicorn's way to say that it has hung up
+            raise AnnounceError("announce: the connection broke off")
+        proxies = self.policy.trusted_proxies
+        forwarded = request.headers.getlist("x-forwarded-for") if proxies else ()
+        return observed(request.client.host, ",".join(forwarded), proxies)
 
     def refuse(self, fault: AnnounceError) -> Response:
         """Returns the refusal that says what `fault` says, and counts it."""

@@ -93,7 +93,7 @@ def serve(
         application.create_app(policy),
         listener,
         on_ready=lambda url: print(f"listening on {url}", flush=True),
-        max_connections=max_connections,
+        patience=server.Patience(max_connections=max_connections),
     )
 
 
@@ -104,3 +104,7 @@ def main() -> None:
     except P2PLError as fault:
         print(f"p2pl-tracker: {fault}", file=sys.stderr)
         sys.exit(fault.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,17 +1,16 @@
 """The tracker on a socket: uvicorn with limits on what a stranger may send and how slowly.
 
-What each setting bounds: `MAX_HEAD_BYTES` the memory a request line and its headers can take (the
-parser itself has no limit), `REQUEST_DEADLINE_S` how long a half-sent request can hold a connection
-(slowloris), `KEEP_ALIVE_S` how long an idle one can, `max_connections` how many there are,
-`DRAIN_S` how long SIGTERM waits for answers under way. A body is bounded by the application; at
-most uvicorn's 64 KiB of it can wait in a buffer before the application asks.
+A body is bounded by the application; at most uvicorn's 64 KiB of it can wait in a buffer before the
+application asks. What the rest bounds is said at `Patience` and at `MAX_HEAD_BYTES`.
 """
 
 import asyncio
+import functools
 import logging
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import uvicorn
@@ -22,10 +21,9 @@ from p2pl.errors import InputError, wrong
 
 log = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES = 8_192  # nginx and Apache allow as much for one line
-REQUEST_DEADLINE_S = 10.0  # from the first byte, or from connecting, to the last byte
-KEEP_ALIVE_S = 20  # longer than a peer keeps an idle connection, so that the peer closes first
-DRAIN_S = 5
+# The request line and all headers; the parser has no limit of its own. nginx and Apache allow as
+# much for one line.
+MAX_HEAD_BYTES = 8_192
 BACKLOG = 2_048
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -33,13 +31,22 @@ TOO_LARGE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a stranger may hold a connection, and how many there may be."""
+
+    request_deadline_s: float = 10.0  # to send a request, from connecting or its first byte on
+    keep_alive_s: int = 20  # idle; longer than a peer's 10, so that the peer closes first
+    drain_s: int = 5  # for answers under way after SIGTERM
+    max_connections: int = 4_096  # those beyond get 503
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with a deadline for a request and a limit on its head."""
 
-    request_deadline_s = REQUEST_DEADLINE_S
-
-    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 (uvicorn's to choose)
-        super().__init__(*args, **options)
+    def __init__(self, *, request_deadline_s: float, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(**options)  # uvicorn chooses them
+        self._request_deadline_s = request_deadline_s
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0  # of a head that has not ended yet
         self._is_whole = False
@@ -81,7 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.abort()  # close() would wait for a client that does not read its answer
 
     def _set_deadline(self) -> None:
-        self._deadline = self.loop.call_later(self.request_deadline_s, self._give_up)
+        self._deadline = self.loop.call_later(self._request_deadline_s, self._give_up)
 
     def _clear_deadline(self) -> None:
         if self._deadline is not None:
@@ -131,7 +138,7 @@ def serve(
     listener: socket.socket,
     *,
     on_ready: Callable[[str], None],
-    max_connections: int = 4_096,
+    patience: Patience | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then answers what is under way and returns.
 
@@ -139,16 +146,18 @@ def serve(
         app: from `create_app`.
         listener: from `listen`.
         on_ready: called with the URL once requests are answered.
-        max_connections: connections beyond these get 503.
+        patience: limits on slow clients.
 
     Raises:
         KeyboardInterrupt: it was SIGINT.
     """
+    patience = patience or Patience()
+    protocol = functools.partial(BoundedProtocol, request_deadline_s=patience.request_deadline_s)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     config = uvicorn.Config(
         cast("Any", app),
-        http=cast("Any", BoundedProtocol),
+        http=cast("Any", protocol),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -157,9 +166,9 @@ def serve(
         server_header=False,
         date_header=False,
         backlog=BACKLOG,
-        limit_concurrency=max_connections,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=DRAIN_S,
+        limit_concurrency=patience.max_connections,
+        timeout_keep_alive=patience.keep_alive_s,
+        timeout_graceful_shutdown=patience.drain_s,
     )
     # uvicorn raises the signal again when it is done; ours says that ending was what we wanted.
     before = signal.signal(signal.SIGTERM, lambda *_: log.info("stopped by SIGTERM"))

@@ -1,0 +1,318 @@
+"""The real process on a real socket: what it prints, how it ends, and what it lets strangers do."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.announces import SESSION, Speaker
+from support.processes import BIN, Running, Swarm, wait_until
+
+from p2pl.protocol import announce as messages
+
+DEADLINE_S = 20.0
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Iterator[Swarm]:
+    made = Swarm(tmp_path)
+    yield made
+    made.end()
+
+
+def speaker(number: int) -> Speaker:
+    return Speaker(number, time_s=int(time.time()))
+
+
+def post(swarm: Swarm, body: bytes) -> httpx.Response:
+    return httpx.post(swarm.url + "/announce", content=body, timeout=DEADLINE_S)
+
+
+def peers(swarm: Swarm) -> int:
+    return int(httpx.get(swarm.url + "/stats.json").json()["peers"])
+
+
+def conversation(port: int, sent: bytes) -> bytes:
+    """Returns all that the tracker answers to raw bytes until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as connection:
+        connection.sendall(sent)
+        answer = b""
+        while chunk := connection.recv(65_536):
+            answer += chunk
+        return answer
+
+
+def test_a_tracker_introduces_peers_and_ends_on_sigterm(swarm: Swarm) -> None:
+    tracker = swarm.tracker()
+    one, two = speaker(1), speaker(2)
+    assert post(swarm, one.body("started")).status_code == 200
+    answer = messages.decode_answer(post(swarm, two.body("started")).content)
+    assert [(peer.id, peer.host) for peer in answer.peers] == [(one.id, "127.0.0.1")]
+    assert answer.external_host == "127.0.0.1"
+    assert tracker.stop(signal.SIGTERM) == 0
+    assert "Traceback" not in tracker.text()
+    assert "/announce" not in tracker.text()
+
+
+def test_strangers_are_refused_and_the_tracker_lives_on(swarm: Swarm) -> None:
+    tracker = swarm.tracker()
+    one = speaker(1)
+    body = one.body("started")
+    forged = body.replace(b'"port":10001', b'"port":10002')
+    assert post(swarm, body).status_code == 200
+    assert post(swarm, body).status_code == 409
+    assert post(swarm, forged).status_code == 401
+    assert post(swarm, body.replace(b'"sequence":1', b'"sequence":NaN')).status_code == 400
+    assert post(swarm, body.replace(b'"port":10001', b'"port":99999')).status_code == 422
+    assert post(swarm, b"x" * 2_000).status_code == 413
+    flood = [post(swarm, one.body()) for _ in range(8)]
+    assert [answer.status_code for answer in flood] == [200] * 4 + [429] * 4
+    assert float(flood[-1].headers["retry-after"]) >= 1
+    assert post(swarm, one.body("stopped")).status_code == 200
+    assert tracker.stop() == 0
+
+
+def test_an_endless_chunked_body_is_cut_off(swarm: Swarm) -> None:
+    swarm.tracker()
+    head = b"POST /announce HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    answer = conversation(swarm.port, head + (b"100\r\n" + b"x" * 256 + b"\r\n") * 8)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
+
+
+def test_a_declared_oversize_body_is_refused_unread(swarm: Swarm) -> None:
+    swarm.tracker()
+    head = b"POST /announce HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n"
+    assert conversation(swarm.port, head).startswith(b"HTTP/1.1 413 ")
+
+
+def test_endless_headers_are_cut_off(swarm: Swarm) -> None:
+    swarm.tracker()
+    head = b"GET /health HTTP/1.1\r\n" + b"x-pad: aaaaaaaaaaaaaaaaaaaaaaa\r\n" * 400
+    assert conversation(swarm.port, head).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_long_request_line_is_cut_off(swarm: Swarm) -> None:
+    swarm.tracker()
+    assert conversation(swarm.port, b"GET /" + b"a" * 20_000).startswith(b"HTTP/1.1 431 ")
+
+
+def test_nonsense_is_refused(swarm: Swarm) -> None:
+    swarm.tracker()
+    assert conversation(swarm.port, b"\x16\x03\x01\x02\x00").startswith(b"HTTP/1.1 400 ")
+
+
+def test_requests_on_one_connection_are_each_answered(swarm: Swarm) -> None:
+    swarm.tracker()
+    ask = b"GET /health HTTP/1.1\r\nhost: x\r\n"
+    answer = conversation(swarm.port, (ask + b"\r\n") * 3 + ask + b"connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 OK") == 4
+
+
+IMPATIENT = """
+import sys
+from p2pl_tracker import app, server
+
+server.serve(
+    app.create_app(),
+    server.listen("127.0.0.1", int(sys.argv[1])),
+    on_ready=lambda url: print("listening on", url, flush=True),
+    patience=server.Patience(request_deadline_s=0.5, keep_alive_s=1, max_connections=3),
+)
+"""
+
+
+@pytest.fixture
+def impatient(swarm: Swarm) -> Running:
+    """Returns a tracker that waits half a second for a request and has room for two others."""
+    script = swarm.folder / "impatient.py"
+    script.write_text(IMPATIENT)
+    running = swarm.start("impatient", [sys.executable, str(script), str(swarm.port)])
+    wait_until(lambda: "listening on" in running.text(), DEADLINE_S, "ready")
+    return running
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"\r\n",
+        b"POST /announce HT",
+        b"POST /announce HTTP/1.1\r\nhost: x\r\ncontent-length: 300\r\n\r\n{",
+        b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: x\r\n\r\nGET /hea",
+    ],
+)
+@pytest.mark.usefixtures("impatient")
+def test_who_says_nothing_more_is_hung_up_on(swarm: Swarm, sent: bytes) -> None:
+    start_s = time.monotonic()
+    with contextlib.suppress(ConnectionResetError):
+        conversation(swarm.port, sent)
+    assert time.monotonic() - start_s < 5
+
+
+@pytest.mark.usefixtures("impatient")
+def test_slow_clients_do_not_keep_others_out(swarm: Swarm) -> None:
+    def dripping() -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", swarm.port), timeout=DEADLINE_S)
+        connection.sendall(b"POST /announce HTTP/1.1\r\nhost: x\r\nx-slow: ")
+        return connection
+
+    slow = [dripping() for _ in range(3)]
+    assert httpx.get(swarm.url + "/health").status_code == 503
+
+    def served() -> bool:
+        for connection in slow:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"a")
+        return httpx.get(swarm.url + "/health").status_code == 200
+
+    wait_until(served, 5, "the slow ones are hung up on")
+    for connection in slow:
+        connection.close()
+
+
+def test_an_announce_under_way_is_answered_before_the_tracker_ends(swarm: Swarm) -> None:
+    tracker = swarm.tracker()
+    body = speaker(1).body("started")
+    head = f"POST /announce HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", swarm.port), timeout=DEADLINE_S) as connection:
+        connection.sendall(head + body[:-1])
+        # The answer to a second request shows that the first is being waited for.
+        assert httpx.get(swarm.url + "/health").status_code == 200
+        tracker.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not listens(swarm.port), 5, "no new connections")
+        connection.sendall(body[-1:])
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+    assert tracker.wait(10) == 0
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_ctrl_c_ends_the_tracker_with_130(swarm: Swarm) -> None:
+    tracker = swarm.tracker()
+    assert tracker.stop(signal.SIGINT) == 130
+    assert "Traceback" not in tracker.text()
+
+
+def test_port_zero_takes_a_free_port_and_names_it(swarm: Swarm) -> None:
+    command = [sys.executable, "-m", "p2pl_tracker.cli", "serve", "--port", "0"]
+    tracker = swarm.start("tracker", command)
+    wait_until(lambda: "\n" in tracker.text(), DEADLINE_S, "ready")
+    (line,) = [line for line in tracker.text().splitlines() if line.startswith("listening")]
+    url = line.removeprefix("listening on ")
+    assert httpx.get(url + "/ready").status_code == 200
+    assert not url.endswith(":0")
+
+
+def test_a_port_in_use_is_an_error_that_says_what_to_do(swarm: Swarm) -> None:
+    swarm.tracker()
+    second = swarm.start("second", [BIN / "p2pl-tracker", "serve", "--port", str(swarm.port)])
+    assert second.wait(DEADLINE_S) == 2
+    assert f"127.0.0.1:{swarm.port}" in second.text()
+    assert "in use" in second.text()
+    assert "choose another --port" in second.text()
+
+
+def test_a_tracker_started_again_has_another_epoch_and_forgets(swarm: Swarm) -> None:
+    one = speaker(1)
+    epochs = []
+    for _ in range(2):
+        tracker = swarm.tracker()
+        answer = messages.decode_answer(post(swarm, one.body()).content)
+        epochs.append(answer.epoch)
+        assert peers(swarm) == 1
+        tracker.kill()
+    assert epochs[0] != epochs[1]
+
+
+def test_a_peer_that_falls_silent_leaves_the_counts(swarm: Swarm) -> None:
+    swarm.tracker("--interval", "1", "--ttl", "2")
+    post(swarm, speaker(1).body("started"))
+    assert peers(swarm) == 1
+    wait_until(lambda: peers(swarm) == 0, 10, "the silent peer is gone")
+    counts = httpx.get(f"{swarm.url}/scrape?session={SESSION}").json()
+    assert counts == {"sessions": {SESSION: {"alive": 0, "completed": 0}}}
+
+
+def test_options_reach_the_tracker(swarm: Swarm) -> None:
+    swarm.tracker(
+        *("--interval", "10", "--min-interval", "0.5", "--max-peers-per-session", "1"),
+        *("--trusted-proxy", "127.0.0.0/8", "--log-level", "warning"),
+    )
+    first = messages.decode_answer(post(swarm, speaker(1).body("started")).content)
+    assert 9 <= first.interval_s <= 11
+    assert first.min_interval_s == 0.5
+    second = httpx.post(
+        swarm.url + "/announce",
+        content=speaker(2).body("started"),
+        headers={"x-forwarded-for": "192.0.2.9"},
+    )
+    answer = messages.decode_answer(second.content)
+    assert answer.external_host == "192.0.2.9"
+    assert "session is full (1 peers)" in answer.warning
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ttl", "60", "--interval", "60"], "more than --interval"),
+        (["--trusted-proxy", "everyone"], "--trusted-proxy"),
+        (["--host", "192.0.2.1"], "192.0.2.1"),
+        (["--port", "70000"], "70000"),
+        (["--workers", "2"], "--workers"),
+    ],
+)
+def test_a_wrong_option_is_exit_code_two(options: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "p2pl_tracker.cli", "serve", "--port", "0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_fast_because_it_imports_no_server() -> None:
+    code = (
+        "import sys; import p2pl_tracker.cli; "
+        "print(sorted({'fastapi', 'uvicorn', 'starlette', 'msgspec'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_tracker_runs_without_the_client_s_packages(swarm: Swarm) -> None:
+    blocked = swarm.folder / "blocked.py"
+    blocked.write_text(
+        "import sys\n"
+        "for name in ('torch', 'zmq', 'httpx', 'numpy', 'safetensors', 'sklearn', 'datasets'):\n"
+        "    sys.modules[name] = None\n"
+        "from p2pl_tracker.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, str(blocked), "serve", "--port", str(swarm.port)]
+    tracker = swarm.start("tracker", command)
+    wait_until(lambda: f"listening on {swarm.url}" in tracker.text(), DEADLINE_S, "ready")
+    assert post(swarm, speaker(1).body("started")).status_code == 200
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+def test_the_tracker_listens_on_ipv6(swarm: Swarm) -> None:
+    command = [sys.executable, "-m", "p2pl_tracker.cli", "serve", "--host", "::1"]
+    tracker = swarm.start("tracker", [*command, "--port", str(swarm.port)])
+    url = f"http://[::1]:{swarm.port}"
+    wait_until(lambda: f"listening on {url}" in tracker.text(), DEADLINE_S, "ready")
+    response = httpx.post(url + "/announce", content=speaker(1).body("started"))
+    assert json.loads(response.content)["external_host"] == "::1"
