@@ -347,9 +347,12 @@ def report(
 ) -> None:
     """Draw what happened: accuracy by round, trust, confusion, bytes, and a table by class."""
     with _extra("report"):
-        from p2pl.report import write_report
-    write_report(run_dirs, out)
-    print(f"report written to {out}")
+        from rich.console import Console
+
+        from p2pl.report import report_tables, write_report
+    written = write_report(run_dirs, out)
+    Console().print(report_tables(written))
+    print(f"page {written.page}")
 
 
 if __name__ == "__main__":

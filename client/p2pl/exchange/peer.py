@@ -109,6 +109,7 @@ class Meter:
     total_out: int
     tracker_bytes: int
     tracker_seconds: float
+    answer: Answer | None  # the tracker's last
 
     @classmethod
     def read(cls, peer: Peer) -> "Meter":
@@ -122,6 +123,7 @@ class Meter:
             total_out=traffic.bytes_out,
             tracker_bytes=peer.directory.bytes_in + peer.directory.bytes_out,
             tracker_seconds=peer.directory.seconds,
+            answer=peer.answer,
         )
 
 
@@ -240,6 +242,7 @@ async def remember(peer: Peer, after: PeerState, outcome: Outcome, meter: Meter)
 def _entry(peer: Peer, reached: int, outcome: Outcome, meter: Meter) -> RoundEntry:
     now = Meter.read(peer)
     scored, pulls = outcome.scored, outcome.pulls
+    silent = now.answer is meter.answer  # no tracker answered in this round
     met = sorted({*now.bytes_in, *now.bytes_out})
     moved = {
         peer_id: (
@@ -262,7 +265,7 @@ def _entry(peer: Peer, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         bytes_out=now.total_out - meter.total_out,
         bytes_by_peer={peer_id: both for peer_id, both in moved.items() if any(both)},
         tracker_bytes=now.tracker_bytes - meter.tracker_bytes,
-        tracker_seconds=now.tracker_seconds - meter.tracker_seconds,
+        tracker_seconds=None if silent else now.tracker_seconds - meter.tracker_seconds,
         seconds=now.clock_s - meter.clock_s,
         samples=outcome.trained.samples,
         time=peer.wall_clock(),
