@@ -270,7 +270,7 @@ def test_options_reach_the_tracker(swarm: Swarm) -> None:
         (["--ttl", "60", "--interval", "60"], "more than --interval"),
         (["--trusted-proxy", "everyone"], "--trusted-proxy"),
         (["--host", "192.0.2.1"], "192.0.2.1"),
-        (["--port", "70000"], "70000"),
+        (["--port", "65536"], "65535"),
         (["--workers", "2"], "--workers"),
     ],
 )

@@ -54,7 +54,8 @@ class _Tracker:
 
     url: str
     epoch: str = ""
-    has_us: bool = False  # it answered `started`, and has not forgotten since
+    has_us: bool = False  # it answered, and has not heard `stopped` since
+    is_greeted: bool = False  # it answered `started`, and has not been restarted since
     failures: int = 0  # in a row
     rest_until_s: float = 0.0
     reason: str = ""  # of the last failure
@@ -178,7 +179,7 @@ class Directory:
 
     async def _try(self, tracker: _Tracker, event: Event, numwant: int) -> Answer | None:
         """Returns the tracker's answer; None after a failure, which is remembered."""
-        said: Event = "started" if event == "update" and not tracker.has_us else event
+        said: Event = "started" if event == "update" and not tracker.is_greeted else event
         try:
             try:
                 async with asyncio.timeout(TRACKER_DEADLINE_S):
@@ -193,14 +194,17 @@ class Directory:
             self._rest(tracker, _Failure("no answer in time"))
             raise
         tracker.failures, tracker.reason = 0, ""
-        same_epoch = said == "started" or answer.epoch == tracker.epoch
-        tracker.has_us = said != "stopped" and same_epoch
+        tracker.is_greeted = said == "started" or (
+            tracker.is_greeted and answer.epoch == tracker.epoch
+        )
+        tracker.has_us = said != "stopped"
         tracker.epoch = answer.epoch
         return answer
 
     def _rest(self, tracker: _Tracker, fault: _Failure) -> None:
         tracker.reason = str(fault)
-        tracker.has_us = tracker.has_us and not fault.forgot
+        if fault.forgot:
+            tracker.has_us = tracker.is_greeted = False
         if fault.retry_in_s is not None:
             tracker.rest_until_s = self._now() + min(fault.retry_in_s, MAX_RETRY_S)
             return
