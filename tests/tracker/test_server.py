@@ -104,9 +104,12 @@ def test_a_long_request_line_is_cut_off(swarm: Swarm) -> None:
     assert conversation(swarm.port, b"GET /" + b"a" * 20_000).startswith(b"HTTP/1.1 431 ")
 
 
-def test_nonsense_is_refused(swarm: Swarm) -> None:
-    swarm.tracker()
-    assert conversation(swarm.port, b"\x16\x03\x01\x02\x00").startswith(b"HTTP/1.1 400 ")
+def test_nonsense_is_refused_and_does_not_fill_the_log(swarm: Swarm) -> None:
+    tracker = swarm.tracker()
+    before = tracker.text()
+    for _ in range(3):
+        assert conversation(swarm.port, b"\x16\x03\x01\x02\x00").startswith(b"HTTP/1.1 400 ")
+    assert tracker.text() == before
 
 
 def test_requests_on_one_connection_are_each_answered(swarm: Swarm) -> None:
@@ -130,13 +133,14 @@ server.serve(
 
 
 @pytest.fixture
-def impatient(swarm: Swarm) -> Running:
+def impatient(swarm: Swarm) -> Iterator[Running]:
     """Returns a tracker that waits half a second for a request and has room for two others."""
     script = swarm.folder / "impatient.py"
     script.write_text(IMPATIENT)
     running = swarm.start("impatient", [sys.executable, str(script), str(swarm.port)])
     wait_until(lambda: "listening on" in running.text(), DEADLINE_S, "ready")
-    return running
+    yield running
+    assert running.stop() == 0
 
 
 @pytest.mark.parametrize(
@@ -293,16 +297,22 @@ def test_help_is_fast_because_it_imports_no_server() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def without(*packages: str) -> list[str]:
+    """Returns the command p2pl-tracker on a machine that lacks some packages."""
+    blocked = "".join(f"sys.modules[{name!r}] = None; " for name in packages)
+    return [sys.executable, "-c", f"import sys; {blocked}from p2pl_tracker.cli import main; main()"]
+
+
+def test_a_missing_package_is_named_with_the_way_to_get_it() -> None:
+    command = [*without("fastapi"), "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "p2pl-tracker: fastapi is missing: pip install 'p2pl[tracker]'\n"
+
+
 def test_the_tracker_runs_without_the_client_s_packages(swarm: Swarm) -> None:
-    blocked = swarm.folder / "blocked.py"
-    blocked.write_text(
-        "import sys\n"
-        "for name in ('torch', 'zmq', 'httpx', 'numpy', 'safetensors', 'sklearn', 'datasets'):\n"
-        "    sys.modules[name] = None\n"
-        "from p2pl_tracker.cli import main\n"
-        "main()\n"
-    )
-    command = [sys.executable, str(blocked), "serve", "--port", str(swarm.port)]
+    absent = ("torch", "zmq", "httpx", "numpy", "safetensors", "sklearn", "datasets")
+    command = [*without(*absent), "serve", "--port", str(swarm.port)]
     tracker = swarm.start("tracker", command)
     wait_until(lambda: f"listening on {swarm.url}" in tracker.text(), DEADLINE_S, "ready")
     assert post(swarm, speaker(1).body("started")).status_code == 200

@@ -153,6 +153,26 @@ async def test_expired_peers_are_never_named_even_before_they_are_collected(
     ]
 
 
+async def test_a_peer_that_comes_back_late_joins_anew(make: Make, clock: Clock) -> None:
+    store = make(LIMITS)
+    speakers = await join(store, *range(2 * EXPIRED_PER_CALL))
+    await store.announce(speakers[-1].says("completed"), "10.0.0.1")
+    clock.advance(100)
+    welcome = await store.announce(speakers[-1].says(numwant=0), "10.0.0.1")
+    assert welcome.training == welcome.alive == EXPIRED_PER_CALL
+    assert not await store.expire() or not await store.expire()
+    assert await store.totals() == Totals(sessions=1, peers=1)
+
+
+async def test_a_session_whose_peers_all_fell_silent_names_nobody(make: Make, clock: Clock) -> None:
+    store = make(replace(LIMITS, max_peers=EXPIRED_PER_CALL + 1))
+    await join(store, *range(EXPIRED_PER_CALL + 1))
+    clock.advance(100)
+    other = await store.announce(Speaker(0, session="aa" * 32).says(), "10.0.0.1")
+    assert (list(other.rows), other.alive) == ([], 1)
+    assert ports(await store.announce(Speaker(9_000).says(), "10.0.0.1")) == []
+
+
 async def test_scrape_counts_and_changes_nothing(make: Make) -> None:
     store = make(LIMITS)
     one, _ = await join(store, 1, 2)

@@ -72,6 +72,8 @@ def serve(
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    if log_level is not LogLevel.debug:  # what strangers send wrong is counted, not logged
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     if ttl is not None and ttl <= interval:
         raise InputError(wrong("--ttl", got=ttl, allowed=f"more than --interval ({interval})"))
     limits = Limits(
