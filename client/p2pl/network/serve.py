@@ -242,12 +242,10 @@ class Server:
             return  # for a transfer that has just ended
         transfer.credit += chunks
         transfer.moved_s = self._now()
-        if transfer.credit > MAX_CREDIT:
-            raise FrameError(wrong("credit", got=transfer.credit, allowed=f"at most {MAX_CREDIT}"))
         self._pump(route)
 
     def _pump(self, route: Route) -> None:
-        """Sends as much of a transfer as its credit allows."""
+        """Sends as much of a transfer as its credit allows; all of it, or the transfer is over."""
         transfer = self._transfers[route]
         view = transfer.version.view
         while transfer.credit and transfer.offset < len(view):
