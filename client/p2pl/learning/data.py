@@ -8,6 +8,7 @@ without the copy that the `datasets` cache would make of them.
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Pixels: TypeAlias = NDArray[np.float32]  # [n, *input], 0..1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MAX_IMAGE_PIXELS = 1 << 26  # chosen: 8192 x 8192; more is no training image but a bomb
+HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 HUB_DEADLINE_S = 5.0
 DIGITS_TEST_SHARE = 0.2
 DIGITS_SPLIT_SEED = 0  # fixed for ever: the test set must be the same for every peer
@@ -116,7 +118,7 @@ def split_validation(count: int, share: float, generator: torch.Generator) -> tu
         raise DataError(wrong("training data", got=f"{count} rows", allowed="at least 2"))
     held_out = min(max(1, round(share * count)), count - 1)
     order = torch.randperm(count, generator=generator)
-    return order[held_out:].sort().values, order[:held_out].sort().values
+    return order[held_out:], order[:held_out]
 
 
 def _rows(labels: Indices, shard: Shard | None) -> Indices:
@@ -169,9 +171,9 @@ def _open(ref: str, task: Task, data_dir: Path | None) -> _Source:
     if ref == "digits":
         return _digits()
     for folder in (data_dir and data_dir / ref, Path(ref).expanduser()):
-        if folder and folder.is_dir():
+        if ref and folder and folder.is_dir():
             return _folder(folder, task)
-    if ref.startswith((".", "/", "~")) or ref.count("/") > 1 or not ref:
+    if not re.fullmatch(HUB_ID, ref):
         raise DataError(
             wrong(
                 "--data",
@@ -271,8 +273,8 @@ def _number_names(names: Sequence[str], task: Task, *, all_there: bool) -> dict[
 
 
 def _parquet(folder: Path, files: Sequence[Path], task: Task) -> _Source:
-    train = [path for path in files if _split_of(path) == "train"]
-    test = [path for path in files if _split_of(path) == "test"]
+    train = [path for path in files if _split_of(path.relative_to(folder)) == "train"]
+    test = [path for path in files if _split_of(path.relative_to(folder)) == "test"]
     if not train and not test:
         train = list(files)
     if not train:
@@ -283,11 +285,10 @@ def _parquet(folder: Path, files: Sequence[Path], task: Task) -> _Source:
 
 
 def _split_of(path: Path) -> str:
-    """Returns the split a file belongs to: its name begins with it, or its folder bears it."""
-    for name in (path.stem, path.parent.name):
-        for split in ("train", "test"):
-            if name == split or name.startswith((f"{split}-", f"{split}_", f"{split}.")):
-                return split
+    """Returns `train` or `test` if a file's name begins with it, or its folder bears it; or ""."""
+    for split in ("train", "test"):
+        if path.parent.name == split or re.fullmatch(rf"{split}([-_.].*)?", path.stem):
+            return split
     return ""
 
 

@@ -85,7 +85,7 @@ def resnet_gn(task: Task, *, depth: int = 8, width: int = 16) -> nn.Module:
         width: channels of the first stage; it doubles twice.
     """
     channels, _, _ = _image(task, "resnet-gn")
-    _check_sizes("width", (width,))
+    _check_sizes("depth and width", (depth, width))
     blocks, rest = divmod(depth - 2, 6)
     if rest or not 1 <= blocks <= MAX_LAYERS:
         raise ModelError(
@@ -211,8 +211,11 @@ def _check_names(name: str, make: Make, arguments: Mapping[str, object]) -> None
 
 def _check_memory(make: Callable[[], nn.Module]) -> None:
     """Counts the parameters on the meta device, where they take no memory."""
-    with torch.device("meta"):
-        total = sum(parameter.numel() for parameter in make().parameters())
+    try:
+        with torch.device("meta"):
+            total: float = sum(parameter.numel() for parameter in make().parameters())
+    except (OverflowError, RuntimeError, TypeError):  # sizes beyond 64 bits
+        total = math.inf
     if total > MAX_PARAMETERS:
         raise ModelError(
             wrong("model", got=f"{total} parameters", allowed=f"at most {MAX_PARAMETERS}")

@@ -46,9 +46,8 @@ MIN_DAMAGE = 0.02  # nats; less is not worth losing an honest peer
 DAMAGE_ERRORS = 3.0  # standard errors
 DAMAGE_SPREADS = 4.0  # median absolute deviations of the cohort's damages
 MIN_JUDGED = 3  # models: the median of fewer says nothing about the odd one out
-MAX_LOGIT = (
-    2.0  # no peer weighs over e^2 times an unknown one; chosen: 1 forgives liars, 4 is selfish
-)
+MIN_SLOPE = 0.02  # nats; a slope below it, however sure, is not worth an unequal row
+MAX_LOGIT = 2.0  # e^2 between two peers at 0 and 2; chosen: 1 is too kind to liars (55 v 59 %)
 MAX_LOGIT_MOVE = 1.0  # in one round
 REJECTION_COST = 1.0  # off the logit of a rejected peer
 DECAY_UNSEEN = 0.9  # of a logit, for each round in which its peer was not pulled
@@ -267,8 +266,8 @@ def _moved(
     """
     shares = torch.tensor(_shares(before, mixing.trust_floor)).to(slopes)
     relative = slopes - shares @ slopes
-    errors = _standard_error(relative)
-    telling = (relative.mean(1).abs() > mixing.trust_gate * errors).tolist()
+    noise = (mixing.trust_gate * _standard_error(relative)).clamp(min=MIN_SLOPE)
+    telling = (relative.mean(1).abs() > noise).tolist()
     logits = list(before)
     for _ in range(mixing.trust_steps):
         if not any(telling) and not any(logits):

@@ -1,0 +1,173 @@
+import pytest
+import torch
+from torch import nn
+
+from p2pl.errors import ModelError
+from p2pl.learning import models
+from p2pl.learning.models import build, initial_vector
+from p2pl.learning.weights import Layout, flatten
+from p2pl.protocol.session import Argument, Exchange, Model, Session, Task, Training
+
+MNIST = Task(input=(1, 28, 28), classes=10)
+
+
+def session(
+    name: str,
+    arguments: dict[str, Argument] | None = None,
+    *,
+    task: Task = MNIST,
+    seed: int = 0,
+) -> Session:
+    return Session(
+        task=task,
+        model=Model(name=name, arguments=arguments or {}),
+        training=Training(learning_rate=0.1),
+        exchange=Exchange(rounds=1, cohort=1),
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("name", models.BUILT_IN)
+@pytest.mark.parametrize("task", [MNIST, Task(input=(3, 32, 32), classes=7)])
+def test_every_model_gives_a_number_for_each_class(name: str, task: Task) -> None:
+    model = build(session(name, task=task))
+    assert model(torch.rand(2, *task.input)).shape == (2, task.classes)
+
+
+def test_sizes_are_as_documented() -> None:
+    assert Layout.of(build(session("logreg"))).total == 7_850
+    assert Layout.of(build(session("mlp"))).total == 101_770
+    assert Layout.of(build(session("mlp", {"hidden": (200, 200)}))).total == 199_210
+    assert Layout.of(build(session("cnn"))).total == 114_314
+    assert Layout.of(build(session("mlp", {"hidden": ()}))).total == 7_850
+
+
+def test_arguments_change_the_model() -> None:
+    shallow = Layout.of(build(session("resnet-gn"))).total
+    assert Layout.of(build(session("resnet-gn", {"depth": 14}))).total > 2 * shallow
+    assert Layout.of(build(session("resnet-gn", {"width": 8}))).total < shallow
+    assert Layout.of(build(session("cnn", {"width": 8, "hidden": 32}))).total < 114_314
+
+
+def test_a_seed_always_gives_the_same_numbers_and_another_seed_others() -> None:
+    assert torch.equal(initial_vector(session("mlp")), initial_vector(session("mlp")))
+    assert not torch.equal(initial_vector(session("mlp")), initial_vector(session("mlp", seed=1)))
+
+
+def test_the_first_numbers_of_a_seed_stay_what_they_are() -> None:
+    # A swarm whose peers disagree about them cannot rebuild the checkpoint from the seed.
+    expected = [-0.009154587984085083, 0.0277395136654377, -0.0110241137444973]
+    assert initial_vector(session("logreg"))[:3].tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_building_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    build(session("cnn"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_unknown_model_names_those_there_are_and_what_to_do() -> None:
+    with pytest.raises(ModelError, match=r"'vit', allowed cnn, logreg, mlp, resnet-gn.*install"):
+        build(session("vit"))
+
+
+def test_a_session_cannot_name_an_importable_path() -> None:
+    with pytest.raises(ModelError, match=r"model.name"):
+        build(session("os.system"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("logreg", {"hidden": 3}, "'hidden', allowed no arguments"),
+        ("mlp", {"width": 3}, "'width', allowed hidden"),
+        ("mlp", {"task": 3}, "'task', allowed hidden"),
+        ("mlp", {"hidden": 64}, "hidden: got 64"),
+        ("mlp", {"hidden": (0,)}, r"hidden: got \(0,\)"),
+        ("mlp", {"hidden": (10**9,)}, "hidden: got"),
+        ("mlp", {"hidden": (1,) * 65}, "hidden: got"),
+        ("cnn", {"width": "wide"}, "width"),
+        ("resnet-gn", {"depth": 9}, "depth: got 9, allowed 8, 14"),
+        ("resnet-gn", {"depth": 2}, "depth: got 2"),
+        ("resnet-gn", {"depth": 6 * 65 + 2}, "depth: got 392"),
+        ("resnet-gn", {"depth": "8"}, "depth and width"),
+        ("resnet-gn", {"width": 0}, "width"),
+    ],
+)
+def test_an_unusable_argument_is_named(
+    name: str, arguments: dict[str, Argument], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        build(session(name, arguments))
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet-gn"])
+@pytest.mark.parametrize("shape", [(64,), (1, 3, 28), (1, 1, 8, 8)])
+def test_an_image_model_refuses_other_inputs(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match=r"task\.input"):
+        build(session(name, task=Task(input=shape, classes=2)))
+
+
+def test_a_model_that_would_fill_the_memory_is_refused_before_it_does() -> None:
+    for shape in [(65_536, 65_536), (65_536,) * 4]:
+        with pytest.raises(ModelError, match="parameters', allowed at most"):
+            build(session("logreg", task=Task(input=shape, classes=100_000)))
+
+
+class Point:
+    """An entry point as importlib.metadata gives it."""
+
+    name = "mine"
+
+    def __init__(self, made: object) -> None:
+        self._made = made
+
+    def load(self) -> object:
+        if isinstance(self._made, Exception):
+            raise self._made
+        return self._made
+
+
+def install(monkeypatch: pytest.MonkeyPatch, made: object) -> None:
+    def found(group: str) -> list[Point]:
+        return [Point(made)] if group == "p2pl.models" else []
+
+    monkeypatch.setattr("p2pl.learning.models.entry_points", found)
+
+
+def tiny(task: Task, *, bias: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, task.classes, bias=bool(bias)))
+
+
+def test_an_installed_model_is_found_and_given_the_task_and_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, tiny)
+    assert flatten(build(session("mine", {"bias": 0}))).shape == (7_840,)
+    assert torch.equal(initial_vector(session("mine")), initial_vector(session("logreg")))
+
+
+def test_an_installed_model_cannot_take_the_place_of_a_built_in_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, tiny)
+    monkeypatch.setattr(Point, "name", "mlp")
+    assert Layout.of(build(session("mlp"))).total == 101_770
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (ModuleNotFoundError("No module named 'gone'"), "cannot be imported.*gone"),
+        (AttributeError("no attribute 'make'"), "cannot be imported.*make"),
+        (lambda task: "not a module", "'str', allowed a torch.nn.Module"),
+        (lambda: None, "refuses its arguments"),
+    ],
+)
+def test_a_broken_installed_model_is_an_error_of_the_person(
+    monkeypatch: pytest.MonkeyPatch, made: object, message: str
+) -> None:
+    install(monkeypatch, made)
+    with pytest.raises(ModelError, match=message):
+        build(session("mine"))
