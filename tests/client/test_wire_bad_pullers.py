@@ -118,7 +118,7 @@ async def test_credit_without_reading_ends_the_transfer_before_anything_is_dropp
         with contextlib.suppress(TimeoutError):
             while (await mallory.hear(0.3))[0] == Chunk(taken * CHUNK):
                 taken += 1
-        assert 128 <= taken < 40 * 32
+        assert 100 < taken < 40 * 32
         with pytest.raises(TimeoutError):  # and not a chunk after a gap
             await mallory.hear(0.1)
         assert alice.wire.traffic.transfers_out == 0

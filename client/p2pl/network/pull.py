@@ -76,7 +76,7 @@ class Pulled:
     samples: int  # as the peer says
     digest: bytes
     notes: bytes  # as the peer says; opaque
-    payload: memoryview  # read-only; the only copy
+    payload: memoryview  # the only copy, and now yours to change
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ class _Talk:
             samples=offer.samples,
             digest=digest,
             notes=offer.notes,
-            payload=view.toreadonly(),
+            payload=view,
         )
 
     async def _next_chunk(self, offset: int) -> memoryview:
