@@ -105,7 +105,7 @@ async def join(options: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     serving = asyncio.create_task(server.serve())
     async with Directory([options.tracker], me) as directory:
-        print(f"{options.kind} peer {server.identity.peer_id}", flush=True)
+        print(f"{options.kind} peer {server.identity.peer_id}", flush=True)  # noqa: T201  # a script
         while not stopping.is_set():
             with contextlib.suppress(TrackerError):
                 await directory.announce(numwant=0)
