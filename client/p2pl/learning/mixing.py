@@ -1,32 +1,21 @@
-"""What a peer makes of the models it received.
+"""What a peer makes of the models it received: a weighted mean.
 
-A rule returns the next parameters from my own and those received. The ones here are all weighted
-means: a row of weights, and `mix`. `degroot` takes its row from `p2pl.learning.trust`.
+A rule is a row of K + 1 weights, non-negative and of sum 1; the first is my own. The rules here
+learn nothing; `degroot` takes its row from `p2pl.learning.trust`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import TypeAlias
 
 from torch import Tensor
 
+Row: TypeAlias = tuple[float, ...]
+
 # Sample counts are what strangers say of themselves. Within this factor of the median one peer
 # among ten can at most take 4/13 of the weight, whatever it claims. Chosen: algorithms that weigh
 # by samples lose nothing on shards that differ less.
 MAX_SAMPLE_RATIO = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a rule may know beside the parameters."""
-
-    own_samples: int = 1  # training examples of mine
-    samples: Sequence[int] = ()  # [K], as the senders say
-    row: Sequence[float] = ()  # [K + 1], learned; row[0] is my own weight
-
-
-Rule: TypeAlias = Callable[[Tensor, Sequence[Tensor], Context], Tensor]
 
 
 def mix(own: Tensor, received: Sequence[Tensor], row: Sequence[float]) -> Tensor:
@@ -46,59 +35,34 @@ def mix(own: Tensor, received: Sequence[Tensor], row: Sequence[float]) -> Tensor
     return mixed
 
 
-def none(own: Tensor, received: Sequence[Tensor], context: Context) -> Tensor:
-    """Returns my own parameters: training alone."""
-    del received, context
-    return own
-
-
-def uniform(own: Tensor, received: Sequence[Tensor], context: Context) -> Tensor:
-    """Returns the plain mean."""
-    del context
-    return mix(own, received, equal_row(len(received)))
-
-
-def samples(own: Tensor, received: Sequence[Tensor], context: Context) -> Tensor:
-    """Returns the mean weighted by sample counts, as in McMahan et al. 2017 (FedAvg).
-
-    Counts are self-reported, hence kept within `MAX_SAMPLE_RATIO` of their median.
-    """
-    return mix(own, received, sample_row(context.own_samples, context.samples))
-
-
-def degroot(own: Tensor, received: Sequence[Tensor], context: Context) -> Tensor:
-    """Returns the mean weighted by the learned row."""
-    return mix(own, received, context.row)
-
-
-RULES: Mapping[str, Rule] = {
-    "none": none,
-    "uniform": uniform,
-    "samples": samples,
-    "degroot": degroot,
-}
-
-
-def fixed_row(rule: str, own_samples: int, counts: Sequence[int]) -> tuple[float, ...]:
-    """Returns the row, [K + 1], of a rule that learns nothing: none, uniform or samples.
+def fixed_row(rule: str, own_samples: int, counts: Sequence[int]) -> Row:
+    """Returns the row of a rule that learns nothing.
 
     Args:
-        rule: of the session.
+        rule: one of `FIXED`.
         own_samples: training examples of mine.
         counts: of the K others, as they say.
     """
-    if rule == "none":
-        return (1.0, *(0.0 for _ in counts))
-    return equal_row(len(counts)) if rule == "uniform" else sample_row(own_samples, counts)
+    return FIXED[rule](own_samples, counts)
 
 
-def equal_row(received: int) -> tuple[float, ...]:
+def own_row(own_samples: int, counts: Sequence[int]) -> Row:
+    """Returns the row that trusts nobody: training alone."""
+    del own_samples
+    return (1.0, *(0.0 for _ in counts))
+
+
+def equal_row(own_samples: int, counts: Sequence[int]) -> Row:
     """Returns the row that trusts everybody equally, me included."""
-    return (1 / (received + 1),) * (received + 1)
+    del own_samples
+    return (1 / (len(counts) + 1),) * (len(counts) + 1)
 
 
-def sample_row(own_samples: int, counts: Sequence[int]) -> tuple[float, ...]:
-    """Returns the row in proportion to the clamped sample counts."""
+def sample_row(own_samples: int, counts: Sequence[int]) -> Row:
+    """Returns the row in proportion to sample counts, as in McMahan et al. 2017 (FedAvg).
+
+    Counts are self-reported, hence kept within `MAX_SAMPLE_RATIO` of their median.
+    """
     all_counts = (own_samples, *counts)
     middle = max(1.0, median(all_counts))
     clamped = [
@@ -106,3 +70,10 @@ def sample_row(own_samples: int, counts: Sequence[int]) -> tuple[float, ...]:
         for count in all_counts
     ]
     return tuple(count / sum(clamped) for count in clamped)
+
+
+FIXED: Mapping[str, Callable[[int, Sequence[int]], Row]] = {
+    "none": own_row,
+    "uniform": equal_row,
+    "samples": sample_row,
+}

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from p2pl.learning.mixing import RULES, Context, equal_row, mix, sample_row
+from p2pl.learning.mixing import FIXED, fixed_row, mix, sample_row
 from p2pl.protocol.session import Mixing
 
 OWN = torch.tensor([0.0, 4.0])
@@ -44,37 +44,29 @@ def test_a_row_of_another_length_is_a_mistake() -> None:
 
 
 def test_every_rule_a_session_may_name_is_there() -> None:
-    for name in ("degroot", "uniform", "samples", "none"):
-        assert Mixing(rule=name).rule in RULES
-    assert len(RULES) == 4
+    for name in ("uniform", "samples", "none"):
+        assert Mixing(rule=name).rule in FIXED
+    assert set(FIXED) == {"uniform", "samples", "none"}
 
 
-def apply(rule: str, own: Tensor, received: list[Tensor], samples: list[int]) -> Tensor:
-    row = equal_row(len(received))
-    return RULES[rule](own, received, Context(samples[0], samples[1:][: len(received)], row))
-
-
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", FIXED)
 def test_alone_i_keep_what_i_have(rule: str) -> None:
-    assert torch.equal(apply(rule, OWN, [], [7]), OWN)
+    assert torch.equal(mix(OWN, [], fixed_row(rule, 7, [])), OWN)
 
 
 def test_rules_on_numbers_one_can_check_by_hand() -> None:
-    received = [ONE, TWO]
-    assert RULES["none"](OWN, received, Context()).tolist() == [0.0, 4.0]
-    assert RULES["uniform"](OWN, received, Context()).tolist() == pytest.approx([2.0, 4.0])
-    by_samples = RULES["samples"](OWN, received, Context(100, (100, 200)))
-    assert by_samples.tolist() == pytest.approx([2.5, 5.0])
-    learned = RULES["degroot"](OWN, received, Context(row=(0.0, 0.0, 1.0)))
-    assert learned.tolist() == [4.0, 8.0]
+    assert fixed_row("none", 100, [100, 200]) == (1, 0, 0)
+    assert fixed_row("uniform", 100, [100, 200]) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert fixed_row("samples", 100, [100, 200]) == pytest.approx((0.25, 0.25, 0.5))
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(sorted(RULES)), vectors, counts)
+@given(st.sampled_from(sorted(FIXED)), vectors, counts)
 def test_every_rule_stays_within_what_was_offered(
     rule: str, offered: list[Tensor], samples: list[int]
 ) -> None:
-    mixed = apply(rule, offered[0], offered[1:], samples)
+    own, *received = offered
+    mixed = mix(own, received, fixed_row(rule, samples[0], samples[1 : len(offered)]))
     stack = torch.stack(offered)
     slack = 1e-5 * (1 + stack.abs().max())
     assert (mixed >= stack.min(0).values - slack).all()
@@ -82,13 +74,13 @@ def test_every_rule_stays_within_what_was_offered(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(["none", "uniform", "samples"]), vectors, counts)
+@given(st.sampled_from(sorted(FIXED)), vectors, counts)
 def test_the_order_in_which_models_arrive_does_not_matter(
     rule: str, offered: list[Tensor], samples: list[int]
 ) -> None:
     own, received, said = offered[0], offered[1:], samples[1 : len(offered)]
-    forward = RULES[rule](own, received, Context(samples[0], said))
-    backward = RULES[rule](own, received[::-1], Context(samples[0], said[::-1]))
+    forward = mix(own, received, fixed_row(rule, samples[0], said))
+    backward = mix(own, received[::-1], fixed_row(rule, samples[0], said[::-1]))
     assert torch.allclose(forward, backward, rtol=1e-4, atol=1e-2)
 
 
