@@ -1,0 +1,37 @@
+"""The benchmark runs and measures announces that the tracker accepted, with wrk and without."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.processes import ROOT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_wrk", [True, False])
+def test_the_benchmark_measures_accepted_announces(has_wrk: bool, tmp_path: Path) -> None:
+    if has_wrk and not shutil.which("wrk"):
+        pytest.skip("wrk is not installed")
+    command = [sys.executable, str(ROOT / "scripts/bench_tracker.py"), "--json"]
+    command += ["--peers", "200", "--seconds", "1"]
+    path = os.environ["PATH"] + os.pathsep + "/usr/bin" if has_wrk else str(tmp_path)
+    done = subprocess.run(
+        [*command, "--no-node"] if has_wrk else command,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    figures = json.loads(done.stdout)
+    (row,) = figures["rows"]
+    assert row["peers"] == 200
+    assert row["requests"] > 100
+    assert row["refused"] == row["failed"] == 0
+    assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
+    assert row["bytes_per_peer"] > 0
+    assert len(figures["notes"]) == (0 if has_wrk else 1)
