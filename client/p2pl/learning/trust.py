@@ -47,6 +47,7 @@ DAMAGE_ERRORS = 3.0  # standard errors
 DAMAGE_SPREADS = 4.0  # median absolute deviations of the cohort's damages
 MIN_JUDGED = 3  # models: the median of fewer says nothing about the odd one out
 MIN_SLOPE = 0.02  # nats; a slope below it, however sure, is not worth an unequal row
+MAX_STALE_SHARE = 0.1  # of the weight may move before slopes are measured again; a gradient is dear
 MAX_LOGIT = 2.0  # e^2 between two peers at 0 and 2; chosen: 1 is too kind to liars (55 v 59 %)
 MAX_LOGIT_MOVE = 1.0  # in one round
 REJECTION_COST = 1.0  # off the logit of a rejected peer
@@ -264,32 +265,53 @@ def _moved(
     step of pull * KL(shares, equal). c, in nats, is the change of my loss towards an offer, beside
     that towards the mean of the others; 0 where it is within the noise of my examples.
     """
-    shares = torch.tensor(_shares(before, mixing.trust_floor)).to(slopes)
-    relative = slopes - shares @ slopes
-    noise = (mixing.trust_gate * _standard_error(relative)).clamp(min=MIN_SLOPE)
-    telling = (relative.mean(1).abs() > noise).tolist()
+    telling = _telling(slopes, _shares(before, mixing.trust_floor), mixing.trust_gate)
     logits = list(before)
+    measured_at: list[float] = []
+    current = [0.0] * len(offers)
     for _ in range(mixing.trust_steps):
         if not any(telling) and not any(logits):
             break  # nothing to learn and nothing to forget: equal shares stay exactly equal
-        steps = _steps(own, offers, _shares(logits, mixing.trust_floor), probe)
-        for k, (step, first) in enumerate(zip(steps, before, strict=True)):
-            push = mixing.trust_rate * step if telling[k] else 0.0
+        shares = _shares(logits, mixing.trust_floor)
+        if any(telling) and _apart(shares, measured_at) > MAX_STALE_SHARE:
+            current, measured_at = _slopes(own, offers, shares, probe), shares
+        mean = sum(share * slope for share, slope in zip(shares, current, strict=True))
+        for k, first in enumerate(before):
+            push = mixing.trust_rate * (current[k] - mean) if telling[k] else 0.0
             logit = (logits[k] - push) / (1 + mixing.trust_rate * mixing.trust_pull)
             logit = min(max(logit, first - MAX_LOGIT_MOVE), first + MAX_LOGIT_MOVE)
             logits[k] = min(max(logit, -MAX_LOGIT), MAX_LOGIT)
     return logits
 
 
-def _steps(
+def _telling(slopes: Tensor, shares: Sequence[float], gate: float) -> list[bool]:
+    """Returns which slopes differ from the mean by more than noise, and enough to matter.
+
+    Args:
+        slopes: [K, n], by example.
+        shares: [K], that weigh the mean.
+        gate: standard errors.
+    """
+    relative = slopes - torch.tensor(shares).to(slopes) @ slopes
+    noise = (gate * _standard_error(relative)).clamp(min=MIN_SLOPE)
+    telling: list[bool] = (relative.mean(1).abs() > noise).tolist()
+    return telling
+
+
+def _slopes(
     own: Tensor, offers: Sequence[_Offer], shares: Sequence[float], probe: Probe
 ) -> list[float]:
-    """Returns c: each offer's slope of my loss, less the mean slope of the others."""
+    """Returns how my mean loss changes from my model towards each offer, at the mix; [K], nats."""
     gradient = probe.gradient(_blend(own, offers, shares))
     at_own = float(gradient @ own)
-    slopes = [offer.reach * (float(gradient @ offer.vector) - at_own) for offer in offers]
-    mean = sum(share * slope for share, slope in zip(shares, slopes, strict=True))
-    return [slope - mean for slope in slopes]
+    return [offer.reach * (float(gradient @ offer.vector) - at_own) for offer in offers]
+
+
+def _apart(shares: Sequence[float], others: Sequence[float]) -> float:
+    """Returns how much weight the two rows place differently, 0..1; 1 where one is missing."""
+    if not others:
+        return 1.0
+    return sum(abs(a - b) for a, b in zip(shares, others, strict=True)) / 2
 
 
 def _shares(logits: Sequence[float], floor: float) -> list[float]:
