@@ -78,7 +78,7 @@ def start_tracker(out: Path, url: str) -> subprocess.Popen[bytes]:
     log = out / "tracker.log"
     host, port = url.removeprefix("http://").split(":")
     with log.open("wb") as stream:
-        command = [BIN / "p2pl-tracker", "serve", "--host", host, "--port", port]
+        command = [str(BIN / "p2pl-tracker"), "serve", "--host", host, "--port", port]
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
     end = time.monotonic() + 20
     while "listening on" not in log.read_text():
@@ -92,10 +92,10 @@ def start_tracker(out: Path, url: str) -> subprocess.Popen[bytes]:
 def start_peer(out: Path, torrent: Path, index: int) -> subprocess.Popen[bytes]:
     """Returns the process of one peer."""
     shard = ["--partition", PARTITION, "--shard", f"{index}/{PEERS}"]
-    place = ["--run-dir", out / f"peer-{index}", "--listen", "127.0.0.1:0"]
+    place = ["--run-dir", str(out / f"peer-{index}"), "--listen", "127.0.0.1:0"]
     with (out / f"peer-{index}.log").open("wb") as stream:
         return subprocess.Popen(
-            [BIN / "p2pl", "join", torrent, "--data", "digits", *shard, *place],
+            [str(BIN / "p2pl"), "join", str(torrent), "--data", "digits", *shard, *place],
             stdout=stream,
             stderr=subprocess.STDOUT,
         )

@@ -1,4 +1,4 @@
-"""Imports point down: cli → exchange → {view, report} → {network | learning} → protocol → errors."""
+"""Imports point down: cli, exchange, {view, report}, {network | learning}, protocol, errors."""
 
 import ast
 import subprocess

@@ -102,7 +102,7 @@ class Swarm:
         """The tracker's address."""
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, name: str, command: Sequence[str | Path]) -> Running:
+    def start(self, name: str, command: Sequence[str]) -> Running:
         """Starts a command with its output in a file of its own."""
         process, output, stream = self._spawn(name, command)
         running = Running(name=name, process=process, output=output, stream=stream)
@@ -111,7 +111,14 @@ class Swarm:
 
     def tracker(self, *options: str) -> Running:
         """Starts the tracker and returns when it says that it listens."""
-        command = [BIN / "p2pl-tracker", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [
+            str(BIN / "p2pl-tracker"),
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
         tracker = self.start("tracker", [*command, *options])
         ready = f"listening on {self.url}"
         wait_until(lambda: ready in tracker.text(), 20, f"tracker ready\n{tracker.text()}")
@@ -121,7 +128,7 @@ class Swarm:
         """Starts `p2pl join`; the run directory is named after the peer, so a restart resumes."""
         run_dir = self.folder / name
         listen = ["--listen", "127.0.0.1:0", "--run-dir", str(run_dir)]
-        command = [BIN / "p2pl", "join", torrent, *listen, *options]
+        command = [str(BIN / "p2pl"), "join", str(torrent), *listen, *options]
         process, output, stream = self._spawn(name, command)
         peer = Peer(name=name, process=process, output=output, stream=stream, run_dir=run_dir)
         self.started.append(peer)
@@ -134,7 +141,8 @@ class Swarm:
             spec = spec.replace(old, new)
         toml, torrent = self.folder / f"{name}.toml", self.folder / f"{name}.torrent"
         toml.write_text(spec)
-        command = [BIN / "p2pl", "create", toml, "--out", torrent, "--tracker", self.url]
+        command = [str(BIN / "p2pl"), "create", str(toml), "--out", str(torrent)]
+        command += ["--tracker", self.url]
         subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
         return torrent
 
@@ -147,16 +155,15 @@ class Swarm:
             running.stream.close()
 
     def _spawn(
-        self, name: str, command: Sequence[str | Path]
+        self, name: str, command: Sequence[str]
     ) -> tuple[subprocess.Popen[bytes], Path, IO[bytes]]:
         output = self.folder / f"{name}-{len(self.started)}.out"
         stream = output.open("wb")
         process = subprocess.Popen(
-            [str(part) for part in command],
+            command,
             stdout=stream,
             stderr=subprocess.STDOUT,
             cwd=self.folder,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         return process, output, stream
-

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,8 @@ def test_bad_peers_are_named_and_cost_only_themselves(swarm: Swarm) -> None:
     checkpoint = torrent.with_name("digits.safetensors")
     script = Path(__file__).with_name("bad_peers.py")
     for kind in ("garbage", "nan", "stall", "liar"):
-        options = ["--torrent", torrent, "--checkpoint", checkpoint, "--tracker", swarm.url]
-        swarm.start(kind, [BIN / "python", script, kind, *options])
+        options = ["--torrent", str(torrent), "--checkpoint", str(checkpoint)]
+        swarm.start(kind, [sys.executable, str(script), kind, *options, "--tracker", swarm.url])
     peers = [swarm.peer(f"peer-{index}", torrent, *shard(index, 4)) for index in range(4)]
     for peer in peers:
         assert peer.wait(120) == 0, peer.text()
@@ -152,7 +153,8 @@ def test_wrong_options_end_with_2_and_say_why(
     swarm: Swarm, options: tuple[str, ...], words: str
 ) -> None:
     torrent = swarm.create(SPEC, "digits")
-    command = [BIN / "p2pl", "join", torrent, "--run-dir", swarm.folder / "run", *options]
+    where = str(swarm.folder / "run")
+    command = [str(BIN / "p2pl"), "join", str(torrent), "--run-dir", where, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
@@ -164,7 +166,7 @@ def test_a_port_in_use_ends_with_2(swarm: Swarm) -> None:
     torrent = swarm.create(SPEC, "digits")
     swarm.tracker()
     listen = ("--listen", f"127.0.0.1:{swarm.port}", "--run-dir", str(swarm.folder / "run"))
-    command = [BIN / "p2pl", "join", torrent, *shard(0), *listen]
+    command = [str(BIN / "p2pl"), "join", str(torrent), *shard(0), *listen]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
     assert str(swarm.port) in done.stderr
@@ -192,7 +194,7 @@ def test_a_run_directory_belongs_to_one_session(swarm: Swarm) -> None:
 
 def test_inspect_shows_what_create_made(swarm: Swarm) -> None:
     torrent = swarm.create(SPEC, "digits")
-    command = [BIN / "p2pl", "inspect", torrent, "--json"]
+    command = [str(BIN / "p2pl"), "inspect", str(torrent), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     shown = json.loads(done.stdout)
     assert shown["name"] == "digits"

@@ -1,0 +1,174 @@
+"""The command line: what it prints, what it refuses, and with which exit code."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.processes import BIN, ROOT
+
+from p2pl import cli
+
+DIGITS = ROOT / "torrentfiles" / "digits.toml"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one command printed, and its exit code."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def p2pl(*arguments: object, cwd: Path | None = None) -> Done:
+    """Runs one command in this process, which has torch loaded already."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        contextlib.chdir(cwd or Path.cwd()),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["p2pl", *map(str, arguments)])
+        patch.setenv("COLUMNS", "100")
+        try:
+            cli.main()
+            code: object = 0
+        except SystemExit as ended:
+            code = ended.code
+    return Done(
+        code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue()
+    )
+
+
+def test_the_installed_command_starts_without_loading_torch() -> None:
+    command = [str(BIN / "p2pl"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "join" in done.stdout
+
+
+def test_help_names_every_command() -> None:
+    done = p2pl("--help")
+    assert done.returncode == 0
+    for command in ("create", "inspect", "join", "report"):
+        assert command in done.stdout
+
+
+def test_the_version_is_printed() -> None:
+    assert p2pl("--version").stdout == "p2pl 0.1.0\n"
+
+
+def test_create_writes_a_session_file_and_its_checkpoint(tmp_path: Path) -> None:
+    out = tmp_path / "digits.torrent"
+    done = p2pl("create", DIGITS, "--out", out, "--tracker", "http://a", "--tracker", "http://b")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(p2pl("inspect", out, "--json").stdout)
+    assert shown["trackers"] == [["http://a"], ["http://b"]]
+    assert shown["p2pl"]["exchange"]["kind"] == "cohort"
+    assert shown["p2pl"]["training"]["validation_share"] == 0.2
+    assert shown["id"] in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "digits.safetensors",
+        "digits.torrent",
+    ]
+    assert shown["id"] in p2pl("inspect", out).stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("name = 'x'", "task"),
+        ("name = 'x", "TOML"),
+        ("\x00", "TOML"),
+    ],
+)
+def test_a_wrong_spec_leaves_nothing_behind(tmp_path: Path, spec: str, words: str) -> None:
+    toml = tmp_path / "wrong.toml"
+    toml.write_text(spec)
+    done = p2pl("create", toml, "--out", tmp_path / "wrong.torrent")
+    assert done.returncode == 2
+    assert "wrong.toml" in done.stderr
+    assert words in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.toml"]
+
+
+def test_an_unknown_model_is_refused_with_what_is_there(tmp_path: Path) -> None:
+    toml = tmp_path / "x.toml"
+    toml.write_text(DIGITS.read_text().replace('"logreg"', '"oracle"'))
+    done = p2pl("create", toml, "--out", tmp_path / "x.torrent")
+    assert done.returncode == 2
+    assert "logreg" in done.stderr
+    assert not (tmp_path / "x.torrent").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"d0:0:-5:", b"d4:infod4:name1:aee", b"\x00" * 100])
+def test_what_is_no_session_file_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "bad.torrent"
+    path.write_bytes(data)
+    for arguments in (("inspect", path), ("join", path, "--data", "digits")):
+        done = p2pl(*arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "bad.torrent" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.torrent"]
+
+
+def test_a_missing_file_is_named() -> None:
+    done = p2pl("inspect", "nowhere.torrent")
+    assert done.returncode == 2
+    assert "nowhere.torrent" in done.stderr
+
+
+def test_a_tracker_must_be_a_web_address(tmp_path: Path) -> None:
+    done = p2pl("create", DIGITS, "--out", tmp_path / "x.torrent", "--tracker", "udp://a:1")
+    assert done.returncode == 2
+    assert "--tracker" in done.stderr
+
+
+def test_a_session_without_a_tracker_asks_for_one(tmp_path: Path) -> None:
+    assert p2pl("create", DIGITS, "--out", tmp_path / "x.torrent").returncode == 0
+    done = p2pl("join", tmp_path / "x.torrent", "--data", "digits", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--tracker" in done.stderr
+
+
+def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
+    toml = tmp_path / "x.toml"
+    toml.write_text(DIGITS.read_text().replace("[1, 8, 8]", "[1, 28, 28]"))
+    assert p2pl("create", toml, "--out", tmp_path / "x.torrent").returncode == 0
+    done = p2pl("join", tmp_path / "x.torrent", "--data", "digits", "--alone", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "(1, 8, 8)" in done.stderr
+    assert "(1, 28, 28)" in done.stderr
+
+
+def test_a_session_that_demands_privacy_is_not_joined(tmp_path: Path) -> None:
+    toml = tmp_path / "x.toml"
+    toml.write_text(DIGITS.read_text() + "[privacy]\nrequired = true\nmax_epsilon = 3.0\n")
+    assert p2pl("create", toml, "--out", tmp_path / "x.torrent").returncode == 0
+    done = p2pl("join", tmp_path / "x.torrent", "--data", "digits", "--alone", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "privacy" in done.stderr
+
+
+def test_finished_runs_are_kept_and_the_next_one_gets_its_own_directory(tmp_path: Path) -> None:
+    assert p2pl("create", DIGITS, "--out", tmp_path / "x.torrent").returncode == 0
+    command = ("join", "x.torrent", "--data", "digits", "--alone", "--rounds", "1")
+    assert p2pl(*command, cwd=tmp_path).returncode == 0
+    assert p2pl(*command, cwd=tmp_path).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits", "digits-2"]
+    done = p2pl("report", "runs/digits", "--out", "report", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report" / "report.md").exists()
+
+
+def test_a_report_needs_a_run_directory(tmp_path: Path) -> None:
+    done = p2pl("report", tmp_path, "--out", tmp_path / "report")
+    assert done.returncode == 2
+    assert str(tmp_path) in done.stderr
