@@ -19,7 +19,14 @@ from p2pl.network.directory import Announcer, Directory
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN
 from p2pl.protocol import announce as messages
-from p2pl.protocol.announce import MAX_ANSWER_BYTES, PeerAddress, Refusal, SignedAnnounce, Terms
+from p2pl.protocol.announce import (
+    MAX_ANSWER_BYTES,
+    MAX_NUMWANT,
+    PeerAddress,
+    Refusal,
+    SignedAnnounce,
+    Terms,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -123,6 +130,12 @@ async def test_an_announce_says_who_and_where_and_the_answer_names_peers(
     (said,) = tracker.heard
     assert (said.session_id, said.peer_id, said.port) == (SESSION, ME.peer_id, 9_000)
     assert (said.curve_key, said.numwant) == (CURVE_KEY, 4)
+
+
+async def test_no_more_peers_are_asked_for_than_an_announce_can_say(tracker: FakeTracker) -> None:
+    async with directory([tracker.url]) as peer:
+        await peer.announce(numwant=MAX_NUMWANT + 1)
+    assert tracker.heard[0].numwant == MAX_NUMWANT
 
 
 async def test_the_first_announce_is_started_and_the_next_are_updates(tracker: FakeTracker) -> None:

@@ -94,3 +94,12 @@ def test_the_addresses_of_a_flood_take_bounded_memory() -> None:
     for number in range(200):
         limit.check(f"10.0.0.{number}")
     assert len(limit) == 10
+
+
+def test_a_flood_of_new_addresses_pushes_out_the_longest_idle_one_first() -> None:
+    limit = AddressLimit(1.0, 2, now=Clock(), max_addresses=2)
+    for host in ("10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.3"):
+        limit.check(host)
+    with pytest.raises(AnnounceError):
+        limit.check("10.0.0.1")
+    limit.check("10.0.0.2")

@@ -164,6 +164,16 @@ def test_who_says_nothing_more_is_hung_up_on(swarm: Swarm, sent: bytes) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_half_sent_second_request_is_hung_up_on(swarm: Swarm) -> None:
+    with socket.create_connection(("127.0.0.1", swarm.port), timeout=5) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+        connection.sendall(b"GET /hea")
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(65_536) == b""
+
+
+@pytest.mark.usefixtures("impatient")
 def test_slow_clients_do_not_keep_others_out(swarm: Swarm) -> None:
     def dripping() -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", swarm.port), timeout=DEADLINE_S)

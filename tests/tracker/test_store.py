@@ -134,6 +134,18 @@ async def test_a_peer_that_falls_silent_is_forgotten(make: Make, clock: Clock) -
     assert await store.totals() == Totals(sessions=1, peers=1)
 
 
+async def test_a_peer_that_renews_does_not_keep_silent_ones_alive(make: Make, clock: Clock) -> None:
+    store = make(LIMITS)
+    (one,) = await join(store, 1)
+    clock.advance(50)
+    await join(store, 2)
+    clock.advance(10)
+    await store.announce(one.says(), "10.0.0.1")
+    clock.advance(95)
+    await store.expire()
+    assert await store.totals() == Totals(sessions=1, peers=1)
+
+
 async def test_expired_peers_are_never_named_even_before_they_are_collected(
     make: Make, clock: Clock
 ) -> None:
@@ -341,6 +353,15 @@ async def test_a_peer_that_announces_too_often_is_told_when_to_come_back(
     await store.announce(one.says(), "10.0.0.1")
     assert (await refused(store, one)).status == 429
     assert (await store.announce(one.says("stopped"), "10.0.0.1")).alive == 0
+
+
+async def test_a_long_silence_does_not_earn_a_longer_burst(make: Make, clock: Clock) -> None:
+    store = make(replace(LIMITS, burst=5))
+    (one,) = await join(store, 1)
+    clock.advance(90)
+    for _ in range(5):
+        await store.announce(one.says(), "10.0.0.1")
+    assert (await refused(store, one)).status == 429
 
 
 async def test_samples_are_uniform(make: Make) -> None:

@@ -23,7 +23,14 @@ from p2pl.errors import ProtocolError, RunDirError, TrackerError, wrong
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
 from p2pl.protocol import announce as messages
-from p2pl.protocol.announce import MAX_ANSWER_BYTES, Announce, Answer, Event, PeerAddress
+from p2pl.protocol.announce import (
+    MAX_ANSWER_BYTES,
+    MAX_NUMWANT,
+    Announce,
+    Answer,
+    Event,
+    PeerAddress,
+)
 
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
@@ -224,7 +231,7 @@ class Directory:
             event=event,
             sequence=self._sequence,
             time_s=int(wall_s),
-            numwant=numwant,
+            numwant=min(numwant, MAX_NUMWANT),
         )
         return messages.encode(announce, self._me.identity.private_key)
 

@@ -6,7 +6,9 @@ blanks, other spellings of a number and bytes after the end.
 
 The CURVE keys in an answer carry no signature and need none: peers prove their identity to each
 other when they meet, so a tracker that lies about a key or an address can waste a connection
-attempt and cannot impersonate anyone.
+attempt and cannot impersonate anyone. Nor is the address signed: it is the one the tracker sees.
+Who sits between a peer and a tracker on plain HTTP can deliver an announce first, from elsewhere;
+the peer's next announce puts that right, and HTTPS prevents it.
 
 Hashes and keys travel as base64 and peers as `[id, host, port, curve_key]`: the tracker's traffic
 must stay below 1 % of the peers' own, also where a model has 31 KB.
