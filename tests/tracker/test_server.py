@@ -167,7 +167,9 @@ def test_who_says_nothing_more_is_hung_up_on(swarm: Swarm, sent: bytes) -> None:
 def test_a_half_sent_second_request_is_hung_up_on(swarm: Swarm) -> None:
     with socket.create_connection(("127.0.0.1", swarm.port), timeout=5) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+        answer = b""
+        while not answer.endswith(b'{"status":"ok"}'):
+            answer += connection.recv(65_536)
         connection.sendall(b"GET /hea")
         with contextlib.suppress(ConnectionResetError):
             assert connection.recv(65_536) == b""
@@ -232,7 +234,7 @@ def test_port_zero_takes_a_free_port_and_names_it(swarm: Swarm) -> None:
 
 def test_a_port_in_use_is_an_error_that_says_what_to_do(swarm: Swarm) -> None:
     swarm.tracker()
-    second = swarm.start("second", [BIN / "p2pl-tracker", "serve", "--port", str(swarm.port)])
+    second = swarm.start("second", [str(BIN / "p2pl-tracker"), "serve", "--port", str(swarm.port)])
     assert second.wait(DEADLINE_S) == 2
     assert f"127.0.0.1:{swarm.port}" in second.text()
     assert "in use" in second.text()
