@@ -18,7 +18,7 @@ import os
 import resource
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 
 import zmq
@@ -40,6 +40,7 @@ class Run:
     """One transfer, as its receiver saw it."""
 
     seconds: float
+    cpu_s: float  # of sender and receiver together
     grown_mib: float  # peak memory of the receiver, above what it had before
 
 
@@ -52,6 +53,8 @@ class Row:
     bare_gib_s: float
     wire_gib_s: float
     ratio: float
+    bare_cpu_s_per_gib: float
+    wire_cpu_s_per_gib: float
     bare_grown_mib: float
     wire_grown_mib: float
 
@@ -66,18 +69,27 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
 
 
+def cpu_s() -> float:
+    """Returns the processor time that this process has used."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
 def bare_sender(pipe: Connection, size: int, chunk: int) -> None:
     public, secret = zmq.curve_keypair()
     data = memoryview(payload(size))
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         router.curve_server, router.curve_publickey, router.curve_secretkey = True, public, secret
         router.sndhwm = 0
-        pipe.send((router.bind_to_random_port(f"tcp://{HOST}"), public))
+        port = router.bind_to_random_port(f"tcp://{HOST}")
+        used_s = cpu_s()
+        pipe.send((port, public))
         route, _ = router.recv_multipart()
         for offset in range(0, size, chunk):
             router.send(route, zmq.SNDMORE)
             router.send(data[offset : offset + chunk], copy=False)
         pipe.recv()
+        pipe.send(cpu_s() - used_s)
 
 
 def bare_receiver(
@@ -90,14 +102,14 @@ def bare_receiver(
         dealer.curve_publickey, dealer.curve_secretkey = zmq.curve_keypair()
         dealer.rcvhwm = 0
         dealer.connect(f"tcp://{HOST}:{port}")
-        began, offset = time.perf_counter(), 0
+        began, used_s, offset = time.perf_counter(), cpu_s(), 0
         dealer.send(b"go")
         buffer = buffer or bytearray(size)
         while offset < size:
             frame = dealer.recv(copy=False)
             buffer[offset : offset + len(frame)] = frame.buffer
             offset += len(frame)
-        pipe.send(Run(time.perf_counter() - began, peak_mib() - before))
+        pipe.send(Run(time.perf_counter() - began, cpu_s() - used_s, peak_mib() - before))
 
 
 def wire_sender(pipe: Connection, size: int, chunk: int) -> None:
@@ -106,8 +118,10 @@ def wire_sender(pipe: Connection, size: int, chunk: int) -> None:
         wire = Wire(identity, session_id=SESSION_ID, listen=f"{HOST}:0", chunk_bytes=chunk)
         async with wire:
             await wire.publish(Version(round=1, samples=1, payload=payload(size)))
+            used_s = cpu_s()
             pipe.send((wire.port, wire.curve_key, identity.peer_id))
             await asyncio.to_thread(pipe.recv)
+            pipe.send(cpu_s() - used_s)
 
     asyncio.run(serve())
 
@@ -125,12 +139,12 @@ def wire_receiver(
         async with wire:
             before = peak_mib()
             into = memoryview(bytearray(size)) if memory == "kept" else None
-            began = time.perf_counter()
+            began, used_s = time.perf_counter(), cpu_s()
             pulled = await wire.pull(
                 address, have=None, round=1, wait_s=0, deadline_s=DEADLINE_S, size=size, into=into
             )
             assert isinstance(pulled, Pulled)
-            pipe.send(Run(time.perf_counter() - began, peak_mib() - before))
+            pipe.send(Run(time.perf_counter() - began, cpu_s() - used_s, peak_mib() - before))
 
     asyncio.run(fetch())
 
@@ -152,8 +166,9 @@ def measure(kind: str, size: int, chunk: int, memory: str) -> Run:
     assert isinstance(run, Run)
     receiver.join()
     to_sender.send("stop")
+    sender_s = to_sender.recv()
     sender.join()
-    return run
+    return replace(run, cpu_s=run.cpu_s + sender_s)
 
 
 def compare(mib: int, chunk: int, memory: str, repeats: int) -> Row:
@@ -162,6 +177,7 @@ def compare(mib: int, chunk: int, memory: str, repeats: int) -> Row:
         for kind in runs:
             runs[kind].append(measure(kind, mib * MIB, chunk, memory))
     seconds = {kind: statistics.median(run.seconds for run in each) for kind, each in runs.items()}
+    cpu = {kind: statistics.median(run.cpu_s for run in each) for kind, each in runs.items()}
     grown = {kind: max(run.grown_mib for run in each) for kind, each in runs.items()}
     return Row(
         mib=mib,
@@ -169,6 +185,8 @@ def compare(mib: int, chunk: int, memory: str, repeats: int) -> Row:
         bare_gib_s=round(mib / 1_024 / seconds["bare"], 3),
         wire_gib_s=round(mib / 1_024 / seconds["wire"], 3),
         ratio=round(seconds["bare"] / seconds["wire"], 3),
+        bare_cpu_s_per_gib=round(cpu["bare"] * 1_024 / mib, 2),
+        wire_cpu_s_per_gib=round(cpu["wire"] * 1_024 / mib, 2),
         bare_grown_mib=round(grown["bare"], 1),
         wire_grown_mib=round(grown["wire"], 1),
     )
@@ -190,11 +208,15 @@ def main() -> None:
     if options.json:
         print(json.dumps({"chunk_kib": options.chunk_kib, "rows": [asdict(row) for row in rows]}))
         return
-    print("   MiB  memory  bare GiB/s  wire GiB/s  ratio  receiver grew by MiB (bare, wire)")
+    print(" " * 48 + "CPU s/GiB           receiver grew by MiB")
+    print(
+        "   MiB  memory  bare GiB/s  wire GiB/s  ratio      bare       wire        bare        wire"
+    )
     for row in rows:
         print(
             f"{row.mib:6}  {row.memory:>6}  {row.bare_gib_s:10.3f}  {row.wire_gib_s:10.3f}"
-            f"  {row.ratio:5.2f}  {row.bare_grown_mib:10.1f}  {row.wire_grown_mib:10.1f}"
+            f"  {row.ratio:5.2f}  {row.bare_cpu_s_per_gib:9.2f}  {row.wire_cpu_s_per_gib:9.2f}"
+            f"  {row.bare_grown_mib:10.1f}  {row.wire_grown_mib:10.1f}"
         )
 
 
