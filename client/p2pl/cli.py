@@ -232,7 +232,10 @@ def join(
     ] = None,
     seed_for: Annotated[
         float,
-        typer.Option(min=0, help="Seconds to go on serving peers that still train, when done."),
+        typer.Option(
+            min=0,
+            help="When done, go on serving peers that still train for so many seconds at most.",
+        ),
     ] = 60.0,
     alone: Annotated[
         bool,

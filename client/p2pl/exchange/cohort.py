@@ -17,12 +17,11 @@ from p2pl.exchange.learner import Model
 from p2pl.exchange.peer import Meter, Outcome, Peer, announce, publish, pull_all, remember, stepper
 from p2pl.exchange.state import PeerState
 from p2pl.learning.train import Start
-from p2pl.protocol.announce import Event, PeerAddress
+from p2pl.protocol.announce import PeerAddress
 
 TRACKER_PATIENCE_S = 15.0  # at the start; chosen: a tracker's restart takes a few seconds
 POLL_S = 1.0  # between two looks at the swarm while waiting for others
 SEEDING_QUIET_S = 10.0  # nobody has pulled for so long: nobody needs me any more
-MAX_SEEDING_S = 120.0
 
 
 async def run(peer: Peer, state: PeerState) -> PeerState:
@@ -144,14 +143,10 @@ async def seed(peer: Peer) -> None:
     """Serves the last version until the others are done too, or nobody asks for it any more."""
     begun = quiet_since = peer.clock()
     served = peer.wire.traffic.transfers_out
-    event: Event = "completed"
-    while (
-        peer.clock() - begun < min(peer.seeding_s, MAX_SEEDING_S)
-        and peer.clock() - quiet_since < SEEDING_QUIET_S
-    ):
+    while peer.clock() - begun < peer.seeding_s and peer.clock() - quiet_since < SEEDING_QUIET_S:
         try:
-            await announce(peer, event, 0)
-            event = "update"
+            # Every time: a tracker that was restarted would count me as training still.
+            await announce(peer, "completed", 0)
             if peer.answer and peer.answer.training == 0:
                 return
         except TrackerError:
