@@ -144,8 +144,10 @@ def _by_class(labels: Indices, random: RandomState) -> list[Indices]:
 
 def _shares(random: RandomState, alpha: float, peers: int, rows: int) -> Indices:
     """Returns `rows` cut into `peers` whole numbers, in Dirichlet(alpha) proportion."""
-    ends = np.floor(np.cumsum(random.dirichlet([alpha] * peers)) * rows + 0.5).astype(np.int64)
-    ends[-1] = rows
+    parts = random.dirichlet([alpha] * peers)
+    if not np.isfinite(parts).all():  # every gamma draw underflowed: one peer takes all, the limit
+        parts = np.eye(peers)[random.randint(peers)]
+    ends = np.floor(np.cumsum(parts) * rows + 0.5).astype(np.int64)
     return np.diff(np.minimum(ends, rows), prepend=0)
 
 

@@ -16,7 +16,7 @@ A row is learned from my own validation examples alone; nobody's word is taken. 
 
 I can only judge how a model tells apart the classes that I hold: the loss is taken over those
 classes alone, each counted equally. Otherwise an honest peer with other classes looks like a liar,
-because its model shifts probability away from mine.
+because its model shifts probability away from mine. Who holds one class judges by geometry alone.
 """
 
 import math

@@ -96,6 +96,14 @@ def test_a_peer_that_would_get_almost_nothing_is_topped_up() -> None:
         assert sum(sizes) == len(LABELS)
 
 
+def test_the_smallest_dirichlet_number_gives_each_class_to_one_peer() -> None:
+    for seed in range(10):  # about a quarter of the draws underflow
+        parts = split("dirichlet:0.001", 2, seed)
+        owned = sum(len(np.unique(LABELS[part])) for part in parts)
+        assert 10 <= owned <= 20
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(LABELS)))
+
+
 @pytest.mark.parametrize(
     "text",
     [

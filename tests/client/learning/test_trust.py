@@ -106,6 +106,14 @@ def test_a_model_further_than_usual_is_pulled_in() -> None:
     assert mix(GOOD, received, learned.row)[1] == pytest.approx(3 * 0.02 + 0.04)
 
 
+def test_a_model_pulled_in_earns_what_it_would_earn_there() -> None:
+    close = [GOOD + 0.2 * (WORSE - GOOD), GOOD - 0.2 * (WORSE - GOOD)]
+    far = ask([*close, WORSE])
+    there = ask([*close, GOOD + 0.4 * (WORSE - GOOD)])
+    assert far.trust.logits == pytest.approx(there.trust.logits, abs=1e-4)
+    assert far.trust.logits["c"] < -0.05
+
+
 def test_the_usual_distance_cannot_be_set_by_one_cohort() -> None:
     shift = torch.tensor([0.0, 1.0, 0.0, 1.0])
     calm = ask([GOOD + 0.01 * shift] * 3).trust
@@ -136,6 +144,14 @@ def test_a_model_that_harms_the_mix_is_rejected() -> None:
 def test_two_that_harm_the_mix_are_both_found() -> None:
     helpful = [OWN + SIDEWAYS, OWN - SIDEWAYS, OWN + 0.9 * SIDEWAYS, OWN - 0.9 * SIDEWAYS]
     assert sorted(ask([*helpful, HARMFUL, 1.01 * HARMFUL], own=OWN).rejected) == ["e", "f"]
+
+
+def test_two_examples_that_disagree_are_too_few_to_reject_anybody_for_damage() -> None:
+    cohort = [OWN + SIDEWAYS, OWN - SIDEWAYS, OWN + 0.9 * SIDEWAYS, HARMFUL]
+    probe = Probe(MODEL, Examples(torch.tensor([[-0.001, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])))
+    with torch.no_grad():
+        assert float((probe.losses(HARMFUL) - probe.losses(OWN)).mean()) > 1
+    assert ask(cohort, own=OWN, probe=probe).rejected == {}
 
 
 def test_of_two_models_none_is_called_the_odd_one_out() -> None:
