@@ -217,6 +217,18 @@ async def test_a_chunk_without_an_offer_is_refused() -> None:
         await outcome(script)
 
 
+async def test_a_server_that_sends_everything_and_is_gone_has_done_its_part() -> None:
+    async def script(server: Server, route: bytes) -> None:
+        await server.send(route, offer(server))
+        await send_chunks(server, route, 4)
+        server.socket.close(linger=5_000)
+        time.sleep(0.3)  # noqa: ASYNC251  # chunks and the end of the connection come in together
+
+    answer = await outcome(script)
+    assert isinstance(answer, Pulled)
+    assert answer.payload == DATA
+
+
 async def test_a_header_larger_than_a_header_is_refused() -> None:
     async def script(server: Server, route: bytes) -> None:
         await server.send(route, bytes(3_000))
