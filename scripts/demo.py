@@ -51,7 +51,7 @@ def main() -> None:
             process.terminate()
         for process in processes:
             process.wait(20)
-    console.print("4. the same shards, each alone     p2pl join --alone")
+    console.print("\n4. the same shards, each alone     p2pl join --alone")
     show(out, torrent)
     console.print(f"{time.monotonic() - began:.0f} s in all; run directories and logs in {out}")
 

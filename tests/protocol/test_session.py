@@ -222,7 +222,11 @@ def test_a_wrong_spec_is_named_too(old: str, new: str, words: str) -> None:
 
 
 TORRENTFILES = Path(__file__).parents[2] / "torrentfiles"
-IDS: dict[str, str] = {}
+IDS = {
+    "digits": "ad5efaeb0bca3e549b78d2f73909bb19dba39ad0ea6d9ed7107b17199e044589",
+    "fashion-mnist": "c4ce2c56c8eda8c2eb7a88f3c830fe70abc6cee0c2390eaaf4ff962f3bd7afcc",
+    "mnist-iid": "09071773fac4e1900c6e508231adf09ee965b6434222ef8776cec3f785d4b780",
+}
 
 
 @pytest.mark.parametrize("name", sorted(IDS))

@@ -58,6 +58,7 @@ def test_killed_peers_a_killed_tracker_and_a_late_peer_cost_half_a_point_at_most
     reached(5)
     peers[4].kill()
     peers[5].kill()
+    before = peers[4].rounds()
     returned = start(swarm, "peer-4", torrent, 4)
     reached(8)
     tracker.kill()
@@ -70,6 +71,6 @@ def test_killed_peers_a_killed_tracker_and_a_late_peer_cost_half_a_point_at_most
         assert peer.wait(180) == 0, peer.text()
     accuracies = [peer.summary()["accuracy"] for peer in left]
     assert min(accuracies) > UNDISTURBED - 0.5, accuracies
-    assert returned.rounds()[0]["round"] == 1  # the log of before the kill is kept
+    assert returned.rounds()[: len(before)] == before
     assert late.rounds()[0]["round"] > 5
     assert abs(late.summary()["accuracy"] - fmean(accuracies)) < 0.5, late.text()

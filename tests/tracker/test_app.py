@@ -71,7 +71,7 @@ async def test_announcing_answers_with_peers_and_terms() -> None:
     assert [(peer.id, peer.host, peer.port) for peer in answer.peers] == [
         (one.id, "203.0.113.5", one.port)
     ]
-    assert (answer.alive, answer.training, answer.min_interval_s) == (2, 2, 1.0)
+    assert (answer.alive, answer.training, answer.min_interval_s) == (2, 2, 0.5)
     assert 54 <= answer.interval_s <= 66
     assert answer.external_host == "2001:db8::5"
 

@@ -35,7 +35,7 @@ def serve(
     ] = 60,
     min_interval: Annotated[
         float, typer.Option(min=0, max=3_600, help="Seconds between announces of one peer.")
-    ] = 1.0,
+    ] = 0.5,
     ttl: Annotated[
         int | None,
         typer.Option(min=1, help="Seconds a silent peer stays listed; default 2.5 intervals."),

@@ -31,8 +31,8 @@ class Limits:
     max_sessions: int = 10_000
     max_peers_per_session: int = 100_000
     max_peers_per_address: int = 1_000  # of an IPv4 address, or of an IPv6 /64
-    min_interval_s: float = 1.0  # sustained, per peer; 0 = no limit
-    burst: int = 5  # announces in a row before `min_interval_s` counts
+    min_interval_s: float = 0.5  # sustained, per peer; 0 = no limit
+    burst: int = 10  # announces in a row before `min_interval_s` counts
 
 
 @dataclass(frozen=True, slots=True)

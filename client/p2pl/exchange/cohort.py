@@ -20,6 +20,7 @@ from p2pl.learning.train import Start
 from p2pl.protocol.announce import PeerAddress
 
 TRACKER_PATIENCE_S = 15.0  # at the start; chosen: a tracker's restart takes a few seconds
+MAX_LAG_ROUNDS = 2  # chosen: within it the wait for each other's round closes the gap
 POLL_S = 1.0  # between two looks at the swarm while waiting for others
 SEEDING_QUIET_S = 10.0  # nobody has pulled for so long: nobody needs me any more
 
@@ -79,7 +80,7 @@ def swarm_round(index: int, models: Mapping[str, Model]) -> int:
     if not models:
         return index
     others = median_low([model.round for model in models.values()])
-    return others if others > index + 1 else index
+    return others if others > index + MAX_LAG_ROUNDS else index
 
 
 async def enter(peer: Peer, state: PeerState) -> PeerState:

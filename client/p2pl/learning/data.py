@@ -5,6 +5,7 @@ decoded: six peers on one small machine load at the same time. Parquet folders a
 without the copy that the `datasets` cache would make of them.
 """
 
+import importlib.util
 import io
 import json
 import math
@@ -189,18 +190,24 @@ def _open(ref: str, task: Task, data_dir: Path | None) -> _Source:
 
 def _digits() -> _Source:
     """Returns the 1 797 handwritten digits that ship inside scikit-learn, 80/20, stratified."""
+    # Only the file is wanted: importing scikit-learn brings scipy and pandas, 2 s in every peer.
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("--data digits: needs scikit-learn: pip install 'p2pl[data]'")
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as fault:
-        raise DataError(f"--data digits: needs {fault.name}: pip install 'p2pl[data]'") from fault
-    bunch = load_digits()
-    pixels = (bunch.images[:, None] / 16).astype(np.float32)  # 17 grey levels, 0..16
-    labels = bunch.target.astype(np.int64)
+        rows = np.loadtxt(path, delimiter=",", dtype=np.int64)
+    except (OSError, ValueError) as fault:
+        raise DataError(
+            f"--data digits: scikit-learn's {path.name} is unreadable: {fault}"
+        ) from fault
+    pixels = (rows[:, :-1].reshape(-1, 1, 8, 8) / 16).astype(np.float32)  # 17 grey levels, 0..16
+    labels = rows[:, -1].copy()
     random = np.random.RandomState(DIGITS_SPLIT_SEED)
     held_out = np.zeros(len(labels), dtype=bool)
     for kind in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == kind))
-        held_out[rows[: round(DIGITS_TEST_SHARE * len(rows))]] = True
+        of_kind = random.permutation(np.flatnonzero(labels == kind))
+        held_out[of_kind[: round(DIGITS_TEST_SHARE * len(of_kind))]] = True
     train, test = (_in_memory(pixels[part], labels[part]) for part in (~held_out, held_out))
     return _Source(train, test, tuple("0123456789"))
 

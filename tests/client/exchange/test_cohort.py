@@ -15,8 +15,9 @@ def test_a_peer_alone_counts_its_own_rounds() -> None:
     assert swarm_round(7, {}) == 7
 
 
-def test_one_round_ahead_is_no_reason_to_skip_any() -> None:
-    assert swarm_round(7, models(8, 8, 8)) == 7
+def test_two_rounds_ahead_are_no_reason_to_skip_any() -> None:
+    assert swarm_round(7, models(9, 9, 9)) == 7
+    assert swarm_round(7, models(10, 10, 10)) == 10
 
 
 def test_a_peer_that_is_far_behind_moves_on_with_its_cohort() -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from p2pl.errors import DataError
 from p2pl.learning import data
@@ -85,6 +86,15 @@ def test_digits_are_scaled_and_split_alike_for_everybody() -> None:
     assert (float(one.train_x.min()), float(one.train_x.max())) == (0, 1)
     assert min(torch.bincount(one.test_y).tolist()) >= 34
     assert one.labels == tuple("0123456789")
+
+
+def test_digits_are_the_ones_that_scikit_learn_loads() -> None:
+    bunch = load_digits()
+    data = load("digits", DIGITS)
+    assert data.test_x is not None
+    ours = torch.cat([data.train_x, data.test_x]).flatten(1).mul(16).long()
+    theirs = torch.from_numpy(bunch.data).long()
+    assert sorted(map(tuple, ours.tolist())) == sorted(map(tuple, theirs.tolist()))
 
 
 def test_shards_of_digits_are_disjoint_and_share_the_test_set() -> None:
@@ -459,7 +469,7 @@ def test_whoever_works_offline_is_not_asked_for_a_network(
 @pytest.mark.parametrize(
     ("ref", "module", "extra"),
     [
-        ("digits", "sklearn.datasets", r"p2pl\[data\]"),
+        ("digits", "sklearn", r"p2pl\[data\]"),
         ("FOLDER", "pyarrow", r"p2pl\[hf\]"),
         ("FOLDER", "PIL", r"p2pl\[hf\]"),
         ("me/tiny", "datasets", r"p2pl\[hf\]"),
