@@ -312,7 +312,7 @@ async def _unless_lost(talk: Coroutine[None, None, T], monitor: zmq.asyncio.Sock
     try:
         await asyncio.wait({talking, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not talking.done() and watching.result() == zmq.EVENT_DISCONNECTED:
-            pass
+            await asyncio.wait({talking}, timeout=GRACE_S)
         if talking.done():
             return talking.result()
         raise PullError(LOST[watching.result()])
