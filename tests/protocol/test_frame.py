@@ -33,13 +33,13 @@ CARD = issue_card(KEY, session_id=SESSION, curve_key=CURVE, port=4000)
 LARGEST = (1 << 53) - 1
 ASKS: list[Pull | Credit] = [
     Pull(CARD, "model", None, 0, 0, 1),
-    Pull(CARD, "checkpoint", bytes(32), LARGEST, 60_000, 64),
+    Pull(CARD, "checkpoint", bytes(16), LARGEST, 60_000, 64),
     Credit(1),
     Credit(64),
 ]
 ANSWERS: list[Offer | NotModified | Busy | Refused | Chunk] = [
-    Offer(CARD, 1, 0, 1, bytes(32)),
-    Offer(CARD, LARGEST, LARGEST, LARGEST, bytes(32), bytes(MAX_NOTES_BYTES)),
+    Offer(CARD, 1, 0, 1, bytes(16)),
+    Offer(CARD, LARGEST, LARGEST, LARGEST, bytes(16), bytes(MAX_NOTES_BYTES)),
     NotModified(CARD, LARGEST),
     Busy(250),
     Refused("no"),
@@ -147,7 +147,7 @@ OFFER = ANSWERS[1]
         encode(ANSWERS[0]),  # an answer where a question belongs
         _with(PULL, 0, 99),
         _with(PULL, 2, "weights"),
-        _with(PULL, 3, bytes(31)),
+        _with(PULL, 3, bytes(15)),
         _with(PULL, 4, -1),
         _with(PULL, 4, 1 << 53),
         _with(PULL, 4, float("nan")),
@@ -176,7 +176,7 @@ def test_a_question_out_of_range_is_refused(data: bytes) -> None:
         _with(OFFER, 3, 1 << 53),
         _with(OFFER, 4, 0),
         _with(OFFER, 4, 1 << 53),
-        _with(OFFER, 5, bytes(33)),
+        _with(OFFER, 5, bytes(17)),
         _with(OFFER, 6, bytes(MAX_NOTES_BYTES + 1)),
         _with(OFFER, 6, "text"),
         _with(Busy(1), 1, 60_001),

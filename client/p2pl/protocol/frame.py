@@ -29,10 +29,12 @@ MAX_NOTES_BYTES = 1_024
 MAX_REASON_CHARS = 200
 MAX_CREDIT = 64  # chunks; a ROUTER's high-water mark must hold them, or it drops in silence
 MAX_WAIT_MS = 60_000
-DIGEST_BYTES = 32
+SESSION_BYTES = 32
+DIGEST_BYTES = 16  # see p2pl.network.version
 PURPOSE = b"p2pl card 1"
 
-Hash = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+Session = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
+Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # exact in every language's numbers
 Milliseconds = Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)]
 Chunks = Annotated[int, Meta(ge=1, le=MAX_CREDIT)]
@@ -45,7 +47,7 @@ class Card(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     nobody can use another's.
     """
 
-    session: Hash
+    session: Session
     public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
     curve_key: CurveKey
     port: Port  # where it serves
@@ -106,7 +108,7 @@ class Pull(Header, frozen=True, tag=1):
 
     card: Card
     want: Literal["model", "checkpoint"]
-    have: Hash | None  # digest of the version I hold
+    have: Digest | None  # digest of the version I hold
     round: Count  # wait for this round, if you have not reached it…
     wait_ms: Milliseconds  # …but not longer than this
     credit: Chunks  # that I take before I say more
@@ -125,7 +127,7 @@ class Offer(Header, frozen=True, tag=3):
     round: Count
     samples: Count  # that it was trained on, as the peer says
     size: Annotated[int, Meta(ge=1, lt=1 << 53)]  # bytes
-    digest: Hash  # of all of it
+    digest: Digest  # of all of it
     notes: Annotated[bytes, Meta(max_length=MAX_NOTES_BYTES)] = b""
 
 
