@@ -26,7 +26,7 @@ from p2pl.protocol.frame import (
 )
 
 pytestmark = pytest.mark.anyio
-CHUNKS = 16  # more than a wire takes in before the rest of its loop has a turn
+CHUNKS = 60  # more than a wire takes in before the rest of its loop has had some turns
 DATA = bytes(range(256)) * (CHUNKS * CHUNK // 256)
 SLACK_S = 0.5
 
