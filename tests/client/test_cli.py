@@ -100,7 +100,7 @@ def test_a_wrong_spec_leaves_nothing_behind(tmp_path: Path, spec: str, words: st
 
 def test_an_unknown_model_is_refused_with_what_is_there(tmp_path: Path) -> None:
     toml = tmp_path / "x.toml"
-    toml.write_text(DIGITS.read_text().replace('"logreg"', '"oracle"'))
+    toml.write_text(DIGITS.read_text().replace('"mlp"', '"oracle"'))
     done = p2pl("create", toml, "--out", tmp_path / "x.torrent")
     assert done.returncode == 2
     assert "logreg" in done.stderr

@@ -51,7 +51,7 @@ def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
                 f"checkpoint from {source}: root",
                 got=root.hex(),
                 allowed=promised.root,
-                hint="the file belongs to another session or was tampered with; delete it",
+                hint="these are the weights of another session, or were tampered with",
             )
         )
     return payload

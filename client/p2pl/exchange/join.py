@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from p2pl.errors import FrameError, InputError, PullError
+from p2pl.errors import FrameError, InputError, PullError, TrackerError
 from p2pl.exchange import alone, checkpoint, cohort
 from p2pl.exchange.learner import Learner
 from p2pl.exchange.peer import Interrupted, Peer, keep_announcing
@@ -174,21 +174,32 @@ async def _nobody() -> bytes:
 
 
 async def _checkpoint_of_the_swarm(wire: Wire, directory: Directory, file: SessionFile) -> bytes:
-    """Returns what the first of some peers serves as the initial checkpoint; it is not verified."""
-    answer = await directory.announce("started", numwant=CHECKPOINT_DONORS)
-    reasons = []
-    for address in answer.peers:
-        try:
-            return bytes(
-                await wire.pull_checkpoint(
-                    address,
-                    size=file.checkpoint.size,
-                    deadline_s=file.session.exchange.pull_deadline_s,
+    """Returns what some peer serves as the initial checkpoint; it is not verified yet.
+
+    Whoever made the session may join a little later than I do, so it is asked for until the start's
+    deadline.
+    """
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + file.session.exchange.start_deadline_s
+    reasons: dict[str, str] = {}
+    while True:
+        with contextlib.suppress(TrackerError):
+            await directory.announce("update", numwant=CHECKPOINT_DONORS)
+        for address in directory.known.sample(CHECKPOINT_DONORS):
+            try:
+                return bytes(
+                    await wire.pull_checkpoint(
+                        address,
+                        size=file.checkpoint.size,
+                        deadline_s=file.session.exchange.pull_deadline_s,
+                    )
                 )
-            )
-        except (PullError, FrameError) as fault:
-            reasons.append(f"{address.id[:8]}: {fault}")
-    raise PullError("; ".join(reasons) or "nobody is there to ask")
+            except (PullError, FrameError) as fault:
+                reasons[address.id[:8]] = str(fault)
+        if loop.time() > until_s:
+            said = "; ".join(f"{peer}: {reason}" for peer, reason in reasons.items())
+            raise PullError(said or "nobody is there to ask")
+        await asyncio.sleep(cohort.POLL_S)
 
 
 def _on_disk(run: _Run, payload: bytes) -> memoryview:

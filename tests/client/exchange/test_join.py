@@ -1,0 +1,221 @@
+"""Whole runs of `join` in this process, against a real tracker process and over real sockets."""
+
+import asyncio
+import io
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from rich.console import Console
+from support.processes import ROOT, Swarm
+
+from p2pl.errors import RunDirError, TrackerError
+from p2pl.exchange import checkpoint, cohort
+from p2pl.exchange.join import Options, join
+from p2pl.learning.data import Shard, load
+from p2pl.network.runlog import Summary, read_run
+from p2pl.protocol import merkle, session
+from p2pl.protocol.session import SessionFile
+from p2pl.view import Header, PlainView
+
+SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Iterator[Swarm]:
+    """Returns a place to start a tracker in."""
+    made = Swarm(tmp_path)
+    yield made
+    made.end()
+
+
+def session_file(swarm: Swarm, **exchange: object) -> SessionFile:
+    """Returns a short session for two peers."""
+    wanted = session.read_spec(SPEC).session()
+    changes = {"rounds": 4, "cohort": 1, "min_peers": 2, **exchange}
+    wanted = msgspec.structs.replace(
+        wanted, exchange=msgspec.structs.replace(wanted.exchange, **changes)
+    )
+    _, promised = checkpoint.build(wanted)
+    return SessionFile("digits", wanted, promised, trackers=((swarm.url,),))
+
+
+class Watching(PlainView):
+    """A view that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.text = io.StringIO()
+        header = Header(name="digits", session_id="ab" * 32, peer_id="", rounds=4)
+        super().__init__(header, Console(file=self.text, width=200))
+
+
+async def run(
+    swarm: Swarm, file: SessionFile, name: str, *, view: PlainView | None = None, **options: object
+) -> Summary:
+    """Returns the summary of one peer's run; its shard is the digit at the end of its name."""
+    run_dir = swarm.folder / name
+    run_dir.mkdir(exist_ok=True)
+    data = load("digits", file.session.task, shard=Shard(int(name[-1]), 3, "iid"))
+    chosen = Options(
+        torrent=swarm.folder / "digits.torrent",
+        run_dir=run_dir,
+        identity=run_dir / "identity.pem",
+        device=torch.device("cpu"),
+        listen="127.0.0.1:0",
+    )
+    chosen = replace(chosen, **options)  # type: ignore[arg-type]
+    return await join(file, chosen, data, lambda _: view or Watching())
+
+
+def test_two_peers_learn_together_and_write_down_what_happened(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = session_file(swarm)
+
+    async def both() -> list[Summary]:
+        return list(await asyncio.gather(run(swarm, file, "peer-0"), run(swarm, file, "peer-1")))
+
+    one, other = asyncio.run(both())
+    assert one.peers_met == (other.peer_id,)
+    assert (one.state, one.rounds) == ("finished", 4)
+    assert one.bytes_in > 3 * file.checkpoint.size
+    entries = read_run(swarm.folder / "peer-0").rounds
+    assert all(entry.received == (other.peer_id,) for entry in entries)
+    assert all(entry.tracker_seconds is not None for entry in entries)
+    assert entries[-1].bytes_by_peer[other.peer_id][0] > file.checkpoint.size
+
+
+def test_a_finished_run_is_not_run_again_and_more_rounds_go_on_from_it(swarm: Swarm) -> None:
+    file = session_file(swarm)
+    first = asyncio.run(run(swarm, file, "peer-0", alone=True))
+    again = asyncio.run(run(swarm, file, "peer-0", alone=True))
+    assert again == first
+    more = asyncio.run(run(swarm, file, "peer-0", alone=True, rounds=6))
+    assert more.rounds == 6
+    assert len(read_run(swarm.folder / "peer-0").rounds) == 6
+
+
+def test_a_peer_whose_tracker_stays_silent_gives_up(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort, "TRACKER_PATIENCE_S", 0.2)
+    view = Watching()
+    with pytest.raises(TrackerError, match=swarm.url):
+        asyncio.run(run(swarm, session_file(swarm), "peer-0", view=view))
+    assert "trying again" in view.text.getvalue()
+
+
+def test_a_peer_that_nobody_joins_goes_on_alone_after_the_deadline(swarm: Swarm) -> None:
+    swarm.tracker()
+    view = Watching()
+    file = session_file(swarm, start_deadline_s=0.5)
+    summary = asyncio.run(run(swarm, file, "peer-0", view=view))
+    assert (summary.state, summary.peers_met) == ("finished", ())
+    assert "waiting for peers: 1 of 2" in view.text.getvalue()
+
+
+def test_an_interrupted_run_says_so_and_resumes_where_it_was(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = session_file(swarm, rounds=400, start_deadline_s=0.2)
+
+    class Interrupting(Watching):
+        def round(self, entry: object) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    summary = asyncio.run(run(swarm, file, "peer-0", view=Interrupting()))
+    assert summary.state == "interrupted"
+    assert 1 <= summary.rounds < 400
+    rounds = summary.rounds + 2
+    resumed = asyncio.run(run(swarm, file, "peer-0", rounds=rounds))
+    assert (resumed.state, resumed.rounds) == ("finished", rounds)
+    numbers = [entry.round for entry in read_run(swarm.folder / "peer-0").rounds]
+    assert numbers == list(range(1, rounds + 1))
+
+
+def test_an_interrupted_training_leaves_at_the_next_step(swarm: Swarm) -> None:
+    file = session_file(swarm)
+
+    class Interrupting(Watching):
+        def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    summary = asyncio.run(run(swarm, file, "peer-0", view=Interrupting(), alone=True))
+    assert (summary.state, summary.rounds, summary.accuracy) == ("interrupted", 0, None)
+
+
+def test_a_late_peer_skips_the_rounds_it_missed(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = session_file(swarm, rounds=30, cohort=2)
+
+    class Calling(Watching):
+        def __init__(self) -> None:
+            super().__init__()
+            self.reached = asyncio.Event()
+
+        def round(self, entry: object) -> None:
+            if getattr(entry, "round", 0) >= 8:
+                self.reached.set()
+
+    async def all_three() -> Summary:
+        view = Calling()
+        early = [
+            asyncio.create_task(run(swarm, file, "peer-0", view=view)),
+            asyncio.create_task(run(swarm, file, "peer-1")),
+        ]
+        await view.reached.wait()
+        late_view = Watching()
+        late = await run(swarm, file, "peer-2", view=late_view)
+        await asyncio.gather(*early)
+        assert "the swarm is at round" in late_view.text.getvalue()
+        return late
+
+    late = asyncio.run(all_three())
+    assert late.rounds == 30
+    assert read_run(swarm.folder / "peer-2").rounds[0].round > 5
+
+
+def test_two_processes_cannot_share_a_run_directory(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = session_file(swarm)
+
+    async def twice() -> None:
+        first = asyncio.create_task(run(swarm, file, "peer-0"))
+        await asyncio.sleep(0)
+        try:
+            with pytest.raises(RunDirError, match="in use"):
+                await run(swarm, file, "peer-0")
+        finally:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+
+    asyncio.run(twice())
+
+
+def test_the_initial_checkpoint_comes_from_a_peer_when_no_seed_gives_it(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = session_file(swarm)
+    other = replace(file, session=file.session, checkpoint=_changed(swarm, file))
+
+    async def both() -> list[Summary]:
+        holder = run(swarm, other, "peer-0")
+        # The second peer keeps its session file elsewhere, with nothing beside it.
+        asking = run(swarm, other, "peer-1", torrent=swarm.folder / "away" / "digits.torrent")
+        first = asyncio.create_task(holder)
+        return [await asking, await first]
+
+    one, two = asyncio.run(both())
+    assert one.peers_met == (two.peer_id,)
+
+
+def _changed(swarm: Swarm, file: SessionFile) -> session.Checkpoint:
+    """Writes a checkpoint that no seed gives beside the session file, and returns its hashes."""
+    payload = bytearray(checkpoint.build(file.session)[0])
+    payload[-1] ^= 1
+    (swarm.folder / "digits.safetensors").write_bytes(payload)
+    root, layer = merkle.tree(merkle.blocks(io.BytesIO(bytes(payload))), len(payload))
+    return session.Checkpoint(len(payload), root.hex(), layer)
