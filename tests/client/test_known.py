@@ -69,6 +69,16 @@ def test_a_peer_that_fails_rests_longer_each_time() -> None:
     assert min(rests[-3:]) >= 60.0
 
 
+def test_a_peer_is_missing_from_its_first_failure_until_it_is_met_again() -> None:
+    peers = known()
+    peers.hear([address(1), address(2)])
+    assert peers.missing() == 0
+    peers.blame(address(1).id)
+    assert peers.missing() == 1
+    peers.learn(address(1))
+    assert peers.missing() == 0
+
+
 def test_a_resting_peer_goes_on_resting_when_others_name_it() -> None:
     peers = known()
     peers.hear([address(1), address(2)])

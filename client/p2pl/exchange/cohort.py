@@ -21,8 +21,11 @@ from p2pl.protocol.announce import PeerAddress
 
 TRACKER_PATIENCE_S = 15.0  # at the start; chosen: a tracker's restart takes a few seconds
 MAX_LAG_ROUNDS = 2  # chosen: within it the wait for each other's round closes the gap
+MAX_WORSE_NATS = 0.7  # chosen: half the likelihood; a model of liars is far beyond it
 POLL_S = 1.0  # between two looks at the swarm while waiting for others
-SEEDING_QUIET_S = 10.0  # nobody has pulled for so long: nobody needs me any more
+# Nobody has pulled for so long: nobody needs me any more. Chosen: a peer that is started again has
+# its model and data loaded within 10 s on a small, busy machine.
+SEEDING_QUIET_S = 20.0
 
 
 async def run(peer: Peer, state: PeerState) -> PeerState:
@@ -34,7 +37,7 @@ async def run(peer: Peer, state: PeerState) -> PeerState:
     state = await enter(peer, state)
     while state.round < peer.rounds:
         state = await run_round(peer, state)
-    await seed(peer)
+    await seed(peer, state)
     return state
 
 
@@ -121,13 +124,19 @@ async def meet(peer: Peer, until_s: float) -> list[PeerAddress]:
 
 
 async def catch_up(peer: Peer, state: PeerState, models: Mapping[str, Model]) -> PeerState:
-    """Returns my state moved to the swarm's round, with its model if that serves my data better."""
+    """Returns my state moved to the swarm's round, with its model unless that is no good on my data.
+
+    A specialist's own model fits its own data better than the swarm's does, so a little worse is no
+    reason to stay behind.
+    """
     reached = min(peer.rounds, median_low([model.round for model in models.values()]))
     theirs = middle([model.vector for model in models.values()])
     mine = await peer.worker(partial(peer.learner.validation_loss, state.weights))
     loss = await peer.worker(partial(peer.learner.validation_loss, theirs))
-    peer.view.message(f"the swarm is at round {reached}: taking its model")
-    return replace(state, round=reached, weights=theirs if loss < mine else state.weights)
+    good = loss < mine + MAX_WORSE_NATS
+    model = "taking its model" if good else "its model is no good on my data, keeping mine"
+    peer.view.message(f"the swarm is at round {reached}: {model}")
+    return replace(state, round=reached, weights=theirs if good else state.weights)
 
 
 def middle(vectors: list[torch.Tensor]) -> torch.Tensor:
@@ -140,19 +149,25 @@ def middle(vectors: list[torch.Tensor]) -> torch.Tensor:
     return stacked.median(dim=0).values if len(vectors) >= 3 else stacked.mean(dim=0)
 
 
-async def seed(peer: Peer) -> None:
-    """Serves the last version until the others are done too, or nobody asks for it any more."""
+async def seed(peer: Peer, state: PeerState) -> None:
+    """Serves the final model until the others are done too, or nobody asks for it any more.
+
+    While somebody is missing who was here before, I stay a little: a peer that crashed and comes
+    back should find the swarm's model, even if all who held it have finished.
+    """
+    await publish(peer, state.round, state.weights)
     begun = quiet_since = peer.clock()
     served = peer.wire.traffic.transfers_out
     while peer.clock() - begun < peer.seeding_s and peer.clock() - quiet_since < SEEDING_QUIET_S:
         try:
             # Every time: a tracker that was restarted would count me as training still.
             await announce(peer, "completed", 0)
-            if peer.answer and peer.answer.training == 0:
+            missing = peer.directory.known.missing()
+            if peer.answer and peer.answer.training == 0 and not missing:
                 return
         except TrackerError:
             pass
-        peer.view.message("done; serving the last version to peers that still train")
+        peer.view.message("done; serving the final model to peers that still train or come back")
         await asyncio.sleep(POLL_S)
         if peer.wire.traffic.transfers_out != served:
             served, quiet_since = peer.wire.traffic.transfers_out, peer.clock()

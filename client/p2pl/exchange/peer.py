@@ -205,6 +205,7 @@ async def _pull(peer: Peer, address: PeerAddress, index: int) -> Held | str:
             deadline_s=exchange.pull_deadline_s,
             size=peer.learner.payload_bytes,
         )
+        peer.directory.known.learn(address)
         if isinstance(pulled, Unchanged):
             if before is None:
                 raise FrameError("answer: got 'not modified', though I hold nothing of it")
@@ -215,7 +216,6 @@ async def _pull(peer: Peer, address: PeerAddress, index: int) -> Held | str:
         return str(fault)
     except FrameError as fault:
         return str(fault)
-    peer.directory.known.learn(address)
     return Held(pulled.digest, Model(pulled.round, pulled.samples, vector))
 
 

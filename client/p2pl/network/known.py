@@ -70,6 +70,10 @@ class KnownPeers:
         known = self._known.get(peer_id)
         return known is not None and known.rest_until_s > self._now()
 
+    def missing(self) -> int:
+        """Returns how many peers could not be reached when they were last tried."""
+        return sum(known.failures > 0 for known in self._known.values())
+
     def sample(self, count: int, *, without: Collection[str] = ()) -> list[PeerAddress]:
         """Returns up to `count` peers that do not rest, uniform without replacement."""
         awake = [
