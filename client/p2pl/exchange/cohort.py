@@ -124,7 +124,7 @@ async def meet(peer: Peer, until_s: float) -> list[PeerAddress]:
 
 
 async def catch_up(peer: Peer, state: PeerState, models: Mapping[str, Model]) -> PeerState:
-    """Returns my state moved to the swarm's round, with its model unless that is no good on my data.
+    """Returns my state moved to the swarm's round, with its model unless it is no good for my data.
 
     A specialist's own model fits its own data better than the swarm's does, so a little worse is no
     reason to stay behind.

@@ -12,7 +12,7 @@ import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import zmq
 import zmq.asyncio
@@ -93,6 +93,7 @@ class Server:
         traffic: Traffic,
     ) -> None:
         self._router = router
+        self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(router.underlying)  # no futures
         self._card = card
         self._session_id = card.session.hex()
         self._chunk_bytes = chunk_bytes
@@ -298,8 +299,7 @@ class Server:
         if payload is not None:
             parts.append(payload)
         try:
-            sent = self._router.send_multipart(parts, flags=zmq.DONTWAIT, copy=False)
-            cast("asyncio.Future[object]", sent).result()  # DONTWAIT: done already
+            self._at_once.send_multipart(parts, flags=zmq.DONTWAIT, copy=False)
         except zmq.ZMQError as fault:
             log.debug("not sent peer=%s reason=%s", peer_id, fault)
             return False
