@@ -14,7 +14,17 @@ import torch
 
 from p2pl.errors import TrackerError
 from p2pl.exchange.learner import Model
-from p2pl.exchange.peer import Meter, Outcome, Peer, announce, publish, pull_all, remember, stepper
+from p2pl.exchange.peer import (
+    Meter,
+    Outcome,
+    Peer,
+    announce,
+    publish,
+    pull_all,
+    remember,
+    save,
+    stepper,
+)
 from p2pl.exchange.state import PeerState
 from p2pl.learning.train import Start
 from p2pl.protocol.announce import PeerAddress
@@ -136,7 +146,9 @@ async def catch_up(peer: Peer, state: PeerState, models: Mapping[str, Model]) ->
     good = loss < mine + MAX_WORSE_NATS
     model = "taking its model" if good else "its model is no good on my data, keeping mine"
     peer.view.message(f"the swarm is at round {reached}: {model}")
-    return replace(state, round=reached, weights=theirs if good else state.weights)
+    moved = replace(state, round=reached, weights=theirs if good else state.weights)
+    await save(peer, moved)
+    return moved
 
 
 def middle(vectors: list[torch.Tensor]) -> torch.Tensor:

@@ -230,10 +230,15 @@ class Outcome:
     scored: Scored
 
 
+async def save(peer: Peer, state: PeerState) -> None:
+    """Makes `state` what a restart goes on from."""
+    whole = replace(state, directory=peer.directory.state())
+    await peer.worker(partial(save_state, peer.log.directory, peer.file.id, whole))
+
+
 async def remember(peer: Peer, after: PeerState, outcome: Outcome, meter: Meter) -> None:
     """Saves the state, then logs and shows the round; a crash in between costs one log line."""
-    state = replace(after, directory=peer.directory.state())
-    await peer.worker(partial(save_state, peer.log.directory, peer.file.id, state))
+    await save(peer, after)
     entry = _entry(peer, after.round, outcome, meter)
     peer.log.append(entry)
     peer.view.round(entry)
