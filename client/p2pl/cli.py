@@ -299,7 +299,7 @@ def join(
                 peer_id=peer_id,
                 rounds=rounds or read.session.exchange.rounds,
                 model=read.session.model.name,
-                data=f"{shown}, {len(mine.train_y)} examples",
+                data=f"{shown}, {len(mine.train)} examples",
             ),
             Console(),
         )

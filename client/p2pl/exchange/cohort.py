@@ -13,7 +13,6 @@ from statistics import median_low
 import torch
 
 from p2pl.errors import TrackerError
-from p2pl.exchange.learner import Model
 from p2pl.exchange.peer import (
     Meter,
     Outcome,
@@ -26,6 +25,7 @@ from p2pl.exchange.peer import (
     stepper,
 )
 from p2pl.exchange.state import PeerState
+from p2pl.learning.learner import Model
 from p2pl.learning.train import Start
 from p2pl.protocol.announce import PeerAddress
 

@@ -16,11 +16,11 @@ import torch
 
 from p2pl.errors import FrameError, InputError, PullError, TrackerError
 from p2pl.exchange import alone, checkpoint, cohort
-from p2pl.exchange.learner import Learner
 from p2pl.exchange.peer import Interrupted, Peer, keep_announcing
 from p2pl.exchange.state import PeerState, load_state
 from p2pl.learning import device, models
 from p2pl.learning.data import Data
+from p2pl.learning.learner import Learner
 from p2pl.network.directory import Announcer, Directory
 from p2pl.network.files import write_atomically
 from p2pl.network.keys import Identity
@@ -74,8 +74,10 @@ async def join(
     identity = Identity.load_or_create(options.identity)
     marker = Marker(session_id=file.id, peer_id=identity.peer_id, name=file.name)
     with RunLog(options.run_dir, marker) as log, open_view(identity.peer_id) as view:
-        model = models.build(file.session)
-        learner = Learner.of(file, identity.peer_id, model, data, options.device)
+        model = models.build(file.session).to(options.device)
+        names = (file.id, identity.peer_id)
+        mine, test = data.train.to(options.device), data.test and data.test.to(options.device)
+        learner = Learner.of(file.session, names, model, mine, test)
         _compute_with(options.threads, learner)
         rounds = options.rounds or file.session.exchange.rounds
         run = _Run(file, options, identity, learner, log, view, rounds)

@@ -13,8 +13,8 @@ from typing import TypeVar
 from torch import Tensor
 
 from p2pl.errors import FrameError, PullError, TrackerError
-from p2pl.exchange.learner import Learner, Mixed, Model, Scored
 from p2pl.exchange.state import PeerState, save_state
+from p2pl.learning.learner import Learner, Mixed, Model, Scored
 from p2pl.learning.train import OnStep, Trained
 from p2pl.network.directory import Directory
 from p2pl.network.pull import Unchanged

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from p2pl.errors import DataError, wrong
 from p2pl.learning import partition
+from p2pl.learning.examples import Examples
 from p2pl.learning.partition import Indices
-from p2pl.learning.train import Examples
 from p2pl.protocol.session import Task
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ class Shard:
 class Data:
     """What I learn from and what I am judged by."""
 
-    train_x: Tensor  # [N, *input] float32, scaled and normalised
-    train_y: Tensor  # [N] int64
-    test_x: Tensor | None  # the whole test split, whatever my shard; None: there is none
-    test_y: Tensor | None
+    train: Examples  # scaled and normalised
+    test: Examples | None  # the whole test split, whatever my shard; None: there is none
     labels: tuple[str, ...]  # class names; () where nobody gave any
 
 
@@ -95,13 +93,7 @@ def load(ref: str, task: Task, *, data_dir: Path | None = None, shard: Shard | N
     test = None
     if source.test is not None:
         test = _examples(source.test, np.arange(len(source.test.labels)), task)
-    return Data(
-        train.x,
-        train.y,
-        test.x if test else None,
-        test.y if test else None,
-        task.labels or source.names,
-    )
+    return Data(train, test, task.labels or source.names)
 
 
 def split_validation(count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

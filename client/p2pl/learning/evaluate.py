@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from p2pl.learning.examples import Source
 from p2pl.learning.weights import load_into
 
 BATCH_EXAMPLES = 1_024  # chosen: keeps a small network's activations in tens of megabytes
@@ -30,31 +31,28 @@ class ClassScores:
     examples: int  # of this class
 
 
-def evaluate(model: nn.Module, vector: Tensor, x: Tensor, y: Tensor, classes: int) -> Scores:
+def evaluate(model: nn.Module, vector: Tensor, examples: Source, classes: int) -> Scores:
     """Returns the scores of the model with the parameters `vector`, which stay loaded in it.
 
     Args:
         model: on the same device as the examples.
         vector: [P].
-        x: [N, *input], at least one.
-        y: [N] int64.
+        examples: at least one.
         classes: C.
     """
     load_into(model, vector)
     model.eval()
-    loss = torch.zeros((), device=x.device)
-    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=x.device)
+    loss = torch.zeros((), device=vector.device)
+    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=vector.device)
     with torch.inference_mode():
-        for inputs, labels in zip(
-            torch.split(x, BATCH_EXAMPLES), torch.split(y, BATCH_EXAMPLES), strict=True
-        ):
-            logits = model(inputs)
-            loss += functional.cross_entropy(logits, labels, reduction="sum")
-            pairs = labels * classes + logits.argmax(1)
+        for batch in examples.batches(BATCH_EXAMPLES):
+            logits = model(batch.x)
+            loss += functional.cross_entropy(logits, batch.y, reduction="sum")
+            pairs = batch.y * classes + logits.argmax(1)
             confusion += torch.bincount(pairs, minlength=classes * classes)
     square = confusion.view(classes, classes).cpu()
     right = int(square.trace())
-    return Scores(100 * right / len(y), float(loss) / len(y), square)
+    return Scores(100 * right / len(examples), float(loss) / len(examples), square)
 
 
 def by_class(confusion: Tensor) -> tuple[ClassScores, ...]:

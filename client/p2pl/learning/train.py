@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from p2pl.errors import TrainingDiverged, wrong
+from p2pl.learning.examples import Examples, Source
 from p2pl.learning.weights import Layout
 from p2pl.protocol.session import Training
 
@@ -30,25 +31,6 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
-    """Labelled inputs, on the model's device."""
-
-    x: Tensor  # [N, *input] float32
-    y: Tensor  # [N] int64
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: Tensor) -> "Examples":
-        """Returns the examples at `rows`, [n] int64."""
-        return Examples(self.x[rows], self.y[rows])
-
-    def to(self, device: torch.device) -> "Examples":
-        """Returns the same examples on `device`."""
-        return Examples(self.x.to(device), self.y.to(device))
-
-
-@dataclass(frozen=True, slots=True)
 class Trained:
     """What local training made."""
 
@@ -62,7 +44,7 @@ class Trained:
 def train(
     model: nn.Module,
     start: Start,
-    examples: Examples,
+    examples: Source,
     training: Training,
     generator: torch.Generator,
     on_step: OnStep | None = None,
@@ -90,7 +72,7 @@ def train(
     for _ in range(training.local_epochs):
         total = torch.zeros((), device=vector.device)
         for rows in _batches(len(examples), training.batch_size, generator):
-            batch = examples.take(rows.to(vector.device))
+            batch = examples.take(rows)
             batch_loss, gradient = _gradient(model, layout, vector, batch)
             vector, state = advance(vector, gradient, state, training)
             total += batch_loss * len(batch)

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from p2pl.learning.examples import Source
 from p2pl.learning.mixing import mix
-from p2pl.learning.train import Examples
 from p2pl.learning.weights import Layout
 from p2pl.protocol.session import Mixing
 
@@ -77,7 +77,7 @@ class Learned:
 class Probe:
     """My validation examples, as a judge of parameters."""
 
-    def __init__(self, model: nn.Module, validation: Examples) -> None:
+    def __init__(self, model: nn.Module, validation: Source) -> None:
         """Keeps an evenly spaced part of the examples.
 
         Args:
@@ -85,7 +85,7 @@ class Probe:
             validation: at least one example, on the model's device.
         """
         count = min(len(validation), PROBE_EXAMPLES)
-        spaced = torch.linspace(0, len(validation) - 1, count, device=validation.y.device)
+        spaced = torch.linspace(0, len(validation) - 1, count)
         part = validation.take(spaced.long())
         self._model, self._layout, self._x = model, Layout.of(model), part.x
         self._classes, self._target, held = torch.unique(

@@ -3,7 +3,7 @@
 import torch
 
 from p2pl.exchange.cohort import middle, swarm_round
-from p2pl.exchange.learner import Model
+from p2pl.learning.learner import Model
 
 
 def models(*rounds: int) -> dict[str, Model]:

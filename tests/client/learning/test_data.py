@@ -75,24 +75,23 @@ def small(folder: Path) -> Path:
 
 def test_digits_are_scaled_and_split_alike_for_everybody() -> None:
     one, two = load("digits", DIGITS), load("digits", DIGITS)
-    assert one.train_x.shape == (1_438, 1, 8, 8)
-    assert one.test_x is not None
-    assert one.test_y is not None
-    assert two.test_x is not None
-    assert torch.equal(one.test_x, two.test_x)
-    assert len(one.test_x) == 359
-    assert one.train_x.dtype == torch.float32
-    assert one.train_y.dtype == torch.int64
-    assert (float(one.train_x.min()), float(one.train_x.max())) == (0, 1)
-    assert min(torch.bincount(one.test_y).tolist()) >= 34
+    assert one.train.x.shape == (1_438, 1, 8, 8)
+    assert one.test is not None
+    assert two.test is not None
+    assert torch.equal(one.test.x, two.test.x)
+    assert len(one.test.x) == 359
+    assert one.train.x.dtype == torch.float32
+    assert one.train.y.dtype == torch.int64
+    assert (float(one.train.x.min()), float(one.train.x.max())) == (0, 1)
+    assert min(torch.bincount(one.test.y).tolist()) >= 34
     assert one.labels == tuple("0123456789")
 
 
 def test_digits_are_the_ones_that_scikit_learn_loads() -> None:
     bunch = load_digits()
     data = load("digits", DIGITS)
-    assert data.test_x is not None
-    ours = torch.cat([data.train_x, data.test_x]).flatten(1).mul(16).long()
+    assert data.test is not None
+    ours = torch.cat([data.train.x, data.test.x]).flatten(1).mul(16).long()
     theirs = torch.from_numpy(bunch.data).long()
     assert sorted(map(tuple, ours.tolist())) == sorted(map(tuple, theirs.tolist()))
 
@@ -100,23 +99,23 @@ def test_digits_are_the_ones_that_scikit_learn_loads() -> None:
 def test_shards_of_digits_are_disjoint_and_share_the_test_set() -> None:
     whole = load("digits", DIGITS)
     shards = [load("digits", DIGITS, shard=Shard(i, 6, "dirichlet:0.5", 3)) for i in range(6)]
-    assert sum(len(shard.train_y) for shard in shards) == len(whole.train_y)
-    together = torch.cat([shard.train_x for shard in shards]).flatten(1)
-    assert torch.equal(together.sum(0), whole.train_x.flatten(1).sum(0))
-    assert all(len(shard.test_y) == 359 for shard in shards if shard.test_y is not None)
+    assert sum(len(shard.train.y) for shard in shards) == len(whole.train.y)
+    together = torch.cat([shard.train.x for shard in shards]).flatten(1)
+    assert torch.equal(together.sum(0), whole.train.x.flatten(1).sum(0))
+    assert all(len(shard.test.y) == 359 for shard in shards if shard.test is not None)
 
 
 def test_inputs_are_normalised_as_the_session_says() -> None:
     plain = load("digits", DIGITS)
     task = Task(input=(1, 8, 8), classes=10, mean=(0.3,), std=(0.5,))
     normalised = load("digits", task)
-    assert torch.allclose(normalised.train_x, (plain.train_x - 0.3) / 0.5, atol=1e-6)
+    assert torch.allclose(normalised.train.x, (plain.train.x - 0.3) / 0.5, atol=1e-6)
 
 
 def test_each_channel_has_its_own_mean(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", [png(255, "RGB")], [0])
     task = Task(input=(3, 2, 2), classes=3, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
-    assert load(str(tmp_path), task).train_x[0, :, 0, 0].tolist() == [1.0, 1.0, 0.0]
+    assert load(str(tmp_path), task).train.x[0, :, 0, 0].tolist() == [1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -151,18 +150,17 @@ def test_what_is_neither_folder_nor_dataset_is_refused(ref: str) -> None:
 
 def test_a_folder_of_parquet_is_read_with_its_test_split(tmp_path: Path) -> None:
     read = load(str(small(tmp_path)), GREY)
-    assert read.train_x[:, 0, 0, 0].tolist() == pytest.approx([0, 0.2, 1])
-    assert read.train_y.tolist() == [0, 2, 1]
-    assert read.test_x is not None
-    assert read.test_y is not None
-    assert read.test_x[0].flatten().tolist() == pytest.approx([0.4] * 4)
-    assert read.test_y.tolist() == [2]
+    assert read.train.x[:, 0, 0, 0].tolist() == pytest.approx([0, 0.2, 1])
+    assert read.train.y.tolist() == [0, 2, 1]
+    assert read.test is not None
+    assert read.test.x[0].flatten().tolist() == pytest.approx([0.4] * 4)
+    assert read.test.y.tolist() == [2]
     assert read.labels == NAMES
 
 
 def test_a_dataset_id_is_first_looked_for_in_the_data_folder(tmp_path: Path) -> None:
     small(tmp_path / "ylecun" / "tiny")
-    assert load("ylecun/tiny", GREY, data_dir=tmp_path).train_y.tolist() == [0, 2, 1]
+    assert load("ylecun/tiny", GREY, data_dir=tmp_path).train.y.tolist() == [0, 2, 1]
 
 
 def test_only_the_rows_of_my_shard_are_decoded(tmp_path: Path) -> None:
@@ -175,7 +173,7 @@ def test_only_the_rows_of_my_shard_are_decoded(tmp_path: Path) -> None:
 
 def _readable(folder: Path, shard: Shard) -> bool:
     try:
-        return len(load(str(folder), GREY, shard=shard).train_y) == 20
+        return len(load(str(folder), GREY, shard=shard).train.y) == 20
     except DataError:
         return False
 
@@ -183,9 +181,8 @@ def _readable(folder: Path, shard: Shard) -> bool:
 def test_without_a_test_split_there_is_no_test_set(tmp_path: Path) -> None:
     write(tmp_path / "mine.parquet", [png(1)], [0])
     read = load(str(tmp_path), GREY)
-    assert read.test_x is None
-    assert read.test_y is None
-    assert len(read.train_y) == 1
+    assert read.test is None
+    assert len(read.train.y) == 1
 
 
 def test_a_test_split_alone_is_nothing_to_train_on(tmp_path: Path) -> None:
@@ -198,13 +195,13 @@ def test_a_split_may_be_told_by_its_folder_and_come_in_parts(tmp_path: Path) -> 
     write(tmp_path / "train" / "0.parquet", [png(1)], [0])
     write(tmp_path / "train" / "1.parquet", [png(2), png(3)], [1, 2])
     write(tmp_path / "validation" / "0.parquet", [png(9)], [0])
-    assert load(str(tmp_path), GREY).train_y.tolist() == [0, 1, 2]
+    assert load(str(tmp_path), GREY).train.y.tolist() == [0, 1, 2]
 
 
 def test_class_names_in_another_order_are_renumbered(tmp_path: Path) -> None:
     task = Task(input=(1, 2, 2), classes=3, labels=("eel", "cat", "dog"))
     read = load(str(small(tmp_path)), task)
-    assert read.train_y.tolist() == [1, 0, 2]
+    assert read.train.y.tolist() == [1, 0, 2]
     assert read.labels == task.labels
 
 
@@ -223,14 +220,14 @@ def test_of_two_label_columns_the_one_that_fits_is_taken(tmp_path: Path) -> None
     write(
         tmp_path / "train.parquet", [png(1), png(2)], [2, 0], more={"fine": ([3, 1], list("abcd"))}
     )
-    assert load(str(tmp_path), GREY).train_y.tolist() == [2, 0]
-    assert load(str(tmp_path), Task(input=(1, 2, 2), classes=4)).train_y.tolist() == [3, 1]
+    assert load(str(tmp_path), GREY).train.y.tolist() == [2, 0]
+    assert load(str(tmp_path), Task(input=(1, 2, 2), classes=4)).train.y.tolist() == [3, 1]
 
 
 def test_columns_are_found_by_type_where_nobody_noted_them(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", [png(255)], [1], names=None)
     read = load(str(tmp_path), GREY)
-    assert read.train_y.tolist() == [1]
+    assert read.train.y.tolist() == [1]
     assert read.labels == ()
 
 
@@ -255,7 +252,7 @@ def test_a_damaged_note_is_as_good_as_none(tmp_path: Path, noted: bytes) -> None
     table = pyarrow.table({"image": [{"bytes": png(255)}], "label": [1]})
     table = table.replace_schema_metadata({"huggingface": noted})
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
-    assert load(str(tmp_path), GREY).train_y.tolist() == [1]
+    assert load(str(tmp_path), GREY).train.y.tolist() == [1]
 
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
@@ -319,9 +316,9 @@ def pictures(folder: Path, names: Sequence[str], values: Sequence[int]) -> None:
 def test_a_folder_for_each_class_is_read(tmp_path: Path) -> None:
     pictures(tmp_path, NAMES, [0, 51, 255])
     read = load(str(tmp_path), GREY)
-    assert read.train_y.tolist() == [0, 1, 2]
-    assert read.train_x[:, 0, 0, 0].tolist() == pytest.approx([0, 0.2, 1])
-    assert read.test_x is None
+    assert read.train.y.tolist() == [0, 1, 2]
+    assert read.train.x[:, 0, 0, 0].tolist() == pytest.approx([0, 0.2, 1])
+    assert read.test is None
     assert read.labels == NAMES
 
 
@@ -329,15 +326,15 @@ def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
     pictures(tmp_path / "train", NAMES, [0, 51, 255])
     pictures(tmp_path / "test", NAMES[1:], [102, 153])
     read = load(str(tmp_path), GREY)
-    assert read.train_y.tolist() == [0, 1, 2]
-    assert read.test_y is not None
-    assert read.test_y.tolist() == [1, 2]
+    assert read.train.y.tolist() == [0, 1, 2]
+    assert read.test is not None
+    assert read.test.y.tolist() == [1, 2]
 
 
 def test_a_peer_may_hold_only_some_of_the_named_classes(tmp_path: Path) -> None:
     pictures(tmp_path, ["eel", "cat"], [0, 51])
     task = Task(input=(1, 2, 2), classes=3, labels=("dog", "eel", "cat"))
-    assert sorted(load(str(tmp_path), task).train_y.tolist()) == [1, 2]
+    assert sorted(load(str(tmp_path), task).train.y.tolist()) == [1, 2]
 
 
 def test_a_folder_that_is_no_class_of_the_session_is_refused(tmp_path: Path) -> None:
@@ -410,10 +407,10 @@ def test_a_dataset_of_the_hub_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", found)
     read = load("me/tiny", GREY)
-    assert read.train_y.tolist() == [2, 0]
-    assert read.train_x[:, 0, 0, 0].tolist() == pytest.approx([0.4, 0])
-    assert read.test_y is not None
-    assert read.test_y.tolist() == [1]
+    assert read.train.y.tolist() == [2, 0]
+    assert read.train.x[:, 0, 0, 0].tolist() == pytest.approx([0.4, 0])
+    assert read.test is not None
+    assert read.test.y.tolist() == [1]
 
 
 @pytest.mark.usefixtures("hub")
@@ -460,7 +457,7 @@ def test_whoever_works_offline_is_not_asked_for_a_network(
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", lambda ref: in_memory({"train": [1]}))
-    assert load("me/tiny", GREY).train_y.tolist() == [1]
+    assert load("me/tiny", GREY).train.y.tolist() == [1]
 
 
 # --- missing extras
@@ -526,7 +523,7 @@ def test_published_datasets_have_their_published_mean(
         pytest.skip(f"P2PL_DATA_DIR does not name a folder with {ref}")
     task = Task(input=shape, classes=10)
     read = load(ref, task, data_dir=Path(folder), shard=Shard(0, 60, "iid"))
-    assert float(read.train_x.mean()) == pytest.approx(mean, abs=0.01)
-    assert read.test_y is not None
-    assert torch.bincount(read.test_y).tolist() == [1_000] * 10 or ref == "ylecun/mnist"
-    assert np.prod(read.train_x.shape[1:]) == np.prod(shape)
+    assert float(read.train.x.mean()) == pytest.approx(mean, abs=0.01)
+    assert read.test is not None
+    assert torch.bincount(read.test.y).tolist() == [1_000] * 10 or ref == "ylecun/mnist"
+    assert np.prod(read.train.x.shape[1:]) == np.prod(shape)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from p2pl.learning.evaluate import BATCH_EXAMPLES, by_class, evaluate
+from p2pl.learning.examples import Examples
 
 # Logits are the inputs themselves.
 PASS = nn.Linear(2, 2, bias=False)
@@ -13,7 +14,7 @@ IDENTITY = torch.eye(2).reshape(-1)
 
 def test_scores_on_numbers_one_can_check_by_hand() -> None:
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    scores = evaluate(PASS, IDENTITY, x, torch.tensor([0, 1, 1]), 2)
+    scores = evaluate(PASS, IDENTITY, Examples(x, torch.tensor([0, 1, 1])), 2)
     assert scores.confusion.tolist() == [[1, 0], [1, 1]]
     assert scores.confusion.dtype == torch.int64
     assert scores.accuracy == pytest.approx(200 / 3)
@@ -25,14 +26,15 @@ def test_more_examples_than_a_batch_are_all_counted() -> None:
     count = 2 * BATCH_EXAMPLES + 1
     x = torch.zeros(count, 2)
     x[:, 1] = 1
-    scores = evaluate(PASS, IDENTITY, x, torch.ones(count, dtype=torch.int64), 2)
+    scores = evaluate(PASS, IDENTITY, Examples(x, torch.ones(count, dtype=torch.int64)), 2)
     assert scores.accuracy == 100
     assert scores.confusion.tolist() == [[0, 0], [0, count]]
     assert scores.loss == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-4)
 
 
 def test_a_class_without_examples_still_has_its_row() -> None:
-    scores = evaluate(nn.Linear(1, 3), torch.zeros(6), torch.zeros(4, 1), torch.full((4,), 2), 3)
+    examples = Examples(torch.zeros(4, 1), torch.full((4,), 2))
+    scores = evaluate(nn.Linear(1, 3), torch.zeros(6), examples, 3)
     assert scores.confusion.tolist() == [[0, 0, 0], [0, 0, 0], [4, 0, 0]]
 
 

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from p2pl.errors import TrainingDiverged
+from p2pl.learning.examples import Examples
 from p2pl.learning.seeds import seeded
-from p2pl.learning.train import Examples, OptimizerState, Start, Trained, train
+from p2pl.learning.train import OptimizerState, Start, Trained, train
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Training
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2pl.learning import trust as trusting
+from p2pl.learning.examples import Examples
 from p2pl.learning.mixing import mix
 from p2pl.learning.seeds import seeded
-from p2pl.learning.train import Examples
 from p2pl.learning.trust import Learned, Probe, Trust, learn
 from p2pl.protocol.session import Mixing
 

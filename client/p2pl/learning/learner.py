@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from p2pl.learning import evaluate, mixing, trust, weights
-from p2pl.learning.data import Data, split_validation
+from p2pl.learning.data import split_validation
 from p2pl.learning.evaluate import Scores
+from p2pl.learning.examples import Examples, Source
 from p2pl.learning.seeds import seeded
-from p2pl.learning.train import Examples, OnStep, Start, Trained, train
-from p2pl.protocol.session import Session, SessionFile
+from p2pl.learning.train import OnStep, Start, Trained, train
+from p2pl.protocol.session import Session
 
 MAX_AGE_ROUNDS = 5  # chosen: an older model holds the mix back more than it adds to it
 
@@ -58,36 +59,43 @@ class Learner:
     model: nn.Module
     layout: weights.Layout
     device: torch.device
-    own: Examples  # to train on
-    validation: Examples  # of the peer's own, held back: trust is learned on it
+    own: Source  # to train on
+    validation: Source  # of the peer's own, held back: trust is learned on it
     test: Examples | None  # everybody's; None: accuracies are on `validation`
 
     @classmethod
     def of(
-        cls, file: SessionFile, peer_id: str, model: nn.Module, data: Data, device: torch.device
+        cls,
+        session: Session,
+        names: tuple[str, str],
+        model: nn.Module,
+        mine: Source,
+        test: Examples | None,
     ) -> "Learner":
-        """Returns the learner of a peer that holds `data`, split into training and validation.
+        """Returns the learner of a peer, its data split into training and validation.
 
         The split depends on the session and the amount of data alone, so that a peer that
         comes back under a new identity does not train on what it validates on.
+
+        Args:
+            session: what all peers agreed on.
+            names: the session's id and the peer's.
+            model: working space, on the device to compute on.
+            mine: all of the peer's data, on that device.
+            test: everybody's, on that device.
         """
-        session = file.session
-        order = seeded(file.id, "", 0, "validation split")
-        share = session.training.validation_share
-        own_rows, held_rows = split_validation(len(data.train_y), share, order)
-        everything = Examples(data.train_x, data.train_y)
-        test = None
-        if data.test_x is not None and data.test_y is not None:
-            test = Examples(data.test_x, data.test_y).to(device)
+        session_id, peer_id = names
+        order = seeded(session_id, "", 0, "validation split")
+        own, held = split_validation(len(mine), session.training.validation_share, order)
         return cls(
             session=session,
-            session_id=file.id,
+            session_id=session_id,
             peer_id=peer_id,
-            model=model.to(device),
+            model=model,
             layout=weights.Layout.of(model),
-            device=device,
-            own=everything.take(own_rows).to(device),
-            validation=everything.take(held_rows).to(device),
+            device=next(model.parameters()).device,
+            own=mine.part(own),
+            validation=mine.part(held),
             test=test,
         )
 
@@ -121,20 +129,20 @@ class Learner:
         """Returns the scores on the test set; on my validation data where there is none."""
         judge = self.test or self.validation
         classes = self.session.task.classes
-        return evaluate.evaluate(self.model, vector, judge.x, judge.y, classes)
+        return evaluate.evaluate(self.model, vector, judge, classes)
 
     def score(self, before: Tensor, after: Tensor) -> Scored:
         """Returns how good the parameters before and after mixing are."""
         held = self.validation
         classes = self.session.task.classes
-        validation = evaluate.evaluate(self.model, after, held.x, held.y, classes)
+        validation = evaluate.evaluate(self.model, after, held, classes)
         return Scored(self.judge(before), self.judge(after), validation)
 
     def validation_loss(self, vector: Tensor) -> float:
         """Returns the mean cross-entropy on my own validation data, nats."""
         held = self.validation
         classes = self.session.task.classes
-        return evaluate.evaluate(self.model, vector, held.x, held.y, classes).loss
+        return evaluate.evaluate(self.model, vector, held, classes).loss
 
     def mix(
         self, own: Tensor, received: Mapping[str, Model], index: int, state: trust.Trust

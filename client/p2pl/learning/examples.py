@@ -1,0 +1,64 @@
+"""Labelled inputs, and a part of them: many peers of one process share one copy of the data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Labelled inputs, on one device."""
+
+    x: Tensor  # [N, *input] float32
+    y: Tensor  # [N] int64
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: Tensor) -> "Examples":
+        """Returns a copy of the examples at `rows`, [n] int64 on any device."""
+        at = rows.to(self.y.device)
+        return Examples(self.x[at], self.y[at])
+
+    def part(self, rows: Tensor) -> "Part":
+        """Returns the examples at `rows`, [n] int64, without a copy of them."""
+        return Part(self, rows.to(self.y.device))
+
+    def batches(self, size: int) -> Iterator["Examples"]:
+        """Yields all examples in order, at most `size` at a time."""
+        for x, y in zip(torch.split(self.x, size), torch.split(self.y, size), strict=True):
+            yield Examples(x, y)
+
+    def to(self, device: torch.device) -> "Examples":
+        """Returns the same examples on `device`."""
+        return Examples(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of examples that others use too; each row is copied only while it is worked on."""
+
+    whole: Examples
+    rows: Tensor  # [n] int64, on the device of the examples
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: Tensor) -> Examples:
+        """Returns a copy of the examples at `rows` of this part, [n] int64 on any device."""
+        return self.whole.take(self.rows[rows.to(self.rows.device)])
+
+    def part(self, rows: Tensor) -> "Part":
+        """Returns the examples at `rows` of this part, without a copy of them."""
+        return Part(self.whole, self.rows[rows.to(self.rows.device)])
+
+    def batches(self, size: int) -> Iterator[Examples]:
+        """Yields all examples of this part in order, at most `size` at a time."""
+        for rows in torch.split(self.rows, size):
+            yield self.whole.take(rows)
+
+
+Source: TypeAlias = Examples | Part
