@@ -6,7 +6,7 @@ import mmap
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,9 @@ from p2pl.view import View
 CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
+KINDS: Mapping[str, Callable[[Peer, PeerState], Awaitable[PeerState]]] = {
+    "cohort": cohort.run,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ async def _take_part(run: _Run, state: PeerState | None) -> PeerState:
         )
         del payload  # from here on it is on disk
         async with _announcing(peer):
-            return await cohort.run(peer, state)
+            return await KINDS[file.session.exchange.kind](peer, state)
 
 
 def _compute_with(threads: int | None, learner: Learner) -> None:
