@@ -10,17 +10,25 @@ from p2pl.errors import FrameError
 from p2pl.protocol.frame import (
     MAX_HEADER_BYTES,
     MAX_NOTES_BYTES,
+    MAX_TELL_BYTES,
     Busy,
     Card,
     Chunk,
     Credit,
     Header,
+    Hello,
+    LineAnswer,
+    Newest,
     NotModified,
     Offer,
+    Ping,
     Pull,
     Refused,
+    Tell,
+    Told,
     decode_answer,
     decode_ask,
+    decode_line_answer,
     encode,
     issue_card,
 )
@@ -31,11 +39,15 @@ SESSION = "ab" * 32
 CURVE = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
 CARD = issue_card(KEY, session_id=SESSION, curve_key=CURVE, port=4000)
 LARGEST = (1 << 53) - 1
-ASKS: list[Pull | Credit] = [
+ASKS: list[Pull | Credit | Hello | Ping | Tell] = [
     Pull(CARD, "model", None, 0, 0, 1),
     Pull(CARD, "checkpoint", bytes(16), LARGEST, 60_000, 64),
     Credit(1),
     Credit(64),
+    Hello(CARD),
+    Ping(),
+    Tell(b""),
+    Tell(bytes(MAX_TELL_BYTES)),
 ]
 ANSWERS: list[Offer | NotModified | Busy | Refused | Chunk] = [
     Offer(CARD, 1, 0, 1, bytes(16)),
@@ -45,6 +57,14 @@ ANSWERS: list[Offer | NotModified | Busy | Refused | Chunk] = [
     Refused("no"),
     Chunk(0),
     Chunk(LARGEST),
+]
+LINE_ANSWERS: list[LineAnswer] = [
+    Hello(CARD),
+    Newest(0, 0, None),
+    Newest(LARGEST, LARGEST, bytes(16)),
+    Told(),
+    Busy(250),
+    Refused("no"),
 ]
 
 
@@ -56,7 +76,7 @@ def _with(header: Header, place: int, value: object) -> bytes:
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_what_a_puller_says_is_what_the_server_reads(ask: Pull | Credit) -> None:
+def test_what_a_puller_says_is_what_the_server_reads(ask: Header) -> None:
     assert decode_ask(encode(ask)) == ask
 
 
@@ -65,8 +85,14 @@ def test_what_a_server_says_is_what_the_puller_reads(answer: Header) -> None:
     assert decode_answer(memoryview(encode(answer))) == answer
 
 
+@pytest.mark.parametrize("answer", LINE_ANSWERS)
+def test_what_one_end_of_a_line_answers_is_what_the_other_reads(answer: Header) -> None:
+    assert decode_line_answer(encode(answer)) == answer
+
+
 def test_every_valid_header_fits_the_limit() -> None:
-    assert max(len(encode(each)) for each in [*ASKS, *ANSWERS]) < MAX_HEADER_BYTES
+    headers: list[Header] = [*ASKS, *ANSWERS, *LINE_ANSWERS]
+    assert max(len(encode(each)) for each in headers) < MAX_HEADER_BYTES
 
 
 def test_not_modified_takes_less_than_200_bytes() -> None:
@@ -80,6 +106,11 @@ def test_not_modified_takes_less_than_200_bytes() -> None:
         (Busy(250), "9205ccfa"),
         (Refused("no"), "9206a26e6f"),
         (Chunk(1 << 20), "9207ce00100000"),
+        (Ping(), "9109"),
+        (Newest(3, 500, None), "940a03cd01f4c0"),
+        (Newest(3, 500, bytes(16)), "940a03cd01f4c410" + "00" * 16),
+        (Tell(b"hi"), "920bc4026869"),
+        (Told(), "910c"),
         (
             NotModified(CARD, 3),
             "930495c420"
@@ -157,6 +188,9 @@ OFFER = ANSWERS[1]
         _with(PULL, 6, 0),
         _with(PULL, 6, 65),
         _with(Credit(1), 1, 65),
+        _with(Tell(b""), 1, bytes(MAX_TELL_BYTES + 1)),
+        _with(Tell(b""), 1, "text"),
+        encode(Told()),
         msgspec.msgpack.encode([2, 1, 1]),  # one item more than credit has
         msgspec.msgpack.encode({"type": 2, "chunks": 1}),
         b"\x91" * 2_000,
@@ -195,7 +229,7 @@ def test_an_answer_out_of_range_is_refused(data: bytes) -> None:
 @settings(max_examples=200)
 @given(data=st.binary(max_size=300))
 def test_random_bytes_raise_only_frame_errors(data: bytes) -> None:
-    for decode in (decode_ask, decode_answer):
+    for decode in (decode_ask, decode_answer, decode_line_answer):
         try:
             header = decode(data)
         except FrameError:
@@ -205,7 +239,7 @@ def test_random_bytes_raise_only_frame_errors(data: bytes) -> None:
 
 @settings(max_examples=200)
 @given(
-    valid=st.sampled_from([encode(each) for each in [*ASKS, *ANSWERS]]),
+    valid=st.sampled_from([encode(each) for each in [*ASKS, *ANSWERS, *LINE_ANSWERS]]),
     place=st.integers(0, 3_000),
     change=st.binary(min_size=0, max_size=4),
     cut=st.integers(0, 4),
@@ -215,11 +249,11 @@ def test_a_header_changed_anywhere_raises_only_frame_errors(
 ) -> None:
     place %= len(valid)
     data = valid[:place] + change + valid[place + cut :]
-    for decode in (decode_ask, decode_answer):
+    for decode in (decode_ask, decode_answer, decode_line_answer):
         try:
             header = decode(data)
         except FrameError:
             continue
-        if isinstance(header, Pull | Offer | NotModified) and header.card != CARD:
+        if isinstance(header, Pull | Offer | NotModified | Hello) and header.card != CARD:
             with pytest.raises(FrameError):
                 header.card.check(session_id=SESSION, curve_key=CURVE)

@@ -147,43 +147,45 @@ class Puller:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
             FrameError: the peer is not who it should be, or what it sent is not what it promised.
         """
-        endpoint = _endpoint(address)
-        with self._socket(address) as (dealer, monitor):
+        where = endpoint(address)
+        with dealing(self._context, self._keys, address) as (dealer, monitor):
+            dealer.maxmsgsize = max(self._chunk_bytes, MAX_HEADER_BYTES) + FRAMING_BYTES
+            dealer.rcvhwm = self._window + 1  # chunks, and the offer before them
             talk = _Talk(dealer, address, room, self._chunk_bytes, self._traffic)
             try:
                 async with asyncio.timeout(deadline_s):
-                    dealer.connect(endpoint)
-                    return await _unless_lost(talk.ask(question), monitor)
+                    dealer.connect(where)
+                    return await unless_lost(talk.ask(question), monitor)
             except TimeoutError as fault:
                 raise PullError(f"late: {talk.stage} after {deadline_s:g} s") from fault
             except FrameError:
                 self._traffic.broke(talk.peer_id)
                 raise
 
-    @contextlib.contextmanager
-    def _socket(
-        self, address: PeerAddress
-    ) -> Iterator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]]:
-        """Yields a socket that will talk to one peer only, and the socket that tells its fate."""
-        dealer = self._context.socket(zmq.DEALER)
+
+@contextlib.contextmanager
+def dealing(
+    context: zmq.asyncio.Context, keys: CurveKeys, address: PeerAddress
+) -> Iterator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]]:
+    """Yields a socket that will talk to one peer only, and the socket that tells its fate."""
+    dealer = context.socket(zmq.DEALER)
+    try:
+        dealer.linger = 0
+        dealer.ipv6 = True
+        dealer.maxmsgsize = MAX_HEADER_BYTES + FRAMING_BYTES
+        dealer.connect_timeout = CONNECT_MS
+        dealer.handshake_ivl = HANDSHAKE_MS
+        dealer.reconnect_ivl, dealer.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
+        dealer.curve_serverkey = address.curve_key.encode()
+        dealer.curve_publickey = keys.public.encode()
+        dealer.curve_secretkey = keys.secret.encode()
+        monitor = dealer.get_monitor_socket(functools.reduce(operator.or_, LOST))
         try:
-            dealer.linger = 0
-            dealer.ipv6 = True
-            dealer.maxmsgsize = max(self._chunk_bytes, MAX_HEADER_BYTES) + FRAMING_BYTES
-            dealer.rcvhwm = self._window + 1  # chunks, and the offer before them
-            dealer.connect_timeout = CONNECT_MS
-            dealer.handshake_ivl = HANDSHAKE_MS
-            dealer.reconnect_ivl, dealer.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
-            dealer.curve_serverkey = address.curve_key.encode()
-            dealer.curve_publickey = self._keys.public.encode()
-            dealer.curve_secretkey = self._keys.secret.encode()
-            monitor = dealer.get_monitor_socket(functools.reduce(operator.or_, LOST))
-            try:
-                yield dealer, monitor
-            finally:
-                dealer.disable_monitor()
+            yield dealer, monitor
         finally:
-            dealer.close()
+            dealer.disable_monitor()
+    finally:
+        dealer.close()
 
 
 class _Talk:
@@ -310,7 +312,7 @@ class _Talk:
         return answer, rest[0].buffer if rest else None
 
 
-async def _unless_lost(talk: Coroutine[None, None, T], monitor: zmq.asyncio.Socket) -> T:
+async def unless_lost(talk: Coroutine[None, None, T], monitor: zmq.asyncio.Socket) -> T:
     """Returns what `talk` returns, or raises PullError when the connection cannot be had."""
     talking = asyncio.create_task(talk)
     watching = asyncio.create_task(_lost(monitor))
@@ -333,7 +335,7 @@ async def _lost(monitor: zmq.asyncio.Socket) -> int:
     return int(message["event"])
 
 
-def _endpoint(address: PeerAddress) -> str:
+def endpoint(address: PeerAddress) -> str:
     """Returns what ZeroMQ connects to, or raises PullError; a name is never looked up."""
     try:
         host = ipaddress.ip_address(address.host)

@@ -18,6 +18,7 @@ import zmq
 import zmq.asyncio
 
 from p2pl.errors import FrameError, wrong
+from p2pl.network.lines import Answering, Inbox
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
 from p2pl.protocol.announce import PeerAddress
@@ -26,7 +27,9 @@ from p2pl.protocol.frame import (
     Busy,
     Card,
     Chunk,
+    Credit,
     Header,
+    Hello,
     NotModified,
     Offer,
     Pull,
@@ -106,6 +109,8 @@ class Server:
         self._busy = Busy(int(limits.retry_in_s * 1_000))
         self._now = asyncio.get_running_loop().time
         self.seen: dict[str, PeerAddress] = {}
+        self.inbox = Inbox()
+        self._lines = Answering(card, lambda: self._versions.get("model"), self.inbox, self._now)
 
     def publish(self, kind: Kind, version: Published) -> None:
         """Gives `version` to everyone who asks from now on, and to those who wait for it."""
@@ -141,21 +146,28 @@ class Server:
             if isinstance(ask, Pull):
                 peer_id = self._check_card(ask.card, frames[0])
                 self._on_pull(route, peer_id, ask)
-            else:
+            elif isinstance(ask, Credit):
                 peer_id = self._peer_on(route)
                 self._on_credit(route, ask.chunks)
+            elif isinstance(ask, Hello):
+                peer_id = self._check_card(ask.card, frames[0])
+                self._send(route, peer_id, self._lines.greet(route, peer_id))
+            else:
+                peer_id = self._lines.peer_on(route)
+                self._send(route, peer_id, self._lines.answer(route, ask))
         except FrameError as fault:
             peer_id = peer_id or self._peer_on(route)
             self._traffic.broke(peer_id)
             log.debug("broken frame peer=%s reason=%s", peer_id, fault)
             self._forget(route)
+            self._lines.forget(route)
             self._send(route, peer_id, Refused("protocol error"))
         self._traffic.came(peer_id, sum(map(len, frames)))
 
     def _peer_on(self, route: Route) -> str | None:
         """Returns who has proved to be on a connection and has business there."""
         known = self._transfers.get(route) or self._waiting.get(route)
-        return known.peer_id if known else None
+        return known.peer_id if known else self._lines.peer_on(route)
 
     def _on_pull(self, route: Route, peer_id: str, pull: Pull) -> None:
         if route in self._transfers or route in self._waiting:

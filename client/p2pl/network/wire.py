@@ -1,8 +1,9 @@
 """The wire: everything a peer says to other peers, over ZeroMQ with CURVE, always.
 
-One event loop owns every socket. One ROUTER serves strangers (`serve`), and each pull has a DEALER
-of its own (`pull`). Any CURVE key may connect; who is behind it is settled by the card in the first
-message, which both ends check against the key that this connection was made with.
+One event loop owns every socket. One ROUTER serves strangers (`serve`), each pull has a DEALER of
+its own (`pull`), and short messages go over kept ones (`lines`). Any CURVE key may connect; who is
+behind it is settled by the card in the first message, which both ends check against the key that
+this connection was made with.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import re
 import socket
 from collections.abc import Coroutine, Mapping
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import zmq
 import zmq.asyncio
@@ -21,12 +22,15 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 
 from p2pl.errors import FrameError, InputError, PullError, wrong
 from p2pl.network.keys import CurveKeys, Identity
+from p2pl.network.lines import Calling, Inbox
 from p2pl.network.pull import FRAMING_BYTES, HANDSHAKE_MS, Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, Limits, Server
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Payload, Version, prepare
 from p2pl.protocol.announce import PeerAddress
-from p2pl.protocol.frame import MAX_HEADER_BYTES, issue_card
+from p2pl.protocol.frame import MAX_HEADER_BYTES, MAX_TELL_BYTES, Newest, Ping, Tell, issue_card
+
+T = TypeVar("T")
 
 ANY = "0.0.0.0:0"
 ZAP_DOMAIN = b"p2pl"
@@ -62,7 +66,7 @@ class Wire:
         self._chunk_bytes = chunk_bytes
         self._limits = limits or Limits()
         self._keys = CurveKeys.generate()
-        self._pulls: set[asyncio.Task[Pulled | Unchanged]] = set()
+        self._asking: set[asyncio.Task[Any]] = set()
 
     @property
     def curve_key(self) -> str:
@@ -164,19 +168,48 @@ class Wire:
             raise FrameError("answer: not modified, to someone who holds no version")
         return answer.payload
 
-    async def _run(self, pull: Coroutine[None, None, Pulled | Unchanged]) -> Pulled | Unchanged:
-        """Returns what `pull` returns; closing the wire ends it with a PullError."""
-        task = asyncio.create_task(pull)
-        self._pulls.add(task)
+    async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
+        """Returns which version the peer at `address` would give to a pull, for some tens of bytes.
+
+        Raises:
+            PullError: the peer is late, unreachable, busy until the deadline, or refuses.
+            FrameError: the peer is not who it should be, or answers something else.
+        """
+        return cast("Newest", await self._run(self._calling.ask(address, Ping(), deadline_s)))
+
+    async def tell(self, address: PeerAddress, payload: bytes, *, deadline_s: float) -> None:
+        """Puts `payload` into the inbox of the peer at `address`; when this returns, it is there.
+
+        Args:
+            address: whom to tell; the peer there must prove to be that very one.
+            payload: at most `MAX_TELL_BYTES`; what it means is for the exchange to say.
+            deadline_s: for all of it.
+
+        Raises:
+            PullError, FrameError: as `ping`; then the peer may or may not have been told.
+        """
+        if len(payload) > MAX_TELL_BYTES:
+            raise ValueError(f"payload: got {len(payload)} bytes, allowed {MAX_TELL_BYTES}")
+        await self._run(self._calling.ask(address, Tell(payload), deadline_s))
+
+    @property
+    def inbox(self) -> Inbox:
+        """What others have told me, each with the id of the peer that has proved to say it."""
+        return self._server.inbox
+
+    async def _run(self, asking: Coroutine[None, None, T]) -> T:
+        """Returns what `asking` returns; closing the wire ends it with a PullError."""
+        task = asyncio.create_task(asking)
+        self._asking.add(task)
         try:
             return await task
         except asyncio.CancelledError:
             caller = asyncio.current_task()
-            if task in self._pulls or (caller and caller.cancelling()):
+            if task in self._asking or (caller and caller.cancelling()):
                 raise
             raise PullError("the wire was closed") from None
         finally:
-            self._pulls.discard(task)
+            self._asking.discard(task)
 
     def _secure(self, router: zmq.asyncio.Socket) -> None:
         router.curve_server = True  # before bind: libzmq then speaks nothing else on this socket
@@ -220,17 +253,19 @@ class Wire:
             chunk_bytes=self._chunk_bytes,
             traffic=self.traffic,
         )
+        self._calling = Calling(context, keys=self._keys, card=card, traffic=self.traffic)
         serving = asyncio.create_task(self._server.run())
         stack.push_async_callback(self._stop, serving)
 
     async def _stop(self, serving: asyncio.Task[None]) -> None:
         """Ends all tasks, before their sockets are closed."""
         self._server.close()
-        tasks = [serving, *self._pulls]
-        self._pulls.clear()
+        tasks = [serving, *self._asking]
+        self._asking.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._calling.close()
 
 
 def _admit_every_key(context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:

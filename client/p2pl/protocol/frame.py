@@ -4,6 +4,11 @@ A puller asks (`Pull`), the server answers (`Offer`, `NotModified`, `Busy` or `R
 an offer it sends `Chunk`s, never more than the puller gave credit for (`Credit`). A header is one
 ZeroMQ frame; a chunk's bytes are the second frame of its message, and nothing else has a second.
 
+Short messages go over a *line*: a connection that is kept, on which both ends have shown their card
+once (`Hello`). On it a peer asks which version another has (`Ping`, answered by `Newest`), or tells
+it something that the exchange understands (`Tell`, answered by `Told`). Either costs some tens of
+bytes, and an answer may be `Busy` or `Refused` as well.
+
 The session fixes the size of the model and of a chunk, so both sides know every length before a
 byte arrives. Times travel as whole milliseconds: no NaN, no infinity.
 """
@@ -26,6 +31,7 @@ from p2pl.protocol.identity import (
 
 MAX_HEADER_BYTES = 2_048  # the longest valid header, an offer with full notes, has about 1,300
 MAX_NOTES_BYTES = 1_024
+MAX_TELL_BYTES = 1_536  # chosen: room for a sealed message with its keys; models are pulled
 MAX_REASON_CHARS = 200
 MAX_CREDIT = 64  # chunks; a ROUTER's high-water mark must hold them, or it drops in silence
 MAX_WAIT_MS = 60_000
@@ -156,14 +162,47 @@ class Chunk(Header, frozen=True, tag=7):
     offset: Count
 
 
-Ask: TypeAlias = Pull | Credit
+class Hello(Header, frozen=True, tag=8):
+    """This is me, for all that follows on this connection; answered by the other's."""
+
+    card: Card
+
+
+class Ping(Header, frozen=True, tag=9):
+    """Which version of your model is the newest?"""
+
+
+class Newest(Header, frozen=True, tag=10):
+    """This one; without a digest, I have none yet."""
+
+    round: Count
+    samples: Count  # that it was trained on, as the peer says
+    digest: Digest | None
+
+
+class Tell(Header, frozen=True, tag=11):
+    """Something that the session's kind of exchange understands."""
+
+    payload: Annotated[bytes, Meta(max_length=MAX_TELL_BYTES)]
+
+
+class Told(Header, frozen=True, tag=12):
+    """I have taken what you told me."""
+
+
+LineAsk: TypeAlias = Hello | Ping | Tell
+LineAnswer: TypeAlias = Hello | Newest | Told | Busy | Refused
+Ask: TypeAlias = Pull | Credit | LineAsk
 Answer: TypeAlias = Offer | NotModified | Busy | Refused | Chunk
 T = TypeVar("T")
 
 _ENCODER = msgspec.msgpack.Encoder()
-_ASK: msgspec.msgpack.Decoder[Ask] = msgspec.msgpack.Decoder(Pull | Credit)
+_ASK: msgspec.msgpack.Decoder[Ask] = msgspec.msgpack.Decoder(Pull | Credit | Hello | Ping | Tell)
 _ANSWER: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(
     Offer | NotModified | Busy | Refused | Chunk
+)
+_LINE_ANSWER: msgspec.msgpack.Decoder[LineAnswer] = msgspec.msgpack.Decoder(
+    Hello | Newest | Told | Busy | Refused
 )
 
 
@@ -173,13 +212,18 @@ def encode(header: Header) -> bytes:
 
 
 def decode_ask(data: bytes | memoryview) -> Ask:
-    """Returns what a puller said, or raises FrameError."""
+    """Returns what a puller or a caller said, or raises FrameError."""
     return _decode(_ASK, data)
 
 
 def decode_answer(data: bytes | memoryview) -> Answer:
     """Returns what a server said, or raises FrameError."""
     return _decode(_ANSWER, data)
+
+
+def decode_line_answer(data: bytes | memoryview) -> LineAnswer:
+    """Returns what the other end of a line answered, or raises FrameError."""
+    return _decode(_LINE_ANSWER, data)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes | memoryview) -> T:
