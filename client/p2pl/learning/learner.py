@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from p2pl.learning import evaluate, mixing, trust, weights
+from p2pl.learning import evaluate, mixing, robust, trust, weights
 from p2pl.learning.data import split_validation
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
@@ -157,6 +157,8 @@ class Learner:
         usable = {peer_id: model for peer_id, model in received.items() if peer_id not in old}
         vectors = [model.vector for model in usable.values()]
         if rule == "degroot":
+        if rule in robust.RULES:
+            return self._mix_robustly(own, usable, index, old, state)
             probe = trust.Probe(self.model, self.validation)
             learned = trust.learn(state, own, vectors, tuple(usable), probe, self.session.mixing)
             row, rejected, state = learned.row, learned.rejected, learned.trust
@@ -167,3 +169,20 @@ class Learner:
         mixed = mixing.mix(own, vectors, row)
         named = dict(zip((self.peer_id, *usable), row, strict=True))
         return Mixed(mixed, named, {**old, **rejected}, state)
+
+    def _mix_robustly(
+        self,
+        own: Tensor,
+        usable: Mapping[str, Model],
+        index: int,
+        old: Mapping[str, str],
+        state: trust.Trust,
+    ) -> Mixed:
+        """Returns the mix by a rule that makes a vector, and not a row of weights alone."""
+        settings, vectors = self.session.mixing, [model.vector for model in usable.values()]
+        mine = robust.Mine(index / self.session.exchange.rounds, self.validation_loss)
+        combined = robust.combine(settings.rule, own, vectors, settings, mine)
+        named = dict(zip((self.peer_id, *usable), combined.row, strict=True))
+        peers = tuple(usable)
+        rejected = {peers[k]: why for k, why in combined.rejected.items()}
+        return Mixed(combined.vector, named, {**old, **rejected}, state)

@@ -94,7 +94,28 @@ class Exchange(_Section, frozen=True):
 class Mixing(_Section, frozen=True):
     """What a peer makes of what it received."""
 
-    rule: Literal["degroot", "uniform", "samples", "none"] = "degroot"
+    rule: Literal[
+        "degroot",
+        "uniform",
+        "samples",
+        "none",
+        "median",
+        "trimmed-mean",
+        "krum",
+        "multi-krum",
+        "nnm-median",
+        "nnm-trimmed-mean",
+        "nnm-krum",
+        "nnm-multi-krum",
+        "clipped-gossip",
+        "balance",
+        "ubar",
+    ] = "degroot"
+    # For the robust rules; see p2pl.learning.robust.
+    byzantine: Annotated[int, Meta(ge=0, le=256)] | None = None  # assumed bad in a cohort, me apart
+    balance_gamma: Annotated[float, Meta(gt=0, le=1e6)] = 0.3  # of my own norm
+    balance_kappa: Annotated[float, Meta(ge=0, le=100)] = 1.0  # how it shrinks, in all rounds
+    own_share: Fraction = 0.5  # of my own model in the mix of `balance` and `ubar`
     # The rest is read by `degroot` only; see p2pl.learning.trust.
     trust_rate: Annotated[float, Meta(gt=0, le=100)] = 5.0
     trust_steps: Annotated[int, Meta(ge=1, le=1_000)] = 10
