@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     "p2pl.cli": 6,
     "p2pl.exchange": 5,
+    "p2pl.simulate": 5,
     "p2pl.report": 4,
     "p2pl.pictures": 3,
     "p2pl.view": 3,

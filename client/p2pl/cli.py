@@ -22,7 +22,7 @@ from p2pl import __version__
 from p2pl.errors import InputError, P2PLError, SessionFileError, wrong
 from p2pl.network.files import write_atomically
 from p2pl.protocol import session as session_format
-from p2pl.protocol.session import SessionFile
+from p2pl.protocol.session import Session, SessionFile, Spec
 
 if TYPE_CHECKING:
     from p2pl.view import View
@@ -95,6 +95,18 @@ def read_session_file(path: Path) -> SessionFile:
         raise SessionFileError(f"{path}: {fault}") from fault
 
 
+def _read_spec(path: Path) -> Spec:
+    """Returns the spec in the TOML file at `path`, checked."""
+    try:
+        text = _read(path, session_format.MAX_SESSION_FILE_BYTES, "spec").decode()
+    except UnicodeDecodeError as fault:
+        raise SessionFileError(f"{path}: not UTF-8 text: {fault.reason}") from fault
+    try:
+        return session_format.read_spec(text)
+    except SessionFileError as fault:
+        raise SessionFileError(f"{path}: {fault}") from fault
+
+
 @app.command()
 def create(
     spec: Annotated[Path, typer.Argument(help="The session in TOML; torrentfiles/ has examples.")],
@@ -105,14 +117,7 @@ def create(
     ] = None,
 ) -> None:
     """Make a session file, and its initial checkpoint beside it, from a TOML spec."""
-    try:
-        text = _read(spec, session_format.MAX_SESSION_FILE_BYTES, "spec").decode()
-    except UnicodeDecodeError as fault:
-        raise SessionFileError(f"{spec}: not UTF-8 text: {fault.reason}") from fault
-    try:
-        wanted = session_format.read_spec(text)
-    except SessionFileError as fault:
-        raise SessionFileError(f"{spec}: {fault}") from fault
+    wanted = _read_spec(spec)
     tiers = tuple((url,) for url in tracker or ())
     session_format.check_trackers(tiers)
     if not out.parent.is_dir():
@@ -120,7 +125,7 @@ def create(
             wrong("--out", got=str(out), allowed="a file in a folder that exists")
         )
     with _extra("client"):
-        from p2pl.exchange import checkpoint
+        from p2pl.learning import checkpoint
     payload, promised = checkpoint.build(wanted.session())
     made = SessionFile(
         name=wanted.name,
@@ -341,6 +346,107 @@ def _is_finished(run_dir: Path) -> bool:
         return bool(summary.get("state") == "finished")
     except (OSError, ValueError, AttributeError):
         return False
+
+
+@app.command()
+def simulate(
+    file: Annotated[Path, typer.Argument(help="A session file, or the TOML it is made from.")],
+    data: Annotated[str, typer.Option(help="The data of all peers; as for `p2pl join`.")],
+    peers: Annotated[int, typer.Option(help="How many virtual peers.")],
+    partition: Annotated[
+        str, typer.Option(help="Who holds what: iid, unbalanced, dirichlet:A or classes:K.")
+    ] = "iid",
+    partition_seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the first seed; each further one adds 1.")
+    ] = 0,
+    mixing: Annotated[
+        str | None, typer.Option(help="Mixing rule.  [default: the session's]")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="[default: the session's]")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="How many seeds to run.")] = 1,
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="Seed 0 is the session as it stands; tune on others.")
+    ] = 0,
+    cohort: Annotated[
+        int | None, typer.Option(help="Peers pulled from in a round.  [default: the session's]")
+    ] = None,
+    local_epochs: Annotated[int | None, typer.Option(help="[default: the session's]")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="centralised: one model on everybody's data, which sees in a round as many "
+            "examples as all peers together. isolated: nobody exchanges anything."
+        ),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="How peers are trained: auto (whichever is faster), stacked, sequential."
+        ),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="To compute with.  [default: 1 for small models, else all cores]"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write run directories, one a peer, that `p2pl report` reads."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run many virtual peers on this machine, in one process: what would a session come to?
+
+    Accuracies are means over the peers, on the whole test set, after the last mix.
+    """
+    name, session, session_id = _session_to_simulate(file)
+    changes = (
+        ("mixing", "rule", mixing),
+        ("exchange", "rounds", rounds),
+        ("exchange", "cohort", cohort),
+        ("training", "local_epochs", local_epochs),
+    )
+    session = session_format.changed(session, *(one for one in changes if one[2] is not None))
+    with _extra("client"):
+        from p2pl.simulate import command
+        from p2pl.simulate.setup import Setup
+    home = os.environ.get("P2PL_DATA_DIR")
+    setup = Setup(
+        session=session,
+        session_id=session_id,
+        peers=peers,
+        partition=partition,
+        partition_seed=partition_seed,
+        seed=first_seed,
+        baseline=baseline,
+        engine=engine,
+    )
+    options = command.Options(
+        name=name,
+        data=data,
+        data_dir=Path(home) if home else None,
+        seeds=seeds,
+        device=device,
+        threads=threads,
+        out=out,
+        quiet=as_json,
+    )
+    figures = command.simulate(setup, options)
+    if as_json:
+        print(json.dumps(figures))
+
+
+def _session_to_simulate(path: Path) -> tuple[str, Session, str]:
+    """Returns the name, the session and its id of a session file or of the TOML it is made from."""
+    if path.suffix != ".toml":
+        read = read_session_file(path)
+        return read.name, read.session, read.id
+    spec = _read_spec(path)
+    with _extra("client"):
+        from p2pl.learning import checkpoint
+    session = spec.session()
+    made = SessionFile(spec.name, session, checkpoint.build(session)[1], trackers=())
+    return spec.name, session, made.id
 
 
 @app.command()

@@ -9,27 +9,18 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Final
 
 import httpx
 
 from p2pl.errors import CheckpointError, NetworkError, wrong
 from p2pl.learning import models, weights
+from p2pl.learning.checkpoint import DTYPE, build
 from p2pl.protocol import merkle
-from p2pl.protocol.session import Checkpoint, Session, SessionFile
+from p2pl.protocol.session import Checkpoint, SessionFile
 
-DTYPE: Final = "float32"  # a checkpoint is exact, whatever travels later
 URL_DEADLINE_S = 120.0
 
 Fetch = Callable[[], Awaitable[bytes]]
-
-
-def build(session: Session) -> tuple[bytes, Checkpoint]:
-    """Returns the checkpoint that the session's seed gives, and its size and hashes."""
-    model = models.build(session)
-    payload = bytes(weights.encode(weights.flatten(model), weights.Layout.of(model), DTYPE))
-    root, layer = merkle.tree(merkle.blocks(io.BytesIO(payload)), len(payload))
-    return payload, Checkpoint(size=len(payload), root=root.hex(), layer=layer)
 
 
 def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:

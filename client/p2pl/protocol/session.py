@@ -431,6 +431,24 @@ def _session(raw: object) -> Session:
 
 def check(session: Session) -> None:
     """Raises SessionFileError where two fields that are each allowed contradict each other."""
+def changed(session: Session, *changes: tuple[str, str, object]) -> Session:
+    """Returns the session with some fields replaced, checked as if it had been read.
+
+    Args:
+        session: the session.
+        changes: (section, field, new value), e.g. ("mixing", "rule", "uniform").
+
+    Raises:
+        SessionFileError: a field is unknown or out of range, or two contradict each other.
+    """
+    raw = msgspec.to_builtins(session)
+    for section, name, value in changes:
+        raw.setdefault(section, {})[name] = value
+    new = _convert(raw, Session, strict=True)
+    check(new)
+    return new
+
+
     task, exchange = session.task, session.exchange
     if task.labels and len(task.labels) != task.classes:
         raise SessionFileError(

@@ -13,6 +13,7 @@ import pytest
 
 from p2pl.errors import CheckpointError, PullError
 from p2pl.exchange import checkpoint
+from p2pl.learning.checkpoint import build
 from p2pl.protocol import merkle, session
 from p2pl.protocol.session import SessionFile
 
@@ -35,7 +36,7 @@ cohort = 1
 def tiny(*, seed: int = 3, url_list: tuple[str, ...] = ()) -> tuple[SessionFile, bytes]:
     """Returns a session over logistic regression with 10 parameters, and its checkpoint."""
     wanted = session.read_spec(SPEC.replace("seed = 3", f"seed = {seed}")).session()
-    payload, promised = checkpoint.build(wanted)
+    payload, promised = build(wanted)
     made = SessionFile("tiny", wanted, promised, trackers=(), url_list=url_list)
     return made, payload
 

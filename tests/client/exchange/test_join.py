@@ -15,11 +15,12 @@ from rich.console import Console
 from support.processes import ROOT, Swarm
 
 from p2pl.errors import RunDirError, TrackerError
-from p2pl.exchange import checkpoint, cohort
+from p2pl.exchange import cohort
 from p2pl.exchange.join import Options, join
 from p2pl.learning.data import Shard, load
 from p2pl.network.runlog import Summary, read_run
 from p2pl.protocol import merkle, session
+from p2pl.learning.checkpoint import build
 from p2pl.protocol.session import SessionFile
 from p2pl.view import Header, PlainView
 
@@ -41,7 +42,7 @@ def session_file(swarm: Swarm, **exchange: object) -> SessionFile:
     wanted = msgspec.structs.replace(
         wanted, exchange=msgspec.structs.replace(wanted.exchange, **changes)
     )
-    _, promised = checkpoint.build(wanted)
+    _, promised = build(wanted)
     return SessionFile("digits", wanted, promised, trackers=((swarm.url,),))
 
 
@@ -214,7 +215,7 @@ def test_the_initial_checkpoint_comes_from_a_peer_when_no_seed_gives_it(swarm: S
 
 def _changed(swarm: Swarm, file: SessionFile) -> session.Checkpoint:
     """Writes a checkpoint that no seed gives beside the session file, and returns its hashes."""
-    payload = bytearray(checkpoint.build(file.session)[0])
+    payload = bytearray(build(file.session)[0])
     payload[-1] ^= 1
     (swarm.folder / "digits.safetensors").write_bytes(payload)
     root, layer = merkle.tree(merkle.blocks(io.BytesIO(bytes(payload))), len(payload))

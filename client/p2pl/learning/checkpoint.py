@@ -1,0 +1,18 @@
+"""The initial checkpoint that a session's seed gives, and what it hashes to."""
+
+import io
+from typing import Final
+
+from p2pl.learning import models, weights
+from p2pl.protocol import merkle
+from p2pl.protocol.session import Checkpoint, Session
+
+DTYPE: Final = "float32"  # a checkpoint is exact, whatever travels later
+
+
+def build(session: Session) -> tuple[bytes, Checkpoint]:
+    """Returns the checkpoint that the session's seed gives, and its size and hashes."""
+    model = models.build(session)
+    payload = bytes(weights.encode(weights.flatten(model), weights.Layout.of(model), DTYPE))
+    root, layer = merkle.tree(merkle.blocks(io.BytesIO(payload)), len(payload))
+    return payload, Checkpoint(size=len(payload), root=root.hex(), layer=layer)

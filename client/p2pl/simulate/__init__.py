@@ -1,0 +1,1 @@
+"""Many virtual peers in one process, through the same `learning` code as a networked peer."""

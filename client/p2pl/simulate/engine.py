@@ -1,0 +1,296 @@
+"""Rounds in lockstep: all train, all draw a cohort, all mix what the cohort trained this round.
+
+Every number comes from the same `Learner` that a networked peer computes with; what the network
+does between two of its calls is done here by lists. All peers share one model as working space and
+one copy of the data.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+import torch
+from torch import Tensor
+
+from p2pl.errors import DataError, FrameError, wrong
+from p2pl.learning import models, partition
+from p2pl.learning.data import Data
+from p2pl.learning.evaluate import Scores
+from p2pl.learning.examples import Examples
+from p2pl.learning.learner import Learner, Mixed, Model, Scored
+from p2pl.learning.train import OptimizerState, Start, Trained
+from p2pl.learning.trust import Trust
+from p2pl.learning.weights import flatten
+from p2pl.network.runlog import RoundEntry
+from p2pl.simulate.setup import Setup, check, draw_cohort
+
+# Scoring a round on a large test set can take longer than the round's training. Of more peers than
+# this only so many are scored, evenly spaced, in every round but the last, which scores all.
+MAX_SCORED = 50
+
+OnRound = Callable[["Round"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of all peers."""
+
+    index: int
+    entries: tuple[RoundEntry, ...]  # by peer: what its run log says
+    consensus_distance: float  # mean |theta_i - mean|^2 / |mean|^2 over the honest peers
+    mean_model_accuracy: float  # percent, of the mean of the honest peers' parameters
+    seconds: Mapping[str, float]  # by phase: train, mix, evaluate
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One seed's simulation."""
+
+    setup: Setup
+    honest: tuple[int, ...]  # numbers of the peers that accuracies are means over
+    rounds: tuple[Round, ...]
+    scores: tuple[Scores, ...]  # by peer: of the final parameters, on the test set
+    learners: tuple[Learner, ...]
+    vectors: tuple[Tensor, ...]  # by peer: the final parameters, [P]
+    samples: tuple[int, ...]  # by peer: to train on
+    payload_bytes: int
+    engine: str  # how peers were trained: stacked, or sequential
+    seconds: float  # all rounds together
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """One peer between two rounds."""
+
+    vector: Tensor  # [P], after mixing
+    optimizer: OptimizerState = field(default_factory=dict)
+    trust: Trust = field(default_factory=Trust)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pulls:
+    """What one peer's cohort delivered."""
+
+    cohort: tuple[int, ...]
+    models: Mapping[str, Model]
+    rejected: Mapping[str, str]
+
+
+def run(setup: Setup, data: Data, device: torch.device, on_round: OnRound | None = None) -> Result:
+    """Returns what came of one simulation.
+
+    Args:
+        setup: the session, the peers, the seed.
+        data: all of it; the partition says whose a training example is.
+        device: to compute on.
+        on_round: called after every round.
+
+    Raises:
+        InputError: the setup is not one that can be run.
+        DataError: there is no test set, or too little data for so many peers.
+        TrainingDiverged: a peer's loss is no longer finite.
+    """
+    check(setup)
+    begun = time.perf_counter()
+    learners = peers_of(setup, data, device)
+    initial = flatten(learners[0].model)
+    states: Sequence[_State] = [_State(initial) for _ in learners]
+    honest = tuple(range(len(learners)))
+    done: list[Round] = []
+    scored: Mapping[int, Scored] = {}
+    for index in range(1, setup.session.exchange.rounds + 1):
+        states, one, scored = _round(setup, learners, states, honest, index)
+        done.append(one)
+        if on_round is not None:
+            on_round(one)
+    return Result(
+        setup=setup,
+        honest=honest,
+        rounds=tuple(done),
+        scores=tuple(scored[peer].after for peer in range(len(learners))),
+        learners=learners,
+        vectors=tuple(state.vector for state in states),
+        samples=tuple(len(learner.own) for learner in learners),
+        payload_bytes=learners[0].payload_bytes,
+        engine="sequential",
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def peers_of(setup: Setup, data: Data, device: torch.device) -> tuple[Learner, ...]:
+    """Returns the learners of all peers, around one model and one copy of the data.
+
+    The centralised baseline is one learner with everybody's data: in each round it sees as many
+    examples as all the peers together.
+    """
+    if data.test is None:
+        raise DataError(
+            wrong(
+                "--data", got="no test split", allowed="data with one: all peers are scored on it"
+            )
+        )
+    session = setup.seeded_session
+    model = models.build(session).to(device)
+    train, test = data.train.to(device), data.test.to(device)
+    return tuple(
+        Learner.of(session, (setup.name, name), model, train.part(rows), test)
+        for name, rows in zip(setup.ids, _shares(setup, train), strict=False)
+    )
+
+
+def _shares(setup: Setup, train: Examples) -> list[Tensor]:
+    """Returns the rows of each peer."""
+    if setup.baseline == "centralised":
+        return [torch.arange(len(train))]
+    divide = partition.parse(setup.partition)
+    parts = divide(train.y.cpu().numpy(), setup.peers, setup.seeded_partition)
+    return [torch.from_numpy(part) for part in parts]
+
+
+def _round(
+    setup: Setup,
+    learners: Sequence[Learner],
+    states: Sequence[_State],
+    honest: Sequence[int],
+    index: int,
+) -> tuple[list[_State], Round, Mapping[int, Scored]]:
+    """Returns the peers' states after one round, what came of it, and the scores by peer."""
+    watch = _Watch(learners[0].device)
+    everybody = range(len(learners))
+    with watch("train"):
+        trained = train_all(learners, states, index)
+    with watch("mix"):
+        served = [_serve(learners[peer], index, trained[peer].vector) for peer in everybody]
+        pulls = [_pull(setup, served, peer, index) for peer in everybody]
+        mixed = [
+            learners[peer].mix(trained[peer].vector, pulls[peer].models, index, states[peer].trust)
+            for peer in everybody
+        ]
+    with watch("evaluate"):
+        scored = {
+            peer: learners[peer].score(trained[peer].vector, mixed[peer].vector)
+            for peer in scored_peers(setup, len(learners), index)
+        }
+        distance, accuracy = _consensus(learners[0], [mixed[peer].vector for peer in honest])
+    after = [
+        _State(mixed[peer].vector, trained[peer].optimizer, mixed[peer].trust) for peer in everybody
+    ]
+    asked = Counter(other for pull in pulls for other in pull.cohort)
+    seconds = sum(watch.seconds.values()) / len(learners)
+    entries = tuple(
+        _entry(
+            learners[peer],
+            RoundEntry(round=index, bytes_out=asked[peer], seconds=seconds, time=time.time()),
+            _Outcome(trained[peer], pulls[peer], mixed[peer], scored.get(peer)),
+        )
+        for peer in everybody
+    )
+    return after, Round(index, entries, distance, accuracy, watch.seconds), scored
+
+
+def train_all(learners: Sequence[Learner], states: Sequence[_State], index: int) -> list[Trained]:
+    """Returns what every peer's local epochs made, one peer after another."""
+    return [
+        learner.train(Start(state.vector, state.optimizer), index, _nothing)
+        for learner, state in zip(learners, states, strict=True)
+    ]
+
+
+def scored_peers(setup: Setup, learners: int, index: int) -> tuple[int, ...]:
+    """Returns the numbers of the peers that round `index` scores."""
+    if learners <= MAX_SCORED or index == setup.session.exchange.rounds:
+        return tuple(range(learners))
+    return tuple(number * learners // MAX_SCORED for number in range(MAX_SCORED))
+
+
+def _serve(learner: Learner, index: int, vector: Tensor) -> Model | str:
+    """Returns what others get of a peer's parameters once they travelled; or why it is refused."""
+    try:
+        received = learner.decode(learner.encode(vector))
+    except FrameError as fault:
+        return str(fault)
+    return Model(index, len(learner.own), received)
+
+
+def _pull(setup: Setup, served: Sequence[Model | str], me: int, index: int) -> _Pulls:
+    """Returns what a peer's cohort of this round delivers."""
+    if setup.baseline:
+        return _Pulls((), {}, {})
+    cohort = draw_cohort(setup, me, index)
+    answers = {setup.ids[other]: served[other] for other in cohort}
+    return _Pulls(
+        cohort,
+        {peer: answer for peer, answer in answers.items() if isinstance(answer, Model)},
+        {peer: answer for peer, answer in answers.items() if isinstance(answer, str)},
+    )
+
+
+def _consensus(judge: Learner, vectors: Sequence[Tensor]) -> tuple[float, float]:
+    """Returns how far parameters are from their mean, and the mean's accuracy in percent.
+
+    The relative distance: mean of |theta_i - mean|^2 over |mean|^2; 0 where all are equal.
+    """
+    mean = torch.zeros_like(vectors[0])
+    for vector in vectors:
+        mean.add_(vector, alpha=1 / len(vectors))
+    apart = torch.stack([(vector - mean).square().sum() for vector in vectors]).mean()
+    distance = float(apart / mean.square().sum().clamp(min=torch.finfo(mean.dtype).tiny))
+    return distance, judge.judge(mean).accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """All that came out of one peer's round."""
+
+    trained: Trained
+    pulls: _Pulls
+    mixed: Mixed
+    scored: Scored | None  # None: not scored this round
+
+
+def _entry(learner: Learner, blank: RoundEntry, outcome: _Outcome) -> RoundEntry:
+    """Returns what the peer's run log says of the round.
+
+    Args:
+        learner: the peer's.
+        blank: with how often the peer was asked as `bytes_out`.
+        outcome: of its round.
+    """
+    scored, pulls = outcome.scored, outcome.pulls
+    return msgspec.structs.replace(
+        blank,
+        train_loss=outcome.trained.loss,
+        validation_loss=scored.validation.loss if scored else None,
+        accuracy=scored.after.accuracy if scored else None,
+        accuracy_before_mix=scored.before.accuracy if scored else None,
+        trust=dict(outcome.mixed.row),
+        cohort=tuple(pulls.models) + tuple(pulls.rejected),
+        received=tuple(pulls.models),
+        rejected={**pulls.rejected, **outcome.mixed.rejected},
+        bytes_in=len(pulls.cohort) * learner.payload_bytes,
+        bytes_out=blank.bytes_out * learner.payload_bytes,
+        samples=outcome.trained.samples,
+    )
+
+
+class _Watch:
+    """Adds up seconds by phase; work queued on a GPU counts in the phase that queued it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begun
+
+
+def _nothing(done: int, steps: int) -> None:
+    """Takes no notice of a step."""

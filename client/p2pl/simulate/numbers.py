@@ -1,0 +1,98 @@
+"""What several seeds of one simulation come to: the object that `p2pl simulate --json` prints."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from p2pl.learning.evaluate import by_class
+from p2pl.network.runlog import RoundEntry
+from p2pl.simulate.engine import Result, Round
+
+
+def numbers(results: Sequence[Result]) -> dict[str, Any]:
+    """Returns the figures of a simulation, for JSON.
+
+    Accuracies are in percent, on the test set, after the last mix, over the honest peers:
+    `mean` of the seeds' means; `std_over_seeds` of those means (n - 1 below the line; 0 for one
+    seed); `std_over_peers` and `worst_peer` within a seed, then the mean over the seeds.
+
+    Args:
+        results: one a seed, of setups that differ in the seed alone.
+    """
+    setup, session = results[0].setup, results[0].setup.session
+    finals = [[result.scores[peer].accuracy for peer in result.honest] for result in results]
+    classes = [
+        by_class(torch.stack([result.scores[peer].confusion for peer in result.honest]).sum(0))
+        for result in results
+    ]
+    curve = [_by_round(same, results[0].honest) for same in _aligned(results)]
+    return {
+        "peers": setup.peers,
+        "rounds": session.exchange.rounds,
+        "partition": setup.partition,
+        "mixing": session.mixing.rule,
+        "seeds": len(results),
+        "accuracy": {
+            "mean": _mean([_mean(final) for final in finals]),
+            "std_over_seeds": _std([_mean(final) for final in finals]),
+            "std_over_peers": _mean([statistics.pstdev(final) for final in finals]),
+            "worst_peer": _mean([min(final) for final in finals]),
+            "per_seed": [_mean(final) for final in finals],
+        },
+        "seconds": sum(result.seconds for result in results),
+        "bytes_per_peer_round": results[0].payload_bytes * setup.pulls,
+        "session_id": setup.session_id,
+        "model": session.model.name,
+        "baseline": setup.baseline,
+        "cohort": setup.pulls,
+        "local_epochs": session.training.local_epochs,
+        "partition_seed": setup.partition_seed,
+        "first_seed": setup.seed,
+        "engine": results[0].engine,
+        "epsilon": None,
+        "precision_macro": _mean([_mean([one.precision for one in c]) for c in classes]),
+        "recall_macro": _mean([_mean([one.recall for one in c]) for c in classes]),
+        "f1_macro": _mean([_mean([one.f1 for one in c]) for c in classes]),
+        "accuracy_before_mix": curve[-1]["accuracy_before_mix"],
+        "accuracy_of_mean_model": _mean([r.rounds[-1].mean_model_accuracy for r in results]),
+        "consensus_distance": _mean([r.rounds[-1].consensus_distance for r in results]),
+        "by_round": curve,
+        "seconds_by_phase": {
+            phase: sum(one.seconds[phase] for result in results for one in result.rounds)
+            for phase in results[0].rounds[0].seconds
+        },
+    }
+
+
+def _aligned(results: Sequence[Result]) -> list[tuple[Round, ...]]:
+    """Returns, for each round, that round of every seed."""
+    return list(zip(*(result.rounds for result in results), strict=True))
+
+
+def _by_round(same: Sequence[Round], honest: Sequence[int]) -> dict[str, Any]:
+    """Returns one point of each curve: means over the seeds."""
+
+    def mean(of: Callable[[RoundEntry], float | None]) -> float | None:
+        values = [of(one.entries[peer]) for one in same for peer in honest]
+        known = [value for value in values if value is not None]
+        return _mean(known) if known else None
+
+    return {
+        "round": same[0].index,
+        "accuracy": mean(lambda entry: entry.accuracy),
+        "accuracy_before_mix": mean(lambda entry: entry.accuracy_before_mix),
+        "accuracy_of_mean_model": _mean([one.mean_model_accuracy for one in same]),
+        "consensus_distance": _mean([one.consensus_distance for one in same]),
+        "train_loss": mean(lambda entry: entry.train_loss),
+        "seconds": _mean([sum(one.seconds.values()) for one in same]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values)
+
+
+def _std(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0

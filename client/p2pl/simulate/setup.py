@@ -1,0 +1,95 @@
+"""What one simulation is about: whose session, how many peers, who holds what."""
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+import torch
+
+from p2pl.errors import InputError, wrong
+from p2pl.learning import partition
+from p2pl.learning.seeds import seeded
+from p2pl.protocol.session import Session
+
+BASELINES = ("centralised", "isolated")
+ENGINES = ("auto", "stacked", "sequential")
+MAX_PEERS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One simulation, for one seed: everything that its numbers depend on but the data.
+
+    Seed 0 is the session as it stands, so that a network of the same peers, shards and cohorts
+    computes the same numbers. Another seed changes the initial parameters, the partition, the order
+    of the batches and the cohorts, and nothing else, so two rules can be compared seed by seed.
+    """
+
+    session: Session
+    session_id: str  # of the session file, whatever was changed about it for the simulation
+    peers: int
+    partition: str
+    partition_seed: int = 0  # of seed 0; seed k has k more
+    seed: int = 0
+    baseline: str | None = None  # one of BASELINES
+    peer_ids: tuple[str, ...] = ()  # () = made from the peers' numbers
+    engine: str = "auto"  # one of ENGINES
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The peers' ids, each 64 hex digits unless they were given."""
+        return self.peer_ids or tuple(peer_id(number) for number in range(self.peers))
+
+    @property
+    def name(self) -> str:
+        """The session id under which this seed's randomness is drawn; 64 hex digits."""
+        if not self.seed:
+            return self.session_id
+        return hashlib.sha256(f"{self.session_id}/seed {self.seed}".encode()).hexdigest()
+
+    @property
+    def seeded_session(self) -> Session:
+        """The session with this seed's initial parameters."""
+        return msgspec.structs.replace(
+            self.session, seed=(self.session.seed + self.seed) % (1 << 63)
+        )
+
+    @property
+    def seeded_partition(self) -> int:
+        """The seed of the partition."""
+        return (self.partition_seed + self.seed) % (1 << 32)
+
+    @property
+    def pulls(self) -> int:
+        """How many models a peer pulls in a round."""
+        return 0 if self.baseline else min(self.session.exchange.cohort, self.peers - 1)
+
+
+def check(setup: Setup) -> None:
+    """Raises InputError where a simulation cannot be run as asked for."""
+    if not 2 <= setup.peers <= MAX_PEERS:
+        raise InputError(wrong("--peers", got=setup.peers, allowed=f"2..{MAX_PEERS}"))
+    partition.parse(setup.partition)
+    if setup.baseline not in (None, *BASELINES):
+        raise InputError(wrong("--baseline", got=setup.baseline, allowed=", ".join(BASELINES)))
+    if setup.engine not in ENGINES:
+        raise InputError(wrong("--engine", got=setup.engine, allowed=", ".join(ENGINES)))
+    if setup.peer_ids and len(set(setup.peer_ids)) != setup.peers:
+        raise InputError(
+            wrong("peer ids", got=f"{len(set(setup.peer_ids))} different", allowed=str(setup.peers))
+        )
+
+
+def peer_id(number: int) -> str:
+    """Returns the id of a virtual peer: 64 hex digits, as a real one's."""
+    return hashlib.sha256(f"virtual peer {number}".encode()).hexdigest()
+
+
+def draw_cohort(setup: Setup, me: int, index: int) -> tuple[int, ...]:
+    """Returns the numbers of the peers that peer `me` pulls from in round `index`.
+
+    Uniform, without replacement, as a tracker draws.
+    """
+    order = seeded(setup.name, setup.ids[me], index, "cohort")
+    drawn = torch.randperm(setup.peers - 1, generator=order)[: setup.pulls].tolist()
+    return tuple(other + (other >= me) for other in drawn)

@@ -1,0 +1,89 @@
+"""A simulation on the screen: how far it is, and what came of it."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from p2pl.simulate.engine import Round
+
+
+class Bar:
+    """A progress bar over all rounds of all seeds, with the time left."""
+
+    def __init__(self, rounds: int, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rounds"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("simulating", total=rounds)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def round(self, one: Round) -> None:
+        """Shows that a round is over, and how good the mean of all models is by then."""
+        accuracy = f"mean model {one.mean_model_accuracy:.2f} %"
+        self._progress.update(self._task, advance=1, description=accuracy)
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """Returns the figures of a simulation as a table for people."""
+    accuracy = figures["accuracy"]
+    shown = Table(box=SIMPLE_HEAD, title=_title(figures), title_justify="left")
+    shown.add_column("on the test set, after the last mix")
+    shown.add_column("", justify="right")
+    rows = [
+        ("accuracy, mean over peers and seeds", f"{accuracy['mean']:.2f} %"),
+        ("  std over seeds", f"{accuracy['std_over_seeds']:.2f}"),
+        ("  std over peers", f"{accuracy['std_over_peers']:.2f}"),
+        ("  worst peer", f"{accuracy['worst_peer']:.2f} %"),
+        ("  before the last mix", f"{figures['accuracy_before_mix']:.2f} %"),
+        ("  of the mean model", f"{figures['accuracy_of_mean_model']:.2f} %"),
+        ("F1, macro", f"{figures['f1_macro']:.4f}"),
+        ("consensus distance", f"{figures['consensus_distance']:.2e}"),
+        ("bytes received a peer and round", f"{figures['bytes_per_peer_round']:,}"),
+        ("seconds", _seconds(figures)),
+    ]
+    for name, value in rows:
+        shown.add_row(name, value)
+    return shown
+
+
+def _title(figures: dict[str, Any]) -> str:
+    what = figures["baseline"] or figures["mixing"]
+    return (
+        f"{figures['peers']} peers, {figures['partition']}, {what}, "
+        f"{figures['rounds']} rounds, {figures['seeds']} seed(s), "
+        f"{figures['engine']} training"
+    )
+
+
+def _seconds(figures: dict[str, Any]) -> str:
+    phases = ", ".join(f"{p} {s:.1f}" for p, s in figures["seconds_by_phase"].items())
+    return f"{figures['seconds']:.1f} ({phases})"

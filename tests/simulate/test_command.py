@@ -1,0 +1,69 @@
+"""`p2pl simulate`, from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.simulations import SPEC
+from typer.testing import CliRunner
+
+from p2pl.cli import app
+from p2pl.errors import InputError, SessionFileError
+from p2pl.network.runlog import read_run
+
+RUN = ["simulate", str(SPEC), "--data", "digits", "--peers", "4", "--rounds", "2"]
+
+
+def simulate(*options: str) -> str:
+    """Returns what the command prints."""
+    done = CliRunner().invoke(app, [*RUN, *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_it_prints_one_object_and_writes_runs_that_the_report_reads(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    figures = json.loads(simulate("--json", "--seeds", "2", "--cohort", "3", "--out", str(out)))
+    assert (figures["peers"], figures["rounds"], figures["seeds"]) == (4, 2, 2)
+    assert (figures["partition"], figures["mixing"]) == ("iid", "degroot")
+    assert json.loads((out / "simulation.json").read_bytes()) == figures
+    for seed in (0, 1):
+        runs = [read_run(out / f"seed-{seed}" / f"peer-{peer}") for peer in range(4)]
+        assert [len(run.rounds) for run in runs] == [2, 2, 2, 2]
+        assert len({run.session_id for run in runs}) == 1
+        finals = [run.summary.accuracy for run in runs if run.summary and run.summary.accuracy]
+        assert figures["accuracy"]["per_seed"][seed] == pytest.approx(sum(finals) / 4)
+    assert (out / "seed-0" / "peer-0" / "model.safetensors").stat().st_size > 4_000
+
+
+def test_people_get_a_table() -> None:
+    assert "worst peer" in simulate("--mixing", "uniform")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--mixing", "bogus"), "mixing.rule"),
+        (("--cohort", "-1"), "exchange.cohort"),
+        (("--partition", "classes:99"), "classes:99"),
+        (("--peers", "1"), "--peers"),
+        (("--device", "tpu"), "--device"),
+    ],
+)
+def test_a_wrong_option_is_named(options: tuple[str, ...], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        CliRunner().invoke(app, [*RUN, *options], catch_exceptions=False)
+
+
+def test_an_old_simulation_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "something").touch()
+    with pytest.raises(InputError, match="not empty"):
+        simulate("--out", str(tmp_path))
+
+
+def test_a_file_that_is_no_session_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("name = 3")
+    with pytest.raises(SessionFileError, match=r"x\.toml"):
+        CliRunner().invoke(
+            app, ["simulate", str(tmp_path / "x.toml"), *RUN[2:]], catch_exceptions=False
+        )

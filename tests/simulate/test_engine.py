@@ -1,0 +1,131 @@
+"""Many virtual peers, through the same learner as a networked one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.simulations import digits, small_setup
+
+from p2pl.errors import DataError, InputError
+from p2pl.learning.data import Data
+from p2pl.learning.train import Start
+from p2pl.learning.weights import flatten
+from p2pl.simulate.engine import Result, peers_of, run
+from p2pl.simulate.numbers import numbers
+from p2pl.simulate.setup import Setup, draw_cohort
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return digits()
+
+
+def finals(result: Result) -> torch.Tensor:
+    """Returns the final parameters of all peers, [N, P]."""
+    return torch.stack(result.vectors)
+
+
+def test_the_same_setup_gives_the_same_numbers(data: Data) -> None:
+    setup = small_setup()
+    assert torch.equal(finals(run(setup, data, CPU)), finals(run(setup, data, CPU)))
+
+
+def test_another_seed_changes_start_shards_and_cohorts_but_not_the_rule(data: Data) -> None:
+    zero, one = small_setup(), replace(small_setup(), seed=1)
+    assert zero.name == zero.session_id != one.name
+    assert zero.seeded_session == zero.session
+    first, second = (peers_of(setup, data, CPU)[0] for setup in (zero, one))
+    assert not torch.equal(flatten(first.model), flatten(second.model))
+    assert not torch.equal(first.own.take(torch.arange(9)).x, second.own.take(torch.arange(9)).x)
+    drawn = {
+        seed: [draw_cohort(replace(zero, seed=seed), me, 1) for me in range(4)] for seed in (0, 1)
+    }
+    assert drawn[0] != drawn[1]
+
+
+def test_two_rules_see_the_same_start_shards_and_cohorts(data: Data) -> None:
+    learned, even = small_setup(rounds=1), small_setup(("mixing", "rule", "uniform"), rounds=1)
+    rounds = [run(setup, data, CPU).rounds[0] for setup in (learned, even)]
+    assert [entry.cohort for entry in rounds[0].entries] == [e.cohort for e in rounds[1].entries]
+    losses = [[entry.train_loss for entry in one.entries] for one in rounds]
+    assert losses[0] == losses[1]
+
+
+def test_a_cohort_is_drawn_from_the_others_each_at_most_once() -> None:
+    setup = small_setup(("exchange", "cohort", 3), peers=6)
+    seen = [0] * 6
+    for index in range(300):
+        cohort = draw_cohort(setup, 2, index)
+        assert len(set(cohort)) == 3
+        for peer in cohort:
+            seen[peer] += 1
+    assert seen[2] == 0
+    assert all(120 < count < 240 for peer, count in enumerate(seen) if peer != 2)  # 180 expected
+
+
+def test_a_round_is_the_even_mean_of_what_the_cohort_trained_in_it(data: Data) -> None:
+    setup = small_setup(("mixing", "rule", "uniform"), peers=3, rounds=1)
+    learners = peers_of(setup, data, CPU)
+    start = Start(flatten(learners[0].model))
+    trained = [one.train(start, 1, lambda done, steps: None).vector for one in learners]
+    expected = torch.stack(trained).mean(0)  # a cohort of 2 is everybody else
+    for vector in run(setup, data, CPU).vectors:
+        torch.testing.assert_close(vector, expected)
+
+
+def test_isolated_peers_exchange_nothing(data: Data) -> None:
+    result = run(replace(small_setup(), baseline="isolated"), data, CPU)
+    for number, entry in enumerate(result.rounds[-1].entries):
+        assert entry.trust == {result.setup.ids[number]: 1.0}
+        assert (entry.bytes_in, entry.bytes_out, entry.cohort) == (0, 0, ())
+    assert numbers([result])["bytes_per_peer_round"] == 0
+
+
+def test_the_centralised_baseline_sees_what_all_peers_see_together(data: Data) -> None:
+    setup = small_setup(rounds=1)
+    apart = run(setup, data, CPU).rounds[0].entries
+    together = run(replace(setup, baseline="centralised"), data, CPU).rounds[0].entries
+    assert len(together) == 1
+    everybody = sum(entry.samples or 0 for entry in apart)
+    assert together[0].samples == pytest.approx(everybody, rel=0.01)  # rounding of the shares
+
+
+def test_the_figures_hold_what_the_command_promises(data: Data) -> None:
+    setup = small_setup()
+    results = [run(replace(setup, seed=seed), data, CPU) for seed in (0, 1)]
+    figures = numbers(results)
+    accuracy = figures["accuracy"]
+    means = [sum(s.accuracy for s in result.scores) / 4 for result in results]
+    assert accuracy["per_seed"] == pytest.approx(means)
+    assert accuracy["mean"] == pytest.approx(sum(means) / 2)
+    assert accuracy["std_over_seeds"] == pytest.approx(abs(means[0] - means[1]) / 2**0.5)
+    assert accuracy["worst_peer"] < accuracy["mean"]
+    learner = results[0].learners[0]
+    assert figures["bytes_per_peer_round"] == 2 * learner.payload_bytes
+    entry = results[0].rounds[0].entries[0]
+    assert entry.bytes_in == 2 * learner.payload_bytes
+    assert sum(e.bytes_out for e in results[0].rounds[0].entries) == 8 * learner.payload_bytes
+    assert len(figures["by_round"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"peers": 1}, "--peers"),
+        ({"partition": "evenly"}, "--partition"),
+        ({"baseline": "alone"}, "--baseline"),
+        ({"engine": "fast"}, "--engine"),
+        ({"peer_ids": ("a", "b")}, "peer ids"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(data: Data, changes: dict[str, object], said: str) -> None:
+    setup: Setup = replace(small_setup(), **changes)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(InputError, match=said):
+        run(setup, data, CPU)
+
+
+def test_data_without_a_test_split_is_refused(data: Data) -> None:
+    with pytest.raises(DataError, match="test split"):
+        run(small_setup(), replace(data, test=None), CPU)
