@@ -156,9 +156,9 @@ class Learner:
         }
         usable = {peer_id: model for peer_id, model in received.items() if peer_id not in old}
         vectors = [model.vector for model in usable.values()]
-        if rule == "degroot":
         if rule in robust.RULES:
             return self._mix_robustly(own, usable, index, old, state)
+        if rule == "degroot":
             probe = trust.Probe(self.model, self.validation)
             learned = trust.learn(state, own, vectors, tuple(usable), probe, self.session.mixing)
             row, rejected, state = learned.row, learned.rejected, learned.trust
