@@ -429,8 +429,6 @@ def _session(raw: object) -> Session:
     return session
 
 
-def check(session: Session) -> None:
-    """Raises SessionFileError where two fields that are each allowed contradict each other."""
 def changed(session: Session, *changes: tuple[str, str, object]) -> Session:
     """Returns the session with some fields replaced, checked as if it had been read.
 
@@ -449,6 +447,8 @@ def changed(session: Session, *changes: tuple[str, str, object]) -> Session:
     return new
 
 
+def check(session: Session) -> None:
+    """Raises SessionFileError where two fields that are each allowed contradict each other."""
     task, exchange = session.task, session.exchange
     if task.labels and len(task.labels) != task.classes:
         raise SessionFileError(
