@@ -2,8 +2,9 @@
 
 Sender and receiver are two fresh processes on loopback. Bare pyzmq and the wire take turns, with
 the same bytes in chunks of the same size, so that a noisy machine is noisy for both. The bare
-receiver speaks no protocol and checks no digest; the wire's clock covers connecting, the handshake,
-the cards, credit and the digest. Both put the bytes into one buffer: `kept` memory was used before,
+receiver speaks no protocol and checks no digest, and its processes leave the allocator as it is,
+while the wire has it keep freed buffers; the wire's clock covers connecting, the handshake, the
+cards, credit and the digest. Both put the bytes into one buffer: `kept` memory was used before,
 as in every round but the first; `new` memory is taken while the clock runs.
 
     scripts/bench wire                      100 MiB and 1 GiB, 5 times each

@@ -23,6 +23,7 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 from p2pl.errors import FrameError, InputError, PullError, wrong
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.lines import Calling, Inbox
+from p2pl.network.memory import reuse_freed_memory
 from p2pl.network.pull import FRAMING_BYTES, HANDSHAKE_MS, Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, Limits, Server
 from p2pl.network.traffic import Traffic
@@ -84,6 +85,7 @@ class Wire:
             InputError: `listen` is not an address of this machine, or its port is in use.
         """
         host, port = await _resolve(self._listen)
+        reuse_freed_memory()
         async with contextlib.AsyncExitStack() as stack:
             context = zmq.asyncio.Context()
             stack.callback(context.destroy, linger=0)
