@@ -250,6 +250,28 @@ async def test_without_curve_there_is_no_wire(monkeypatch: pytest.MonkeyPatch) -
         Wire(Identity.generate(), session_id=SESSION)
 
 
+async def test_the_version_before_is_kept_for_those_who_ask_for_its_round() -> None:
+    async with served() as alice, served() as bob:
+        for number in (1, 2, 3):
+            await alice.wire.publish(Version(number, 1, b"%d" % number), keep_last=True)
+        answers = [await pull(bob, alice.address, size=1, round=asked) for asked in (0, 1, 2, 3)]
+        assert [answer.round for answer in answers] == [3, 3, 2, 3]
+        same = await pull(bob, alice.address, size=1, round=2, have=xxh3_128(b"2").digest())
+        assert same == Unchanged(alice.identity.peer_id, 2)
+        # A final model counts as of the last round too; in step, its trained version is asked for.
+        await alice.wire.publish(Version(3, 1, b"f"), keep_last=True)
+        last = await pull(bob, alice.address, size=1, round=3)
+        assert isinstance(last, Pulled)
+        assert bytes(last.payload) == b"3"
+
+
+async def test_without_being_told_to_no_version_but_the_newest_is_kept() -> None:
+    async with served() as alice, served() as bob:
+        await alice.wire.publish(Version(1, 1, b"1"))
+        await alice.wire.publish(Version(2, 1, b"2"))
+        assert (await pull(bob, alice.address, size=1, round=1)).round == 2
+
+
 @pytest.mark.parametrize(
     "version",
     [

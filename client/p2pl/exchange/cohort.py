@@ -17,6 +17,7 @@ from p2pl.exchange.peer import (
     Meter,
     Outcome,
     Peer,
+    Pulls,
     announce,
     publish,
     pull_all,
@@ -61,12 +62,15 @@ async def run_round(peer: Peer, state: PeerState) -> PeerState:
     await publish(peer, index, trained.vector)
     cohort = await find_cohort(peer)
     pulls = await pull_all(peer, cohort, index)
+    reached = min(peer.rounds, swarm_round(index, pulls.models))
+    if peer.file.session.exchange.lockstep:
+        pulls = in_step(pulls, index)
     mixed = await peer.worker(
         partial(peer.learner.mix, trained.vector, pulls.models, index, state.trust)
     )
     scored = await peer.worker(partial(peer.learner.score, trained.vector, mixed.vector))
     after = PeerState(
-        round=min(peer.rounds, swarm_round(index, pulls.models)),
+        round=reached,
         weights=mixed.vector,
         optimizer=trained.optimizer,
         trust=mixed.trust,
@@ -82,6 +86,22 @@ async def find_cohort(peer: Peer) -> list[PeerAddress]:
     except TrackerError as fault:
         peer.view.message(f"training alone this round: {fault}")
         return []
+
+
+def in_step(pulls: Pulls, index: int) -> Pulls:
+    """Returns the pulls without those that are of another round than mine.
+
+    A peer keeps the version before its newest for those who ask for that round. Where the cohort is
+    everybody, nobody can be further ahead than that: its next round needs mine. So what is mixed
+    depends on the data, the identities and the session alone, and not on who is fast.
+    """
+    models = {who: model for who, model in pulls.models.items() if model.round == index}
+    others = {
+        who: f"out of step: of round {model.round}, mine is {index}"
+        for who, model in pulls.models.items()
+        if model.round != index
+    }
+    return replace(pulls, models=models, rejected={**pulls.rejected, **others})
 
 
 def swarm_round(index: int, models: Mapping[str, Model]) -> int:

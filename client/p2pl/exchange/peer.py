@@ -131,7 +131,8 @@ async def publish(peer: Peer, index: int, vector: Tensor) -> None:
     """Serves `vector` as my newest version from now on."""
     payload = await peer.worker(partial(peer.learner.encode, vector))
     samples = len(peer.learner.own)
-    digest = await peer.wire.publish(Version(index, samples, payload))
+    keep_last = peer.file.session.exchange.lockstep
+    digest = await peer.wire.publish(Version(index, samples, payload), keep_last=keep_last)
     peer.mine = Held(digest, Model(index, samples, vector))
 
 

@@ -154,7 +154,8 @@ class Learner:
             for peer_id, model in received.items()
             if model.round < index - MAX_AGE_ROUNDS
         }
-        usable = {peer_id: model for peer_id, model in received.items() if peer_id not in old}
+        # By peer id: sums and ties must not depend on the order in which models came.
+        usable = {who: received[who] for who in sorted(received) if who not in old}
         vectors = [model.vector for model in usable.values()]
         if rule in robust.RULES:
             return self._mix_robustly(own, usable, index, old, state)

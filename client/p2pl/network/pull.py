@@ -184,6 +184,7 @@ def dealing(
             yield dealer, monitor
         finally:
             dealer.disable_monitor()
+            monitor.close()  # not left to the collector: an open socket holds up the whole context
     finally:
         dealer.close()
 

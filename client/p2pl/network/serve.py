@@ -103,6 +103,7 @@ class Server:
         self._limits = limits
         self._traffic = traffic
         self._versions: dict[Kind, Published] = {}
+        self._replaced: Published | None = None  # the model before the newest, where it is kept
         self._waiting: dict[Route, _Waiting] = {}
         self._transfers: dict[Route, _Transfer] = {}
         self._draining: list[Callable[[], object]] = []  # over, but libzmq still holds a chunk
@@ -112,8 +113,12 @@ class Server:
         self.inbox = Inbox()
         self._lines = Answering(card, lambda: self._versions.get("model"), self.inbox, self._now)
 
-    def publish(self, kind: Kind, version: Published) -> None:
-        """Gives `version` to everyone who asks from now on, and to those who wait for it."""
+    def publish(self, kind: Kind, version: Published, *, keep_last: bool = False) -> None:
+        """Gives `version` to everyone who asks from now on, and to those who wait for it.
+
+        With `keep_last`, who asks for the very round of the model that it replaces still gets that.
+        """
+        self._replaced = self._versions.get(kind) if keep_last else self._replaced
         self._versions[kind] = version
         if kind == "model":
             for route, waiting in list(self._waiting.items()):
@@ -135,6 +140,7 @@ class Server:
         self._waiting.clear()
         self._transfers.clear()
         self._versions.clear()
+        self._replaced = None
 
     def _receive(self, route: Route, frames: list[zmq.Frame]) -> None:
         """Handles one message; whatever is in it, this returns."""
@@ -213,7 +219,7 @@ class Server:
         self._answer(route, waiting.peer_id, waiting.pull)
 
     def _answer(self, route: Route, peer_id: str, pull: Pull) -> None:
-        version = self._versions.get(pull.want)
+        version = self._version_for(pull)
         if version is None and pull.want == "checkpoint":
             self._send(route, peer_id, Refused("this peer does not hand out the checkpoint"))
         elif version is None:
@@ -224,6 +230,13 @@ class Server:
             self._send(route, peer_id, self._busy)
         else:
             self._begin(route, peer_id, pull.credit, version)
+
+    def _version_for(self, pull: Pull) -> Published | None:
+        """Returns what is served: the newest, or the one before where that is of the very round."""
+        before = self._replaced
+        if pull.want == "model" and before is not None and before.round == pull.round:
+            return before
+        return self._versions.get(pull.want)
 
     def _is_full(self, peer_id: str) -> bool:
         """Returns whether all places are taken; a peer's own oldest transfer makes room for it."""

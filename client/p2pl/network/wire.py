@@ -106,14 +106,18 @@ class Wire:
         """Ends all transfers at once, in both directions."""
         await self._stack.aclose()
 
-    async def publish(self, version: Version) -> bytes:
+    async def publish(self, version: Version, *, keep_last: bool = False) -> bytes:
         """Gives `version` to all who ask from now on, and returns its digest.
 
         Its payload must not change any more. Transfers that have begun end with the version that
         they began with.
+
+        Args:
+            version: of my model.
+            keep_last: whoever asks for the very round of the version before still gets that one.
         """
         published = await prepare(version)
-        self._server.publish("model", published)
+        self._server.publish("model", published, keep_last=keep_last)
         return published.digest
 
     async def publish_checkpoint(self, payload: Payload) -> None:

@@ -89,6 +89,7 @@ class Exchange(_Section, frozen=True):
     start_deadline_s: Seconds = 60.0  # how long to wait for them
     wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0  # for a slower peer's round; 0 = never
     pull_deadline_s: Seconds = 30.0  # for one round's pulls, all together
+    lockstep: bool = False  # mix what is of my very round, nothing older and nothing newer
 
 
 class Mixing(_Section, frozen=True):

@@ -2,7 +2,8 @@
 
 import torch
 
-from p2pl.exchange.cohort import middle, swarm_round
+from p2pl.exchange.cohort import in_step, middle, swarm_round
+from p2pl.exchange.peer import Pulls
 from p2pl.learning.learner import Model
 
 
@@ -31,6 +32,16 @@ def test_less_than_half_of_a_cohort_cannot_move_a_peer() -> None:
 
 def test_a_peer_never_goes_back() -> None:
     assert swarm_round(7, models(1, 2, 3)) == 7
+
+
+def test_in_step_only_models_of_my_very_round_are_mixed() -> None:
+    pulls = in_step(Pulls(("0", "1", "2", "3"), models(7, 6, 8), {"3": "late"}), 7)
+    assert list(pulls.models) == ["0"]
+    assert pulls.rejected == {
+        "1": "out of step: of round 6, mine is 7",
+        "2": "out of step: of round 8, mine is 7",
+        "3": "late",
+    }
 
 
 def test_one_liar_of_three_does_not_move_the_model_that_a_late_peer_takes() -> None:

@@ -1,9 +1,11 @@
 """Whole runs of `join` in this process, against a real tracker process and over real sockets."""
 
 import asyncio
+import contextlib
 import io
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +14,17 @@ import msgspec
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from support.processes import ROOT, Swarm
 
 from p2pl.errors import RunDirError, TrackerError
 from p2pl.exchange import cohort
 from p2pl.exchange.join import Options, join
+from p2pl.learning.checkpoint import build
 from p2pl.learning.data import Shard, load
+from p2pl.network.keys import Identity
 from p2pl.network.runlog import Summary, read_run
 from p2pl.protocol import merkle, session
-from p2pl.learning.checkpoint import build
 from p2pl.protocol.session import SessionFile
 from p2pl.view import Header, PlainView
 
@@ -178,6 +182,83 @@ def test_a_late_peer_skips_the_rounds_it_missed(swarm: Swarm) -> None:
     late = asyncio.run(all_three())
     assert late.rounds == 30
     assert read_run(swarm.folder / "peer-2").rounds[0].round > 5
+
+
+class Slow(Watching):
+    """A view whose peer takes long over each round's training."""
+
+    def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
+        time.sleep(0.3 / steps)
+
+
+def test_in_lockstep_a_slow_peer_is_met_in_every_round_and_the_result_is_exact(
+    swarm: Swarm,
+) -> None:
+    swarm.tracker()
+    file = session_file(swarm, rounds=3, cohort=2, min_peers=3, lockstep=True, wait_s=20.0)
+    for name in ("peer-0", "peer-1", "peer-2"):
+        (swarm.folder / name).mkdir()
+        Identity.load_or_create(swarm.folder / name / "identity.pem")
+
+    async def all_three(slow: str) -> dict[str, torch.Tensor]:
+        names = ("peer-0", "peer-1", "peer-2")
+        views = {name: Slow() if name == slow else Watching() for name in names}
+        await asyncio.gather(*(run(swarm, file, name, view=views[name]) for name in names))
+        for name in names:
+            entries = read_run(swarm.folder / name).rounds
+            assert [len(entry.received) for entry in entries] == [2] * 3, entries
+        return {name: _weights(swarm.folder / name) for name in names}
+
+    first = asyncio.run(all_three("peer-0"))
+    again = asyncio.run(all_three("peer-2"))
+    for name, vector in first.items():
+        torch.testing.assert_close(vector, again[name], rtol=0, atol=0)
+
+
+def _weights(run_dir: Path) -> torch.Tensor:
+    """Returns the final parameters, and forgets the run, all but the identity."""
+    tensors = load_file(run_dir / "model.safetensors")
+    for path in run_dir.iterdir():
+        if path.name != "identity.pem":
+            path.unlink()
+    return torch.cat([tensor.flatten() for _, tensor in sorted(tensors.items())])
+
+
+def test_in_lockstep_a_peer_that_is_gone_is_done_without(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = session_file(swarm, rounds=6, cohort=2, min_peers=3, lockstep=True, wait_s=2.0)
+
+    async def leaves() -> None:
+        task = asyncio.create_task(run(swarm, file, "peer-2", view=Leaving()))
+        with contextlib.suppress(asyncio.CancelledError, Gone):
+            await task
+
+    async def all_three() -> list[Summary]:
+        gone = asyncio.create_task(leaves())
+        stay = [run(swarm, file, name, seeding_s=1.0) for name in ("peer-0", "peer-1")]
+        done = list(await asyncio.gather(*stay))
+        await gone
+        return done
+
+    for summary in asyncio.run(all_three()):
+        assert (summary.state, summary.rounds) == ("finished", 6)
+        assert len(summary.peers_met) == 2
+    entries = read_run(swarm.folder / "peer-0").rounds
+    assert [len(entry.received) for entry in entries][:2] == [2, 2]
+    assert [len(entry.received) for entry in entries][-3:] == [1, 1, 1]
+    assert sum(entry.seconds > 1.5 for entry in entries) <= 1
+
+
+class Gone(Exception):
+    """The peer's process has died."""
+
+
+class Leaving(Watching):
+    """A view that ends its peer in the third round."""
+
+    def round(self, entry: object) -> None:
+        if getattr(entry, "round", 0) >= 2:
+            raise Gone
 
 
 def test_two_processes_cannot_share_a_run_directory(swarm: Swarm) -> None:
