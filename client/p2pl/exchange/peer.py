@@ -16,6 +16,7 @@ from p2pl.errors import FrameError, PullError, TrackerError
 from p2pl.exchange.state import PeerState, save_state
 from p2pl.learning.learner import Learner, Mixed, Model, Scored
 from p2pl.learning.train import OnStep, Trained
+from p2pl.network.churn import Presence
 from p2pl.network.directory import Directory
 from p2pl.network.pull import Unchanged
 from p2pl.network.runlog import RoundEntry, RunLog
@@ -66,6 +67,7 @@ class Peer:
     held: Mapping[str, Held] = field(default_factory=dict)  # by peer id, of the last round
     met: dict[str, PeerAddress] = field(default_factory=dict)  # who asked me, as last passed on
     mine: Held | None = None  # what I serve
+    presence: Presence = field(default_factory=Presence)
 
     async def worker(self, work: Callable[[], T]) -> T:
         """Returns `work()`, done in a thread, so that others are served meanwhile."""
@@ -220,6 +222,29 @@ async def _pull(peer: Peer, address: PeerAddress, index: int) -> Held | str:
     return Held(pulled.digest, Model(pulled.round, pulled.samples, vector))
 
 
+async def fetch(peer: Peer, address: PeerAddress) -> Model | str:
+    """Returns a peer's newest version as it is now, or why there is none."""
+    try:
+        pulled = await peer.wire.pull(
+            address,
+            have=None,
+            round=0,
+            wait_s=0.0,
+            deadline_s=peer.file.session.exchange.pull_deadline_s,
+            size=peer.learner.payload_bytes,
+        )
+        peer.directory.known.learn(address)
+        if isinstance(pulled, Unchanged):
+            raise FrameError("answer: got 'not modified', though I hold nothing of it")
+        vector = await peer.worker(partial(peer.learner.decode, pulled.payload))
+    except PullError as fault:
+        peer.directory.known.blame(address.id)
+        return str(fault)
+    except FrameError as fault:
+        return str(fault)
+    return Model(pulled.round, pulled.samples, vector)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """All that came out of one round."""
@@ -257,6 +282,10 @@ def _entry(peer: Peer, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         )
         for peer_id in met
     }
+    known = peer.directory.known
+    gone = [peer_id for peer_id in pulls.rejected if known.rests(peer_id)]
+    here = [peer_id for peer_id in pulls.cohort if peer_id not in pulls.rejected]
+    churn = peer.presence.look(now.clock_s, here, gone)
     return RoundEntry(
         round=reached,
         train_loss=outcome.trained.loss,
@@ -267,6 +296,9 @@ def _entry(peer: Peer, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         cohort=pulls.cohort,
         received=tuple(pulls.models),
         rejected={**pulls.rejected, **outcome.mixed.rejected},
+        versions={peer_id: model.round for peer_id, model in pulls.models.items()},
+        joined=churn.joined,
+        left=churn.left,
         bytes_in=now.total_in - meter.total_in,
         bytes_out=now.total_out - meter.total_out,
         bytes_by_peer={peer_id: both for peer_id, both in moved.items() if any(both)},

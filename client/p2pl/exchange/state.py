@@ -30,6 +30,7 @@ class PeerState:
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
     directory: Mapping[str, Any] | None = None  # of peers and trackers, in builtins
+    memory: Mapping[str, Any] = field(default_factory=dict)  # of the kind of exchange, in builtins
 
 
 def save_state(directory: Path, session_id: str, state: PeerState) -> None:
@@ -45,6 +46,7 @@ def save_state(directory: Path, session_id: str, state: PeerState) -> None:
         "round": state.round,
         "trust": msgspec.to_builtins(state.trust),
         "directory": state.directory,
+        "memory": state.memory,
     }
     metadata = {"format": FORMAT, "session": session_id, "state": json.dumps(told)}
     write_atomically(directory / STATE_FILE, save(tensors, metadata))
@@ -85,6 +87,7 @@ def load_state(directory: Path, session_id: str, parameters: int) -> PeerState |
             optimizer={name.removeprefix(_OPTIMIZER): item for name, item in tensors.items()},
             trust=msgspec.convert(told["trust"], Trust),
             directory=told["directory"],
+            memory=told.get("memory", {}),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
         raise RunDirError(

@@ -83,8 +83,9 @@ class Exchange(_Section, frozen=True):
     """Who sends what to whom, when."""
 
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)]
-    cohort: Annotated[int, Meta(ge=0, le=256)]  # peers pulled from each round, without me
-    kind: Literal["cohort"] = "cohort"
+    # Peers pulled from each round, without me; `braintorrent` asks everybody whatever stands here.
+    cohort: Annotated[int, Meta(ge=0, le=256)]
+    kind: Literal["cohort", "braintorrent"] = "cohort"
     min_peers: Annotated[int, Meta(ge=1, le=10_000)] = 2  # alive, with me, before round 1 begins
     start_deadline_s: Seconds = 60.0  # how long to wait for them
     wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0  # for a slower peer's round; 0 = never

@@ -20,6 +20,7 @@ def state() -> PeerState:
         optimizer={"0.weight/momentum_buffer": torch.tensor([0.5])},
         trust=Trust(logits={"cd" * 32: -0.5}, rounds=4),
         directory={"sequence": 7, "known": []},
+        memory={"used": {"ef" * 32: 3}},
     )
 
 
@@ -28,6 +29,7 @@ def test_a_state_reads_back_as_it_was_saved(tmp_path: Path) -> None:
     read = load_state(tmp_path, SESSION, parameters=3)
     assert read is not None
     assert (read.round, read.trust, read.directory) == (5, state().trust, state().directory)
+    assert read.memory == state().memory
     assert torch.equal(read.weights, state().weights)
     assert torch.equal(read.optimizer["0.weight/momentum_buffer"], torch.tensor([0.5]))
 

@@ -1,0 +1,277 @@
+"""Exchange kind `braintorrent`: ask everybody for versions, fetch what moved, merge, fine-tune.
+
+Roy et al. 2019 (arXiv:1905.06731). A peer keeps a version vector: how often it has fine-tuned, and
+which version of every other it used last; all zero at the start. It asks everybody for theirs, and
+exactly those that moved since send their weights. There is no round in common: nobody is stale,
+nobody waits for a slower one, and a peer may come, crash and come back at any time.
+
+The paper leaves open how peers find each other, and lets one of them at a time begin. Here the
+tracker introduces them, and everybody begins whenever it has fine-tuned.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated
+
+import msgspec
+
+from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
+from p2pl.exchange.cohort import POLL_S, SEEDING_QUIET_S, TRACKER_PATIENCE_S, meet
+from p2pl.exchange.peer import (
+    Meter,
+    Outcome,
+    Peer,
+    Pulls,
+    announce,
+    fetch,
+    publish,
+    remember,
+    save,
+    stepper,
+)
+from p2pl.exchange.state import PeerState
+from p2pl.learning.learner import Mixed, Model
+from p2pl.learning.train import Start
+from p2pl.network.known import MAX_KNOWN
+from p2pl.protocol.announce import MAX_NUMWANT, PeerAddress
+from p2pl.protocol.frame import Newest
+
+PING_DEADLINE_S = 5.0  # chosen: what a TCP connection and a CURVE handshake take on a bad path
+NEWS_POLL_S = 0.25  # between two questions to the same peer; each takes some tens of bytes
+LEAVING_S = 2 * POLL_S  # that others who have finished need to notice my last version
+
+
+class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The version vector without my own entry, which is the number of my rounds."""
+
+    used: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}  # peer id -> version merged last
+
+    @classmethod
+    def of(cls, state: PeerState) -> "Ledger":
+        """Returns the ledger in a saved state; an empty one in a new state.
+
+        Raises:
+            RunDirError: the state holds something else.
+        """
+        try:
+            return msgspec.convert(dict(state.memory), cls)
+        except msgspec.ValidationError as fault:
+            raise RunDirError(f"saved version vector: {fault}") from fault
+
+    def moved(self, peer_id: str, version: int) -> bool:
+        """Returns whether a peer's version is not the one I used; 0 is what everybody began with.
+
+        A lower one counts too: a peer that lost its state begins again.
+        """
+        return version != self.used.get(peer_id, 0)
+
+    def after(self, models: Mapping[str, Model]) -> "Ledger":
+        """Returns the ledger once these models have been merged."""
+        used = {peer_id: was for peer_id, was in self.used.items() if peer_id not in models}
+        used |= {peer_id: model.round for peer_id, model in models.items()}
+        return Ledger(dict(list(used.items())[-MAX_KNOWN:]))  # those merged longest ago go first
+
+    def memory(self) -> dict[str, object]:
+        """Returns the ledger as it is saved."""
+        return {"used": dict(self.used)}
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What everybody said when asked for their version."""
+
+    here: tuple[PeerAddress, ...]  # who answered
+    moved: tuple[PeerAddress, ...]  # those of them whose version I have not used yet
+    begun: bool  # somebody has fine-tuned at least once
+    silent: Mapping[str, str]  # peer id -> why there is no answer
+
+
+async def run(peer: Peer, state: PeerState) -> PeerState:
+    """Returns the peer's state once it has fine-tuned as often as the session says, and left.
+
+    Raises:
+        TrackerError: no tracker answered at the start, and no peer is known.
+        RunDirError: the saved state is of another kind of exchange.
+    """
+    await enter(peer, state)
+    while state.round < peer.rounds:
+        state = await run_round(peer, state)
+    return await linger(peer, state)
+
+
+async def run_round(peer: Peer, state: PeerState) -> PeerState:
+    """Returns the peer's state after one round: fine-tune, ask, fetch what moved, merge."""
+    index = state.round + 1  # my own entry of the version vector
+    meter = Meter.read(peer)
+    start = Start(state.weights, state.optimizer)
+    on_step = stepper(peer.view, index, peer.stopping)
+    trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
+    await publish(peer, index, trained.vector)
+    ledger = Ledger.of(state)
+    news = await wait_for_news(peer, ledger)
+    pulls = await fetch_moved(peer, news)
+    merging = replace(state, weights=trained.vector)
+    mixed = await peer.worker(partial(merge, peer, merging, pulls))
+    scored = await peer.worker(partial(peer.learner.score, trained.vector, mixed.vector))
+    after = PeerState(
+        round=index,
+        weights=mixed.vector,
+        optimizer=trained.optimizer,
+        trust=mixed.trust,
+        memory=ledger.after(pulls.models).memory(),
+    )
+    await remember(peer, after, Outcome(index, trained, pulls, mixed, scored), meter)
+    return after
+
+
+def merge(peer: Peer, state: PeerState, pulls: Pulls) -> Mixed:
+    """Returns my model merged with those fetched, by the session's rule."""
+    # Versions count each peer's own fine-tunes and are no clock, so none is too old: "round 0".
+    return peer.learner.mix(state.weights, pulls.models, 0, state.trust)
+
+
+async def enter(peer: Peer, state: PeerState) -> None:
+    """Returns when enough peers are there, or when it shows that the others have begun.
+
+    Raises:
+        TrackerError: no tracker answered, and no peer is known.
+    """
+    exchange = peer.file.session.exchange
+    begun_s = peer.clock()
+    await publish(peer, state.round, state.weights)
+    while True:
+        await meet(peer, begun_s + TRACKER_PATIENCE_S)
+        there = peer.answer.alive if peer.answer else 0
+        late = peer.clock() - begun_s > exchange.start_deadline_s
+        if state.round or late or there >= exchange.min_peers:
+            return
+        if (await ask_everybody(peer, await find_everybody(peer), Ledger())).begun:
+            return
+        peer.view.message(f"waiting for peers: {there} of {exchange.min_peers}")
+        await asyncio.sleep(POLL_S)
+
+
+async def find_everybody(peer: Peer) -> list[PeerAddress]:
+    """Returns all peers that the tracker or I know; empty, and said so, where there are none."""
+    try:
+        return await announce(peer, "update", MAX_NUMWANT)
+    except TrackerError as fault:
+        peer.view.message(f"alone for now: {fault}")
+        return []
+
+
+async def ask_everybody(
+    peer: Peer, everybody: list[PeerAddress], ledger: Ledger, *, blame: bool = True
+) -> News:
+    """Returns which version each peer says it has; who cannot be reached is skipped.
+
+    Args:
+        peer: me.
+        everybody: whom to ask.
+        ledger: what I have used.
+        blame: whether those who cannot be reached rest for a while, and count as missing.
+    """
+    answers = await asyncio.gather(*(_ask(peer, address, blame) for address in everybody))
+    said = list(zip(everybody, answers, strict=True))
+    versions = [(address, it.round) for address, it in said if isinstance(it, Newest)]
+    return News(
+        here=tuple(address for address, _ in versions),
+        moved=tuple(at for at, version in versions if ledger.moved(at.id, version)),
+        begun=any(version for _, version in versions),
+        silent={address.id: it for address, it in said if isinstance(it, str)},
+    )
+
+
+async def _ask(peer: Peer, address: PeerAddress, blame: bool) -> Newest | str:
+    deadline_s = min(PING_DEADLINE_S, peer.file.session.exchange.pull_deadline_s)
+    try:
+        newest = await peer.wire.ping(address, deadline_s=deadline_s)
+    except PullError as fault:
+        if blame:
+            peer.directory.known.blame(address.id)
+        return str(fault)
+    except FrameError as fault:
+        return str(fault)
+    peer.directory.known.learn(address)
+    return newest
+
+
+async def wait_for_news(peer: Peer, ledger: Ledger) -> News:
+    """Returns the news as soon as anybody has moved, or after a while without any.
+
+    Fine-tuning again on what is merged already only leads away from the others.
+    """
+    begun_s = peer.clock()
+    everybody = await find_everybody(peer)
+    silent: dict[str, str] = {}
+    while True:
+        news = await ask_everybody(peer, everybody, ledger)
+        silent |= news.silent
+        late = peer.clock() - begun_s > peer.file.session.exchange.wait_s
+        last = peer.answer is not None and peer.answer.training <= 1  # the others only listen
+        if news.moved or not news.here or late or last:
+            return replace(news, silent=silent)
+        everybody = list(news.here)
+        await asyncio.sleep(NEWS_POLL_S)
+
+
+async def fetch_moved(peer: Peer, news: News) -> Pulls:
+    """Returns the models of exactly those peers that moved, and why others gave none."""
+    answers = await asyncio.gather(*(fetch(peer, address) for address in news.moved))
+    fetched = {address.id: it for address, it in zip(news.moved, answers, strict=True)}
+    models = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, Model)}
+    failed = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, str)}
+    asked = (*(address.id for address in news.here), *news.silent)
+    return Pulls(asked, models, {**news.silent, **failed})
+
+
+async def linger(peer: Peer, state: PeerState) -> PeerState:
+    """Returns the state when the others are done too: until then I serve, and merge what moves."""
+    begun_s = quiet_since_s = peer.clock()
+    while (
+        peer.clock() - begun_s < peer.seeding_s and peer.clock() - quiet_since_s < SEEDING_QUIET_S
+    ):
+        served = peer.wire.traffic.transfers_out
+        done = await _all_are_done(peer) and peer.clock() - begun_s >= LEAVING_S
+        merged = await merge_news(peer, state)
+        if merged is not state or peer.wire.traffic.transfers_out != served:
+            quiet_since_s = peer.clock()
+        state = merged
+        if done:
+            break
+        peer.view.message("done; serving my model and merging what the others make of it")
+        await asyncio.sleep(POLL_S)
+    return state
+
+
+async def _all_are_done(peer: Peer) -> bool:
+    try:
+        # Every time: a tracker that was restarted would count me as training still.
+        await announce(peer, "completed", 0)
+    except TrackerError:
+        return False
+    return bool(peer.answer and not peer.answer.training and not peer.directory.known.missing())
+
+
+async def merge_news(peer: Peer, state: PeerState) -> PeerState:
+    """Returns the state after one more merge without a fine-tune; the same where nobody moved."""
+    ledger = Ledger.of(state)
+    # Who is done leaves, and is not missing for that.
+    others = peer.directory.known.sample(MAX_NUMWANT)
+    news = await ask_everybody(peer, others, ledger, blame=False)
+    pulls = await fetch_moved(peer, news)
+    if not pulls.models:
+        return state
+    mixed = await peer.worker(partial(merge, peer, state, pulls))
+    after = replace(
+        state,
+        weights=mixed.vector,
+        trust=mixed.trust,
+        memory=ledger.after(pulls.models).memory(),
+    )
+    await save(peer, after)
+    for peer_id, model in pulls.models.items():
+        peer.view.message(f"merged version {model.round} of {peer_id[:8]}")
+    return after

@@ -1,0 +1,57 @@
+"""Whole runs of `join` in this process: a session file, a view that listens, one peer's run."""
+
+import io
+from dataclasses import replace
+
+import msgspec
+import torch
+from rich.console import Console
+from support.processes import ROOT, Swarm
+
+from p2pl.exchange.join import Options, join
+from p2pl.learning.checkpoint import build
+from p2pl.learning.data import Shard, load
+from p2pl.network.runlog import Summary
+from p2pl.protocol import session
+from p2pl.protocol.session import SessionFile
+from p2pl.view import Header, PlainView
+
+SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
+
+
+def session_file(swarm: Swarm, **exchange: object) -> SessionFile:
+    """Returns a short session for two peers."""
+    wanted = session.read_spec(SPEC).session()
+    changes = {"rounds": 4, "cohort": 1, "min_peers": 2, **exchange}
+    wanted = msgspec.structs.replace(
+        wanted, exchange=msgspec.structs.replace(wanted.exchange, **changes)
+    )
+    _, promised = build(wanted)
+    return SessionFile("digits", wanted, promised, trackers=((swarm.url,),))
+
+
+class Watching(PlainView):
+    """A view that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.text = io.StringIO()
+        header = Header(name="digits", session_id="ab" * 32, peer_id="", rounds=4)
+        super().__init__(header, Console(file=self.text, width=200))
+
+
+async def run(
+    swarm: Swarm, file: SessionFile, name: str, *, view: PlainView | None = None, **options: object
+) -> Summary:
+    """Returns the summary of one peer's run; its shard is the digit at the end of its name."""
+    run_dir = swarm.folder / name
+    run_dir.mkdir(exist_ok=True)
+    data = load("digits", file.session.task, shard=Shard(int(name[-1]), 3, "iid"))
+    chosen = Options(
+        torrent=swarm.folder / "digits.torrent",
+        run_dir=run_dir,
+        identity=run_dir / "identity.pem",
+        device=torch.device("cpu"),
+        listen="127.0.0.1:0",
+    )
+    chosen = replace(chosen, **options)  # type: ignore[arg-type]
+    return await join(file, chosen, data, lambda _: view or Watching())
