@@ -1,0 +1,75 @@
+"""The simulator and the network are one program: in lockstep they compute the same parameters."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.processes import ROOT, Swarm
+
+from p2pl.learning.data import load
+from p2pl.network.keys import Identity
+from p2pl.protocol import session
+from p2pl.simulate.engine import Result, run
+from p2pl.simulate.setup import Setup
+
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(240)]
+
+SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
+PEERS = 4
+PARTITION = "dirichlet:0.5"  # labels skewed enough that a learned row is not an equal one
+IN_STEP = (
+    ("rounds = 20", "rounds = 5\nlockstep = true\nwait_s = 30.0"),
+    ("min_peers = 6", "min_peers = 4"),
+    ("start_deadline_s = 60.0", "start_deadline_s = 120.0"),  # four start at once, on few cores
+)
+
+
+@pytest.mark.parametrize("rule", ["degroot", "uniform"])
+def test_a_swarm_in_lockstep_and_a_simulation_give_the_same_parameters(
+    swarm: Swarm, rule: str
+) -> None:
+    swarm.tracker()
+    torrent = swarm.create(f'{SPEC}\n[mixing]\nrule = "{rule}"\n', "digits", *IN_STEP)
+    ids = [_identity(swarm.folder / f"peer-{number}") for number in range(PEERS)]
+    shards = ("--data", "digits", "--partition", PARTITION, "--partition-seed", "3", "--shard")
+    peers = [
+        swarm.peer(f"peer-{number}", torrent, *shards, f"{number}/{PEERS}")
+        for number in range(PEERS)
+    ]
+    for peer in peers:
+        assert peer.wait(150) == 0, peer.text()
+    simulated = _simulated(torrent, tuple(ids))
+    for number, peer in enumerate(peers):
+        rounds = peer.rounds()
+        assert [len(entry["received"]) for entry in rounds] == [PEERS - 1] * 5, rounds
+        for entry, one in zip(rounds, simulated.rounds, strict=True):
+            assert entry["trust"] == pytest.approx(dict(one.entries[number].trust), abs=1e-5)
+        learner = simulated.learners[number]
+        ours = load_file(peer.run_dir / "model.safetensors")
+        theirs = learner.layout.unflatten(simulated.vectors[number])
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5)
+    weights = {weight for entry in peers[0].rounds() for weight in entry["trust"].values()}
+    assert (weights == {1 / PEERS}) == (rule == "uniform"), weights
+
+
+def _identity(run_dir: Path) -> str:
+    """Returns the id of the peer that will run in this directory."""
+    run_dir.mkdir()
+    return Identity.load_or_create(run_dir / "identity.pem").peer_id
+
+
+def _simulated(torrent: Path, ids: tuple[str, ...]) -> Result:
+    """Returns the simulation of the same peers, with their shards, in the same session."""
+    file = session.decode(torrent.read_bytes())
+    setup = Setup(
+        session=file.session,
+        session_id=file.id,
+        peers=PEERS,
+        partition=PARTITION,
+        partition_seed=3,
+        peer_ids=ids,
+    )
+    return run(setup, load("digits", file.session.task), torch.device("cpu"))
