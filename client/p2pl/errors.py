@@ -7,8 +7,10 @@ P2PLError
 │   ├── ModelError          a model name or its arguments are unusable
 │   ├── DataError           a dataset is missing, or is not what the session needs
 │   ├── IdentityError       a key file is missing, unreadable or not ours
-│   └── RunDirError         a run directory belongs to another session, or is damaged
+│   ├── RunDirError         a run directory belongs to another session, or is damaged
+│   └── PrivacyError        a privacy budget that cannot be, or that the session forbids
 ├── TrainingDiverged        the local loss is no longer finite
+├── BudgetSpent             nothing is left of the privacy budget before round 1  exit 4
 ├── NetworkError
 │   ├── TrackerError        no tracker answered in time and no peer is known      exit 3
 │   └── PullError           one peer did not deliver in time; it is skipped
@@ -71,6 +73,16 @@ class IdentityError(InputError):
 
 class RunDirError(InputError):
     """A run directory belongs to another session, or is damaged."""
+
+
+class PrivacyError(InputError):
+    """A privacy budget makes no sense, or is laxer than the session demands."""
+
+
+class BudgetSpent(P2PLError):
+    """The privacy budget does not allow a single step before the first round."""
+
+    exit_code = 4
 
 
 class TrackerError(NetworkError):

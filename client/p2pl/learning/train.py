@@ -66,7 +66,6 @@ def train(
     layout = Layout.of(model)
     vector = start.vector.clone()
     state = start.optimizer
-    advance = _adam if training.optimizer == "adam" else _sgd
     total_steps = math.ceil(len(examples) / training.batch_size) * training.local_epochs
     steps, loss = 0, 0.0
     for _ in range(training.local_epochs):
@@ -110,7 +109,15 @@ def _gradient(
 
 # The two optimizers, as functions on the one vector. They are those of torch.optim (a test holds
 # them to it), whose classes load the compiler of torch on first use: over a second, and 800
-# modules, in every peer. Both overwrite the vector and the gradient they are given.
+# modules, in every peer.
+
+
+def advance(
+    vector: Tensor, gradient: Tensor, state: OptimizerState, training: Training
+) -> tuple[Tensor, OptimizerState]:
+    """Returns the next parameters and state; the vector and the gradient given are overwritten."""
+    step = _adam if training.optimizer == "adam" else _sgd
+    return step(vector, gradient, state, training)
 
 
 def _sgd(
