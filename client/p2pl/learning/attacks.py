@@ -18,6 +18,7 @@ honest peers trained in this very round. A networked one goes by what it pulled 
 | `sybil`        | KIND | serves like KIND, under a new identity each round                  |
 | `ledger-liar`  | KIND | serves like KIND, and lies in its opinions of the others           |
 | `adaptive`     |      | climbs the global loss as far as a victim's own rule lets it       |
+| `absent`       |      | is not there: what the honest reach by themselves                  |
 | `noisy-labels` | 0.6  | no liar but poor: that share of its labels is wrong, at random     |
 """
 
@@ -322,6 +323,7 @@ KINDS: Mapping[str, Kind] = {
     "sybil": Kind(carries="sign-flip"),
     "ledger-liar": Kind(carries="label-flip"),
     "adaptive": Kind(_adaptive),
+    "absent": Kind(),
     "noisy-labels": Kind(None, 0.6, (0.0, 1.0)),
 }
 FORMS = ", ".join(KINDS)

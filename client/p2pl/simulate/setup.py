@@ -8,6 +8,7 @@ import torch
 
 from p2pl.errors import InputError, wrong
 from p2pl.learning import partition
+from p2pl.learning.attacks import Attack
 from p2pl.learning.seeds import seeded
 from p2pl.protocol.session import Session
 
@@ -34,11 +35,25 @@ class Setup:
     baseline: str | None = None  # one of BASELINES
     peer_ids: tuple[str, ...] = ()  # () = made from the peers' numbers
     engine: str = "auto"  # one of ENGINES
+    attack: Attack | None = None  # what the bad peers do
+    bad: int = 0  # how many there are: the last ones
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The peers' ids, each 64 hex digits unless they were given."""
         return self.peer_ids or tuple(peer_id(number) for number in range(self.peers))
+
+    @property
+    def honest(self) -> int:
+        """How many peers are honest: the first ones."""
+        return self.peers - self.bad
+
+    def names_in(self, index: int) -> tuple[str, ...]:
+        """Returns the ids under which the others know the peers in round `index`."""
+        if self.attack is None or self.attack.kind != "sybil":
+            return self.ids
+        new = (peer_id(number, index) for number in range(self.honest, self.peers))
+        return (*self.ids[: self.honest], *new)
 
     @property
     def name(self) -> str:
@@ -74,22 +89,48 @@ def check(setup: Setup) -> None:
         raise InputError(wrong("--baseline", got=setup.baseline, allowed=", ".join(BASELINES)))
     if setup.engine not in ENGINES:
         raise InputError(wrong("--engine", got=setup.engine, allowed=", ".join(ENGINES)))
+    _check_attack(setup)
     if setup.peer_ids and len(set(setup.peer_ids)) != setup.peers:
         raise InputError(
             wrong("peer ids", got=f"{len(set(setup.peer_ids))} different", allowed=str(setup.peers))
         )
 
 
-def peer_id(number: int) -> str:
-    """Returns the id of a virtual peer: 64 hex digits, as a real one's."""
-    return hashlib.sha256(f"virtual peer {number}".encode()).hexdigest()
+def _check_attack(setup: Setup) -> None:
+    if (setup.attack is None) != (setup.bad == 0):
+        raise InputError(wrong("--attack", got=setup.attack, allowed="KIND:COUNT, both or neither"))
+    if not 0 <= setup.bad < setup.peers:
+        raise InputError(
+            wrong(
+                "--attack",
+                got=f"{setup.bad} of {setup.peers} peers",
+                allowed="fewer than there are: accuracies are those of the honest",
+            )
+        )
+    if setup.attack and setup.baseline:
+        raise InputError(
+            wrong("--attack", got=f"--baseline {setup.baseline}", allowed="peers that exchange")
+        )
+
+
+def peer_id(number: int, index: int = 0) -> str:
+    """Returns the id of a virtual peer: 64 hex digits, as a real one's.
+
+    Args:
+        number: of the peer.
+        index: the round in which it took the id; 0 for the one it begins with.
+    """
+    name = f"virtual peer {number}" + (f" of round {index}" if index else "")
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def draw_cohort(setup: Setup, me: int, index: int) -> tuple[int, ...]:
     """Returns the numbers of the peers that peer `me` pulls from in round `index`.
 
-    Uniform, without replacement, as a tracker draws.
+    Uniform, without replacement, as a tracker draws. A peer that is absent is in no cohort.
     """
+    absent = setup.attack is not None and setup.attack.served.kind == "absent"
+    there = setup.honest if absent else setup.peers
     order = seeded(setup.name, setup.ids[me], index, "cohort")
-    drawn = torch.randperm(setup.peers - 1, generator=order)[: setup.pulls].tolist()
+    drawn = torch.randperm(there - (me < there), generator=order)[: setup.pulls].tolist()
     return tuple(other + (other >= me) for other in drawn)

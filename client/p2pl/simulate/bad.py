@@ -1,0 +1,191 @@
+"""The bad peers of a simulation: they know everything, and serve what their attack makes of it.
+
+The last `setup.bad` peers are bad. They train and mix like the others, on data that the attack may
+have spoilt, and are honest with each other; only what they serve to the honest is replaced.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from p2pl.learning import attacks
+from p2pl.learning.attacks import Probing, Seen
+from p2pl.learning.examples import Examples, Part, Source
+from p2pl.learning.learner import Learner, Model
+from p2pl.learning.seeds import seeded
+from p2pl.learning.trust import Trust
+from p2pl.learning.weights import Layout
+from p2pl.network.runlog import RoundEntry
+from p2pl.simulate.setup import Setup, draw_cohort
+
+VICTIM = 0  # the number of the peer into which an adaptive attacker has looked
+SAMPLE_EXAMPLES = 1_000  # of everybody's training data, by which it judges the harm
+
+Serve = Callable[[Learner, Tensor], Model | str]  # what others get of parameters, or why nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Liars:
+    """What one round made of the bad peers: means over the honest."""
+
+    weight: float  # 0..1, of the bad peers together in the mix of an honest one
+    rejected: float | None  # 0..1, of the bad models that came; None: none came
+    wrongly_rejected: float | None  # 0..1, of the honest models that came; None: none came
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the bad peers keep from round to round."""
+
+    first: dict[int, Tensor] = field(default_factory=dict)  # by peer: what it trained in round 1
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One round, as the attackers see it: after training, before anything is served."""
+
+    index: int
+    before: Sequence[Tensor]  # by peer, [P]: from where it trained
+    trained: Sequence[Tensor]  # by peer, [P]
+    trust: Sequence[Trust]  # by peer
+
+
+def spoilt(setup: Setup, peer: int, mine: Part) -> Source:
+    """Returns the data of a peer; of a bad one with other labels, where its attack says so."""
+    if setup.attack is None or peer < setup.honest:
+        return mine
+    generator = seeded(setup.name, setup.ids[peer], 0, "attack")
+    return attacks.poison(setup.attack, mine, setup.session.task.classes, generator)
+
+
+def crafted(
+    setup: Setup, learners: Sequence[Learner], moment: Moment, memory: Memory, serve: Serve
+) -> Mapping[tuple[int, int | None], Model | str]:
+    """Returns what the bad peers serve: by (bad peer, who asks), or by (bad peer, None) to others.
+
+    Args:
+        setup: of the simulation, with an attack.
+        learners: by peer.
+        moment: the round.
+        memory: of the earlier rounds; what is worth keeping of this one is added.
+        serve: turns parameters into what arrives.
+    """
+    attack = setup.attack
+    if attack is None:
+        return {}
+    askers = range(setup.honest) if attacks.is_personal(attack) else (None,)
+    looked = _look(setup, learners, moment) if attack.served.kind == "adaptive" else None
+    honest = moment.trained[: setup.honest]
+    update = torch.stack(list(honest)).mean(0)
+    for start in moment.before[: setup.honest]:
+        update.sub_(start, alpha=1 / setup.honest)
+    bad = range(setup.honest, setup.peers)
+    made: dict[tuple[int, int | None], Model | str] = {}
+    for peer in bad:
+        plain = serve(learners[peer], moment.trained[peer])
+        made |= {(peer, other): plain for other in bad}
+    for peer in bad:
+        generator = seeded(setup.name, setup.ids[peer], moment.index, "attack")
+        for asker in askers:
+            seen = Seen(
+                own=moment.trained[peer],
+                before=moment.before[peer],
+                first=memory.first.setdefault(peer, moment.trained[peer]),
+                honest=honest,
+                update=update,
+                bad=setup.bad,
+                victim=None if asker is None else moment.trained[asker],
+                probing=looked,
+            )
+            vector = attacks.craft(attack, seen, generator)
+            made[peer, asker] = serve(learners[peer], vector)
+        if looked:  # they act together: what is worst for one to serve is so for all
+            return made | {(other, None): made[peer, None] for other in bad}
+    return made
+
+
+def liars(setup: Setup, entries: Sequence[RoundEntry], index: int) -> Liars | None:
+    """Returns what came of the bad peers in a round; None where there are none.
+
+    Args:
+        setup: of the simulation.
+        entries: by peer, of the round.
+        index: the round.
+    """
+    if setup.attack is None:
+        return None
+    names = setup.names_in(index)
+    good, bad = frozenset(names[: setup.honest]), frozenset(names[setup.honest :])
+    honest = entries[: setup.honest]
+    weights = [sum(w for peer, w in entry.trust.items() if peer in bad) for entry in honest]
+    return Liars(sum(weights) / len(honest), _rejected_of(bad, honest), _rejected_of(good, honest))
+
+
+def _rejected_of(peers: frozenset[str], entries: Sequence[RoundEntry]) -> float | None:
+    """Returns which share of the models that came from `peers` was rejected; None: none came."""
+    came = [peer in entry.rejected for entry in entries for peer in entry.cohort if peer in peers]
+    return sum(came) / len(came) if came else None
+
+
+# --- what an adaptive attacker asks its victim's rule ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some of everybody's training data, to measure harm by."""
+
+    model: nn.Module
+    layout: Layout
+    examples: Examples
+
+    def loss(self, vector: Tensor) -> float:
+        """Returns the mean cross-entropy of the parameters [P], nats."""
+        with torch.no_grad():
+            return float(self._loss(vector))
+
+    def gradient(self, vector: Tensor) -> Tensor:
+        """Returns its gradient by the parameters, [P]."""
+        at = vector.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self._loss(at), at)
+        return gradient
+
+    def _loss(self, vector: Tensor) -> Tensor:
+        logits = functional_call(self.model, self.layout.unflatten(vector), self.examples.x)
+        return functional.cross_entropy(logits, self.examples.y)
+
+
+def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
+    """Returns the victim's rule, to be asked: its data, its memory, and its cohort of this round.
+
+    Where no bad peer is in that cohort, one takes the place of the last.
+    """
+    victim, index = learners[VICTIM], moment.index
+    cohort = draw_cohort(setup, VICTIM, index)
+    if all(peer < setup.honest for peer in cohort):
+        cohort = (*cohort[:-1], setup.peers - 1)
+    names = setup.names_in(index)
+
+    def reply(vector: Tensor) -> Tensor:
+        models = {
+            names[peer]: Model(
+                index,
+                len(learners[peer].own),
+                moment.trained[peer] if peer < setup.honest else vector,
+            )
+            for peer in cohort
+        }
+        return victim.mix(moment.trained[VICTIM], models, index, moment.trust[VICTIM]).vector
+
+    whole = _whole(learners[VICTIM].own)
+    rows = torch.linspace(0, len(whole) - 1, min(len(whole), SAMPLE_EXAMPLES)).long()
+    sample = Sample(victim.model, victim.layout, whole.take(rows))
+    return Probing(reply, sample.loss, sample.gradient)
+
+
+def _whole(source: Source) -> Examples:
+    """Returns everybody's examples, of which a peer's are a part."""
+    return source.whole if isinstance(source, Part) else source
