@@ -14,6 +14,7 @@ LEVELS = {
     "p2pl.exchange": 5,
     "p2pl.simulate": 5,
     "p2pl.report": 4,
+    "p2pl.shards": 4,
     "p2pl.pictures": 3,
     "p2pl.view": 3,
     "p2pl.network": 2,

@@ -450,6 +450,44 @@ def _session_to_simulate(path: Path) -> tuple[str, Session, str]:
 
 
 @app.command()
+def partition(
+    data: Annotated[str, typer.Option(help="The dataset to divide; as for `p2pl join`.")],
+    peers: Annotated[int, typer.Option(min=1, max=100_000, help="Among how many.")],
+    how: Annotated[
+        str, typer.Option("--partition", help="iid, unbalanced, dirichlet:A or classes:K.")
+    ] = "iid",
+    partition_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the rows of each class by peer into this PNG file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show which peer holds how many rows of which class, and the partition's hash.
+
+    `p2pl join --shard I/N` and `p2pl simulate` divide the data in the same way.
+    """
+    with _extra("client"):
+        from p2pl.learning import data as datasets
+        from p2pl.shards import divide, shards_table
+    home = os.environ.get("P2PL_DATA_DIR")
+    labels, names = datasets.load_labels(data, data_dir=Path(home) if home else None)
+    shards = divide(labels, names, how, peers, partition_seed)
+    if plot:
+        with _extra("report"):
+            from p2pl.pictures import draw_shards
+        title = f"{data}, {how}, {peers} peers, seed {partition_seed}"
+        write_atomically(plot, draw_shards(shards.counts, shards.labels, title=title))
+    if as_json:
+        print(json.dumps({"data": data, **shards.as_dict()}))
+        return
+    from rich.console import Console
+
+    Console().print(shards_table(shards))
+    if plot:
+        print(f"picture {plot}")
+
+
+@app.command()
 def report(
     run_dirs: Annotated[list[Path], typer.Argument(help="Run directories of `p2pl join`.")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the tables.")],

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -173,6 +174,50 @@ def draw_comparison(alone: Mapping[str, float], together: Mapping[str, float]) -
     )
     _legend_beside(axes)
     return _png(figure)
+
+
+def draw_shards(counts: NDArray[np.int64], labels: Sequence[str], *, title: str) -> bytes:
+    """Returns one bar a peer, made of its rows of each class.
+
+    Args:
+        counts: [peers, classes], rows.
+        labels: names of the classes.
+        title: what is divided, and how.
+    """
+    peers = len(counts)
+    figure, axes = _canvas(1.2 + min(12.0, 0.32 * peers))
+    colours = _colours(len(labels))
+    begun = np.zeros(peers)
+    for kind, label in enumerate(labels):
+        axes.barh(
+            np.arange(peers),
+            counts[:, kind],
+            left=begun,
+            height=0.82 if peers <= MAX_TICKS else 1.0,
+            color=colours[kind],
+            edgecolor="white" if peers <= MAX_TICKS else "none",
+            linewidth=0.5,
+            label=_cut(label),
+        )
+        begun += counts[:, kind]
+    every = _every(peers)
+    axes.set_yticks(np.arange(0, peers, every), [str(peer) for peer in range(0, peers, every)])
+    axes.set_ylim(peers - 0.4, -0.6)
+    axes.set_xlabel("rows, coloured by class")
+    axes.set_ylabel("peer")
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
+    if len(labels) <= MAX_TICKS:
+        _legend_beside(axes)
+    return _png(figure)
+
+
+def _colours(count: int) -> list[str]:
+    """Returns colours that can be told apart, also in grey: of many, from dark to light."""
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
+    shades = colormaps["viridis"](np.linspace(0, 1, count))
+    return [to_hex(shade) for shade in shades]
 
 
 def _draw_mean(axes: Axes, curves: Mapping[str, Curve], *, dashed: bool) -> None:

@@ -252,6 +252,16 @@ def test_received_and_sent_have_a_bar_each(tmp_path: Path) -> None:
     assert {rgb(pictures.BLUE), rgb(pictures.ORANGE)} <= found
 
 
+@pytest.mark.parametrize(("peers", "classes"), [(1, 2), (6, 10), (200, 100)])
+def test_each_class_has_its_colour_in_the_picture_of_shards(
+    tmp_path: Path, peers: int, classes: int
+) -> None:
+    counts = np.full((peers, classes), 30)
+    labels = [f"class {number}" for number in range(classes)]
+    (tmp_path / "s.png").write_bytes(pictures.draw_shards(counts, labels, title="t $x$"))
+    assert len(colours_in(tmp_path / "s.png")) >= classes
+
+
 def test_peers_that_never_met_are_grey_in_the_trust_picture(tmp_path: Path) -> None:
     weights = np.array([[0.5, 0.5], [np.nan, 1.0]])
     grey = rgb(pictures.EMPTY_CELL)

@@ -96,6 +96,24 @@ def load(ref: str, task: Task, *, data_dir: Path | None = None, shard: Shard | N
     return Data(train, test, task.labels or source.names)
 
 
+def load_labels(ref: str, *, data_dir: Path | None = None) -> tuple[Indices, tuple[str, ...]]:
+    """Returns the class of every training example, [N], and the names of the classes.
+
+    Args:
+        ref: as for `load`; no session is needed, for no image is decoded.
+        data_dir: as for `load`.
+
+    Raises:
+        DataError: they cannot be had, or which column holds them cannot be told.
+    """
+    source = _open(ref, None, data_dir)
+    labels = source.train.labels
+    if not len(labels) or labels.min() < 0:
+        got = f"{len(labels)} labels, the least {labels.min(initial=0)}"
+        raise DataError(wrong("labels of the data", got=got, allowed="at least one, from 0 on"))
+    return labels, source.names or tuple(map(str, range(int(labels.max()) + 1)))
+
+
 def split_validation(count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Returns the rows to train on and the rows to validate on: random, disjoint, all of them.
 
@@ -160,7 +178,8 @@ def _check_labels(source: _Source, task: Task) -> None:
             )
 
 
-def _open(ref: str, task: Task, data_dir: Path | None) -> _Source:
+def _open(ref: str, task: Task | None, data_dir: Path | None) -> _Source:
+    """Returns the data that `ref` names; without a task, whatever its classes are."""
     if ref == "digits":
         return _digits()
     for folder in (data_dir and data_dir / ref, Path(ref).expanduser()):
@@ -211,13 +230,14 @@ def _in_memory(pixels: Pixels, labels: Indices) -> _Split:
 # --- a folder of class folders -------------------------------------------------------------------
 
 
-def _folder(folder: Path, task: Task) -> _Source:
+def _folder(folder: Path, task: Task | None) -> _Source:
     files = sorted(folder.rglob("*.parquet"))
     if files:
         return _parquet(folder, files, task)
     train, test = folder / "train", folder / "test"
     root = train if train.is_dir() else folder
     names = tuple(sorted(path.name for path in root.iterdir() if path.is_dir()))
+    task = task or Task(input=(1,), classes=max(2, len(names)), labels=names)
     numbers = _number_names(names, task, all_there=not task.labels)
     return _Source(
         _class_folders(root, numbers),
@@ -271,7 +291,7 @@ def _number_names(names: Sequence[str], task: Task, *, all_there: bool) -> dict[
 # --- parquet -------------------------------------------------------------------------------------
 
 
-def _parquet(folder: Path, files: Sequence[Path], task: Task) -> _Source:
+def _parquet(folder: Path, files: Sequence[Path], task: Task | None) -> _Source:
     train = [path for path in files if _split_of(path.relative_to(folder)) == "train"]
     test = [path for path in files if _split_of(path.relative_to(folder)) == "test"]
     if not train and not test:
@@ -323,7 +343,7 @@ def _read_parquet(files: Sequence[Path]) -> _Table:
     return _Table(schema, read)
 
 
-def _tables(train: _Table, test: _Table | None, task: Task) -> _Source:
+def _tables(train: _Table, test: _Table | None, task: Task | None) -> _Source:
     features = _features(train.schema)
     image = _image_column(train.schema, features)
     label, names = _label_column(train.schema, features, task)
@@ -366,13 +386,15 @@ def _image_column(schema: "pyarrow.Schema", features: Mapping[str, Any]) -> str:
 
 
 def _label_column(
-    schema: "pyarrow.Schema", features: Mapping[str, Any], task: Task
+    schema: "pyarrow.Schema", features: Mapping[str, Any], task: Task | None
 ) -> tuple[str, tuple[str, ...]]:
     """Returns the column of class numbers and the names of the classes, () where it has none."""
     import pyarrow
 
     named = {n: tuple(k["names"]) for n, k in features.items() if _kind(k) == "ClassLabel"}
-    fitting = [column for column, names in named.items() if len(names) == task.classes]
+    fitting = [
+        column for column, names in named.items() if task is None or len(names) == task.classes
+    ]
     if len(fitting) == 1:
         return fitting[0], named[fitting[0]]
     if named:
@@ -380,7 +402,9 @@ def _label_column(
             wrong(
                 "classes of the data",
                 got="; ".join(f"{column}: {len(names)}" for column, names in named.items()),
-                allowed=f"one column with {task.classes}, the session's task.classes",
+                allowed=f"one column with {task.classes}, the session's task.classes"
+                if task
+                else "one column",
             )
         )
     whole = [field.name for field in schema if pyarrow.types.is_integer(field.type)]
@@ -400,10 +424,10 @@ def _kind(feature: object) -> object:
 
 
 def _table_split(
-    table: _Table, image: str, label: str, names: tuple[str, ...], task: Task
+    table: _Table, image: str, label: str, names: tuple[str, ...], task: Task | None
 ) -> _Split:
     labels = table.read(label).to_numpy().astype(np.int64)
-    if names and task.labels and names != task.labels:
+    if task and names and task.labels and names != task.labels:
         numbers = _number_names(names, task, all_there=True)
         labels = np.array([numbers[name] for name in names])[labels]
 
@@ -464,7 +488,7 @@ def _shape(mode: str, size: tuple[int, int]) -> tuple[int, ...]:
 # --- the Hugging Face hub ------------------------------------------------------------------------
 
 
-def _hub(ref: str, task: Task, data_dir: Path | None) -> _Source:
+def _hub(ref: str, task: Task | None, data_dir: Path | None) -> _Source:
     try:
         import datasets
         from huggingface_hub import constants

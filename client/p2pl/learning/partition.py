@@ -3,11 +3,18 @@
 Every partition covers each row exactly once. Machines that never met must agree on it, so it is
 drawn with numpy's `RandomState`, whose stream is frozen for all versions (NEP 19). It needs nothing
 but numpy: libraries that partition datasets bring hundreds of megabytes that every peer would pay.
+
+Compared once with flwr-datasets 0.6.1 (10 peers, 12,000 rows, mean of 10 seeds): `iid` is its
+IidPartitioner, `dirichlet:A` its DirichletPartitioner without self-balancing (spread of sizes 0.25
+v 0.28 at A = 1, 0.70 v 0.62 at 0.1; mean entropy of a peer's labels 1.96 v 1.97, 0.95 v 1.02), and
+`classes:2` its PathologicalPartitioner with deterministic assignment. With its default, random
+assignment, that one leaves a class to nobody now and then, and 6 % of the rows with it.
 """
 
+import hashlib
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -49,6 +56,18 @@ def parse(text: str) -> Partition:
         if 1e-3 <= alpha <= 1e6:  # outside it the draw degenerates to zeros or to equal shares
             return partial(dirichlet, alpha=alpha)
     raise InputError(wrong("--partition", got=text, allowed=FORMS))
+
+
+def digest(parts: Sequence[Indices]) -> str:
+    """Returns the SHA-256 of a partition, 64 hex digits: two that give it deal the same rows.
+
+    Over each peer's rows in order: how many, then their numbers, all as 8 bytes little-endian.
+    """
+    hashed = hashlib.sha256()
+    for part in parts:
+        hashed.update(len(part).to_bytes(8, "little"))
+        hashed.update(part.astype("<i8").tobytes())
+    return hashed.hexdigest()
 
 
 def iid(labels: Indices, peers: int, seed: int) -> list[Indices]:

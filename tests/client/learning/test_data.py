@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from p2pl.errors import DataError
 from p2pl.learning import data
-from p2pl.learning.data import Shard, load, split_validation
+from p2pl.learning.data import Shard, load, load_labels, split_validation
 from p2pl.learning.seeds import seeded
 from p2pl.protocol.session import Task
 
@@ -146,6 +146,29 @@ def test_what_is_neither_folder_nor_dataset_is_refused(ref: str) -> None:
 
 
 # --- parquet
+
+
+def test_labels_can_be_had_without_a_session_or_an_image(tmp_path: Path) -> None:
+    write(small(tmp_path) / "data" / "train-00000-of-00001.parquet", [b"", b""], [2, 1])
+    labels, names = load_labels(str(tmp_path))
+    assert (labels.tolist(), names) == ([2, 1], ("cat", "dog", "eel"))
+    labels, names = load_labels("digits")
+    assert (len(labels), names) == (1_438, tuple("0123456789"))
+
+
+def test_labels_of_a_folder_of_folders_are_its_names(tmp_path: Path) -> None:
+    for name, count in (("b", 1), ("a", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / name / f"{number}.png").write_bytes(png(number))
+    labels, names = load_labels(str(tmp_path))
+    assert (labels.tolist(), names) == ([0, 0, 1], ("a", "b"))
+
+
+def test_labels_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [png(1)], [0], more={"fine": ([3], list("abcd"))})
+    with pytest.raises(DataError, match=r"allowed one column"):
+        load_labels(str(tmp_path))
 
 
 def test_a_folder_of_parquet_is_read_with_its_test_split(tmp_path: Path) -> None:

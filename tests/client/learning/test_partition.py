@@ -1,10 +1,12 @@
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pl.errors import DataError, InputError
-from p2pl.learning.partition import MIN_ROWS, Indices, parse
+from p2pl.learning.partition import MIN_ROWS, Indices, digest, parse
 
 LABELS = np.random.RandomState(0).randint(0, 10, 2_000).astype(np.int64)
 
@@ -39,6 +41,14 @@ def test_a_partition_stays_what_it_is() -> None:
     # Peers that draw different ones would train on each other's rows.
     assert split("iid", 3)[0][:5].tolist() == [1, 2, 4, 5, 6]
     assert [len(part) for part in split("dirichlet:0.5", 3)] == [891, 543, 566]
+
+
+def test_a_partition_is_known_by_its_hash() -> None:
+    parts = [np.array([0, 2]), np.array([1])]
+    rows = b"".join(number.to_bytes(8, "little") for number in (2, 0, 2, 1, 1))
+    assert digest(parts) == hashlib.sha256(rows).hexdigest()
+    others = {digest(split(text, peers)) for text in ("iid", "classes:2") for peers in (5, 6)}
+    assert len(others) == 4
 
 
 def test_iid_shares_are_equal() -> None:
