@@ -209,6 +209,7 @@ def test_random_bytes_are_refused_in_words(data: bytes) -> None:
         ("momentum = 0.9", "nesterov = true", "nesterov"),
         ("[mixing]", "[privacy]\nrequired = true\n[mixing]", "max_epsilon"),
         ("[mixing]", "[mixing", "TOML"),
+        ('rule = "uniform"', 'rule = "age"', "with mixing.rule age"),
         ('rule = "uniform"', 'rule = "magic"', "mixing.rule: got 'magic'"),
         ('name = "two-peers"', 'name = "a/b"', "name: got 'a/b'"),
         ("https://example.org", "ftp://example.org", "url-list"),

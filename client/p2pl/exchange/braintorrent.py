@@ -18,7 +18,8 @@ from typing import Annotated
 import msgspec
 
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
-from p2pl.exchange.cohort import POLL_S, SEEDING_QUIET_S, TRACKER_PATIENCE_S, meet
+from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet
+from p2pl.exchange.linger import linger
 from p2pl.exchange.peer import (
     Meter,
     Outcome,
@@ -40,7 +41,6 @@ from p2pl.protocol.frame import Newest
 
 PING_DEADLINE_S = 5.0  # chosen: what a TCP connection and a CURVE handshake take on a bad path
 NEWS_POLL_S = 0.25  # between two questions to the same peer; each takes some tens of bytes
-LEAVING_S = 2 * POLL_S  # that others who have finished need to notice my last version
 
 
 class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,7 +98,7 @@ async def run(peer: Peer, state: PeerState) -> PeerState:
     await enter(peer, state)
     while state.round < peer.rounds:
         state = await run_round(peer, state)
-    return await linger(peer, state)
+    return await linger(peer, state, merge_news)
 
 
 async def run_round(peer: Peer, state: PeerState) -> PeerState:
@@ -225,34 +225,6 @@ async def fetch_moved(peer: Peer, news: News) -> Pulls:
     failed = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, str)}
     asked = (*(address.id for address in news.here), *news.silent)
     return Pulls(asked, models, {**news.silent, **failed})
-
-
-async def linger(peer: Peer, state: PeerState) -> PeerState:
-    """Returns the state when the others are done too: until then I serve, and merge what moves."""
-    begun_s = quiet_since_s = peer.clock()
-    while (
-        peer.clock() - begun_s < peer.seeding_s and peer.clock() - quiet_since_s < SEEDING_QUIET_S
-    ):
-        served = peer.wire.traffic.transfers_out
-        done = await _all_are_done(peer) and peer.clock() - begun_s >= LEAVING_S
-        merged = await merge_news(peer, state)
-        if merged is not state or peer.wire.traffic.transfers_out != served:
-            quiet_since_s = peer.clock()
-        state = merged
-        if done:
-            break
-        peer.view.message("done; serving my model and merging what the others make of it")
-        await asyncio.sleep(POLL_S)
-    return state
-
-
-async def _all_are_done(peer: Peer) -> bool:
-    try:
-        # Every time: a tracker that was restarted would count me as training still.
-        await announce(peer, "completed", 0)
-    except TrackerError:
-        return False
-    return bool(peer.answer and not peer.answer.training and not peer.directory.known.missing())
 
 
 async def merge_news(peer: Peer, state: PeerState) -> PeerState:

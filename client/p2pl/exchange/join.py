@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from p2pl.errors import FrameError, InputError, PullError, TrackerError
-from p2pl.exchange import alone, braintorrent, checkpoint, cohort
+from p2pl.exchange import alone, braintorrent, checkpoint, cohort, gossip
 from p2pl.exchange.peer import Interrupted, Peer, keep_announcing
 from p2pl.exchange.state import PeerState, load_state
 from p2pl.learning import device, models
@@ -35,6 +35,7 @@ LEAVE_DEADLINE_S = 3.0
 KINDS: Mapping[str, Callable[[Peer, PeerState], Awaitable[PeerState]]] = {
     "braintorrent": braintorrent.run,
     "cohort": cohort.run,
+    "gossip": gossip.run,
 }
 
 

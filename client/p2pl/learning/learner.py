@@ -164,8 +164,9 @@ class Learner:
             learned = trust.learn(state, own, vectors, tuple(usable), probe, self.session.mixing)
             row, rejected, state = learned.row, learned.rejected, learned.trust
         else:
-            counts = [model.samples for model in usable.values()]
-            row = mixing.fixed_row(rule, len(self.own), counts)
+            by_age = rule == "age"
+            counts = [model.round if by_age else model.samples for model in usable.values()]
+            row = mixing.fixed_row(rule, index if by_age else len(self.own), counts)
             rejected = {}
         mixed = mixing.mix(own, vectors, row)
         named = dict(zip((self.peer_id, *usable), row, strict=True))

@@ -16,6 +16,7 @@ Row: TypeAlias = tuple[float, ...]
 # among ten can at most take 4/13 of the weight, whatever it claims. Chosen: algorithms that weigh
 # by samples lose nothing on shards that differ less.
 MAX_SAMPLE_RATIO = 4.0
+MAX_AGE_GAP = 5  # rounds; chosen: what is older than that is stale under every other rule as well
 
 
 def mix(own: Tensor, received: Sequence[Tensor], row: Sequence[float]) -> Tensor:
@@ -40,7 +41,7 @@ def fixed_row(rule: str, own_samples: int, counts: Sequence[int]) -> Row:
 
     Args:
         rule: one of `FIXED`.
-        own_samples: training examples of mine.
+        own_samples: training examples of mine; for `age`, the age of my model.
         counts: of the K others, as they say.
     """
     return FIXED[rule](own_samples, counts)
@@ -72,8 +73,27 @@ def sample_row(own_samples: int, counts: Sequence[int]) -> Row:
     return tuple(count / sum(clamped) for count in clamped)
 
 
+def age_row(own_age: int, ages: Sequence[int]) -> Row:
+    """Returns the row in proportion to ages, which say how much training a model has seen.
+
+    The merge of gossip learning (Hegedus et al. 2021), for several models at once; and one that is
+    far behind the oldest has no weight (limited merging, Danner et al. 2023), be it my own. Ages
+    are self-reported: whoever asks for this row has capped them.
+
+    Args:
+        own_age: of my own model, in rounds; at least 0.
+        ages: of the K others.
+    """
+    all_ages = (own_age, *ages)
+    oldest = max(all_ages)
+    weights = [age if age >= oldest - MAX_AGE_GAP else 0 for age in all_ages]
+    total = sum(weights)
+    return tuple(weight / total for weight in weights) if total else equal_row(own_age, ages)
+
+
 FIXED: Mapping[str, Callable[[int, Sequence[int]], Row]] = {
     "none": own_row,
     "uniform": equal_row,
     "samples": sample_row,
+    "age": age_row,
 }

@@ -79,18 +79,29 @@ class Training(_Section, frozen=True):
     validation_share: Annotated[float, Meta(ge=0.05, le=0.5)] = 0.2  # of a peer's own data
 
 
+class Gossip(_Section, frozen=True):
+    """How neighbours are found and told; read by the exchange kind `gossip` only."""
+
+    # Who says whom I talk to: I, among the peers I know, or the tracker, as a coordinator would.
+    form: Literal["client-to-client", "hybrid"] = "client-to-client"
+    mode: Literal["push-pull", "pull", "push"] = "push-pull"
+    keep_rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 1  # the same neighbours for so long
+
+
 class Exchange(_Section, frozen=True):
     """Who sends what to whom, when."""
 
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)]
-    # Peers pulled from each round, without me; `braintorrent` asks everybody whatever stands here.
+    # Peers pulled from each round, without me; `braintorrent` asks everybody whatever stands here,
+    # and for `gossip` it is the number of neighbours.
     cohort: Annotated[int, Meta(ge=0, le=256)]
-    kind: Literal["cohort", "braintorrent"] = "cohort"
+    kind: Literal["cohort", "braintorrent", "gossip"] = "cohort"
     min_peers: Annotated[int, Meta(ge=1, le=10_000)] = 2  # alive, with me, before round 1 begins
     start_deadline_s: Seconds = 60.0  # how long to wait for them
     wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0  # for a slower peer's round; 0 = never
     pull_deadline_s: Seconds = 30.0  # for one round's pulls, all together
     lockstep: bool = False  # mix what is of my very round, nothing older and nothing newer
+    gossip: Gossip = Gossip()
 
 
 class Mixing(_Section, frozen=True):
@@ -101,6 +112,7 @@ class Mixing(_Section, frozen=True):
         "uniform",
         "samples",
         "none",
+        "age",
         "median",
         "trimmed-mean",
         "krum",
@@ -473,6 +485,10 @@ def check(session: Session) -> None:
             wrong(
                 "exchange.cohort", got=0, allowed="at least 1 where exchange.min_peers is above 1"
             )
+        )
+    if session.mixing.rule == "age" and exchange.kind != "gossip":
+        raise SessionFileError(
+            wrong("exchange.kind, with mixing.rule age", got=exchange.kind, allowed="gossip")
         )
     if session.privacy.required and session.privacy.max_epsilon is None:
         raise SessionFileError(

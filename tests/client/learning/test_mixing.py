@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from p2pl.learning.mixing import FIXED, fixed_row, mix, sample_row
+from p2pl.learning.mixing import FIXED, age_row, fixed_row, mix, sample_row
 from p2pl.protocol.session import Mixing
 
 OWN = torch.tensor([0.0, 4.0])
@@ -44,9 +44,9 @@ def test_a_row_of_another_length_is_a_mistake() -> None:
 
 
 def test_every_rule_a_session_may_name_is_there() -> None:
-    for name in ("uniform", "samples", "none"):
+    for name in ("uniform", "samples", "none", "age"):
         assert Mixing(rule=name).rule in FIXED
-    assert set(FIXED) == {"uniform", "samples", "none"}
+    assert set(FIXED) == {"uniform", "samples", "none", "age"}
 
 
 @pytest.mark.parametrize("rule", FIXED)
@@ -99,3 +99,14 @@ def test_a_peer_that_claims_a_billion_examples_counts_for_four_medians() -> None
 
 def test_a_peer_that_claims_none_counts_for_a_quarter_of_the_median() -> None:
     assert sample_row(100, (100, 0)) == pytest.approx((4 / 9, 4 / 9, 1 / 9))
+
+
+def test_the_age_row_is_in_proportion_to_ages() -> None:
+    assert age_row(1, [2, 5]) == (1 / 8, 2 / 8, 5 / 8)
+    assert age_row(0, [0]) == (0.5, 0.5)  # nobody has trained yet
+    assert age_row(3, []) == (1.0,)
+
+
+def test_what_is_far_behind_the_oldest_has_no_weight_be_it_my_own() -> None:
+    assert age_row(20, [15, 14]) == (20 / 35, 15 / 35, 0)
+    assert age_row(4, [10, 10]) == (0, 0.5, 0.5)

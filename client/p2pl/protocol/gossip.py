@@ -1,0 +1,58 @@
+"""What a gossiping peer tells another: I have a new model, pull me; and a few peers that I know.
+
+It travels as the payload of a `Tell`. The model itself is pulled by whoever wants it, so a push can
+neither force bytes on anybody nor be larger than this.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from p2pl.errors import FrameError
+from p2pl.protocol.announce import PeerAddress, PeerRow
+from p2pl.protocol.frame import MAX_TELL_BYTES, Count
+
+MAX_HINTS = 4  # chosen: a rumour of four spreads faster than peers come and go, in half a kilobyte
+
+
+class Push(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="push"):
+    """I have a new model, pull me."""
+
+    age: Count  # of the model, in rounds
+    hints: Annotated[tuple[PeerRow, ...], Meta(max_length=MAX_HINTS)] = ()  # peers that I know
+
+    def addresses(self) -> list[PeerAddress]:
+        """Returns the hints as addresses; whoever is met there must still prove its id."""
+        return [
+            PeerAddress(id=row.id.hex(), host=row.host, port=row.port, curve_key=row.curve_key)
+            for row in self.hints
+        ]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[Push] = msgspec.msgpack.Decoder(Push)
+
+
+def push(age: int, hints: list[PeerAddress]) -> bytes:
+    """Returns the payload that says so.
+
+    Args:
+        age: of my model, in rounds.
+        hints: peers that I know, at most `MAX_HINTS`.
+    """
+    rows = tuple(
+        PeerRow(id=bytes.fromhex(one.id), host=one.host, port=one.port, curve_key=one.curve_key)
+        for one in hints
+    )
+    return _ENCODER.encode(Push(age, rows))
+
+
+def read(payload: bytes) -> Push:
+    """Returns what a peer told me, or raises FrameError."""
+    if len(payload) > MAX_TELL_BYTES:
+        raise FrameError(f"push: got {len(payload)} bytes, allowed {MAX_TELL_BYTES}")
+    try:
+        return _DECODER.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise FrameError(f"push: got {payload[:32]!r}…; {fault}") from fault
