@@ -14,6 +14,7 @@ from p2pl.protocol.frame import (
     Busy,
     Card,
     Chunk,
+    Collect,
     Credit,
     Header,
     Hello,
@@ -39,7 +40,7 @@ SESSION = "ab" * 32
 CURVE = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
 CARD = issue_card(KEY, session_id=SESSION, curve_key=CURVE, port=4000)
 LARGEST = (1 << 53) - 1
-ASKS: list[Pull | Credit | Hello | Ping | Tell] = [
+ASKS: list[Pull | Credit | Collect | Hello | Ping | Tell] = [
     Pull(CARD, "model", None, 0, 0, 1),
     Pull(CARD, "checkpoint", bytes(16), LARGEST, 60_000, 64),
     Credit(1),
@@ -48,6 +49,7 @@ ASKS: list[Pull | Credit | Hello | Ping | Tell] = [
     Ping(),
     Tell(b""),
     Tell(bytes(MAX_TELL_BYTES)),
+    Collect(CARD, bytes(16), 64),
 ]
 ANSWERS: list[Offer | NotModified | Busy | Refused | Chunk] = [
     Offer(CARD, 1, 0, 1, bytes(16)),

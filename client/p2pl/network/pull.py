@@ -34,6 +34,7 @@ from p2pl.protocol.frame import (
     Busy,
     Card,
     Chunk,
+    Collect,
     Credit,
     Header,
     Offer,
@@ -132,8 +133,12 @@ class Puller:
         wait_ms = min(MAX_WAIT_MS, max(0, int(wait_s * 1_000)))
         return Pull(self._card, want, have, round, wait_ms, self._window)
 
+    def parcel_question(self, name: bytes) -> Collect:
+        """Returns the header that asks for the parcel of this name."""
+        return Collect(self._card, name, self._window)
+
     async def pull(
-        self, address: PeerAddress, question: Pull, *, room: Room, deadline_s: float
+        self, address: PeerAddress, question: Pull | Collect, *, room: Room, deadline_s: float
     ) -> Pulled | Unchanged:
         """Returns the answer of the peer at `address`.
 
@@ -215,7 +220,7 @@ class _Talk:
         self._traffic = traffic
         self._heard = 0
 
-    async def ask(self, question: Pull) -> Pulled | Unchanged:
+    async def ask(self, question: Pull | Collect) -> Pulled | Unchanged:
         """Returns the peer's answer; asks again for as long as it is busy."""
         while True:
             self._say(question)
@@ -231,7 +236,7 @@ class _Talk:
         self._check_card(answer.card, question.card.session.hex())
         if isinstance(answer, Offer):
             return await self._download(answer, question.credit)
-        if question.have is None:
+        if isinstance(question, Collect) or question.have is None:
             raise FrameError("answer: not modified, to someone who holds no version")
         return Unchanged(self._address.id, answer.round)
 

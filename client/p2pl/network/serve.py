@@ -27,6 +27,7 @@ from p2pl.protocol.frame import (
     Busy,
     Card,
     Chunk,
+    Collect,
     Credit,
     Header,
     Hello,
@@ -104,6 +105,7 @@ class Server:
         self._traffic = traffic
         self._versions: dict[Kind, Published] = {}
         self._replaced: Published | None = None  # the model before the newest, where it is kept
+        self._parcels: dict[bytes, Published] = {}  # by name
         self._waiting: dict[Route, _Waiting] = {}
         self._transfers: dict[Route, _Transfer] = {}
         self._draining: list[Callable[[], object]] = []  # over, but libzmq still holds a chunk
@@ -125,6 +127,14 @@ class Server:
                 if waiting.pull.round <= version.round:
                     self._end_wait(route)
 
+    def put_parcel(self, name: bytes, parcel: Published) -> None:
+        """Gives `parcel` to those who know its name, until it is dropped."""
+        self._parcels[name] = parcel
+
+    def drop_parcel(self, name: bytes) -> None:
+        """Gives a parcel to nobody any more; transfers that have begun end well."""
+        self._parcels.pop(name, None)
+
     async def run(self) -> None:
         """Serves until cancelled."""
         while True:
@@ -140,6 +150,7 @@ class Server:
         self._waiting.clear()
         self._transfers.clear()
         self._versions.clear()
+        self._parcels.clear()
         self._replaced = None
 
     def _receive(self, route: Route, frames: list[zmq.Frame]) -> None:
@@ -152,6 +163,9 @@ class Server:
             if isinstance(ask, Pull):
                 peer_id = self._check_card(ask.card, frames[0])
                 self._on_pull(route, peer_id, ask)
+            elif isinstance(ask, Collect):
+                peer_id = self._check_card(ask.card, frames[0])
+                self._on_collect(route, peer_id, ask)
             elif isinstance(ask, Credit):
                 peer_id = self._peer_on(route)
                 self._on_credit(route, ask.chunks)
@@ -176,14 +190,27 @@ class Server:
         return known.peer_id if known else self._lines.peer_on(route)
 
     def _on_pull(self, route: Route, peer_id: str, pull: Pull) -> None:
-        if route in self._transfers or route in self._waiting:
-            raise FrameError("pull: a second one on a connection before the first has ended")
+        self._check_free(route)
         version = self._versions.get(pull.want)
         early = pull.want == "model" and (version is None or version.round < pull.round)
         if early and pull.wait_ms:
             self._wait(route, peer_id, pull)
         else:
             self._answer(route, peer_id, pull)
+
+    def _on_collect(self, route: Route, peer_id: str, collect: Collect) -> None:
+        self._check_free(route)
+        parcel = self._parcels.get(collect.name)
+        if parcel is None:
+            self._send(route, peer_id, Refused("no such parcel"))
+        elif self._is_full(peer_id):
+            self._send(route, peer_id, self._busy)
+        else:
+            self._begin(route, peer_id, collect.credit, parcel)
+
+    def _check_free(self, route: Route) -> None:
+        if route in self._transfers or route in self._waiting:
+            raise FrameError("pull: a second one on a connection before the first has ended")
 
     def _check_card(self, card: Card, frame: zmq.Frame) -> str:
         """Returns the id of the peer that sent `frame`, and remembers where it serves."""

@@ -174,6 +174,41 @@ class Wire:
             raise FrameError("answer: not modified, to someone who holds no version")
         return answer.payload
 
+    async def put_parcel(self, name: bytes, payload: Payload) -> None:
+        """Gives `payload` to those who know its name, until it is dropped.
+
+        Args:
+            name: `PARCEL_NAME_BYTES` random bytes; tell them to nobody but the receiver.
+            payload: must not change any more.
+        """
+        self._server.put_parcel(name, await prepare(Version(0, 0, payload)))
+
+    def drop_parcel(self, name: bytes) -> None:
+        """Gives a parcel to nobody any more."""
+        self._server.drop_parcel(name)
+
+    async def collect(
+        self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
+    ) -> memoryview:
+        """Returns the parcel of this name that the peer at `address` has for me.
+
+        Args:
+            address: whom to ask; the peer there must prove to be that very one.
+            name: as its sender told me.
+            size: that it must have, in bytes.
+            deadline_s: for all of it.
+
+        Raises:
+            PullError, FrameError: as `pull`.
+        """
+        question = self._puller.parcel_question(name)
+        answer = await self._run(
+            self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
+        )
+        if isinstance(answer, Unchanged):
+            raise FrameError("answer: not modified, to someone who asked for a parcel")
+        return answer.payload
+
     async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
         """Returns which version the peer at `address` would give to a pull, for some tens of bytes.
 

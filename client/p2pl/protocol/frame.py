@@ -9,6 +9,8 @@ once (`Hello`). On it a peer asks which version another has (`Ping`, answered by
 it something that the exchange understands (`Tell`, answered by `Told`). Either costs some tens of
 bytes, and an answer may be `Busy` or `Refused` as well.
 
+A *parcel* is for those who were told its name (`Collect`), and comes like a version.
+
 The session fixes the size of the model and of a chunk, so both sides know every length before a
 byte arrives. Times travel as whole milliseconds: no NaN, no infinity.
 """
@@ -31,6 +33,7 @@ from p2pl.protocol.identity import (
 
 MAX_HEADER_BYTES = 2_048  # the longest valid header, an offer with full notes, has about 1,300
 MAX_NOTES_BYTES = 1_024
+PARCEL_NAME_BYTES = 16  # random, so nobody guesses one
 MAX_TELL_BYTES = 1_536  # chosen: room for a sealed message with its keys; models are pulled
 MAX_REASON_CHARS = 200
 MAX_CREDIT = 64  # chunks; a ROUTER's high-water mark must hold them, or it drops in silence
@@ -44,6 +47,7 @@ Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # exact in every language's numbers
 Milliseconds = Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)]
 Chunks = Annotated[int, Meta(ge=1, le=MAX_CREDIT)]
+ParcelName = Annotated[bytes, Meta(min_length=PARCEL_NAME_BYTES, max_length=PARCEL_NAME_BYTES)]
 
 
 class Card(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -190,14 +194,24 @@ class Told(Header, frozen=True, tag=12):
     """I have taken what you told me."""
 
 
+class Collect(Header, frozen=True, tag=13):
+    """Give me the parcel of this name."""
+
+    card: Card
+    name: ParcelName
+    credit: Chunks  # as in `Pull`
+
+
 LineAsk: TypeAlias = Hello | Ping | Tell
 LineAnswer: TypeAlias = Hello | Newest | Told | Busy | Refused
-Ask: TypeAlias = Pull | Credit | LineAsk
+Ask: TypeAlias = Pull | Credit | Collect | LineAsk
 Answer: TypeAlias = Offer | NotModified | Busy | Refused | Chunk
 T = TypeVar("T")
 
 _ENCODER = msgspec.msgpack.Encoder()
-_ASK: msgspec.msgpack.Decoder[Ask] = msgspec.msgpack.Decoder(Pull | Credit | Hello | Ping | Tell)
+_ASK: msgspec.msgpack.Decoder[Ask] = msgspec.msgpack.Decoder(
+    Pull | Credit | Collect | Hello | Ping | Tell
+)
 _ANSWER: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(
     Offer | NotModified | Busy | Refused | Chunk
 )
