@@ -387,7 +387,7 @@ def simulate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="To compute with.  [default: 1 for small models, else all cores]"),
+        typer.Option(min=1, help="To compute with, at most.  [default: all cores]"),
     ] = None,
     out: Annotated[
         Path | None,

@@ -113,12 +113,36 @@ class Learner:
         return weights.decode(payload, self.layout, self.session.wire.dtype).to(self.device)
 
     def train(self, start: Start, index: int, on_step: OnStep) -> Trained:
-        """Returns the parameters after this round's local epochs."""
-        order = seeded(self.session_id, self.peer_id, index, "batches")
+        """Returns the parameters after this round's local epochs.
+
+        Under privacy, after as many of their steps as the budget still allows; none is no error.
+        """
+        if self.private is not None:
+            return self.private.train(self.model, start, self.own, self.session.training, on_step)
+        order = self.order(index)
         return train(self.model, start, self.own, self.session.training, order, on_step)
 
     def checkpoint(self, vector: Tensor) -> bytes:
         """Returns the parameters as an exact safetensors file."""
+    def order(self, index: int) -> torch.Generator:
+        """Returns what the order of the batches is drawn from in round `index`."""
+        return seeded(self.session_id, self.peer_id, index, "batches")
+
+    @property
+    def samples(self) -> int:
+        """How many examples I say that I train on: under privacy, a number that all say."""
+        return len(self.own) if self.private is None else self.session.training.batch_size
+
+    @property
+    def charged(self) -> int:
+        """How many steps of private training were paid for."""
+        return 0 if self.private is None else self.private.accountant.account.steps
+
+    @property
+    def epsilon(self) -> float | None:
+        """The privacy that my examples have lost so far; None: training is not private."""
+        return None if self.private is None else self.private.accountant.account.spent_epsilon
+
         return bytes(weights.encode(vector.cpu(), self.layout, "float32"))
 
     def decode_checkpoint(self, payload: bytes) -> Tensor:

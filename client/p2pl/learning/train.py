@@ -82,15 +82,20 @@ def train(
         if not math.isfinite(loss):
             break
     if not math.isfinite(loss) or not vector.isfinite().all():
-        raise TrainingDiverged(
-            wrong(
-                "training loss",
-                got=loss,
-                allowed="a finite number",
-                hint=f"training.learning_rate {training.learning_rate} is too high for this data",
-            )
-        )
+        raise diverged(loss, training)
     return Trained(vector, loss, steps, len(examples) * training.local_epochs, state)
+
+
+def diverged(loss: float, training: Training) -> TrainingDiverged:
+    """Returns the error to raise when numbers are no longer finite."""
+    return TrainingDiverged(
+        wrong(
+            "training loss",
+            got=loss,
+            allowed="a finite number",
+            hint=f"training.learning_rate {training.learning_rate} is too high for this data",
+        )
+    )
 
 
 def _batches(count: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -107,17 +112,17 @@ def _gradient(
     return loss.detach(), gradient
 
 
-# The two optimizers, as functions on the one vector. They are those of torch.optim (a test holds
-# them to it), whose classes load the compiler of torch on first use: over a second, and 800
-# modules, in every peer.
-
-
 def advance(
     vector: Tensor, gradient: Tensor, state: OptimizerState, training: Training
 ) -> tuple[Tensor, OptimizerState]:
     """Returns the next parameters and state; the vector and the gradient given are overwritten."""
     step = _adam if training.optimizer == "adam" else _sgd
     return step(vector, gradient, state, training)
+
+
+# The two optimizers, as functions on the one vector. They are those of torch.optim (a test holds
+# them to it), whose classes load the compiler of torch on first use: over a second, and 800
+# modules, in every peer.
 
 
 def _sgd(

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from p2pl.learning import data as datasets
 from p2pl.learning import device as devices
-from p2pl.learning import models
 from p2pl.simulate.engine import run
 from p2pl.simulate.numbers import numbers
 from p2pl.simulate.rundirs import check_out, write_numbers, write_seed
@@ -28,7 +27,7 @@ class Options:
     data_dir: Path | None
     seeds: int
     device: str
-    threads: int | None  # None = one for small models, else all cores
+    threads: int | None  # None = all cores
     out: Path | None
     quiet: bool  # no table
 
@@ -44,7 +43,7 @@ def simulate(setup: Setup, options: Options) -> dict[str, Any]:
     if options.out:
         check_out(options.out)
     device = devices.pick(options.device)
-    torch.set_num_threads(options.threads or _threads(setup))
+    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     whole = datasets.load(options.data, setup.session.task, data_dir=options.data_dir)
     whole = datasets.Data(
         whole.train.to(device), whole.test and whole.test.to(device), whole.labels
@@ -69,8 +68,3 @@ def simulate(setup: Setup, options: Options) -> dict[str, Any]:
     if not options.quiet:
         Console().print(table(figures))
     return figures
-
-
-def _threads(setup: Setup) -> int:
-    parameters = sum(one.numel() for one in models.build(setup.session).parameters())
-    return devices.auto_threads(parameters, len(os.sched_getaffinity(0)))

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
 
 import msgspec
 import torch
@@ -19,18 +21,21 @@ from p2pl.errors import DataError, FrameError, wrong
 from p2pl.learning import models, partition
 from p2pl.learning.data import Data
 from p2pl.learning.evaluate import Scores
-from p2pl.learning.examples import Examples
+from p2pl.learning.examples import Examples, Source
 from p2pl.learning.learner import Learner, Mixed, Model, Scored
 from p2pl.learning.train import OptimizerState, Start, Trained
 from p2pl.learning.trust import Trust
 from p2pl.learning.weights import flatten
 from p2pl.network.runlog import RoundEntry
+from p2pl.simulate import bad
+from p2pl.simulate.compute import Engine, choose, computing_with, score_all, train_all
 from p2pl.simulate.setup import Setup, check, draw_cohort
 
 # Scoring a round on a large test set can take longer than the round's training. Of more peers than
 # this only so many are scored, evenly spaced, in every round but the last, which scores all.
 MAX_SCORED = 50
 
+Offers: TypeAlias = Mapping[tuple[int, int | None], Model | str]
 OnRound = Callable[["Round"], None]
 
 
@@ -40,6 +45,7 @@ class Round:
 
     index: int
     entries: tuple[RoundEntry, ...]  # by peer: what its run log says
+    liars: bad.Liars | None  # None: all peers are honest
     consensus_distance: float  # mean |theta_i - mean|^2 / |mean|^2 over the honest peers
     mean_model_accuracy: float  # percent, of the mean of the honest peers' parameters
     seconds: Mapping[str, float]  # by phase: train, mix, evaluate
@@ -57,7 +63,7 @@ class Result:
     vectors: tuple[Tensor, ...]  # by peer: the final parameters, [P]
     samples: tuple[int, ...]  # by peer: to train on
     payload_bytes: int
-    engine: str  # how peers were trained: stacked, or sequential
+    engine: Engine  # how peers were computed
     seconds: float  # all rounds together
 
 
@@ -96,16 +102,19 @@ def run(setup: Setup, data: Data, device: torch.device, on_round: OnRound | None
     check(setup)
     begun = time.perf_counter()
     learners = peers_of(setup, data, device)
+    engine = choose(setup.engine, learners, torch.get_num_threads())
     initial = flatten(learners[0].model)
     states: Sequence[_State] = [_State(initial) for _ in learners]
-    honest = tuple(range(len(learners)))
+    honest = tuple(range(len(learners) - setup.bad))
+    memory = bad.Memory()
     done: list[Round] = []
     scored: Mapping[int, Scored] = {}
-    for index in range(1, setup.session.exchange.rounds + 1):
-        states, one, scored = _round(setup, learners, states, honest, index)
-        done.append(one)
-        if on_round is not None:
-            on_round(one)
+    with computing_with(engine.threads):
+        for index in range(1, setup.session.exchange.rounds + 1):
+            states, one, scored = _round(setup, engine, learners, states, memory, index)
+            done.append(one)
+            if on_round is not None:
+                on_round(one)
     return Result(
         setup=setup,
         honest=honest,
@@ -115,7 +124,7 @@ def run(setup: Setup, data: Data, device: torch.device, on_round: OnRound | None
         vectors=tuple(state.vector for state in states),
         samples=tuple(len(learner.own) for learner in learners),
         payload_bytes=learners[0].payload_bytes,
-        engine="sequential",
+        engine=engine,
         seconds=time.perf_counter() - begun,
     )
 
@@ -136,45 +145,57 @@ def peers_of(setup: Setup, data: Data, device: torch.device) -> tuple[Learner, .
     model = models.build(session).to(device)
     train, test = data.train.to(device), data.test.to(device)
     return tuple(
-        Learner.of(session, (setup.name, name), model, train.part(rows), test)
-        for name, rows in zip(setup.ids, _shares(setup, train), strict=False)
+        Learner.of(session, (setup.name, setup.ids[peer]), model, mine, test)
+        for peer, mine in enumerate(_shares(setup, train))
     )
 
 
-def _shares(setup: Setup, train: Examples) -> list[Tensor]:
-    """Returns the rows of each peer."""
+def _shares(setup: Setup, train: Examples) -> list[Source]:
+    """Returns the data of each peer."""
     if setup.baseline == "centralised":
-        return [torch.arange(len(train))]
+        return [train.part(torch.arange(len(train)))]
     divide = partition.parse(setup.partition)
     parts = divide(train.y.cpu().numpy(), setup.peers, setup.seeded_partition)
-    return [torch.from_numpy(part) for part in parts]
+    return [
+        bad.spoilt(setup, peer, train.part(torch.from_numpy(rows)))
+        for peer, rows in enumerate(parts)
+    ]
 
 
 def _round(
     setup: Setup,
+    engine: Engine,
     learners: Sequence[Learner],
     states: Sequence[_State],
-    honest: Sequence[int],
+    memory: bad.Memory,
     index: int,
 ) -> tuple[list[_State], Round, Mapping[int, Scored]]:
     """Returns the peers' states after one round, what came of it, and the scores by peer."""
     watch = _Watch(learners[0].device)
     everybody = range(len(learners))
     with watch("train"):
-        trained = train_all(learners, states, index)
+        starts = [Start(state.vector, state.optimizer) for state in states]
+        forgiving = setup.attack is not None
+        trained = train_all(engine, learners, starts, index, forgiving=forgiving)
     with watch("mix"):
-        served = [_serve(learners[peer], index, trained[peer].vector) for peer in everybody]
-        pulls = [_pull(setup, served, peer, index) for peer in everybody]
+        offers = _offers(setup, learners, states, trained, memory, index)
+        pulls = [_pull(setup, offers, peer, index) for peer in everybody]
         mixed = [
             learners[peer].mix(trained[peer].vector, pulls[peer].models, index, states[peer].trust)
             for peer in everybody
         ]
     with watch("evaluate"):
-        scored = {
-            peer: learners[peer].score(trained[peer].vector, mixed[peer].vector)
-            for peer in scored_peers(setup, len(learners), index)
-        }
-        distance, accuracy = _consensus(learners[0], [mixed[peer].vector for peer in honest])
+        some = scored_peers(setup, len(learners), index)
+        scores = score_all(
+            engine,
+            [learners[peer] for peer in some],
+            [trained[peer].vector for peer in some],
+            [mixed[peer].vector for peer in some],
+        )
+        scored = dict(zip(some, scores, strict=True))
+        distance, accuracy = _consensus(
+            learners[0], [one.vector for one in mixed[: len(mixed) - setup.bad]]
+        )
     after = [
         _State(mixed[peer].vector, trained[peer].optimizer, mixed[peer].trust) for peer in everybody
     ]
@@ -188,15 +209,8 @@ def _round(
         )
         for peer in everybody
     )
-    return after, Round(index, entries, distance, accuracy, watch.seconds), scored
-
-
-def train_all(learners: Sequence[Learner], states: Sequence[_State], index: int) -> list[Trained]:
-    """Returns what every peer's local epochs made, one peer after another."""
-    return [
-        learner.train(Start(state.vector, state.optimizer), index, _nothing)
-        for learner, state in zip(learners, states, strict=True)
-    ]
+    liars = bad.liars(setup, entries, index)
+    return after, Round(index, entries, liars, distance, accuracy, watch.seconds), scored
 
 
 def scored_peers(setup: Setup, learners: int, index: int) -> tuple[int, ...]:
@@ -206,7 +220,28 @@ def scored_peers(setup: Setup, learners: int, index: int) -> tuple[int, ...]:
     return tuple(number * learners // MAX_SCORED for number in range(MAX_SCORED))
 
 
-def _serve(learner: Learner, index: int, vector: Tensor) -> Model | str:
+def _offers(
+    setup: Setup,
+    learners: Sequence[Learner],
+    states: Sequence[_State],
+    trained: Sequence[Trained],
+    memory: bad.Memory,
+    index: int,
+) -> Offers:
+    """Returns what everybody serves: by (peer, who asks), or by (peer, None) to all alike."""
+    moment = bad.Moment(
+        index=index,
+        before=[state.vector for state in states],
+        trained=[one.vector for one in trained],
+        trust=[state.trust for state in states],
+    )
+    serve = partial(_serve, index)
+    made = bad.crafted(setup, learners, moment, memory, serve)
+    honest = range(len(learners) - setup.bad)
+    return {**{(p, None): serve(learners[p], trained[p].vector) for p in honest}, **made}
+
+
+def _serve(index: int, learner: Learner, vector: Tensor) -> Model | str:
     """Returns what others get of a peer's parameters once they travelled; or why it is refused."""
     try:
         received = learner.decode(learner.encode(vector))
@@ -215,12 +250,13 @@ def _serve(learner: Learner, index: int, vector: Tensor) -> Model | str:
     return Model(index, len(learner.own), received)
 
 
-def _pull(setup: Setup, served: Sequence[Model | str], me: int, index: int) -> _Pulls:
+def _pull(setup: Setup, offers: Offers, me: int, index: int) -> _Pulls:
     """Returns what a peer's cohort of this round delivers."""
     if setup.baseline:
         return _Pulls((), {}, {})
     cohort = draw_cohort(setup, me, index)
-    answers = {setup.ids[other]: served[other] for other in cohort}
+    names = setup.names_in(index)
+    answers = {names[other]: offers.get((other, me)) or offers[other, None] for other in cohort}
     return _Pulls(
         cohort,
         {peer: answer for peer, answer in answers.items() if isinstance(answer, Model)},
@@ -290,7 +326,3 @@ class _Watch:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begun
-
-
-def _nothing(done: int, steps: int) -> None:
-    """Takes no notice of a step."""

@@ -1,5 +1,6 @@
 """What several seeds of one simulation come to: the object that `p2pl simulate --json` prints."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,14 +51,18 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "local_epochs": session.training.local_epochs,
         "partition_seed": setup.partition_seed,
         "first_seed": setup.seed,
-        "engine": results[0].engine,
+        "engine": results[0].engine.kind,
+        "training_threads": results[0].engine.threads,
         "epsilon": None,
         "precision_macro": _mean([_mean([one.precision for one in c]) for c in classes]),
         "recall_macro": _mean([_mean([one.recall for one in c]) for c in classes]),
         "f1_macro": _mean([_mean([one.f1 for one in c]) for c in classes]),
         "accuracy_before_mix": curve[-1]["accuracy_before_mix"],
         "accuracy_of_mean_model": _mean([r.rounds[-1].mean_model_accuracy for r in results]),
-        "consensus_distance": _mean([r.rounds[-1].consensus_distance for r in results]),
+        "consensus_distance": curve[-1]["consensus_distance"],
+        "attack": setup.attack.name if setup.attack else None,
+        "bad_peers": setup.bad,
+        **_of_the_bad(results),
         "by_round": curve,
         "seconds_by_phase": {
             phase: sum(one.seconds[phase] for result in results for one in result.rounds)
@@ -84,14 +89,45 @@ def _by_round(same: Sequence[Round], honest: Sequence[int]) -> dict[str, Any]:
         "accuracy": mean(lambda entry: entry.accuracy),
         "accuracy_before_mix": mean(lambda entry: entry.accuracy_before_mix),
         "accuracy_of_mean_model": _mean([one.mean_model_accuracy for one in same]),
-        "consensus_distance": _mean([one.consensus_distance for one in same]),
+        "consensus_distance": _finite(_mean([one.consensus_distance for one in same])),
         "train_loss": mean(lambda entry: entry.train_loss),
+        "bad_weight": _bad_weight(same),
         "seconds": _mean([sum(one.seconds.values()) for one in same]),
     }
 
 
+def _bad_weight(same: Sequence[Round]) -> float | None:
+    """Returns the bad peers' share in an honest one's mix, percent; None where there are none."""
+    weights = [one.liars.weight for one in same if one.liars]
+    return 100 * _mean(weights) if weights else None
+
+
+def _of_the_bad(results: Sequence[Result]) -> dict[str, float | None]:
+    """Returns what came of the bad peers: null where there are none, or none was ever asked.
+
+    `bad_weight` is their share in an honest peer's mix, together, in percent, in the last round;
+    `bad_weight_after_5` the mean of the rounds after the fifth. `bad_rejected` and `good_rejected`
+    are the percentages of the bad and of the honest models, of all rounds, that were rejected.
+    """
+    rounds = [(one.index, one.liars) for r in results for one in r.rounds if one.liars]
+    last = results[0].setup.session.exchange.rounds
+    named: dict[str, list[float | None]] = {
+        "bad_weight": [liars.weight for index, liars in rounds if index == last],
+        "bad_weight_after_5": [liars.weight for index, liars in rounds if index > 5],
+        "bad_rejected": [liars.rejected for _, liars in rounds],
+        "good_rejected": [liars.wrongly_rejected for _, liars in rounds],
+    }
+    known = {name: [v for v in values if v is not None] for name, values in named.items()}
+    return {name: 100 * _mean(values) if values else None for name, values in known.items()}
+
+
 def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values)
+
+
+def _finite(value: float) -> float | None:
+    """Returns the value; None where it is not finite, which JSON cannot hold."""
+    return value if math.isfinite(value) else None
 
 
 def _std(values: Sequence[float]) -> float:

@@ -66,17 +66,33 @@ def table(figures: dict[str, Any]) -> Table:
         ("  before the last mix", f"{figures['accuracy_before_mix']:.2f} %"),
         ("  of the mean model", f"{figures['accuracy_of_mean_model']:.2f} %"),
         ("F1, macro", f"{figures['f1_macro']:.4f}"),
-        ("consensus distance", f"{figures['consensus_distance']:.2e}"),
+        ("consensus distance", _exponent(figures["consensus_distance"])),
         ("bytes received a peer and round", f"{figures['bytes_per_peer_round']:,}"),
         ("seconds", _seconds(figures)),
     ]
+    if figures["attack"]:
+        rows += [
+            ("bad peers' share of the last mix", _percent(figures["bad_weight"])),
+            ("bad models rejected", _percent(figures["bad_rejected"])),
+            ("honest models rejected", _percent(figures["good_rejected"])),
+        ]
     for name, value in rows:
         shown.add_row(name, value)
     return shown
 
 
+def _exponent(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.2e}"
+
+
+def _percent(value: float | None) -> str:
+    return "none came" if value is None else f"{value:.2f} %"
+
+
 def _title(figures: dict[str, Any]) -> str:
     what = figures["baseline"] or figures["mixing"]
+    if figures["attack"]:
+        what += f", {figures['bad_peers']} of them {figures['attack']}"
     return (
         f"{figures['peers']} peers, {figures['partition']}, {what}, "
         f"{figures['rounds']} rounds, {figures['seeds']} seed(s), "
