@@ -14,6 +14,7 @@ from p2pl.learning import evaluate, mixing, robust, trust, weights
 from p2pl.learning.data import split_validation
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
+from p2pl.learning.private import PrivateTraining
 from p2pl.learning.seeds import seeded
 from p2pl.learning.train import OnStep, Start, Trained, train
 from p2pl.protocol.session import Session
@@ -62,6 +63,7 @@ class Learner:
     own: Source  # to train on
     validation: Source  # of the peer's own, held back: trust is learned on it
     test: Examples | None  # everybody's; None: accuracies are on `validation`
+    private: PrivateTraining | None = None  # None: what leaves says what it likes of my data
 
     @classmethod
     def of(
@@ -122,8 +124,6 @@ class Learner:
         order = self.order(index)
         return train(self.model, start, self.own, self.session.training, order, on_step)
 
-    def checkpoint(self, vector: Tensor) -> bytes:
-        """Returns the parameters as an exact safetensors file."""
     def order(self, index: int) -> torch.Generator:
         """Returns what the order of the batches is drawn from in round `index`."""
         return seeded(self.session_id, self.peer_id, index, "batches")
@@ -143,6 +143,8 @@ class Learner:
         """The privacy that my examples have lost so far; None: training is not private."""
         return None if self.private is None else self.private.accountant.account.spent_epsilon
 
+    def checkpoint(self, vector: Tensor) -> bytes:
+        """Returns the parameters as an exact safetensors file."""
         return bytes(weights.encode(vector.cpu(), self.layout, "float32"))
 
     def decode_checkpoint(self, payload: bytes) -> Tensor:
@@ -168,6 +170,15 @@ class Learner:
         classes = self.session.task.classes
         return evaluate.evaluate(self.model, vector, held, classes).loss
 
+    def loss_by_taking(self, theirs: Tensor, mine: Tensor) -> float:
+        """Returns how much worse `theirs` are than `mine` on my validation data, nats.
+
+        0 under privacy: my data are not asked, because what I do with the answer can be seen.
+        """
+        if self.private is not None:
+            return 0.0
+        return self.validation_loss(theirs) - self.validation_loss(mine)
+
     def mix(
         self, own: Tensor, received: Mapping[str, Model], index: int, state: trust.Trust
     ) -> Mixed:
@@ -184,13 +195,14 @@ class Learner:
         if rule in robust.RULES:
             return self._mix_robustly(own, usable, index, old, state)
         if rule == "degroot":
-            probe = trust.Probe(self.model, self.validation)
+            # Under privacy my examples are not asked: what is made of the answer leaves.
+            probe = None if self.private else trust.Probe(self.model, self.validation)
             learned = trust.learn(state, own, vectors, tuple(usable), probe, self.session.mixing)
             row, rejected, state = learned.row, learned.rejected, learned.trust
         else:
             by_age = rule == "age"
             counts = [model.round if by_age else model.samples for model in usable.values()]
-            row = mixing.fixed_row(rule, index if by_age else len(self.own), counts)
+            row = mixing.fixed_row(rule, index if by_age else self.samples, counts)
             rejected = {}
         mixed = mixing.mix(own, vectors, row)
         named = dict(zip((self.peer_id, *usable), row, strict=True))
