@@ -378,6 +378,13 @@ def simulate(
             "examples as all peers together. isolated: nobody exchanges anything."
         ),
     ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            help="KIND:COUNT[:ARG]: the last COUNT peers are bad, e.g. sign-flip:2:-3; accuracies "
+            "are those of the others. A KIND that does not exist lists them all."
+        ),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -408,8 +415,10 @@ def simulate(
     )
     session = session_format.changed(session, *(one for one in changes if one[2] is not None))
     with _extra("client"):
+        from p2pl.learning import attacks
         from p2pl.simulate import command
         from p2pl.simulate.setup import Setup
+    made, bad = attacks.parse(attack) if attack else (None, 0)
     home = os.environ.get("P2PL_DATA_DIR")
     setup = Setup(
         session=session,
@@ -420,6 +429,8 @@ def simulate(
         seed=first_seed,
         baseline=baseline,
         engine=engine,
+        attack=made,
+        bad=bad,
     )
     options = command.Options(
         name=name,
