@@ -242,6 +242,7 @@ def join(
             help="When done, go on serving peers that still train for so many seconds at most.",
         ),
     ] = 60.0,
+    attack: Annotated[str | None, typer.Option(hidden=True)] = None,
     alone: Annotated[
         bool,
         typer.Option("--alone", help="Send nothing, ask nobody: what would I reach by myself?"),
@@ -266,6 +267,7 @@ def join(
     where = run_dir or _default_run_dir(read.name, shard)
     with _extra("client"):
         from p2pl.exchange import join as joining
+        from p2pl.learning import attacks
         from p2pl.learning import data as datasets
         from p2pl.learning import device as devices
         from p2pl.view import Header, open_view
@@ -293,6 +295,7 @@ def join(
         seeding_s=seed_for,
         alone=alone,
         threads=threads,
+        attack=attacks.parse_kind(attack) if attack else None,
     )
 
     def opened(peer_id: str) -> "View":

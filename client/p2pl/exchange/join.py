@@ -15,11 +15,14 @@ import msgspec
 import torch
 
 from p2pl.errors import FrameError, InputError, PullError, TrackerError
-from p2pl.exchange import alone, braintorrent, checkpoint, cohort, gossip
+from p2pl.exchange import alone, attacker, braintorrent, checkpoint, cohort, gossip
+from p2pl.exchange.attacker import Attacker
 from p2pl.exchange.peer import Interrupted, Peer, keep_announcing
 from p2pl.exchange.state import PeerState, load_state
 from p2pl.learning import device, models
+from p2pl.learning.attacks import Attack
 from p2pl.learning.data import Data
+from p2pl.learning.examples import Source
 from p2pl.learning.learner import Learner
 from p2pl.network.directory import Announcer, Directory
 from p2pl.network.files import write_atomically
@@ -53,6 +56,7 @@ class Options:
     seeding_s: float = 60.0
     alone: bool = False
     threads: int | None = None  # None = one for small models, else all cores
+    attack: Attack | None = None  # to test a swarm on this machine with; None: I am honest
 
 
 async def join(
@@ -71,6 +75,8 @@ async def join(
         TrackerError: no tracker answered, and no peer is known.
         TrainingDiverged: the local loss is no longer finite.
     """
+    if options.attack:
+        attacker.check(options.attack, options.trackers or file.trackers)
     if file.session.privacy.required:
         raise InputError(
             "privacy.required: this session demands differential privacy, which this version of "
@@ -81,7 +87,10 @@ async def join(
     with RunLog(options.run_dir, marker) as log, open_view(identity.peer_id) as view:
         model = models.build(file.session).to(options.device)
         names = (file.id, identity.peer_id)
-        mine, test = data.train.to(options.device), data.test and data.test.to(options.device)
+        mine: Source = data.train.to(options.device)
+        test = data.test and data.test.to(options.device)
+        if options.attack:
+            mine = attacker.spoilt(options.attack, mine, file.session.task.classes, names)
         learner = Learner.of(file.session, names, model, mine, test)
         _compute_with(options.threads, learner)
         rounds = options.rounds or file.session.exchange.rounds
@@ -161,6 +170,7 @@ async def _take_part(run: _Run, state: PeerState | None) -> PeerState:
             rounds=run.rounds,
             seeding_s=options.seeding_s,
             stopping=run.stopping,
+            attacker=Attacker(options.attack, run.learner) if options.attack else None,
         )
         del payload  # from here on it is on disk
         async with _announcing(peer):

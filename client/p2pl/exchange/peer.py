@@ -13,6 +13,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from p2pl.errors import FrameError, PullError, TrackerError
+from p2pl.exchange.attacker import Attacker
 from p2pl.exchange.state import PeerState, save_state
 from p2pl.learning.learner import Learner, Mixed, Model, Scored
 from p2pl.learning.train import OnStep, Trained
@@ -67,6 +68,7 @@ class Peer:
     held: Mapping[str, Held] = field(default_factory=dict)  # by peer id, of the last round
     met: dict[str, PeerAddress] = field(default_factory=dict)  # who asked me, as last passed on
     mine: Held | None = None  # what I serve
+    attacker: Attacker | None = None  # None: I serve what I trained
     presence: Presence = field(default_factory=Presence)
 
     async def worker(self, work: Callable[[], T]) -> T:
@@ -131,6 +133,9 @@ class Meter:
 
 async def publish(peer: Peer, index: int, vector: Tensor) -> None:
     """Serves `vector` as my newest version from now on."""
+    if peer.attacker is not None:
+        pulled = {peer_id: held.model for peer_id, held in peer.held.items()}
+        vector = await peer.worker(partial(peer.attacker.lie, index, vector, pulled))
     payload = await peer.worker(partial(peer.learner.encode, vector))
     samples = len(peer.learner.own)
     keep_last = peer.file.session.exchange.lockstep

@@ -8,22 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional
+from torch import Tensor
 
 from p2pl.learning import attacks
-from p2pl.learning.attacks import Probing, Seen
+from p2pl.learning.attacks import Probing, Sample, Seen
 from p2pl.learning.examples import Examples, Part, Source
 from p2pl.learning.learner import Learner, Model
 from p2pl.learning.seeds import seeded
 from p2pl.learning.trust import Trust
-from p2pl.learning.weights import Layout
 from p2pl.network.runlog import RoundEntry
 from p2pl.simulate.setup import Setup, draw_cohort
 
 VICTIM = 0  # the number of the peer into which an adaptive attacker has looked
-SAMPLE_EXAMPLES = 1_000  # of everybody's training data, by which it judges the harm
 
 Serve = Callable[[Learner, Tensor], Model | str]  # what others get of parameters, or why nothing
 
@@ -134,30 +130,6 @@ def _rejected_of(peers: frozenset[str], entries: Sequence[RoundEntry]) -> float 
 # --- what an adaptive attacker asks its victim's rule ---------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Some of everybody's training data, to measure harm by."""
-
-    model: nn.Module
-    layout: Layout
-    examples: Examples
-
-    def loss(self, vector: Tensor) -> float:
-        """Returns the mean cross-entropy of the parameters [P], nats."""
-        with torch.no_grad():
-            return float(self._loss(vector))
-
-    def gradient(self, vector: Tensor) -> Tensor:
-        """Returns its gradient by the parameters, [P]."""
-        at = vector.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self._loss(at), at)
-        return gradient
-
-    def _loss(self, vector: Tensor) -> Tensor:
-        logits = functional_call(self.model, self.layout.unflatten(vector), self.examples.x)
-        return functional.cross_entropy(logits, self.examples.y)
-
-
 def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
     """Returns the victim's rule, to be asked: its data, its memory, and its cohort of this round.
 
@@ -180,9 +152,7 @@ def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
         }
         return victim.mix(moment.trained[VICTIM], models, index, moment.trust[VICTIM]).vector
 
-    whole = _whole(learners[VICTIM].own)
-    rows = torch.linspace(0, len(whole) - 1, min(len(whole), SAMPLE_EXAMPLES)).long()
-    sample = Sample(victim.model, victim.layout, whole.take(rows))
+    sample = Sample.of(victim.model, _whole(victim.own))
     return Probing(reply, sample.loss, sample.gradient)
 
 
