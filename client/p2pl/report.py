@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pl.errors import InputError, RunDirError, wrong
+from p2pl.network.churn import PeerChurn, churn_of
 from p2pl.network.files import write_atomically
 from p2pl.network.runlog import PeerId, RoundEntry, Run, read_run
 from p2pl.view import SHORT_ID_CHARS, duration, figure, human_bytes, percent, visible
@@ -41,6 +42,11 @@ CAPTIONS = {
     "confusion": "What the models took for what; each row is coloured by its shares.",
     "bytes": "Parameters received and sent, with their headers.",
 }
+
+CHURN_CAPTION = (
+    "As the others saw it, between the first and the last round in which they talked to it: how "
+    "often a peer came, could no longer be reached, how long it stayed, and the share of the time."
+)
 
 
 class PeerScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +111,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     confusion: tuple[tuple[int, ...], ...]  # summed over the runs
     trust: dict[PeerId, dict[PeerId, float]]  # [by][given to], when last met
     rejections: tuple[Rejection, ...]
+    churn: tuple[PeerChurn, ...]  # who came and went, the least steady first
     pictures: dict[str, str]  # kind -> file name
 
 
@@ -269,6 +276,7 @@ def _numbers(runs: Sequence[Run]) -> Numbers:
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         trust={run.peer_id: row for run in runs if (row := trust_when_last_met(run.rounds))},
         rejections=tuple(found for run in runs for found in _rejections(run)),
+        churn=churn_of(runs),
         pictures={},
     )
 
@@ -409,6 +417,7 @@ def _peers_met(runs: Sequence[Run]) -> list[PeerId]:
     for run in runs:
         for entry in run.rounds:
             met.update(dict.fromkeys((*entry.trust, *entry.rejected, *entry.bytes_by_peer)))
+            met.update(dict.fromkeys((*entry.joined, *entry.left)))
     return list(met)
 
 
@@ -493,13 +502,16 @@ def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
             f"(standard deviation {spread.std:.1f}, worst {percent(spread.worst)}, "
             f"best {percent(spread.best)})."
         )
-    parts += ["## Peers", _markdown(*_peer_rows(numbers, names))]
+    parts += ["## Peers", markdown_table(*_peer_rows(numbers, names))]
     for kind, file in numbers.pictures.items():
         parts += [f"## {kind.capitalize()}", f"![{kind}]({file})", CAPTIONS[kind]]
         if kind == "confusion":
-            parts.append(_markdown(*_class_rows(numbers)))
+            parts.append(markdown_table(*_class_rows(numbers)))
     if numbers.rejections:
-        parts += ["## Rejections", _markdown(*_rejection_rows(numbers, names))]
+        parts += ["## Rejections", markdown_table(*_rejection_rows(numbers, names))]
+    if numbers.churn:
+        coming = markdown_table(*_churn_rows(numbers, names))
+        parts += ["## Coming and going", coming, CHURN_CAPTION]
     return "\n\n".join(parts) + "\n"
 
 
@@ -562,6 +574,24 @@ def _rejection_rows(
     ]
 
 
+def _churn_rows(
+    numbers: Numbers, names: Mapping[PeerId, str]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    head = ("peer", "seen by", "joins", "leaves", "median stay", "longest stay", "there")
+    return head, [
+        (
+            names[one.peer_id],
+            str(one.seen_by),
+            str(one.joins),
+            str(one.leaves),
+            duration(one.median_stay_s),
+            duration(one.longest_stay_s),
+            percent(100 * one.there),
+        )
+        for one in numbers.churn
+    ]
+
+
 def _compared(alone: Mapping[str, float], together: Mapping[str, float]) -> list[str]:
     """Returns the peers of both."""
     if not alone or alone.keys() != together.keys():
@@ -586,7 +616,13 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Ta
     return table
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown: the first column to the left, the others to the right.
+
+    Args:
+        head: names of the columns.
+        rows: as many cells each; they are shown as they are, whatever Markdown makes of them.
+    """
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 

@@ -373,6 +373,17 @@ def test_twenty_peers_and_many_classes_can_be_drawn(tmp_path: Path) -> None:
         assert len(colours_in(path)) > 2
 
 
+def test_who_came_and_went_is_on_the_page(tmp_path: Path) -> None:
+    rounds = [
+        RoundEntry(round=1, time=0.0, joined=("cd" * 32,)),
+        RoundEntry(round=2, time=90.0, left={"cd" * 32: 45.0}),
+    ]
+    run = write_run(tmp_path / "run", "ab" * 32, rounds)
+    report = write_report([run], tmp_path / "out")
+    assert "| cdcdcdcd | 1 | 1 | 1 | 45 s | 45 s | 50.0 % |" in report.page.read_text()
+    assert report.numbers.churn[0].peer_id == "cd" * 32
+
+
 def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
     write_report(two_runs(tmp_path), tmp_path / "out")
     bare = write_run(tmp_path / "bare", CAROL, [RoundEntry(round=1, accuracy=1.0)])

@@ -13,7 +13,6 @@ from p2pl.errors import RunDirError
 from p2pl.exchange.braintorrent import Ledger
 from p2pl.exchange.state import PeerState, load_state
 from p2pl.learning.learner import Model
-from p2pl.network.churn import Presence
 from p2pl.network.known import MAX_KNOWN
 from p2pl.network.runlog import Summary, read_run
 
@@ -55,15 +54,6 @@ def test_the_vector_is_read_back_from_a_saved_state() -> None:
     assert Ledger.of(PeerState(0, torch.zeros(1))) == Ledger()
     with pytest.raises(RunDirError, match="version vector"):
         Ledger.of(PeerState(1, torch.zeros(1), memory={"used": {"a": -1}}))
-
-
-def test_a_stay_lasts_from_the_first_to_the_last_sign_of_life() -> None:
-    presence = Presence()
-    assert presence.look(10.0, ["a", "b"], ["c"]).joined == ("a", "b")
-    assert presence.look(14.0, ["a"], []).joined == ()
-    changes = presence.look(20.0, ["b"], ["a"])
-    assert (changes.joined, changes.left) == ((), {"a": 4.0})
-    assert presence.look(21.0, ["a"], []).joined == ("a",)
 
 
 @pytest.fixture
