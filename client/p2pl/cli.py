@@ -1,8 +1,8 @@
 """The command line: parses, calls one function, maps errors to exit codes.
 
 Heavy modules are imported inside the commands, so that `p2pl --help` is instant and a missing extra
-is explained. Exit codes: 0 done; 2 the input is wrong; 3 no tracker and no known peer;
-130 interrupted.
+is explained. Exit codes: 0 done; 2 the input is wrong; 3 no tracker and no known peer; 4 nothing
+was left of the privacy budget; 130 interrupted.
 """
 
 import asyncio
@@ -242,6 +242,26 @@ def join(
             help="When done, go on serving peers that still train for so many seconds at most.",
         ),
     ] = 60.0,
+    dp_epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="Train privately: everything that I ever send says at most so much about any one "
+            "of my examples (differential privacy, DP-SGD); 1 is strong, 8 weak."
+        ),
+    ] = None,
+    dp_delta: Annotated[
+        float | None,
+        typer.Option(
+            help="With --dp-epsilon: the chance that the guarantee leaves, below 1/n.  [default: "
+            "the session's, or 1e-5, or a tenth of 1/n where that is less]"
+        ),
+    ] = None,
+    dp_clip: Annotated[
+        float | None,
+        typer.Option(
+            help="With --dp-epsilon: the largest norm of one example's gradient.  [default: 1]"
+        ),
+    ] = None,
     attack: Annotated[str | None, typer.Option(hidden=True)] = None,
     alone: Annotated[
         bool,
@@ -267,6 +287,7 @@ def join(
     where = run_dir or _default_run_dir(read.name, shard)
     with _extra("client"):
         from p2pl.exchange import join as joining
+        from p2pl.exchange import private
         from p2pl.learning import attacks
         from p2pl.learning import data as datasets
         from p2pl.learning import device as devices
@@ -295,6 +316,7 @@ def join(
         seeding_s=seed_for,
         alone=alone,
         threads=threads,
+        privacy=private.wanted(dp_epsilon, dp_delta, dp_clip),
         attack=attacks.parse_kind(attack) if attack else None,
     )
 
@@ -312,7 +334,8 @@ def join(
             Console(),
         )
 
-    summary = asyncio.run(joining.join(read, options, mine, opened))
+    with _extra("dp"):
+        summary = asyncio.run(joining.join(read, options, mine, opened))
     print(f"run directory {where}")
     if summary.state == "interrupted":
         print("interrupted; the same command resumes", file=sys.stderr)

@@ -34,7 +34,11 @@ async def run(
         trained = await asyncio.to_thread(partial(learner.train, start, index, on_step))
         scored = await asyncio.to_thread(partial(learner.score, trained.vector, trained.vector))
         state = PeerState(
-            round=index, weights=trained.vector, optimizer=trained.optimizer, trust=state.trust
+            round=index,
+            weights=trained.vector,
+            optimizer=trained.optimizer,
+            trust=state.trust,
+            charged=learner.charged,
         )
         save_state(log.directory, learner.session_id, state)
         entry = RoundEntry(
@@ -46,6 +50,7 @@ async def run(
             trust={learner.peer_id: 1.0},
             seconds=time.monotonic() - begun,
             samples=trained.samples,
+            epsilon=learner.epsilon,
             time=time.time(),
         )
         log.append(entry)

@@ -161,9 +161,8 @@ async def catch_up(peer: Peer, state: PeerState, models: Mapping[str, Model]) ->
     """
     reached = min(peer.rounds, median_low([model.round for model in models.values()]))
     theirs = middle([model.vector for model in models.values()])
-    mine = await peer.worker(partial(peer.learner.validation_loss, state.weights))
-    loss = await peer.worker(partial(peer.learner.validation_loss, theirs))
-    good = loss < mine + MAX_WORSE_NATS
+    lost = await peer.worker(partial(peer.learner.loss_by_taking, theirs, state.weights))
+    good = lost < MAX_WORSE_NATS
     model = "taking its model" if good else "its model is no good on my data, keeping mine"
     peer.view.message(f"the swarm is at round {reached}: {model}")
     moved = replace(state, round=reached, weights=theirs if good else state.weights)

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import torch
 
-from p2pl.errors import FrameError, InputError, PullError, TrackerError
-from p2pl.exchange import alone, attacker, braintorrent, checkpoint, cohort, gossip
+from p2pl.errors import FrameError, PullError, TrackerError
+from p2pl.exchange import alone, attacker, braintorrent, checkpoint, cohort, gossip, private
 from p2pl.exchange.attacker import Attacker
 from p2pl.exchange.peer import Interrupted, Peer, keep_announcing
 from p2pl.exchange.state import PeerState, load_state
@@ -55,6 +55,7 @@ class Options:
     trackers: tuple[tuple[str, ...], ...] = ()  # () = the session file's
     seeding_s: float = 60.0
     alone: bool = False
+    privacy: private.Wanted | None = None  # None: parameters say what they like of my data
     threads: int | None = None  # None = one for small models, else all cores
     attack: Attack | None = None  # to test a swarm on this machine with; None: I am honest
 
@@ -74,14 +75,11 @@ async def join(
         InputError: something I was given cannot be used.
         TrackerError: no tracker answered, and no peer is known.
         TrainingDiverged: the local loss is no longer finite.
+        BudgetSpent: nothing is left of the privacy budget, and no round was done.
     """
     if options.attack:
         attacker.check(options.attack, options.trackers or file.trackers)
-    if file.session.privacy.required:
-        raise InputError(
-            "privacy.required: this session demands differential privacy, which this version of "
-            "p2pl does not offer; nothing was sent"
-        )
+    private.check_session(file.session, options.privacy)
     identity = Identity.load_or_create(options.identity)
     marker = Marker(session_id=file.id, peer_id=identity.peer_id, name=file.name)
     with RunLog(options.run_dir, marker) as log, open_view(identity.peer_id) as view:
@@ -94,8 +92,10 @@ async def join(
         learner = Learner.of(file.session, names, model, mine, test)
         _compute_with(options.threads, learner)
         rounds = options.rounds or file.session.exchange.rounds
+        state = load_state(options.run_dir, file.id, learner.layout.total)
+        book = private.Book.of(options.run_dir, file.id, identity)
+        learner = private.made_private(learner, options.privacy, rounds, book, state)
         run = _Run(file, options, identity, learner, log, view, rounds)
-        state = _saved_state(run)
         log.drop_after(state.round if state else 0)
         with _stopping_on_signals(run.stopping):
             try:
@@ -283,6 +283,7 @@ def _sum_up(run: _Run, state: PeerState | None, labels: tuple[str, ...]) -> Summ
         tracker_bytes=totals.tracker_bytes,
         seconds=totals.seconds,
         samples=len(run.learner.own),
+        epsilon=run.learner.epsilon,
         labels=labels,
     )
     if state is None:

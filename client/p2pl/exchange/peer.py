@@ -137,7 +137,7 @@ async def publish(peer: Peer, index: int, vector: Tensor) -> None:
         pulled = {peer_id: held.model for peer_id, held in peer.held.items()}
         vector = await peer.worker(partial(peer.attacker.lie, index, vector, pulled))
     payload = await peer.worker(partial(peer.learner.encode, vector))
-    samples = len(peer.learner.own)
+    samples = peer.learner.samples
     keep_last = peer.file.session.exchange.lockstep
     digest = await peer.wire.publish(Version(index, samples, payload), keep_last=keep_last)
     peer.mine = Held(digest, Model(index, samples, vector))
@@ -263,7 +263,7 @@ class Outcome:
 
 async def save(peer: Peer, state: PeerState) -> None:
     """Makes `state` what a restart goes on from."""
-    whole = replace(state, directory=peer.directory.state())
+    whole = replace(state, directory=peer.directory.state(), charged=peer.learner.charged)
     await peer.worker(partial(save_state, peer.log.directory, peer.file.id, whole))
 
 
@@ -311,5 +311,6 @@ def _entry(peer: Peer, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         tracker_seconds=None if silent else now.tracker_seconds - meter.tracker_seconds,
         seconds=now.clock_s - meter.clock_s,
         samples=outcome.trained.samples,
+        epsilon=peer.learner.epsilon,
         time=peer.wall_clock(),
     )

@@ -31,6 +31,7 @@ class PeerState:
     trust: Trust = field(default_factory=Trust)
     directory: Mapping[str, Any] | None = None  # of peers and trackers, in builtins
     memory: Mapping[str, Any] = field(default_factory=dict)  # of the kind of exchange, in builtins
+    charged: int = 0  # steps of private training paid for by then; see accounts.py
 
 
 def save_state(directory: Path, session_id: str, state: PeerState) -> None:
@@ -47,6 +48,7 @@ def save_state(directory: Path, session_id: str, state: PeerState) -> None:
         "trust": msgspec.to_builtins(state.trust),
         "directory": state.directory,
         "memory": state.memory,
+        "charged": state.charged,
     }
     metadata = {"format": FORMAT, "session": session_id, "state": json.dumps(told)}
     write_atomically(directory / STATE_FILE, save(tensors, metadata))
@@ -88,6 +90,7 @@ def load_state(directory: Path, session_id: str, parameters: int) -> PeerState |
             trust=msgspec.convert(told["trust"], Trust),
             directory=told["directory"],
             memory=told.get("memory", {}),
+            charged=int(told.get("charged", 0)),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
         raise RunDirError(

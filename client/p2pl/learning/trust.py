@@ -119,7 +119,7 @@ def learn(
     own: Tensor,
     received: Sequence[Tensor],
     peers: Sequence[str],
-    probe: Probe,
+    probe: Probe | None,
     mixing: Mixing,
 ) -> Learned:
     """Returns the row of weights for this round, and what to remember.
@@ -129,16 +129,18 @@ def learn(
         own: [P].
         received: K vectors of [P], finite; K may be 0.
         peers: their ids, K, each once.
-        probe: my validation examples.
+        probe: my validation examples. None: they are not to be asked, because the answer would say
+            something about them; peers are judged by geometry alone, and share equally.
         mixing: the session's settings.
     """
     if not peers:
         return Learned((1.0,), trust, {})
     offers, radius, rejected = _screen(own, received, peers, trust.radius)
-    offers, slopes, harmful = _without_harmful(own, offers, probe)
-    rejected |= harmful
+    if probe is not None:
+        offers, slopes, harmful = _without_harmful(own, offers, probe)
+        rejected |= harmful
     logits = _remembered(trust.logits, peers, rejected)
-    if offers and trust.rounds >= mixing.warmup_rounds:
+    if probe is not None and offers and trust.rounds >= mixing.warmup_rounds:
         before = [logits.get(offer.peer, 0.0) for offer in offers]
         moved = _moved(before, own, offers, slopes, probe, mixing)
         logits |= {offer.peer: logit for offer, logit in zip(offers, moved, strict=True)}

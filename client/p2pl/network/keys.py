@@ -11,6 +11,8 @@ from typing import Self
 import zmq
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -61,6 +63,11 @@ class Identity:
                     allowed="a key file that you can read, or a folder that you can write to",
                 )
             ) from fault
+
+    def secret_for(self, purpose: str) -> bytes:
+        """Returns 32 bytes that only the owner of the key can make, different for each purpose."""
+        derive = HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose.encode())
+        return derive.derive(self.private_key.private_bytes_raw())
 
     @classmethod
     def _of(cls, key: Ed25519PrivateKey) -> Self:

@@ -62,7 +62,7 @@ def test_the_clipped_sum_is_that_of_the_examples_one_by_one(name: str, clip: flo
 def test_the_closed_form_is_what_opacus_makes_of_logistic_regression() -> None:
     model = models.build(session("logreg"))
     batch = examples(50)
-    vector = flatten(model) + 0.1 * torch.randn(model[1].weight.numel() + 10)  # type: ignore
+    vector = flatten(model) + 0.1 * torch.randn(model[1].weight.numel() + 10)  # type: ignore[index]
     assert linear_layer(model) is not None
     # Something between the layers makes it a model like any other, with the same gradients.
     same = nn.Sequential(model[0], nn.Identity(), model[1])  # type: ignore[index]
