@@ -70,6 +70,12 @@ def test_a_refused_peer_is_free_for_a_new_attempt_at_the_same_set() -> None:
     assert propose(state, PEERS, 3).pledge == roll_of(2, [A, B, C])
 
 
+def test_a_refusal_of_another_roll_releases_nobody() -> None:
+    state = propose(State(A), PEERS, 3)
+    after, _ = hear(state, B, Refusal(roll_of(9, [A, B, D])), 3)
+    assert after.pledge == state.pledge
+
+
 @pytest.mark.parametrize(
     ("sender", "roll"),
     [
@@ -131,6 +137,20 @@ class AnyOrder(RuleBasedStateMachine):
         for sender, to, message in flying:
             self._next(to, *hear(self.peers[to], sender, message, 3))
 
+    @rule(
+        name=st.sampled_from(PEERS[:5]),
+        present=st.sets(st.sampled_from(PEERS[:5]), min_size=2),
+        reached=st.sets(st.sampled_from(PEERS[:5])),
+    )
+    def a_few_talk_undisturbed(self, name: str, present: set[str], reached: set[str]) -> None:
+        state = propose(self.peers[name], present, 3)
+        self.flying.clear()
+        self._next(name, state, say(state))
+        while self.flying:
+            sender, to, message = self.flying.pop(0)
+            if to in reached | {name}:
+                self._next(to, *hear(self.peers[to], sender, message, 3))
+
     @rule(name=st.sampled_from(PEERS[:5]))
     def somebody_restarts(self, name: str) -> None:
         pledge, dead, valid = self.peers[name].saved
@@ -142,7 +162,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 AnyOrder.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAnyOrder = AnyOrder.TestCase
 
