@@ -224,8 +224,10 @@ def test_a_wrong_spec_is_named_too(old: str, new: str, words: str) -> None:
 
 TORRENTFILES = Path(__file__).parents[2] / "torrentfiles"
 IDS = {
+    "braintorrent": "334da07ec089012a1dee2c303446c851fdbf2a5f4ddf45d24bab99db46dc9bd1",
     "digits": "ad5efaeb0bca3e549b78d2f73909bb19dba39ad0ea6d9ed7107b17199e044589",
     "fashion-mnist": "c4ce2c56c8eda8c2eb7a88f3c830fe70abc6cee0c2390eaaf4ff962f3bd7afcc",
+    "gossip": "3763d1e81a31f97ab08857b9b97d00d6263c15f1b6bf9d0587f4e583ffc39434",
     "mnist-iid": "09071773fac4e1900c6e508231adf09ee965b6434222ef8776cec3f785d4b780",
 }
 

@@ -203,7 +203,7 @@ async def wait_for_news(peer: Peer, ledger: Ledger) -> News:
 
     Fine-tuning again on what is merged already only leads away from the others.
     """
-    begun_s = peer.clock()
+    begun_s = found_s = peer.clock()
     everybody = await find_everybody(peer)
     silent: dict[str, str] = {}
     while True:
@@ -213,8 +213,10 @@ async def wait_for_news(peer: Peer, ledger: Ledger) -> News:
         last = peer.answer is not None and peer.answer.training <= 1  # the others only listen
         if news.moved or not news.here or late or last:
             return replace(news, silent=silent)
-        everybody = list(news.here)
         await asyncio.sleep(NEWS_POLL_S)
+        everybody = list(news.here)
+        if peer.clock() - found_s > POLL_S:
+            found_s, everybody = peer.clock(), await find_everybody(peer)
 
 
 async def fetch_moved(peer: Peer, news: News) -> Pulls:
