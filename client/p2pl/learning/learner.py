@@ -4,7 +4,7 @@ Everything here is slow beside a network event and belongs into a worker thread.
 working space: one call at a time may use it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -195,18 +195,34 @@ class Learner:
         if rule in robust.RULES:
             return self._mix_robustly(own, usable, index, old, state)
         if rule == "degroot":
-            # Under privacy my examples are not asked: what is made of the answer leaves.
-            probe = None if self.private else trust.Probe(self.model, self.validation)
+            probe = self.probe(own, vectors)
             learned = trust.learn(state, own, vectors, tuple(usable), probe, self.session.mixing)
             row, rejected, state = learned.row, learned.rejected, learned.trust
         else:
-            by_age = rule == "age"
-            counts = [model.round if by_age else model.samples for model in usable.values()]
-            row = mixing.fixed_row(rule, index if by_age else self.samples, counts)
-            rejected = {}
+            row, rejected = self.fixed_row(usable, index), {}
         mixed = mixing.mix(own, vectors, row)
         named = dict(zip((self.peer_id, *usable), row, strict=True))
         return Mixed(mixed, named, {**old, **rejected}, state)
+
+    def probe(self, own: Tensor, received: Sequence[Tensor]) -> trust.Probe | None:
+        """Returns what judges the parameters received; None under privacy.
+
+        My examples are not asked then: what is made of the answer leaves.
+        """
+        del own, received
+        return None if self.private else trust.Probe(self.model, self.validation)
+
+    @property
+    def stackable(self) -> bool:
+        """Whether peers like me can be computed all together, each step for all of them at once."""
+        return self.private is None
+
+    def fixed_row(self, usable: Mapping[str, Model], index: int) -> mixing.Row:
+        """Returns the weights of a rule that learns nothing: mine, then those of the models."""
+        rule = self.session.mixing.rule
+        by_age = rule == "age"
+        counts = [model.round if by_age else model.samples for model in usable.values()]
+        return mixing.fixed_row(rule, index if by_age else self.samples, counts)
 
     def _mix_robustly(
         self,

@@ -7,9 +7,10 @@ does the run; where a step is long, it is tried with more threads too. They agre
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 import torch
@@ -17,19 +18,29 @@ from torch import Tensor
 
 from p2pl.errors import InputError, TrainingDiverged, wrong
 from p2pl.learning import stacked
+from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Part
-from p2pl.learning.learner import Learner, Scored
+from p2pl.learning.learner import Learner, Mixed, Model, Scored
+from p2pl.learning.mixing import FIXED
 from p2pl.learning.seeds import seeded
 from p2pl.learning.train import Start, Trained, diverged, train
+from p2pl.learning.trust import Trust
 from p2pl.learning.weights import flatten
 
+Clock: TypeAlias = Callable[[], float]  # in seconds
+
 TRIED_PEERS = 8
-TRIED_STEPS = 2
-TRIALS = 2  # the faster one counts: the first may pay for what happens once
+TRIED_STEPS = 4
+MAX_TRIALS = 5  # the fastest one counts: the first may pay for what happens once
+LONG_TRIAL_S = 0.1  # of all trials together; after it there is no further one
 # Work shorter than this is done by one thread: on a busy machine, threads that wait for each other
 # after every operation took 50 times as long. Chosen: a step of many milliseconds is long enough.
 LONG_STEP_S = 0.02
 LONG_SCORING_OPERATIONS = 2e10  # about half a second for one thread
+
+# Of all pairs of peers; where more than this share pull from each other, one matrix product over
+# all peers mixes faster than a sum for each. Chosen: 100 peers with cohorts of 4 are below it.
+DENSE_SHARE = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +70,15 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)
     tried = learners[:TRIED_PEERS]
-    took = {kind: _seconds(kind, 1, tried) for kind in kinds}
+    # A thread's own time leaves out what else the machine does.
+    clock = time.perf_counter if _on_gpu(learners) else time.thread_time
+    took = {kind: _seconds(kind, 1, tried, clock) for kind in kinds}
     kind = min(kinds, key=took.__getitem__)
     if took[kind] == math.inf:
         raise InputError(wrong("--engine", got=wanted, allowed="sequential, with this model"))
     steps = TRIED_STEPS * (len(tried) if kind == "sequential" else 1)
-    if threads > 1 and took[kind] > steps * LONG_STEP_S and learners[0].device.type == "cpu":
-        best = min((1, threads), key=lambda count: _seconds(kind, count, tried))
+    if threads > 1 and took[kind] > steps * LONG_STEP_S and not _on_gpu(learners):
+        best = min((1, threads), key=lambda n: _seconds(kind, n, tried, time.perf_counter))
         return Engine(kind, best, threads)
     return Engine(kind, 1, threads)
 
@@ -109,6 +122,73 @@ def train_all(
     return trained
 
 
+def mix_all(
+    engine: Engine,
+    learners: Sequence[Learner],
+    vectors: Sequence[Tensor],
+    received: Sequence[Mapping[str, Model]],
+    trust: Sequence[Trust],
+    index: int,
+) -> list[Mixed]:
+    """Returns what every peer makes of what it received.
+
+    Args:
+        engine: how.
+        learners: by peer.
+        vectors: by peer, [P], as trained.
+        received: by peer, its cohort's models by peer id, all of this round.
+        trust: by peer, of the round before.
+        index: the round.
+    """
+    fixed = learners[0].session.mixing.rule in FIXED
+    dense = DENSE_SHARE * len(learners) ** 2 < sum(map(len, received))
+    if engine.kind == "stacked" and fixed and dense:
+        offered = _offered_to_all(received)
+        if offered is not None:
+            return _mix_stacked(learners, vectors, received, offered, trust, index)
+    return [
+        learner.mix(vector, models, index, state)
+        for learner, vector, models, state in zip(learners, vectors, received, trust, strict=True)
+    ]
+
+
+def _offered_to_all(received: Sequence[Mapping[str, Model]]) -> Mapping[str, Model] | None:
+    """Returns the models received, by peer id; None where a peer served two different ones."""
+    offered: dict[str, Model] = {}
+    for models in received:
+        for who, model in models.items():
+            if offered.setdefault(who, model) is not model:
+                return None
+    return offered
+
+
+def _mix_stacked(
+    learners: Sequence[Learner],
+    vectors: Sequence[Tensor],
+    received: Sequence[Mapping[str, Model]],
+    offered: Mapping[str, Model],
+    trust: Sequence[Trust],
+    index: int,
+) -> list[Mixed]:
+    """Returns the mixes of a rule that learns nothing: one matrix product for all peers."""
+    column = {who: k for k, who in enumerate(offered)}
+    weights = torch.zeros(len(learners), len(offered))
+    rows: list[dict[str, float]] = []
+    for peer, (learner, models) in enumerate(zip(learners, received, strict=True)):
+        usable = {who: models[who] for who in sorted(models)}
+        row = learner.fixed_row(usable, index)
+        rows.append(dict(zip((learner.peer_id, *usable), row, strict=True)))
+        weights[peer, [column[who] for who in usable]] = torch.tensor(row[1:])
+    served = torch.stack([model.vector for model in offered.values()])
+    own = torch.tensor([next(iter(row.values())) for row in rows])
+    mixed = torch.stack(list(vectors)).mul_(own.to(served).unsqueeze(1))
+    mixed.addmm_(weights.to(served), served)
+    return [
+        Mixed(mixed[peer], row, {}, state)
+        for peer, (row, state) in enumerate(zip(rows, trust, strict=True))
+    ]
+
+
 def score_all(
     engine: Engine,
     learners: Sequence[Learner],
@@ -128,22 +208,33 @@ def score_all(
             learner.score(trained, mixed)
             for learner, trained, mixed in zip(learners, before, after, strict=True)
         ]
+    model, classes = learners[0].model, learners[0].session.task.classes
+    held = [_part(learner.validation) for learner in learners]
+    own = stacked.evaluate_own(model, after, held, classes)
+    each = (judge_all(engine, learners, before), judge_all(engine, learners, after), own)
+    return [Scored(*scores) for scores in zip(*each, strict=True)]
+
+
+def judge_all(
+    engine: Engine, learners: Sequence[Learner], vectors: Sequence[Tensor]
+) -> list[Scores]:
+    """Returns each peer's scores on the test set.
+
+    Args:
+        engine: how.
+        learners: of the peers to score.
+        vectors: by peer, [P].
+    """
+    if engine.kind == "sequential":
+        return [one.judge(vector) for one, vector in zip(learners, vectors, strict=True)]
+    if not learners:
+        return []
     model, test = learners[0].model, learners[0].test
-    classes = learners[0].session.task.classes
     assert test is not None  # `peers_of` has seen to it
     operations = 2 * learners[0].layout.total * len(test) * len(learners)
-    held = [_part(learner.validation) for learner in learners]
     long = operations > LONG_SCORING_OPERATIONS
     with computing_with(engine.allowed if long else engine.threads):
-        return [
-            Scored(*scores)
-            for scores in zip(
-                stacked.evaluate(model, before, test, classes),
-                stacked.evaluate(model, after, test, classes),
-                stacked.evaluate_own(model, after, held, classes),
-                strict=True,
-            )
-        ]
+        return stacked.evaluate(model, vectors, test, learners[0].session.task.classes)
 
 
 def _train_stacked(
@@ -172,20 +263,25 @@ def _part(source: object) -> Part:
     return source
 
 
-def _seconds(kind: str, threads: int, learners: Sequence[Learner]) -> float:
+def _seconds(kind: str, threads: int, learners: Sequence[Learner], clock: Clock) -> float:
     """Returns how long a few steps take; infinity where the model cannot be stacked."""
-    try:
-        with computing_with(threads):
-            return min(_trial(kind, learners) for _ in range(TRIALS))
-    except RuntimeError:  # torch.func.vmap: an operation that it cannot batch
-        if kind == "sequential":
-            raise
-        return math.inf
+    took: list[float] = []
+    with computing_with(threads):
+        while len(took) < 2 or (len(took) < MAX_TRIALS and sum(took) < LONG_TRIAL_S):
+            try:
+                begun = clock()
+                _try(kind, learners)
+                took.append(clock() - begun)
+            except RuntimeError:  # torch.func.vmap: an operation that it cannot batch
+                if kind == "sequential":
+                    raise
+                return math.inf
+    return min(took)
 
 
-def _trial(kind: str, learners: Sequence[Learner]) -> float:
-    """Returns the seconds that a few steps of some peers took; what they make is thrown away."""
-    model, device = learners[0].model, learners[0].device
+def _try(kind: str, learners: Sequence[Learner]) -> None:
+    """Does a few steps of some peers' training; what they make is thrown away."""
+    model = learners[0].model
     training = msgspec.structs.replace(learners[0].session.training, local_epochs=1)
     count = TRIED_STEPS * training.batch_size
     start = Start(flatten(model))
@@ -193,15 +289,17 @@ def _trial(kind: str, learners: Sequence[Learner]) -> float:
         stacked.Job(start, part.part(torch.arange(min(count, len(part)))), seeded("", "", 0, "try"))
         for part in (_part(learner.own) for learner in learners)
     ]
-    begun = time.perf_counter()
     if kind == "stacked":
         stacked.train(model, jobs, training)
     else:
         for job in jobs:
             train(model, job.start, job.part, training, job.order)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    if _on_gpu(learners):
+        torch.cuda.synchronize(learners[0].device)
+
+
+def _on_gpu(learners: Sequence[Learner]) -> bool:
+    return learners[0].device.type == "cuda"
 
 
 @contextmanager

@@ -28,12 +28,20 @@ from p2pl.learning.trust import Trust
 from p2pl.learning.weights import flatten
 from p2pl.network.runlog import RoundEntry
 from p2pl.simulate import bad
-from p2pl.simulate.compute import Engine, choose, computing_with, score_all, train_all
+from p2pl.simulate.compute import (
+    Engine,
+    choose,
+    computing_with,
+    judge_all,
+    mix_all,
+    score_all,
+    train_all,
+)
 from p2pl.simulate.setup import Setup, check, draw_cohort
 
 # Scoring a round on a large test set can take longer than the round's training. Of more peers than
-# this only so many are scored, evenly spaced, in every round but the last, which scores all.
-MAX_SCORED = 50
+# this only so many are scored, evenly spaced; after the last round, all are.
+MAX_SCORED = 20
 
 Offers: TypeAlias = Mapping[tuple[int, int | None], Model | str]
 OnRound = Callable[["Round"], None]
@@ -108,10 +116,10 @@ def run(setup: Setup, data: Data, device: torch.device, on_round: OnRound | None
     honest = tuple(range(len(learners) - setup.bad))
     memory = bad.Memory()
     done: list[Round] = []
-    scored: Mapping[int, Scored] = {}
+    scores: Sequence[Scores] = ()
     with computing_with(engine.threads):
         for index in range(1, setup.session.exchange.rounds + 1):
-            states, one, scored = _round(setup, engine, learners, states, memory, index)
+            states, one, scores = _round(setup, engine, learners, states, memory, index)
             done.append(one)
             if on_round is not None:
                 on_round(one)
@@ -119,7 +127,7 @@ def run(setup: Setup, data: Data, device: torch.device, on_round: OnRound | None
         setup=setup,
         honest=honest,
         rounds=tuple(done),
-        scores=tuple(scored[peer].after for peer in range(len(learners))),
+        scores=tuple(scores),
         learners=learners,
         vectors=tuple(state.vector for state in states),
         samples=tuple(len(learner.own) for learner in learners),
@@ -169,8 +177,8 @@ def _round(
     states: Sequence[_State],
     memory: bad.Memory,
     index: int,
-) -> tuple[list[_State], Round, Mapping[int, Scored]]:
-    """Returns the peers' states after one round, what came of it, and the scores by peer."""
+) -> tuple[list[_State], Round, list[Scores]]:
+    """Returns the peers' states after one round, what came of it, and scores, the last time all."""
     watch = _Watch(learners[0].device)
     everybody = range(len(learners))
     with watch("train"):
@@ -180,22 +188,30 @@ def _round(
     with watch("mix"):
         offers = _offers(setup, learners, states, trained, memory, index)
         pulls = [_pull(setup, offers, peer, index) for peer in everybody]
-        mixed = [
-            learners[peer].mix(trained[peer].vector, pulls[peer].models, index, states[peer].trust)
-            for peer in everybody
-        ]
+        mixed = mix_all(
+            engine,
+            learners,
+            [one.vector for one in trained],
+            [pull.models for pull in pulls],
+            [state.trust for state in states],
+            index,
+        )
     with watch("evaluate"):
-        some = scored_peers(setup, len(learners), index)
+        vectors = [one.vector for one in mixed]
+        some = scored_peers(len(learners))
         scores = score_all(
             engine,
             [learners[peer] for peer in some],
             [trained[peer].vector for peer in some],
-            [mixed[peer].vector for peer in some],
+            [vectors[peer] for peer in some],
         )
         scored = dict(zip(some, scores, strict=True))
-        distance, accuracy = _consensus(
-            learners[0], [one.vector for one in mixed[: len(mixed) - setup.bad]]
-        )
+        judged = {peer: one.after for peer, one in scored.items()}
+        if index == setup.session.exchange.rounds:
+            rest = [peer for peer in everybody if peer not in judged]
+            last = judge_all(engine, [learners[p] for p in rest], [vectors[p] for p in rest])
+            judged |= dict(zip(rest, last, strict=True))
+        distance, accuracy = _consensus(learners[0], vectors[: len(vectors) - setup.bad])
     after = [
         _State(mixed[peer].vector, trained[peer].optimizer, mixed[peer].trust) for peer in everybody
     ]
@@ -205,19 +221,20 @@ def _round(
         _entry(
             learners[peer],
             RoundEntry(round=index, bytes_out=asked[peer], seconds=seconds, time=time.time()),
-            _Outcome(trained[peer], pulls[peer], mixed[peer], scored.get(peer)),
+            _Outcome(trained[peer], pulls[peer], mixed[peer], scored.get(peer), judged.get(peer)),
         )
         for peer in everybody
     )
     liars = bad.liars(setup, entries, index)
-    return after, Round(index, entries, liars, distance, accuracy, watch.seconds), scored
+    one = Round(index, entries, liars, distance, accuracy, watch.seconds)
+    return after, one, [judged[peer] for peer in sorted(judged)]
 
 
-def scored_peers(setup: Setup, learners: int, index: int) -> tuple[int, ...]:
-    """Returns the numbers of the peers that round `index` scores."""
-    if learners <= MAX_SCORED or index == setup.session.exchange.rounds:
-        return tuple(range(learners))
-    return tuple(number * learners // MAX_SCORED for number in range(MAX_SCORED))
+def scored_peers(peers: int) -> tuple[int, ...]:
+    """Returns the numbers of the peers that are scored before and after every mix."""
+    if peers <= MAX_SCORED:
+        return tuple(range(peers))
+    return tuple(number * peers // MAX_SCORED for number in range(MAX_SCORED))
 
 
 def _offers(
@@ -247,7 +264,7 @@ def _serve(index: int, learner: Learner, vector: Tensor) -> Model | str:
         received = learner.decode(learner.encode(vector))
     except FrameError as fault:
         return str(fault)
-    return Model(index, len(learner.own), received)
+    return Model(index, learner.samples, received)
 
 
 def _pull(setup: Setup, offers: Offers, me: int, index: int) -> _Pulls:
@@ -284,7 +301,8 @@ class _Outcome:
     trained: Trained
     pulls: _Pulls
     mixed: Mixed
-    scored: Scored | None  # None: not scored this round
+    scored: Scored | None  # None: not scored around the mix
+    judged: Scores | None  # of the mixed parameters, on the test set
 
 
 def _entry(learner: Learner, blank: RoundEntry, outcome: _Outcome) -> RoundEntry:
@@ -300,7 +318,7 @@ def _entry(learner: Learner, blank: RoundEntry, outcome: _Outcome) -> RoundEntry
         blank,
         train_loss=outcome.trained.loss,
         validation_loss=scored.validation.loss if scored else None,
-        accuracy=scored.after.accuracy if scored else None,
+        accuracy=outcome.judged.accuracy if outcome.judged else None,
         accuracy_before_mix=scored.before.accuracy if scored else None,
         trust=dict(outcome.mixed.row),
         cohort=tuple(pulls.models) + tuple(pulls.rejected),
@@ -309,6 +327,7 @@ def _entry(learner: Learner, blank: RoundEntry, outcome: _Outcome) -> RoundEntry
         bytes_in=len(pulls.cohort) * learner.payload_bytes,
         bytes_out=blank.bytes_out * learner.payload_bytes,
         samples=outcome.trained.samples,
+        epsilon=learner.epsilon,
     )
 
 

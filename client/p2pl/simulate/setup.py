@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 import torch
@@ -41,7 +42,7 @@ class Setup:
     @property
     def ids(self) -> tuple[str, ...]:
         """The peers' ids, each 64 hex digits unless they were given."""
-        return self.peer_ids or tuple(peer_id(number) for number in range(self.peers))
+        return self.peer_ids or _made_ids(self.peers)
 
     @property
     def honest(self) -> int:
@@ -111,6 +112,11 @@ def _check_attack(setup: Setup) -> None:
         raise InputError(
             wrong("--attack", got=f"--baseline {setup.baseline}", allowed="peers that exchange")
         )
+
+
+@lru_cache(maxsize=8)
+def _made_ids(peers: int) -> tuple[str, ...]:
+    return tuple(peer_id(number) for number in range(peers))
 
 
 def peer_id(number: int, index: int = 0) -> str:
