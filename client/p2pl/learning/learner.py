@@ -16,8 +16,8 @@ from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
 from p2pl.learning.private import PrivateTraining
 from p2pl.learning.seeds import seeded
-from p2pl.learning.train import OnStep, Start, Trained, train
-from p2pl.protocol.session import Session
+from p2pl.learning.train import OnStep, Start, Trained, of_round, train
+from p2pl.protocol.session import Session, Training
 
 MAX_AGE_ROUNDS = 5  # chosen: an older model holds the mix back more than it adds to it
 
@@ -120,9 +120,13 @@ class Learner:
         Under privacy, after as many of their steps as the budget still allows; none is no error.
         """
         if self.private is not None:
-            return self.private.train(self.model, start, self.own, self.session.training, on_step)
+            return self.private.train(self.model, start, self.own, self.training_of(index), on_step)
         order = self.order(index)
-        return train(self.model, start, self.own, self.session.training, order, on_step)
+        return train(self.model, start, self.own, self.training_of(index), order, on_step)
+
+    def training_of(self, index: int) -> Training:
+        """Returns the session's training, with the learning rate of round `index`."""
+        return of_round(self.session.training, index, self.session.exchange.rounds)
 
     def order(self, index: int) -> torch.Generator:
         """Returns what the order of the batches is drawn from in round `index`."""

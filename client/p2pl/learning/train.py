@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -39,6 +40,20 @@ class Trained:
     steps: int
     samples: int  # examples seen, counting repetitions
     optimizer: OptimizerState
+
+
+def of_round(training: Training, index: int, rounds: int) -> Training:
+    """Returns the settings of round `index` of `rounds`: those of the session, at its rate.
+
+    A rate that falls to almost nothing lets the peers of a session come to rest together: with
+    skewed labels each round pulls a peer towards its own labels in proportion to the rate. `cosine`
+    is the schedule of Loshchilov and Hutter 2017 (arXiv:1608.03983), one period, no restart.
+    """
+    if training.schedule == "constant":
+        return training
+    passed = min(index - 1, rounds - 1) / rounds
+    rate = training.learning_rate * (1 + math.cos(math.pi * passed)) / 2
+    return msgspec.structs.replace(training, learning_rate=rate)
 
 
 def train(

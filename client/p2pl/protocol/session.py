@@ -77,6 +77,7 @@ class Training(_Section, frozen=True):
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 64
     local_epochs: Annotated[int, Meta(ge=1, le=1_000)] = 1
     validation_share: Annotated[float, Meta(ge=0.05, le=0.5)] = 0.2  # of a peer's own data
+    schedule: Literal["constant", "cosine"] = "constant"  # of the rate, over the session's rounds
 
 
 class Gossip(_Section, frozen=True):

@@ -244,7 +244,7 @@ def _train_stacked(
         stacked.Job(start, _part(learner.own), learner.order(index))
         for learner, start in zip(learners, starts, strict=True)
     ]
-    return stacked.train(learners[0].model, jobs, learners[0].session.training)
+    return stacked.train(learners[0].model, jobs, learners[0].training_of(index))
 
 
 def _train_one(learner: Learner, start: Start, index: int) -> Trained:

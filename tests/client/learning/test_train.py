@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from p2pl.errors import TrainingDiverged
 from p2pl.learning.examples import Examples
 from p2pl.learning.seeds import seeded
-from p2pl.learning.train import OptimizerState, Start, Trained, train
+from p2pl.learning.train import OptimizerState, Start, Trained, of_round, train
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Training
 
@@ -36,6 +36,15 @@ def two_rounds(training: Training) -> Trained:
     first = train(model, Start(flatten(model)), EXAMPLES, training, shuffle(0))
     start = Start(first.vector, first.optimizer)
     return train(model, start, EXAMPLES, training, shuffle(1))
+
+
+def test_the_cosine_schedule_falls_from_the_rate_to_almost_nothing() -> None:
+    cosine = Training(learning_rate=0.2, momentum=0.9, schedule="cosine")
+    rates = [of_round(cosine, index, 4).learning_rate for index in (1, 2, 3, 4, 5, 99)]
+    assert rates == pytest.approx([0.2, 0.170711, 0.1, 0.029289, 0.029289, 0.029289], abs=1e-6)
+    assert of_round(cosine, 3, 4).momentum == 0.9
+    constant = Training(learning_rate=0.2)
+    assert of_round(constant, 3, 4) is constant
 
 
 def by_torch(training: Training) -> Tensor:
