@@ -13,6 +13,7 @@ P2PLError
 ├── BudgetSpent             nothing is left of the privacy budget before round 1  exit 4
 ├── NetworkError
 │   ├── TrackerError        no tracker answered in time and no peer is known      exit 3
+│   ├── QuorumError         too few of the peers that decide are there
 │   └── PullError           one peer did not deliver in time; it is skipped
 └── ProtocolError           bytes from a stranger are unusable
     ├── AnnounceError       one announce is refused; the tracker answers with `status`
@@ -89,6 +90,10 @@ class TrackerError(NetworkError):
     """No tracker answered within the deadline, and no peer is known."""
 
     exit_code = 3
+
+
+class QuorumError(NetworkError):
+    """Too few of the peers whose votes decide are there; what was reached is saved."""
 
 
 class PullError(NetworkError):

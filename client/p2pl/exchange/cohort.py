@@ -141,11 +141,12 @@ async def enter(peer: Peer, state: PeerState) -> PeerState:
         await asyncio.sleep(POLL_S)
 
 
-async def meet(peer: Peer, until_s: float) -> list[PeerAddress]:
+async def meet(peer: Peer, until_s: float, wanted: int | None = None) -> list[PeerAddress]:
     """Returns the first cohort; a tracker that does not answer is asked again until `until_s`."""
+    wanted = wanted or max(1, peer.file.session.exchange.cohort)
     while True:
         try:
-            return await announce(peer, "update", max(1, peer.file.session.exchange.cohort))
+            return await announce(peer, "update", wanted)
         except TrackerError as fault:
             if peer.clock() > until_s:
                 raise

@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from p2pl.errors import FrameError, PullError, TrackerError
-from p2pl.exchange import alone, attacker, braintorrent, checkpoint, cohort, gossip, private
+from p2pl.exchange import alone, attacker, braintorrent, checkpoint, cohort, gossip, private, raft
 from p2pl.exchange.attacker import Attacker
 from p2pl.exchange.peer import Interrupted, Peer, keep_announcing
 from p2pl.exchange.state import PeerState, load_state
@@ -39,6 +39,7 @@ KINDS: Mapping[str, Callable[[Peer, PeerState], Awaitable[PeerState]]] = {
     "braintorrent": braintorrent.run,
     "cohort": cohort.run,
     "gossip": gossip.run,
+    "raft": raft.run,
 }
 
 

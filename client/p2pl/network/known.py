@@ -36,6 +36,11 @@ class KnownPeers:
     def __contains__(self, peer_id: object) -> bool:
         return peer_id in self._known
 
+    def find(self, peer_id: str) -> PeerAddress | None:
+        """Returns where a peer was last heard to be; None if it is not known."""
+        known = self._known.get(peer_id)
+        return known.address if known else None
+
     def addresses(self) -> list[PeerAddress]:
         """Returns all addresses, the most recently heard of last."""
         return [known.address for known in self._known.values()]

@@ -70,6 +70,11 @@ class Wire:
         self._asking: set[asyncio.Task[Any]] = set()
 
     @property
+    def identity(self) -> Identity:
+        """Who I am to others."""
+        return self._identity
+
+    @property
     def curve_key(self) -> str:
         return self._keys.public
 

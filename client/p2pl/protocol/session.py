@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from p2pl.errors import SessionFileError, wrong
 from p2pl.protocol import bencode, merkle
+from p2pl.protocol.founding import MAX_MEMBERS
 
 FORMAT_VERSION = 1
 MAX_SESSION_FILE_BYTES = 8 << 20  # piece layers of a 1 TiB checkpoint at 4 MiB pieces
@@ -40,6 +41,7 @@ Rate = Annotated[float, Meta(gt=0, le=1_000)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 T = TypeVar("T")
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+PeerId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class _Section(
@@ -89,6 +91,21 @@ class Gossip(_Section, frozen=True):
     keep_rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 1  # the same neighbours for so long
 
 
+class Raft(_Section, frozen=True):
+    """How a leader is found and spoken to; read by the exchange kind `raft` only."""
+
+    # Who may vote and lead. (): the first `min_peers` peers, which agree on it when they meet.
+    members: Annotated[tuple[PeerId, ...], Meta(max_length=MAX_MEMBERS)] = ()
+    heartbeat_s: Annotated[float, Meta(ge=0.01, le=3_600)] = 0.15
+    # A leader's silence before somebody stands: drawn anew each time between these two.
+    shortest_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 0.6
+    longest_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 1.0
+    term_s: Annotated[float, Meta(gt=0, le=10_000_000)] = 600.0  # a leader resigns after so long
+    announce_s: Annotated[float, Meta(ge=0.05, le=3_600)] = 1.0  # how often it says what is newest
+    suite: Literal["hpke", "rsa"] = "hpke"  # of sealed messages
+    patience_s: Annotated[float, Meta(gt=0, le=10_000_000)] = 600.0  # without any leader
+
+
 class Exchange(_Section, frozen=True):
     """Who sends what to whom, when."""
 
@@ -96,13 +113,14 @@ class Exchange(_Section, frozen=True):
     # Peers pulled from each round, without me; `braintorrent` asks everybody whatever stands here,
     # and for `gossip` it is the number of neighbours.
     cohort: Annotated[int, Meta(ge=0, le=256)]
-    kind: Literal["cohort", "braintorrent", "gossip"] = "cohort"
+    kind: Literal["cohort", "braintorrent", "gossip", "raft"] = "cohort"
     min_peers: Annotated[int, Meta(ge=1, le=10_000)] = 2  # alive, with me, before round 1 begins
     start_deadline_s: Seconds = 60.0  # how long to wait for them
     wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0  # for a slower peer's round; 0 = never
     pull_deadline_s: Seconds = 30.0  # for one round's pulls, all together
     lockstep: bool = False  # mix what is of my very round, nothing older and nothing newer
     gossip: Gossip = Gossip()
+    raft: Raft = Raft()
 
 
 class Mixing(_Section, frozen=True):
@@ -491,9 +509,33 @@ def check(session: Session) -> None:
         raise SessionFileError(
             wrong("exchange.kind, with mixing.rule age", got=exchange.kind, allowed="gossip")
         )
+    if exchange.kind == "raft":
+        _check_raft(exchange)
     if session.privacy.required and session.privacy.max_epsilon is None:
         raise SessionFileError(
             "privacy.max_epsilon: missing; required where privacy.required is true"
+        )
+
+
+def _check_raft(exchange: Exchange) -> None:
+    raft = exchange.raft
+    if not 2 * raft.heartbeat_s < raft.shortest_timeout_s < raft.longest_timeout_s:
+        raise SessionFileError(
+            wrong(
+                "exchange.raft: heartbeat_s, shortest_timeout_s, longest_timeout_s",
+                got=(raft.heartbeat_s, raft.shortest_timeout_s, raft.longest_timeout_s),
+                allowed="each above the one before, the second more than twice the first",
+            )
+        )
+    if len(set(raft.members)) != len(raft.members):
+        raise SessionFileError("exchange.raft.members: an id stands there twice")
+    if not raft.members and exchange.min_peers > MAX_MEMBERS:
+        raise SessionFileError(
+            wrong(
+                "exchange.min_peers, all of whom vote",
+                got=exchange.min_peers,
+                allowed=f"at most {MAX_MEMBERS}, or name exchange.raft.members",
+            )
         )
 
 
