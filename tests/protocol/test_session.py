@@ -210,6 +210,8 @@ def test_random_bytes_are_refused_in_words(data: bytes) -> None:
         ("[mixing]", "[privacy]\nrequired = true\n[mixing]", "max_epsilon"),
         ("[mixing]", "[mixing", "TOML"),
         ('rule = "uniform"', 'rule = "age"', "with mixing.rule age"),
+        ("rounds = 20", "rounds = 20\npolish_rounds = 20", "exchange.polish_rounds: got 20"),
+        ("momentum = 0.9", "quasi_global = true", "a momentum above 0"),
         ('rule = "uniform"', 'rule = "magic"', "mixing.rule: got 'magic'"),
         ('name = "two-peers"', 'name = "a/b"', "name: got 'a/b'"),
         ("https://example.org", "ftp://example.org", "url-list"),

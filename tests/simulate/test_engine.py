@@ -6,13 +6,14 @@ import pytest
 import torch
 from support.simulations import digits, small_setup
 
-from p2pl.errors import DataError, InputError
+from p2pl.errors import DataError, InputError, TrainingDiverged
 from p2pl.learning.data import Data
 from p2pl.learning.train import Start
 from p2pl.learning.weights import flatten
+from p2pl.protocol.session import Session, changed
 from p2pl.simulate.engine import Result, peers_of, run
 from p2pl.simulate.numbers import numbers
-from p2pl.simulate.setup import Setup, draw_cohort
+from p2pl.simulate.setup import ENGINES, Setup, draw_cohort
 
 CPU = torch.device("cpu")
 
@@ -129,3 +130,56 @@ def test_what_cannot_be_run_is_refused(data: Data, changes: dict[str, object], s
 def test_data_without_a_test_split_is_refused(data: Data) -> None:
     with pytest.raises(DataError, match="test split"):
         run(small_setup(), replace(data, test=None), CPU)
+
+
+def test_the_engines_agree(data: Data) -> None:
+    for rule in ("degroot", "samples", "median"):  # `samples` as one matrix product
+        setup = small_setup(("mixing", "rule", rule))
+        results = [run(replace(setup, engine=kind), data, CPU) for kind in ENGINES[1:]]
+        assert [result.engine.kind for result in results] == ["stacked", "sequential"]
+        torch.testing.assert_close(*map(finals, results), rtol=1e-4, atol=1e-5)
+        rows = [[e.trust for e in result.rounds[-1].entries] for result in results]
+        for one, other in zip(*rows, strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["stacked", "sequential"])
+def test_a_loss_that_is_no_number_ends_the_run(kind: str, data: Data) -> None:
+    hot = (("training", "learning_rate", 1e3), ("training", "weight_decay", 1.0))
+    with pytest.raises(TrainingDiverged):
+        run(replace(small_setup(*hot), engine=kind), data, CPU)
+
+
+@pytest.mark.parametrize("kind", ["stacked", "sequential"])
+def test_polish_rounds_only_mix(kind: str, data: Data) -> None:
+    setup = small_setup(("exchange", "polish_rounds", 2), ("exchange", "rounds", 4))
+    result = run(replace(setup, engine=kind), data, CPU)
+    trained = [one.entries[0].samples for one in result.rounds]
+    assert trained[0]
+    assert trained == [trained[0], trained[0], 0, 0]
+    assert result.rounds[-1].entries[0].train_loss is None
+    plain = run(replace(small_setup(rounds=2), engine=kind), data, CPU)
+    # Two rounds of pulling 2 of 3 others at random: 0.028 of the squared distance is left.
+    assert result.rounds[-1].consensus_distance < plain.rounds[-1].consensus_distance / 5
+
+
+@pytest.mark.parametrize("kind", ["stacked", "sequential"])
+def test_quasi_global_momentum_follows_the_mix(kind: str, data: Data) -> None:
+    changes = (("training", "quasi_global", True), ("mixing", "rule", "uniform"))
+    setup = replace(small_setup(*changes, peers=3, rounds=1), engine=kind)
+    training = setup.session.training
+    learner = peers_of(setup, data, CPU)[0]
+    start = Start(flatten(learner.model))
+    mixed = run(setup, data, CPU).vectors[0]
+    trained = learner.train(start, 1, lambda done, steps: None)
+    assert not trained.optimizer
+    step = training.learning_rate * trained.steps
+    expected = (1 - training.momentum) * (start.vector - mixed) / step
+    after = learner.follow(start, trained, mixed, 1)
+    torch.testing.assert_close(after["quasi_global"], expected)
+    again = run(replace(setup, session=session_with_rounds(setup, 2)), data, CPU).vectors[0]
+    assert not torch.allclose(again, mixed)
+
+
+def session_with_rounds(setup: Setup, rounds: int) -> Session:
+    return changed(setup.session, ("exchange", "rounds", rounds))

@@ -36,7 +36,7 @@ async def run(
         state = PeerState(
             round=index,
             weights=trained.vector,
-            optimizer=trained.optimizer,
+            optimizer=learner.follow(start, trained, trained.vector, index),
             trust=state.trust,
             charged=learner.charged,
         )

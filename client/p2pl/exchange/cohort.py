@@ -72,7 +72,7 @@ async def run_round(peer: Peer, state: PeerState) -> PeerState:
     after = PeerState(
         round=reached,
         weights=mixed.vector,
-        optimizer=trained.optimizer,
+        optimizer=peer.learner.follow(start, trained, mixed.vector, index),
         trust=mixed.trust,
     )
     await remember(peer, after, Outcome(index, trained, pulls, mixed, scored), meter)

@@ -4,6 +4,7 @@ Everything here is slow beside a network event and belongs into a worker thread.
 working space: one call at a time may use it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
 from p2pl.learning.private import PrivateTraining
 from p2pl.learning.seeds import seeded
-from p2pl.learning.train import OnStep, Start, Trained, of_round, train
+from p2pl.learning.train import OnStep, OptimizerState, Start, Trained, follow, of_round, train
 from p2pl.protocol.session import Session, Training
 
 MAX_AGE_ROUNDS = 5  # chosen: an older model holds the mix back more than it adds to it
@@ -118,7 +119,10 @@ class Learner:
         """Returns the parameters after this round's local epochs.
 
         Under privacy, after as many of their steps as the budget still allows; none is no error.
+        In a polish round they are those that were given.
         """
+        if not self.trains_in(index):
+            return Trained(start.vector, math.nan, 0, 0, start.optimizer)
         if self.private is not None:
             return self.private.train(self.model, start, self.own, self.training_of(index), on_step)
         order = self.order(index)
@@ -127,6 +131,15 @@ class Learner:
     def training_of(self, index: int) -> Training:
         """Returns the session's training, with the learning rate of round `index`."""
         return of_round(self.session.training, index, self.session.exchange.rounds)
+
+    def trains_in(self, index: int) -> bool:
+        """Returns whether round `index` has local work; the polish rounds at the end only mix."""
+        exchange = self.session.exchange
+        return index <= exchange.rounds - exchange.polish_rounds
+
+    def follow(self, start: Start, trained: Trained, mixed: Tensor, index: int) -> OptimizerState:
+        """Returns the optimizer state for the round after `index`, once this one is mixed."""
+        return follow(start, trained, mixed, self.training_of(index))
 
     def order(self, index: int) -> torch.Generator:
         """Returns what the order of the batches is drawn from in round `index`."""

@@ -332,7 +332,8 @@ class _SGD:
 
     def __init__(self, jobs: Sequence[Job], training: Training) -> None:
         self._training = training
-        self._momentum = _stacked(jobs, "momentum") if training.momentum else None
+        self._name = "quasi_global" if training.quasi_global else "momentum"
+        self._momentum = _stacked(jobs, self._name) if training.momentum else None
 
     def __call__(self, step: int, vectors: Tensor, gradient: Tensor) -> None:
         """Moves the first K vectors, [K, P], in place; the gradient is overwritten."""
@@ -340,13 +341,16 @@ class _SGD:
         training = self._training
         if training.weight_decay:
             gradient.add_(vectors, alpha=training.weight_decay)
-        if self._momentum is not None:
+        if training.quasi_global and self._momentum is not None:
+            beta = training.momentum
+            gradient.mul_(1 + beta).add_(self._momentum[: len(vectors)], alpha=beta * beta)
+        elif self._momentum is not None:
             gradient = self._momentum[: len(vectors)].mul_(training.momentum).add_(gradient)
         vectors.sub_(gradient, alpha=training.learning_rate)
 
     def state(self, k: int) -> dict[str, Tensor]:
         """Returns the optimizer state of one peer."""
-        return {} if self._momentum is None else {"momentum": self._momentum[k]}
+        return {} if self._momentum is None else {self._name: self._momentum[k]}
 
 
 class _Adam:

@@ -131,7 +131,10 @@ def advance(
     vector: Tensor, gradient: Tensor, state: OptimizerState, training: Training
 ) -> tuple[Tensor, OptimizerState]:
     """Returns the next parameters and state; the vector and the gradient given are overwritten."""
-    step = _adam if training.optimizer == "adam" else _sgd
+    if training.optimizer == "adam":
+        step = _adam
+    else:
+        step = _quasi_global if training.quasi_global else _sgd
     return step(vector, gradient, state, training)
 
 
@@ -150,6 +153,42 @@ def _sgd(
             gradient.add_(state["momentum"], alpha=training.momentum)
         state = {"momentum": gradient}
     return vector.sub_(gradient, alpha=training.learning_rate), state
+
+
+def _quasi_global(
+    vector: Tensor, gradient: Tensor, state: OptimizerState, training: Training
+) -> tuple[Tensor, OptimizerState]:
+    """Returns the next parameters: Nesterov's momentum on a buffer that stays as it is meanwhile.
+
+    Lin et al. 2021 (arXiv:2102.04761), QG-DSGDm-N. The buffer moves once a round, in `follow`.
+    """
+    beta = training.momentum
+    gradient.add_(vector, alpha=training.weight_decay).mul_(1 + beta)
+    if "quasi_global" in state:
+        gradient.add_(state["quasi_global"], alpha=beta * beta)
+    return vector.sub_(gradient, alpha=training.learning_rate), state
+
+
+def follow(start: Start, trained: Trained, mixed: Tensor, training: Training) -> OptimizerState:
+    """Returns the optimizer state for the next round, once this one is mixed.
+
+    Quasi-global momentum (Lin et al. 2021, arXiv:2102.04761): the buffer follows the way that the
+    parameters went in the round with mixing, which is nearly the same for all peers, and not the
+    gradients of my own labels. It costs no bytes.
+
+    Args:
+        start: of the round.
+        trained: by the round's local steps.
+        mixed: [P], what the round ended with.
+        training: the session's settings.
+    """
+    if not training.quasi_global or not trained.steps:
+        return trained.optimizer
+    beta = training.momentum
+    moved = (start.vector - mixed).mul_((1 - beta) / (training.learning_rate * trained.steps))
+    if "quasi_global" in start.optimizer:
+        moved.add_(start.optimizer["quasi_global"], alpha=beta)
+    return {"quasi_global": moved}
 
 
 def _adam(

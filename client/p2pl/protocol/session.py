@@ -75,6 +75,7 @@ class Training(_Section, frozen=True):
     learning_rate: Rate
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: Fraction = 0.0  # SGD only
+    quasi_global: bool = False  # momentum follows what mixing made of each round: for skewed labels
     weight_decay: Annotated[float, Meta(ge=0, le=1)] = 0.0
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 64
     local_epochs: Annotated[int, Meta(ge=1, le=1_000)] = 1
@@ -119,6 +120,7 @@ class Exchange(_Section, frozen=True):
     wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0  # for a slower peer's round; 0 = never
     pull_deadline_s: Seconds = 30.0  # for one round's pulls, all together
     lockstep: bool = False  # mix what is of my very round, nothing older and nothing newer
+    polish_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 0  # of `rounds`, the last: only mixing
     gossip: Gossip = Gossip()
     raft: Raft = Raft()
 
@@ -505,6 +507,7 @@ def check(session: Session) -> None:
                 "exchange.cohort", got=0, allowed="at least 1 where exchange.min_peers is above 1"
             )
         )
+    _check_training(session)
     if session.mixing.rule == "age" and exchange.kind != "gossip":
         raise SessionFileError(
             wrong("exchange.kind, with mixing.rule age", got=exchange.kind, allowed="gossip")
@@ -536,6 +539,30 @@ def _check_raft(exchange: Exchange) -> None:
                 got=exchange.min_peers,
                 allowed=f"at most {MAX_MEMBERS}, or name exchange.raft.members",
             )
+        )
+
+
+def _check_training(session: Session) -> None:
+    training, exchange = session.training, session.exchange
+    if exchange.polish_rounds >= exchange.rounds:
+        raise SessionFileError(
+            wrong(
+                "exchange.polish_rounds",
+                got=exchange.polish_rounds,
+                allowed=f"fewer than exchange.rounds, {exchange.rounds}",
+            )
+        )
+    if training.quasi_global and (training.optimizer != "sgd" or not training.momentum):
+        raise SessionFileError(
+            wrong(
+                "training.optimizer and momentum, with training.quasi_global",
+                got=(training.optimizer, training.momentum),
+                allowed="sgd, and a momentum above 0",
+            )
+        )
+    if training.quasi_global and exchange.kind != "cohort":
+        raise SessionFileError(
+            wrong("exchange.kind, with training.quasi_global", got=exchange.kind, allowed="cohort")
         )
 
 

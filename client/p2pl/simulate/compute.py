@@ -8,8 +8,9 @@ does the run; where a step is long, it is tried with more threads too. They agre
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -63,7 +64,7 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     Raises:
         InputError: `stacked` is wanted, and these peers cannot be stacked.
     """
-    stackable = all(learner.private is None for learner in learners)
+    stackable = all(learner.stackable for learner in learners)
     if wanted == "stacked" and not stackable:
         raise InputError(wrong("--engine", got=wanted, allowed="sequential, with private training"))
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
@@ -104,22 +105,18 @@ def train_all(
     Raises:
         TrainingDiverged: a peer's loss is no longer finite.
     """
-    if engine.kind == "stacked":
+    if engine.kind == "stacked" and learners[0].trains_in(index):
         trained = _train_stacked(learners, starts, index)
     else:
-        trained = [
-            _train_one(learner, start, index)
-            for learner, start in zip(learners, starts, strict=True)
-        ]
-    if forgiving:
-        return [
-            one if math.isfinite(one.loss) else Trained(s.vector, math.nan, 0, 0, s.optimizer)
-            for one, s in zip(trained, starts, strict=True)
-        ]
-    for one in trained:
-        if not math.isfinite(one.loss):
-            raise diverged(one.loss, learners[0].session.training)
-    return trained
+        one_by_one = partial(_train_one, index=index, forgiving=forgiving)
+        trained = list(map(one_by_one, learners, starts))
+    lost = [one.steps > 0 and not math.isfinite(one.loss) for one in trained]
+    if any(lost) and not forgiving:
+        raise diverged(math.nan, learners[0].session.training)
+    return [
+        Trained(start.vector, math.nan, 0, 0, start.optimizer) if gone else one
+        for one, start, gone in zip(trained, starts, lost, strict=True)
+    ]
 
 
 def mix_all(
@@ -247,10 +244,12 @@ def _train_stacked(
     return stacked.train(learners[0].model, jobs, learners[0].training_of(index))
 
 
-def _train_one(learner: Learner, start: Start, index: int) -> Trained:
+def _train_one(learner: Learner, start: Start, index: int, *, forgiving: bool) -> Trained:
     try:
         return learner.train(start, index, _nothing)
     except TrainingDiverged:
+        if not forgiving:
+            raise
         return Trained(start.vector, math.nan, 0, 0, start.optimizer)
 
 
@@ -293,7 +292,8 @@ def _try(kind: str, learners: Sequence[Learner]) -> None:
         stacked.train(model, jobs, training)
     else:
         for job in jobs:
-            train(model, job.start, job.part, training, job.order)
+            with suppress(TrainingDiverged):  # the run itself will say so, or forgive it
+                train(model, job.start, job.part, training, job.order)
     if _on_gpu(learners):
         torch.cuda.synchronize(learners[0].device)
 

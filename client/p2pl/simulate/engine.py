@@ -213,7 +213,12 @@ def _round(
             judged |= dict(zip(rest, last, strict=True))
         distance, accuracy = _consensus(learners[0], vectors[: len(vectors) - setup.bad])
     after = [
-        _State(mixed[peer].vector, trained[peer].optimizer, mixed[peer].trust) for peer in everybody
+        _State(
+            vectors[peer],
+            learners[peer].follow(starts[peer], trained[peer], vectors[peer], index),
+            mixed[peer].trust,
+        )
+        for peer in everybody
     ]
     asked = Counter(other for pull in pulls for other in pull.cohort)
     seconds = sum(watch.seconds.values()) / len(learners)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from p2pl.learning import models, stacked
 from p2pl.learning.evaluate import Scores, evaluate
 from p2pl.learning.examples import Examples, Part
 from p2pl.learning.forward import Forward
-from p2pl.learning.train import Start, Trained, train
+from p2pl.learning.train import Start, Trained, follow, train
 from p2pl.learning.weights import Layout, flatten
 from p2pl.protocol.session import Task, Training
 
@@ -21,6 +22,7 @@ SGD = Training(learning_rate=0.1, batch_size=16, local_epochs=2)
 MOMENTUM = Training(
     learning_rate=0.1, momentum=0.9, weight_decay=1e-2, batch_size=16, local_epochs=2
 )
+QUASI_GLOBAL = msgspec.structs.replace(MOMENTUM, quasi_global=True)
 ADAM = Training(
     learning_rate=1e-3, optimizer="adam", weight_decay=1e-2, batch_size=16, local_epochs=2
 )
@@ -75,12 +77,22 @@ def alone_and_together(
             for peer, (start, part) in enumerate(zip(together, mine, strict=True))
         ]
         other = stacked.train(model, jobs, training)
-        alone = [Start(done.vector, done.optimizer) for done in one]
-        together = [Start(done.vector, done.optimizer) for done in other]
+        alone = next_starts(alone, one, training)
+        together = next_starts(together, other, training)
     return one, other
 
 
-@pytest.mark.parametrize("training", [SGD, MOMENTUM, ADAM], ids=["sgd", "momentum", "adam"])
+def next_starts(
+    starts: Sequence[Start], trained: Sequence[Trained], training: Training
+) -> list[Start]:
+    """Returns where the next round begins, of peers that do not mix."""
+    return [
+        Start(one.vector, follow(start, one, one.vector, training))
+        for start, one in zip(starts, trained, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("training", [SGD, MOMENTUM, QUASI_GLOBAL, ADAM])
 @pytest.mark.parametrize("make", MODELS)
 def test_training_together_equals_training_alone(make: models.Make, training: Training) -> None:
     alone, together = alone_and_together(make, training)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from p2pl.errors import TrainingDiverged
 from p2pl.learning.examples import Examples
 from p2pl.learning.seeds import seeded
-from p2pl.learning.train import OptimizerState, Start, Trained, of_round, train
+from p2pl.learning.train import OptimizerState, Start, Trained, advance, follow, of_round, train
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Training
 
@@ -153,3 +153,19 @@ def test_a_name_gives_its_own_random_numbers() -> None:
     assert first("s", "p", "batches") == first("s", "p", "batches")
     names = [("s", "p", "batches"), ("s", "q", "batches"), ("t", "p", "batches"), ("s", "p", "x")]
     assert len({first(*name) for name in names}) == 4
+
+
+def test_quasi_global_momentum_is_the_papers_step_by_hand() -> None:
+    training = Training(learning_rate=0.1, momentum=0.5, quasi_global=True)
+    state = {"quasi_global": torch.tensor([3.0])}
+    vector, after = advance(torch.tensor([1.0]), torch.tensor([2.0]), state, training)
+    # u = 0.5 * 3 + 2 = 3.5; the step is 0.1 * (2 + 0.5 * 3.5); the buffer stays.
+    torch.testing.assert_close(vector, torch.tensor([0.625]))
+    assert after == state
+    first = Start(torch.tensor([1.0]))
+    trained = Trained(vector, loss=0.0, steps=5, samples=5, optimizer={})
+    # From 1 to 0 in 5 steps of 0.1: 2 a step, of which a half is new.
+    moved = follow(first, trained, torch.tensor([0.0]), training)
+    torch.testing.assert_close(moved["quasi_global"], torch.tensor([1.0]))
+    moved = follow(Start(first.vector, state), trained, torch.tensor([0.0]), training)
+    torch.testing.assert_close(moved["quasi_global"], torch.tensor([2.5]))
