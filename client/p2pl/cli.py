@@ -411,6 +411,22 @@ def simulate(
             "are those of the others. A KIND that does not exist lists them all."
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="SECTION.FIELD=VALUE: change the session, e.g. training.learning_rate=0.05; "
+            "the value as in TOML. Repeatable.",
+        ),
+    ] = None,
+    held_out: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Judge on so many examples taken out of the training data, the same ones for all "
+            "seeds, and leave the test set unread: to choose settings by.",
+        ),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -439,7 +455,8 @@ def simulate(
         ("exchange", "cohort", cohort),
         ("training", "local_epochs", local_epochs),
     )
-    session = session_format.changed(session, *(one for one in changes if one[2] is not None))
+    named = (one for one in changes if one[2] is not None)
+    session = session_format.changed(session, *map(_setting, settings or ()), *named)
     with _extra("client"):
         from p2pl.learning import attacks
         from p2pl.simulate import command
@@ -463,6 +480,7 @@ def simulate(
         data=data,
         data_dir=Path(home) if home else None,
         seeds=seeds,
+        held_out=held_out,
         device=device,
         threads=threads,
         out=out,
@@ -471,6 +489,23 @@ def simulate(
     figures = command.simulate(setup, options)
     if as_json:
         print(json.dumps(figures))
+
+
+def _setting(text: str) -> tuple[str, str, object]:
+    """Returns (section, field, value) of `--set SECTION.FIELD=VALUE`."""
+    import tomllib
+
+    path, _, value = text.partition("=")
+    section, _, field = path.strip().rpartition(".")
+    try:
+        read = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        read = {}
+    if not section or list(read) != ["value"]:
+        raise InputError(
+            wrong("--set", got=text, allowed="SECTION.FIELD=VALUE, with VALUE as in TOML")
+        )
+    return section, field, read["value"]
 
 
 def _session_to_simulate(path: Path) -> tuple[str, Session, str]:

@@ -36,6 +36,24 @@ def test_it_prints_one_object_and_writes_runs_that_the_report_reads(tmp_path: Pa
     assert (out / "seed-0" / "peer-0" / "model.safetensors").stat().st_size > 4_000
 
 
+def test_any_setting_of_the_session_can_be_changed() -> None:
+    slow = json.loads(simulate("--json", "--set", "training.learning_rate=1e-9"))
+    hidden = json.loads(simulate("--json", "--set", "model.arguments={ hidden = [8] }"))
+    usual = json.loads(simulate("--json"))
+    assert slow["accuracy"]["mean"] < 30 < usual["accuracy"]["mean"]
+    assert hidden["bytes_per_peer_round"] < usual["bytes_per_peer_round"] / 4
+
+
+def test_settings_can_be_chosen_without_the_test_set() -> None:
+    tuned = json.loads(simulate("--json", "--held-out", "250"))
+    usual = json.loads(simulate("--json"))
+    assert (tuned["held_out"], usual["held_out"]) == (250, None)
+    assert sum(map(sum, tuned["confusion"])) == 4 * 250
+    assert sum(map(sum, usual["confusion"])) == 4 * 359
+    right = sum(row[kind] for kind, row in enumerate(tuned["confusion"]))
+    assert tuned["accuracy"]["mean"] == pytest.approx(100 * right / (4 * 250))
+
+
 def test_people_get_a_table() -> None:
     assert "worst peer" in simulate("--mixing", "uniform")
 
@@ -48,6 +66,11 @@ def test_people_get_a_table() -> None:
         (("--partition", "classes:99"), "classes:99"),
         (("--peers", "1"), "--peers"),
         (("--device", "tpu"), "--device"),
+        (("--set", "rounds=2"), "--set"),
+        (("--set", "exchange.rounds"), "--set"),
+        (("--set", "exchange.rounds=two"), "--set"),
+        (("--set", "exchange.magic=2"), "magic"),
+        (("--held-out", "1437"), "held-out"),
     ],
 )
 def test_a_wrong_option_is_named(options: tuple[str, ...], said: str) -> None:

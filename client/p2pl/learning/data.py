@@ -27,6 +27,7 @@ from p2pl.errors import DataError, wrong
 from p2pl.learning import partition
 from p2pl.learning.examples import Examples
 from p2pl.learning.partition import Indices
+from p2pl.learning.seeds import seeded
 from p2pl.protocol.session import Task
 
 if TYPE_CHECKING:
@@ -112,6 +113,20 @@ def load_labels(ref: str, *, data_dir: Path | None = None) -> tuple[Indices, tup
         got = f"{len(labels)} labels, the least {labels.min(initial=0)}"
         raise DataError(wrong("labels of the data", got=got, allowed="at least one, from 0 on"))
     return labels, source.names or tuple(map(str, range(int(labels.max()) + 1)))
+
+
+def hold_out(data: Data, count: int) -> Data:
+    """Returns the data with `count` of its training examples as its test set, drawn once for all.
+
+    To choose settings by: the test set proper is left unread, for the figures to be reported.
+
+    Raises:
+        DataError: fewer than 2 examples would be left to train on.
+    """
+    if not 0 < count <= len(data.train) - 2:
+        raise DataError(wrong("held-out examples", got=count, allowed=f"1..{len(data.train) - 2}"))
+    order = torch.randperm(len(data.train), generator=seeded("", "", 0, "held out"))
+    return Data(data.train.take(order[count:]), data.train.take(order[:count]), data.labels)
 
 
 def split_validation(count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

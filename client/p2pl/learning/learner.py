@@ -130,7 +130,8 @@ class Learner:
 
     def training_of(self, index: int) -> Training:
         """Returns the session's training, with the learning rate of round `index`."""
-        return of_round(self.session.training, index, self.session.exchange.rounds)
+        exchange = self.session.exchange
+        return of_round(self.session.training, index, exchange.rounds - exchange.polish_rounds)
 
     def trains_in(self, index: int) -> bool:
         """Returns whether round `index` has local work; the polish rounds at the end only mix."""

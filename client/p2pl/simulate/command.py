@@ -26,6 +26,7 @@ class Options:
     data: str
     data_dir: Path | None
     seeds: int
+    held_out: int | None  # training examples that are judged on; None = the test set is
     device: str
     threads: int | None  # None = all cores
     out: Path | None
@@ -45,6 +46,8 @@ def simulate(setup: Setup, options: Options) -> dict[str, Any]:
     device = devices.pick(options.device)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     whole = datasets.load(options.data, setup.session.task, data_dir=options.data_dir)
+    if options.held_out:
+        whole = datasets.hold_out(whole, options.held_out)
     whole = datasets.Data(
         whole.train.to(device), whole.test and whole.test.to(device), whole.labels
     )
@@ -59,6 +62,7 @@ def simulate(setup: Setup, options: Options) -> dict[str, Any]:
     figures = {
         "name": options.name,
         "data": options.data,
+        "held_out": options.held_out,
         **numbers(results),
         "device": device.type,
         "threads": torch.get_num_threads(),

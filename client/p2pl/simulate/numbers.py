@@ -24,10 +24,11 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
     """
     setup, session = results[0].setup, results[0].setup.session
     finals = [[result.scores[peer].accuracy for peer in result.honest] for result in results]
-    classes = [
-        by_class(torch.stack([result.scores[peer].confusion for peer in result.honest]).sum(0))
+    confusions = [
+        torch.stack([result.scores[peer].confusion for peer in result.honest]).sum(0)
         for result in results
     ]
+    classes = [by_class(confusion) for confusion in confusions]
     curve = [_by_round(same, results[0].honest) for same in _aligned(results)]
     return {
         "peers": setup.peers,
@@ -64,6 +65,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "bad_peers": setup.bad,
         **_of_the_bad(results),
         "by_round": curve,
+        "confusion": torch.stack(confusions).sum(0).tolist(),
         "seconds_by_phase": {
             phase: sum(one.seconds[phase] for result in results for one in result.rounds)
             for phase in results[0].rounds[0].seconds
@@ -87,6 +89,7 @@ def _by_round(same: Sequence[Round], honest: Sequence[int]) -> dict[str, Any]:
     return {
         "round": same[0].index,
         "accuracy": mean(lambda entry: entry.accuracy),
+        "accuracy_std_over_seeds": _spread(same, honest),
         "accuracy_before_mix": mean(lambda entry: entry.accuracy_before_mix),
         "accuracy_of_mean_model": _mean([one.mean_model_accuracy for one in same]),
         "consensus_distance": _finite(_mean([one.consensus_distance for one in same])),
@@ -94,6 +97,15 @@ def _by_round(same: Sequence[Round], honest: Sequence[int]) -> dict[str, Any]:
         "bad_weight": _bad_weight(same),
         "seconds": _mean([sum(one.seconds.values()) for one in same]),
     }
+
+
+def _spread(same: Sequence[Round], honest: Sequence[int]) -> float:
+    """Returns the standard deviation over the seeds of their mean accuracies."""
+    known = [
+        [value for peer in honest if (value := one.entries[peer].accuracy) is not None]
+        for one in same
+    ]
+    return _std([_mean(values) for values in known if values])
 
 
 def _bad_weight(same: Sequence[Round]) -> float | None:
