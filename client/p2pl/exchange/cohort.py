@@ -59,14 +59,21 @@ async def run_round(peer: Peer, state: PeerState) -> PeerState:
     start = Start(state.weights, state.optimizer)
     on_step = stepper(peer.view, index, peer.stopping)
     trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
-    await publish(peer, index, trained.vector)
+    await publish(peer, index, trained.vector, peer.learner.notes(state.trust))
     cohort = await find_cohort(peer)
     pulls = await pull_all(peer, cohort, index)
     reached = min(peer.rounds, swarm_round(index, pulls.models))
     if peer.file.session.exchange.lockstep:
         pulls = in_step(pulls, index)
     mixed = await peer.worker(
-        partial(peer.learner.mix, trained.vector, pulls.models, index, state.trust)
+        partial(
+            peer.learner.mix,
+            trained.vector,
+            pulls.models,
+            index,
+            state.trust,
+            start=state.weights,
+        )
     )
     scored = await peer.worker(partial(peer.learner.score, trained.vector, mixed.vector))
     after = PeerState(

@@ -131,15 +131,15 @@ class Meter:
         )
 
 
-async def publish(peer: Peer, index: int, vector: Tensor) -> None:
-    """Serves `vector` as my newest version from now on."""
+async def publish(peer: Peer, index: int, vector: Tensor, notes: bytes = b"") -> None:
+    """Serves `vector` as my newest version from now on, with what I think of others."""
     if peer.attacker is not None:
         pulled = {peer_id: held.model for peer_id, held in peer.held.items()}
         vector = await peer.worker(partial(peer.attacker.lie, index, vector, pulled))
     payload = await peer.worker(partial(peer.learner.encode, vector))
     samples = peer.learner.samples
     keep_last = peer.file.session.exchange.lockstep
-    digest = await peer.wire.publish(Version(index, samples, payload), keep_last=keep_last)
+    digest = await peer.wire.publish(Version(index, samples, payload, notes), keep_last=keep_last)
     peer.mine = Held(digest, Model(index, samples, vector))
 
 
@@ -224,7 +224,7 @@ async def _pull(peer: Peer, address: PeerAddress, index: int) -> Held | str:
         return str(fault)
     except FrameError as fault:
         return str(fault)
-    return Held(pulled.digest, Model(pulled.round, pulled.samples, vector))
+    return Held(pulled.digest, Model(pulled.round, pulled.samples, vector, pulled.notes))
 
 
 async def fetch(peer: Peer, address: PeerAddress) -> Model | str:
@@ -247,7 +247,7 @@ async def fetch(peer: Peer, address: PeerAddress) -> Model | str:
         return str(fault)
     except FrameError as fault:
         return str(fault)
-    return Model(pulled.round, pulled.samples, vector)
+    return Model(pulled.round, pulled.samples, vector, pulled.notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ from p2pl.learning.examples import Examples, Part, Source
 from p2pl.learning.weights import Layout
 
 MAX_BAD = 100_000
+# What a ledger liar says of the harm that the others' models do, in the units of opinions.
+DEFAMED, PRAISED = 0.25, -0.25  # the honest, and its accomplices
 SAMPLE_EXAMPLES = 1_000  # by which an adaptive attacker judges the harm
 
 

@@ -30,6 +30,7 @@ class Model:
     round: int
     samples: int  # that it says it trained on
     vector: Tensor  # [P] float32
+    notes: bytes = b""  # its opinions of others, as it says
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +198,19 @@ class Learner:
             return 0.0
         return self.validation_loss(theirs) - self.validation_loss(mine)
 
+    def notes(self, state: trust.Trust) -> bytes:
+        """Returns what to tell others of what I measured: nothing, where my data are private."""
+        if self.private is not None or self.session.mixing.rule != "degroot":
+            return b""
+        return trust.told(state, self.session.mixing)
+
     def mix(
-        self, own: Tensor, received: Mapping[str, Model], index: int, state: trust.Trust
+        self,
+        own: Tensor,
+        received: Mapping[str, Model],
+        index: int,
+        state: trust.Trust,
+        start: Tensor | None = None,
     ) -> Mixed:
         """Returns the mix of my parameters and those received, by the session's rule."""
         rule = self.session.mixing.rule
@@ -213,8 +225,9 @@ class Learner:
         if rule in robust.RULES:
             return self._mix_robustly(own, usable, index, old, state)
         if rule == "degroot":
-            probe = self.probe(own, vectors)
-            learned = trust.learn(state, own, vectors, tuple(usable), probe, self.session.mixing)
+            mine = trust.Mine(own, self.probe(own, vectors), start)
+            theirs = [trust.Received(who, one.vector, one.notes) for who, one in usable.items()]
+            learned = trust.learn(state, mine, theirs, self.session.mixing)
             row, rejected, state = learned.row, learned.rejected, learned.trust
         else:
             row, rejected = self.fixed_row(usable, index), {}
@@ -222,7 +235,7 @@ class Learner:
         named = dict(zip((self.peer_id, *usable), row, strict=True))
         return Mixed(mixed, named, {**old, **rejected}, state)
 
-    def probe(self, own: Tensor, received: Sequence[Tensor]) -> trust.Probe | None:
+    def probe(self, own: Tensor, received: Sequence[Tensor]) -> trust.Judge | None:
         """Returns what judges the parameters received; None under privacy.
 
         My examples are not asked then: what is made of the answer leaves.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2pl.learning import attacks
+from p2pl.learning import attacks, opinions
 from p2pl.learning.attacks import Probing, Sample, Seen
 from p2pl.learning.examples import Examples, Part, Source
 from p2pl.learning.learner import Learner, Model
@@ -21,7 +21,8 @@ from p2pl.simulate.setup import Setup, draw_cohort
 
 VICTIM = 0  # the number of the peer into which an adaptive attacker has looked
 
-Serve = Callable[[Learner, Tensor], Model | str]  # what others get of parameters, or why nothing
+# What others get of parameters and opinions, or why nothing.
+Serve = Callable[[Learner, Tensor, bytes], Model | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def crafted(
     bad = range(setup.honest, setup.peers)
     made: dict[tuple[int, int | None], Model | str] = {}
     for peer in bad:
-        plain = serve(learners[peer], moment.trained[peer])
+        plain = serve(learners[peer], moment.trained[peer], b"")
         made |= {(peer, other): plain for other in bad}
     for peer in bad:
         generator = seeded(setup.name, setup.ids[peer], moment.index, "attack")
@@ -98,10 +99,21 @@ def crafted(
                 probing=looked,
             )
             vector = attacks.craft(attack, seen, generator)
-            made[peer, asker] = serve(learners[peer], vector)
+            notes = _said(setup, learners[peer], moment.trust[peer], moment.index)
+            made[peer, asker] = serve(learners[peer], vector, notes)
         if looked:  # they act together: what is worst for one to serve is so for all
             return made | {(other, None): made[peer, None] for other in bad}
     return made
+
+
+def _said(setup: Setup, learner: Learner, trust: Trust, index: int) -> bytes:
+    """Returns a bad peer's opinions of the others: what it measured, or lies."""
+    attack = setup.attack
+    if attack is None or attack.kind != "ledger-liar":
+        return learner.notes(trust)
+    names = setup.names_in(index)
+    defamed = dict.fromkeys(names[: setup.honest], attacks.DEFAMED)
+    return opinions.encode(dict.fromkeys(names[setup.honest :], attacks.PRAISED) | defamed)
 
 
 def liars(setup: Setup, entries: Sequence[RoundEntry], index: int) -> Liars | None:
@@ -150,7 +162,8 @@ def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
             )
             for peer in cohort
         }
-        return victim.mix(moment.trained[VICTIM], models, index, moment.trust[VICTIM]).vector
+        own, trust = moment.trained[VICTIM], moment.trust[VICTIM]
+        return victim.mix(own, models, index, trust, start=moment.before[VICTIM]).vector
 
     sample = Sample.of(victim.model, _whole(victim.own))
     return Probing(reply, sample.loss, sample.gradient)

@@ -124,7 +124,7 @@ def mix_all(
     learners: Sequence[Learner],
     vectors: Sequence[Tensor],
     received: Sequence[Mapping[str, Model]],
-    trust: Sequence[Trust],
+    before: Sequence[tuple[Tensor, Trust]],
     index: int,
 ) -> list[Mixed]:
     """Returns what every peer makes of what it received.
@@ -134,7 +134,7 @@ def mix_all(
         learners: by peer.
         vectors: by peer, [P], as trained.
         received: by peer, its cohort's models by peer id, all of this round.
-        trust: by peer, of the round before.
+        before: by peer, from where it trained, [P], and what it remembers of the others.
         index: the round.
     """
     fixed = learners[0].session.mixing.rule in FIXED
@@ -142,10 +142,14 @@ def mix_all(
     if engine.kind == "stacked" and fixed and dense:
         offered = _offered_to_all(received)
         if offered is not None:
-            return _mix_stacked(learners, vectors, received, offered, trust, index)
+            return _mix_stacked(
+                learners, vectors, received, offered, [trust for _, trust in before], index
+            )
     return [
-        learner.mix(vector, models, index, state)
-        for learner, vector, models, state in zip(learners, vectors, received, trust, strict=True)
+        learner.mix(vector, models, index, state, start=start)
+        for learner, vector, models, (start, state) in zip(
+            learners, vectors, received, before, strict=True
+        )
     ]
 
 

@@ -193,7 +193,7 @@ def _round(
             learners,
             [one.vector for one in trained],
             [pull.models for pull in pulls],
-            [state.trust for state in states],
+            [(state.vector, state.trust) for state in states],
             index,
         )
     with watch("evaluate"):
@@ -259,17 +259,20 @@ def _offers(
     )
     serve = partial(_serve, index)
     made = bad.crafted(setup, learners, moment, memory, serve)
-    honest = range(len(learners) - setup.bad)
-    return {**{(p, None): serve(learners[p], trained[p].vector) for p in honest}, **made}
+    plain: dict[tuple[int, int | None], Model | str] = {
+        (p, None): serve(learners[p], trained[p].vector, learners[p].notes(states[p].trust))
+        for p in range(len(learners) - setup.bad)
+    }
+    return {**plain, **made}
 
 
-def _serve(index: int, learner: Learner, vector: Tensor) -> Model | str:
+def _serve(index: int, learner: Learner, vector: Tensor, notes: bytes) -> Model | str:
     """Returns what others get of a peer's parameters once they travelled; or why it is refused."""
     try:
         received = learner.decode(learner.encode(vector))
     except FrameError as fault:
         return str(fault)
-    return Model(index, learner.samples, received)
+    return Model(index, learner.samples, received, notes)
 
 
 def _pull(setup: Setup, offers: Offers, me: int, index: int) -> _Pulls:

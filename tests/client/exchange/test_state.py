@@ -7,9 +7,14 @@ import torch
 
 from p2pl.errors import RunDirError
 from p2pl.exchange.state import STATE_FILE, PeerState, load_state, save_state
-from p2pl.learning.trust import Trust
+from p2pl.learning.trust import Record, Trust
 
 SESSION = "ab" * 32
+
+
+TRUST = Trust(
+    records={"cd" * 32: Record(0.1, 0.01, 3)}, heard={"cd" * 32: b"\x93\x01\xff"}, rounds=4
+)
 
 
 def state() -> PeerState:
@@ -18,7 +23,7 @@ def state() -> PeerState:
         round=5,
         weights=torch.tensor([1.0, -2.0, 3.0]),
         optimizer={"0.weight/momentum_buffer": torch.tensor([0.5])},
-        trust=Trust(logits={"cd" * 32: -0.5}, rounds=4),
+        trust=TRUST,
         directory={"sequence": 7, "known": []},
         memory={"used": {"ef" * 32: 3}},
     )

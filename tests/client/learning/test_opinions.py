@@ -1,0 +1,82 @@
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pl.errors import FrameError
+from p2pl.learning import opinions
+from p2pl.learning.opinions import decode, encode, name_of, pooled
+from p2pl.protocol.frame import MAX_NOTES_BYTES
+
+IDS = st.text("0123456789abcdef", min_size=64, max_size=64)
+
+
+@given(st.dictionaries(IDS, st.floats(-1, 1), max_size=20))
+def test_what_is_said_is_heard(harms: dict[str, float]) -> None:
+    heard = decode(encode(harms))
+    assert set(heard) == {name_of(peer) for peer in harms}
+    for peer, harm in harms.items():
+        kept = min(0.254, max(-0.254, harm))
+        assert heard[name_of(peer)] == pytest.approx(kept, abs=opinions.STEP / 2 + 1e-9)
+
+
+def test_who_met_nobody_says_nothing() -> None:
+    assert encode({}) == b""
+    assert decode(b"") == {}
+
+
+def test_the_most_that_is_said_fits_into_the_notes_of_a_version() -> None:
+    notes = encode({f"peer {i}": 1.0 for i in range(1_000)})
+    assert len(decode(notes)) == opinions.MAX_OPINIONS
+    assert len(notes) <= MAX_NOTES_BYTES
+
+
+def test_those_named_first_are_said_first() -> None:
+    heard = decode(encode({f"peer {i}": 0.1 for i in range(200)}))
+    assert name_of("peer 0") in heard
+    assert name_of("peer 150") not in heard
+
+
+@given(st.binary(max_size=1_100))
+def test_noise_for_notes_is_refused_and_no_more(noise: bytes) -> None:
+    try:
+        heard = decode(noise)
+    except FrameError:
+        return
+    assert all(abs(harm) <= 0.256 for harm in heard.values())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [1, b"12345678", b""],
+        [1, b"1234567", b"1"],
+        [2, b"12345678", b"1"],
+        [1, b"12345678", b"1", b""],
+        [1, b"1" * 8 * 101, b"1" * 101],
+        [1, "12345678", b"1"],
+        {"names": b""},
+    ],
+)
+def test_notes_of_another_form_are_refused(said: object) -> None:
+    with pytest.raises(FrameError, match="notes"):
+        decode(msgspec.msgpack.encode(said))
+
+
+def test_the_median_of_three_is_believed() -> None:
+    assert pooled(0.0, [0.2, 0.1]) == 0.1
+    assert pooled(None, [0.2, 0.1, 0.0]) == 0.1
+
+
+def test_two_who_lie_do_not_move_three_who_do_not() -> None:
+    assert pooled(0.0, [0.001, 0.0, 0.25, 0.25]) == 0.001
+
+
+def test_few_are_not_believed_before_me() -> None:
+    assert pooled(0.1, [0.0]) == 0.1
+    assert pooled(0.0, [0.25]) == 0.0
+
+
+def test_the_word_of_two_makes_nobody_bad_but_known() -> None:
+    assert pooled(None, [0.25, 0.25]) == 0.0
+    assert pooled(None, []) is None
