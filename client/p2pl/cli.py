@@ -115,6 +115,13 @@ def create(
         list[str] | None,
         typer.Option(help="A tracker's URL; repeat for fall-backs, tried in this order (BEP 12)."),
     ] = None,
+    flower: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:CLIENT, a client written for Flower: the session is for clients like it, "
+            "and begins with its parameters. The model in the TOML is then 'arrays'."
+        ),
+    ] = None,
 ) -> None:
     """Make a session file, and its initial checkpoint beside it, from a TOML spec."""
     wanted = _read_spec(spec)
@@ -126,10 +133,15 @@ def create(
         )
     with _extra("client"):
         from p2pl.learning import checkpoint
-    payload, promised = checkpoint.build(wanted.session())
+        from p2pl.learning import flower as clients
+    session = wanted.session()
+    if flower is None:
+        payload, promised = checkpoint.build(session)
+    else:
+        session, payload, promised = clients.begin(session, clients.load(flower))
     made = SessionFile(
         name=wanted.name,
-        session=wanted.session(),
+        session=session,
         checkpoint=promised,
         trackers=tiers,
         url_list=wanted.url_list,
@@ -188,12 +200,20 @@ def inspect(
 def join(
     file: Annotated[Path, typer.Argument(help="A session file: NAME.torrent.")],
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="My data: 'digits', a Hugging Face dataset id (looked for in $P2PL_DATA_DIR "
-            "first), or a folder of parquet files or of one folder of images a class."
+            "first), or a folder of parquet files or of one folder of images a class.  [required, "
+            "except with --flower]"
         ),
-    ],
+    ] = None,
+    flower: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:CLIENT, a client that I wrote for Flower and that has its own data: a "
+            "NumPyClient, or a client_fn, which is told --shard. Its code runs here."
+        ),
+    ] = None,
     partition: Annotated[
         str,
         typer.Option(help="With --shard: iid, unbalanced, dirichlet:A or classes:K."),
@@ -291,19 +311,31 @@ def join(
         from p2pl.learning import attacks
         from p2pl.learning import data as datasets
         from p2pl.learning import device as devices
+        from p2pl.learning import flower as clients
         from p2pl.view import Header, open_view
     from rich.console import Console
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.ERROR, format="%(name)s %(message)s"
     )
-    home = os.environ.get("P2PL_DATA_DIR")
-    mine = datasets.load(
-        data,
-        read.session.task,
-        data_dir=Path(home) if home else None,
-        shard=datasets.Shard(*part) if part else None,
-    )
+    mine: datasets.Data | clients.NumPyClient
+    if flower is not None:
+        if data is not None:
+            raise InputError("--data: allowed without --flower; a client of Flower has its own")
+        mine = clients.load(flower, part[:2] if part else (0, 1))
+        shown = f"flower {flower}"
+    elif data is None:
+        raise InputError("--data: missing; allowed: a data set, or --flower MODULE:CLIENT")
+    else:
+        home = os.environ.get("P2PL_DATA_DIR")
+        mine = datasets.load(
+            data,
+            read.session.task,
+            data_dir=Path(home) if home else None,
+            shard=datasets.Shard(*part) if part else None,
+        )
+        shown = f"{data} {shard} {partition}" if shard else data
+        shown += f", {len(mine.train)} examples"
     where.mkdir(parents=True, exist_ok=True)
     options = joining.Options(
         torrent=file,
@@ -321,7 +353,6 @@ def join(
     )
 
     def opened(peer_id: str) -> "View":
-        shown = f"{data} {shard} {partition}" if shard else data
         return open_view(
             Header(
                 name=read.name,
@@ -329,7 +360,7 @@ def join(
                 peer_id=peer_id,
                 rounds=rounds or read.session.exchange.rounds,
                 model=read.session.model.name,
-                data=f"{shown}, {len(mine.train)} examples",
+                data=shown,
             ),
             Console(),
         )
@@ -557,6 +588,131 @@ def partition(
     Console().print(shards_table(shards))
     if plot:
         print(f"picture {plot}")
+
+
+@app.command()
+def privacy(
+    examples: Annotated[int, typer.Option(min=2, help="How many I have, validation included.")],
+    session: Annotated[
+        Path | None, typer.Option(help="A session, .torrent or .toml, for what is not given here.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Examples expected in a step.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Of the whole session.")] = None,
+    local_epochs: Annotated[int | None, typer.Option(min=1, help="In a round.")] = None,
+    cohort: Annotated[int | None, typer.Option(min=0, help="Models mixed with mine.")] = None,
+    parameters: Annotated[int | None, typer.Option(min=1, help="Of the model.")] = None,
+    epsilon: Annotated[
+        list[float] | None, typer.Option(help="Repeatable.  [default: 1, 2, 3 and 8]")
+    ] = None,
+    noise: Annotated[
+        list[float] | None,
+        typer.Option(help="The other way round: what epsilon has this noise? Repeatable."),
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="As for `p2pl join`.")] = None,
+    clip: Annotated[float, typer.Option(help="As for `p2pl join`.")] = 1.0,
+    plot: Annotated[Path | None, typer.Option(help="Draw noise by epsilon into this PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Plan private training: how much noise does a budget need, and what is left beside it?
+
+    Noise multiplier: in clipping norms, the most that one example can add to a step. Norm a step:
+    of the noise on a step's mean gradient. The percentages set the noise beside the most that all
+    examples together can move the model, in a step and in the whole session, over which noise adds
+    up by a square root only, and once it is mixed with models whose noise is independent.
+    """
+    read = _session_to_simulate(session)[1] if session else None
+    with _extra("client"):
+        from p2pl import privacy as private
+    base = private.Setting.of(read, examples) if read else private.Setting(examples)
+    setting = base.changed(
+        batch=batch,
+        rounds=rounds,
+        epochs=local_epochs,
+        cohort=cohort,
+        parameters=parameters,
+        delta=delta,
+        clip=clip,
+    )
+    with _extra("dp"):
+        made = private.plan(setting, epsilon or (() if noise else private.EPSILONS), noise or ())
+    if plot:
+        with _extra("report"):
+            from p2pl.pictures import draw_plan
+        write_atomically(plot, draw_plan(made.curves(), title="What privacy costs"))
+    if as_json:
+        print(json.dumps(made.as_dict()))
+        return
+    from rich.console import Console
+
+    Console().print(private.plan_table(made))
+    if plot:
+        print(f"picture {plot}")
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(help="A session file, or the TOML it is made from.")],
+    data: Annotated[str, typer.Option(help="As for `p2pl join`.")],
+    partition: Annotated[str, typer.Option(help="As for `p2pl join`.")] = "iid",
+    shard: Annotated[str | None, typer.Option(help="As for `p2pl join`.")] = None,
+    partition_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
+    rounds: Annotated[int | None, typer.Option(min=1, help="[default: the session's]")] = None,
+    dp_epsilon: Annotated[
+        float | None, typer.Option(help="As for `p2pl join`; none: what leaks without privacy?")
+    ] = None,
+    dp_delta: Annotated[float | None, typer.Option(help="As for `p2pl join`.")] = None,
+    dp_clip: Annotated[float | None, typer.Option(help="As for `p2pl join`.")] = None,
+    canaries: Annotated[
+        int, typer.Option(min=20, help="To plant, at most; a coin decides who is in.")
+    ] = 1_000,
+    models: Annotated[
+        int, typer.Option(min=0, help="To train for the attacks on membership; 0: leave them out.")
+    ] = 16,
+    confidence: Annotated[float, typer.Option(help="That the bound is true.")] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, help="Of the coins; never of the noise.")] = 0,
+    fault: Annotated[str, typer.Option(hidden=True)] = "none",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Attack my own training: is it as private as --dp-epsilon claims?
+
+    Canaries are planted among my examples, and guessed from the versions that others would get:
+    what they betray is a bound from below on epsilon. Who was in the training data is guessed from
+    the final model. Nothing is sent. Exit code 1 if the claim is false.
+    """
+    session = _session_to_simulate(file)[1]
+    part = _shard(shard, partition, partition_seed)
+    with _extra("client"):
+        from p2pl import privacy as private
+        from p2pl.exchange.private import budget, wanted
+        from p2pl.learning import data as datasets
+    asked = wanted(dp_epsilon, dp_delta, dp_clip)
+    home = os.environ.get("P2PL_DATA_DIR")
+    mine = datasets.load(
+        data,
+        session.task,
+        data_dir=Path(home) if home else None,
+        shard=datasets.Shard(*part) if part else None,
+    ).train
+    what = private.Audit(
+        budget=budget(session.privacy, asked, len(mine)) if asked else None,
+        rounds=rounds or session.exchange.rounds,
+        canaries=canaries,
+        models=models,
+        confidence=confidence,
+        seed=seed,
+        fault=fault,
+        **({"clip": asked.clip} if asked else {}),
+    )
+    with _extra("dp"):
+        verdict, attacks = private.audit(session, mine, what)
+    if as_json:
+        print(json.dumps(private.audit_dict(verdict, attacks)))
+    else:
+        from rich.console import Console
+
+        Console().print(private.audit_table(verdict, attacks))
+    if verdict.broken:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -148,6 +148,34 @@ def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
     assert "(1, 28, 28)" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "--data: missing"),
+        (("--data", "digits", "--flower", "a:b"), "--data: allowed without --flower"),
+        (("--flower", "nothing"), "--flower"),
+        (("--flower", "nowhere:client"), "No module named 'nowhere'"),
+    ],
+)
+def test_my_data_or_my_client_must_be_named(
+    tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    done = p2pl("join", DIGITS.with_suffix(".torrent"), "--alone", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_a_session_for_clients_of_flower_cannot_be_joined_with_data_alone(tmp_path: Path) -> None:
+    toml = tmp_path / "x.toml"
+    model = 'name = "arrays"\narguments = { a = [10, 64], b = [10] }'
+    old = 'name = "mlp"\narguments = { hidden = [64] }'
+    toml.write_text(DIGITS.read_text().replace(old, model))
+    assert p2pl("create", toml, "--out", tmp_path / "x.torrent").returncode == 0
+    done = p2pl("join", tmp_path / "x.torrent", "--data", "digits", "--alone", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--flower: missing" in done.stderr
+
+
 def test_a_session_that_demands_privacy_is_not_joined(tmp_path: Path) -> None:
     toml = tmp_path / "x.toml"
     toml.write_text(DIGITS.read_text() + "[privacy]\nrequired = true\nmax_epsilon = 3.0\n")

@@ -134,7 +134,9 @@ class Swarm:
         self.started.append(peer)
         return peer
 
-    def create(self, spec: str, name: str, *replacements: tuple[str, str]) -> Path:
+    def create(
+        self, spec: str, name: str, *replacements: tuple[str, str], options: Sequence[str] = ()
+    ) -> Path:
         """Returns a session file made by `p2pl create` from TOML, pointing at this tracker."""
         for old, new in replacements:
             assert old in spec, f"{old!r} is not in the spec"
@@ -142,7 +144,7 @@ class Swarm:
         toml, torrent = self.folder / f"{name}.toml", self.folder / f"{name}.torrent"
         toml.write_text(spec)
         command = [str(BIN / "p2pl"), "create", str(toml), "--out", str(torrent)]
-        command += ["--tracker", self.url]
+        command += ["--tracker", self.url, *options]
         subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
         return torrent
 

@@ -14,15 +14,16 @@ from pathlib import Path
 import msgspec
 import torch
 
-from p2pl.errors import FrameError, PullError, TrackerError
+from p2pl.errors import FrameError, InputError, ModelError, PullError, TrackerError
 from p2pl.exchange import alone, attacker, braintorrent, checkpoint, cohort, gossip, private, raft
 from p2pl.exchange.attacker import Attacker
 from p2pl.exchange.peer import Interrupted, Peer, keep_announcing
 from p2pl.exchange.state import PeerState, load_state
-from p2pl.learning import device, models
+from p2pl.learning import device, flower, models
 from p2pl.learning.attacks import Attack
 from p2pl.learning.data import Data
 from p2pl.learning.examples import Source
+from p2pl.learning.flower import FlowerLearner, NumPyClient
 from p2pl.learning.learner import Learner
 from p2pl.network.directory import Announcer, Directory
 from p2pl.network.files import write_atomically
@@ -62,14 +63,14 @@ class Options:
 
 
 async def join(
-    file: SessionFile, options: Options, data: Data, open_view: Callable[[str], View]
+    file: SessionFile, options: Options, data: Data | NumPyClient, open_view: Callable[[str], View]
 ) -> Summary:
     """Returns how the run ended: after the last round, or when the person interrupted it.
 
     Args:
         file: the session.
         options: what is mine alone.
-        data: mine, checked against the session's task.
+        data: mine, checked against the session's task; or a client that has its own.
         open_view: given my peer id, returns what shows the run.
 
     Raises:
@@ -84,13 +85,7 @@ async def join(
     identity = Identity.load_or_create(options.identity)
     marker = Marker(session_id=file.id, peer_id=identity.peer_id, name=file.name)
     with RunLog(options.run_dir, marker) as log, open_view(identity.peer_id) as view:
-        model = models.build(file.session).to(options.device)
-        names = (file.id, identity.peer_id)
-        mine: Source = data.train.to(options.device)
-        test = data.test and data.test.to(options.device)
-        if options.attack:
-            mine = attacker.spoilt(options.attack, mine, file.session.task.classes, names)
-        learner = Learner.of(file.session, names, model, mine, test)
+        learner = _learner(file, options, identity.peer_id, data)
         _compute_with(options.threads, learner)
         rounds = options.rounds or file.session.exchange.rounds
         state = load_state(options.run_dir, file.id, learner.layout.total)
@@ -107,7 +102,7 @@ async def join(
                 if not run.stopping.is_set():
                     raise
                 state = _saved_state(run)
-        summary = _sum_up(run, state, data.labels)
+        summary = _sum_up(run, state, data.labels if isinstance(data, Data) else ())
         if state is not None:
             write_atomically(options.run_dir / MODEL_FILE, learner.checkpoint(state.weights))
         log.finish(summary)
@@ -176,6 +171,25 @@ async def _take_part(run: _Run, state: PeerState | None) -> PeerState:
         del payload  # from here on it is on disk
         async with _announcing(peer):
             return await KINDS[file.session.exchange.kind](peer, state)
+
+
+def _learner(
+    file: SessionFile, options: Options, peer_id: str, data: Data | NumPyClient
+) -> Learner:
+    """Returns the learner of a peer with these data, not private yet."""
+    model = models.build(file.session).to(options.device)
+    names = (file.id, peer_id)
+    if not isinstance(data, Data):
+        if options.privacy or options.attack:
+            raise InputError("--flower: allowed without --dp-epsilon: nobody sees how it trains")
+        return FlowerLearner.around(file.session, names, model, data)
+    if file.session.model.name == flower.MODEL:
+        raise ModelError("--flower: missing; the model of this session is for clients of Flower")
+    mine: Source = data.train.to(options.device)
+    test = data.test and data.test.to(options.device)
+    if options.attack:
+        mine = attacker.spoilt(options.attack, mine, file.session.task.classes, names)
+    return Learner.of(file.session, names, model, mine, test)
 
 
 def _compute_with(threads: int | None, learner: Learner) -> None:
@@ -283,7 +297,7 @@ def _sum_up(run: _Run, state: PeerState | None, labels: tuple[str, ...]) -> Summ
         bytes_out=totals.bytes_out,
         tracker_bytes=totals.tracker_bytes,
         seconds=totals.seconds,
-        samples=len(run.learner.own),
+        samples=len(run.learner.own) or run.learner.samples,
         epsilon=run.learner.epsilon,
         labels=labels,
     )

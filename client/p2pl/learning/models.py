@@ -1,7 +1,7 @@
 """The models a session may name.
 
 A session file names a model; what the name means is decided by what the joining person installed:
-one of the four here, or an entry point in the group `p2pl.models`, a callable
+one of those here, or an entry point in the group `p2pl.models`, a callable
 `(task, **arguments) -> nn.Module`. Nothing is ever imported because a session file says so.
 """
 
@@ -153,11 +153,50 @@ def _check_sizes(name: str, sizes: object) -> None:
         )
 
 
+def arrays(task: Task, **shapes: tuple[int, ...]) -> nn.Module:
+    """Returns parameters without a network: what is computed with them only their trainer knows.
+
+    See `p2pl.learning.flower`. They start as those of a linear layer would: uniform within one over
+    the root of the numbers in a row, and 0 where there is one dimension or none.
+
+    Args:
+        task: not read.
+        shapes: of the arrays; their order is that of their names.
+    """
+    del task
+    made = nn.Module()
+    for name, shape in sorted(shapes.items()):
+        _check_shape(name, shape)
+        values = torch.zeros(shape)
+        if len(shape) > 1:
+            bound = math.prod(shape[1:]) ** -0.5
+            values.uniform_(-bound, bound)
+        made.register_parameter(name, nn.Parameter(values))
+    return made
+
+
+def _check_shape(name: str, shape: object) -> None:
+    if (
+        "." in name
+        or not isinstance(shape, tuple)
+        or not len(shape) <= MAX_LAYERS
+        or not all(isinstance(size, int) and 1 <= size <= MAX_PARAMETERS for size in shape)
+    ):
+        raise ModelError(
+            wrong(
+                f"model.arguments.{name}",
+                got=shape,
+                allowed=f"a name without dots, and at most {MAX_LAYERS} whole numbers from 1 on",
+            )
+        )
+
+
 BUILT_IN: Mapping[str, Make] = {
     "logreg": logreg,
     "mlp": mlp,
     "cnn": cnn,
     "resnet-gn": resnet_gn,
+    "arrays": arrays,
 }
 
 
@@ -197,7 +236,10 @@ def _find(session: Session) -> Callable[[], nn.Module]:
 
 
 def _check_names(name: str, make: Make, arguments: Mapping[str, object]) -> None:
-    known = sorted(set(inspect.signature(make).parameters) - {"task"})
+    parameters = inspect.signature(make).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return  # any name will do
+    known = sorted(set(parameters) - {"task"})
     for argument in arguments:
         if argument not in known:
             raise ModelError(

@@ -1,0 +1,201 @@
+"""Unmodified clients of Flower join a session; run by scripts/check_flower."""
+
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr", reason="has an environment of its own: scripts/check_flower")
+
+import numpy as np
+import torch
+from support.processes import Swarm
+
+from p2pl.errors import InputError, ModelError, TrainingDiverged
+from p2pl.learning import flower, models
+from p2pl.learning.flower import FlowerLearner
+from p2pl.learning.learner import Model
+from p2pl.learning.train import Start
+from p2pl.learning.trust import Trust
+from p2pl.protocol import session
+from p2pl.protocol.session import Session
+
+HERE = Path(__file__).parent
+SPEC = """
+name = "flower"
+[task]
+input = [64]
+classes = 10
+[model]
+name = "arrays"
+[training]
+learning_rate = 0.1
+[exchange]
+kind = "gossip"
+rounds = 8
+cohort = 2
+min_peers = 3
+[mixing]
+rule = "degroot"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets `--flower clients:…` be found, as in the folder of whoever joins."""
+    monkeypatch.chdir(HERE)
+    yield
+    sys.path[:] = [path for path in sys.path if path != str(HERE)]
+
+
+def learner(name: str = "torch_client", part: int = 0, parts: int = 3) -> FlowerLearner:
+    """Returns the learner around one of the clients, in a session made from it."""
+    client = flower.load(f"clients:{name}", (part, parts))
+    wanted, _, _ = flower.begin(session.read_spec(SPEC).session(), client)
+    return FlowerLearner.around(wanted, ("ab" * 32, str(part)), models.build(wanted), client)
+
+
+def start(of: FlowerLearner) -> torch.Tensor:
+    """Returns the parameters that the client begins with."""
+    return flower.flatten(of.client.get_parameters({}), of.layout)
+
+
+def quiet(done: int, steps: int) -> None:
+    """Shows nothing."""
+
+
+@pytest.mark.parametrize("name", ["torch_client", "scikit_client"])
+def test_a_client_trains_and_judges_through_the_learner(name: str) -> None:
+    peer = learner(name)
+    before = start(peer)
+    trained = peer.train(Start(before), 1, quiet)
+    assert trained.samples == peer.samples == 480
+    assert not torch.equal(trained.vector, before)
+    scored = peer.score(before, trained.vector)
+    assert scored.before.accuracy < 60 < scored.after.accuracy
+    assert scored.after.loss < scored.before.loss
+
+
+def test_what_the_client_gets_is_what_was_mixed_in_its_own_types() -> None:
+    peer = learner("scikit_client")
+    vector = torch.arange(650, dtype=torch.float32)
+    peer.judge(vector)
+    coef, intercept = peer.client.get_parameters({})
+    assert (coef.dtype, intercept.dtype) == (np.float64, np.float64)
+    assert torch.equal(flower.flatten([coef, intercept], peer.layout), vector)
+
+
+def test_trust_is_learned_from_losses_alone() -> None:
+    peers = [learner("torch_client", part, 6) for part in range(6)]
+    liar = peers[5].client
+    liar.train = (liar.train[0], 9 - liar.train[1])  # type: ignore[attr-defined]
+    initial = start(peers[0])
+    trained = [initial] * 6
+    for index in range(1, 6):
+        trained = [
+            peer.train(Start(vector), index, quiet).vector
+            for peer, vector in zip(peers, trained, strict=True)
+        ]
+    received = {str(part): Model(1, 240, trained[part]) for part in range(1, 6)}
+    state = Trust()
+    for index in range(1, 6):
+        mixed = peers[0].mix(trained[0], received, index, state)
+        state = mixed.trust
+    honest = [mixed.row.get(str(part), 0.0) for part in range(1, 5)]
+    assert mixed.row.get("5", 0.0) < 0.5 * min(honest)
+
+
+class Mute:
+    """A client that cannot judge, and says nothing of its parameters."""
+
+    def get_parameters(self, config: object) -> list[np.ndarray]:
+        return []
+
+    def fit(
+        self, parameters: list[np.ndarray], config: object
+    ) -> tuple[list[np.ndarray], int, dict[str, float]]:
+        return [array + 1 for array in parameters], 10, {}
+
+    def evaluate(
+        self, parameters: list[np.ndarray], config: object
+    ) -> tuple[float, int, dict[str, float]]:
+        return 0.0, 0, {}
+
+
+def session_of(**shapes: tuple[int, ...]) -> Session:
+    text = SPEC.replace('"arrays"', f'"arrays"\narguments = {{ {toml(shapes)} }}')
+    return session.read_spec(text).session()
+
+
+def toml(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} = {list(shape)}" for name, shape in shapes.items())
+
+
+def around(client: flower.NumPyClient, **shapes: tuple[int, ...]) -> FlowerLearner:
+    wanted = session_of(**shapes)
+    return FlowerLearner.around(wanted, ("ab" * 32, "me"), models.build(wanted), client)
+
+
+def test_a_client_that_only_trains_can_join_and_shares_equally() -> None:
+    peer = around(Mute(), a=(2, 3), b=(), c=(4,))
+    assert peer.layout.shapes == ((2, 3), (), (4,))
+    trained = peer.train(Start(torch.zeros(11)), 1, quiet)
+    assert torch.equal(trained.vector, torch.ones(11))
+    assert math.isnan(peer.judge(trained.vector).accuracy)
+    mixed = peer.mix(torch.ones(11), {"a": Model(1, 10, torch.ones(11) * 1.01)}, 1, Trust(rounds=5))
+    assert 0 < mixed.row["a"] <= 0.5  # judged by geometry alone
+
+
+def test_a_session_for_other_shapes_or_another_model_is_refused() -> None:
+    client = flower.load("clients:WHOLE")
+    with pytest.raises(ModelError, match="parameters of the client"):
+        around(client, a=(64, 32))
+    with pytest.raises(ModelError, match=r"model\.name"):
+        flower.begin(session.read_spec(SPEC.replace('"arrays"', '"logreg"')).session(), client)
+
+
+def test_a_client_whose_training_leaves_the_numbers_stops() -> None:
+    class Diverging(Mute):
+        def fit(
+            self, parameters: list[np.ndarray], config: object
+        ) -> tuple[list[np.ndarray], int, dict[str, float]]:
+            return [array * np.nan for array in parameters], 10, {}
+
+    with pytest.raises(TrainingDiverged):
+        around(Diverging(), a=(2,)).train(Start(torch.ones(2)), 1, quiet)
+
+
+@pytest.mark.parametrize(
+    "name", ["clients", "clients:", "no_such_module:x", "clients:nothing", "clients:CLASSES"]
+)
+def test_what_is_no_client_is_refused_in_words(name: str) -> None:
+    with pytest.raises(InputError, match="--flower"):
+        flower.load(name)
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Iterator[Swarm]:
+    """Returns a place to start processes in."""
+    made = Swarm(tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.mark.swarm
+def test_unmodified_clients_of_flower_gossip_as_real_processes(swarm: Swarm) -> None:
+    swarm.tracker()
+    client = ("--flower", "clients:torch_client")
+    shutil.copy(HERE / "clients.py", swarm.folder)
+    torrent = swarm.create(SPEC, "flower", options=client)
+    peers = [
+        swarm.peer(f"peer-{part}", torrent, *client, "--shard", f"{part}/3") for part in range(3)
+    ]
+    for peer in peers:
+        assert peer.wait(90) == 0, peer.text()
+        summary = peer.summary()
+        assert summary["accuracy"] > 85
+        assert summary["samples"] in (479, 480)
+        assert len(summary["peers_met"]) == 2
