@@ -129,6 +129,13 @@ def test_peers_that_were_led_out_of_the_finite_numbers_are_counted_as_wrong(data
     assert figures["accuracy"]["mean"] < 20
 
 
+def test_curves_cost_time_and_can_be_left_out(data: Data) -> None:
+    full = run(attacked("alie:2"), data, CPU)
+    quick = run(replace(attacked("alie:2"), curves=False), data, CPU)
+    assert mean(full) == mean(quick)
+    assert [one.entries[0].accuracy is None for one in quick.rounds] == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("attack", "bad", "baseline"),
     [("alie:2", 6, None), ("alie:2", 0, None), ("alie:2", 2, "isolated")],

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from p2pl.errors import InputError, wrong
-from p2pl.learning import attacks
+from p2pl.learning import attacks, opinions
 from p2pl.learning.attacks import Attack, Probing, Sample, Seen
 from p2pl.learning.examples import Source
 from p2pl.learning.learner import Learner, Model
@@ -97,6 +97,12 @@ class Attacker:
         learner = self.learner
         generator = seeded(learner.session_id, learner.peer_id, index, "attack")
         return attacks.craft(self.attack, seen, generator)
+
+    def gossip(self, notes: bytes, pulled: Mapping[str, Model]) -> bytes:
+        """Returns what to say of the others in the place of `notes`: it does not know the bad."""
+        if not attacks.lies_about_others(self.attack):
+            return notes
+        return opinions.encode(dict.fromkeys(sorted(pulled), attacks.DEFAMED))
 
     def _probing(self, index: int, own: Tensor, pulled: Mapping[str, Model]) -> Probing | None:
         """Returns its own rule and data, to be asked in the place of a victim's."""

@@ -136,6 +136,7 @@ async def publish(peer: Peer, index: int, vector: Tensor, notes: bytes = b"") ->
     if peer.attacker is not None:
         pulled = {peer_id: held.model for peer_id, held in peer.held.items()}
         vector = await peer.worker(partial(peer.attacker.lie, index, vector, pulled))
+        notes = peer.attacker.gossip(notes, pulled)
     payload = await peer.worker(partial(peer.learner.encode, vector))
     samples = peer.learner.samples
     keep_last = peer.file.session.exchange.lockstep

@@ -219,6 +219,11 @@ def craft(attack: Attack, seen: Seen, generator: torch.Generator) -> Tensor:
     return seen.own if made is None else made(served.number, seen, generator)
 
 
+def lies_about_others(attack: Attack) -> bool:
+    """Returns whether the attack praises the bad and defames the honest in its opinions."""
+    return attack.kind in ("ledger-liar", "adaptive")
+
+
 def is_personal(attack: Attack) -> bool:
     """Returns whether the attack serves something else to each victim."""
     return attack.served.kind == "dissensus"
@@ -303,7 +308,7 @@ def _adaptive(number: float, seen: Seen, generator: torch.Generator) -> Tensor:
     The attacker runs the victim's own rule, with the victim's validation data, its memory and its
     cohort of this round, on what it might send. First it looks along the directions of the known
     attacks, near and far; from the best of these it then climbs the loss, with shorter steps where
-    the rule lets less through.
+    the rule lets less through. Of the others it says what a ledger liar says.
     """
     del number, generator
     if seen.probing is None or len(seen.honest) < 2:

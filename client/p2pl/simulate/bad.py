@@ -99,19 +99,20 @@ def crafted(
                 probing=looked,
             )
             vector = attacks.craft(attack, seen, generator)
-            notes = _said(setup, learners[peer], moment.trust[peer], moment.index)
+            notes = _said(setup, learners[peer], moment, peer)
             made[peer, asker] = serve(learners[peer], vector, notes)
         if looked:  # they act together: what is worst for one to serve is so for all
             return made | {(other, None): made[peer, None] for other in bad}
     return made
 
 
-def _said(setup: Setup, learner: Learner, trust: Trust, index: int) -> bytes:
-    """Returns a bad peer's opinions of the others: what it measured, or lies."""
+def _said(setup: Setup, learner: Learner, moment: Moment, peer: int) -> bytes:
+    """Returns a peer's opinions of the others: what it measured, or lies."""
     attack = setup.attack
-    if attack is None or attack.kind != "ledger-liar":
-        return learner.notes(trust)
-    names = setup.names_in(index)
+    liar = peer >= setup.honest and attack is not None and attacks.lies_about_others(attack)
+    if not liar:
+        return learner.notes(moment.trust[peer])
+    names = setup.names_in(moment.index)
     defamed = dict.fromkeys(names[: setup.honest], attacks.DEFAMED)
     return opinions.encode(dict.fromkeys(names[setup.honest :], attacks.PRAISED) | defamed)
 
@@ -152,6 +153,7 @@ def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
     if all(peer < setup.honest for peer in cohort):
         cohort = (*cohort[:-1], setup.peers - 1)
     names = setup.names_in(index)
+    said = {peer: _said(setup, learners[peer], moment, peer) for peer in cohort}
 
     def reply(vector: Tensor) -> Tensor:
         models = {
@@ -159,6 +161,7 @@ def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
                 index,
                 len(learners[peer].own),
                 moment.trained[peer] if peer < setup.honest else vector,
+                said[peer],
             )
             for peer in cohort
         }

@@ -204,7 +204,7 @@ def score_all(
         before: by peer, [P], as trained.
         after: by peer, [P], as mixed.
     """
-    if engine.kind == "sequential":
+    if engine.kind == "sequential" or not learners:
         return [
             learner.score(trained, mixed)
             for learner, trained, mixed in zip(learners, before, after, strict=True)

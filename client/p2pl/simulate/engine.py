@@ -198,7 +198,7 @@ def _round(
         )
     with watch("evaluate"):
         vectors = [one.vector for one in mixed]
-        some = scored_peers(len(learners))
+        some = scored_peers(setup, len(learners), index)
         scores = score_all(
             engine,
             [learners[peer] for peer in some],
@@ -235,8 +235,10 @@ def _round(
     return after, one, [judged[peer] for peer in sorted(judged)]
 
 
-def scored_peers(peers: int) -> tuple[int, ...]:
-    """Returns the numbers of the peers that are scored before and after every mix."""
+def scored_peers(setup: Setup, peers: int, index: int) -> tuple[int, ...]:
+    """Returns the numbers of the peers that are scored before and after the mix of a round."""
+    if not setup.curves and index < setup.session.exchange.rounds:
+        return ()
     if peers <= MAX_SCORED:
         return tuple(range(peers))
     return tuple(number * peers // MAX_SCORED for number in range(MAX_SCORED))

@@ -38,6 +38,7 @@ class Setup:
     engine: str = "auto"  # one of ENGINES
     attack: Attack | None = None  # what the bad peers do
     bad: int = 0  # how many there are: the last ones
+    curves: bool = True  # False: peers are scored after the last round alone
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from p2pl.errors import InputError
 from p2pl.exchange.attacker import Attacker, check, spoilt
-from p2pl.learning.attacks import KINDS, parse_kind
+from p2pl.learning import opinions
+from p2pl.learning.attacks import DEFAMED, KINDS, parse_kind
 from p2pl.learning.learner import Learner, Model
 from p2pl.learning.trust import Trust
 from p2pl.learning.weights import flatten
@@ -61,6 +62,17 @@ def test_every_attack_has_something_to_serve_alone_and_with_others(
     attacker, own = Attacker(parse_kind(kind), learner), flatten(learner.model)
     for index, pulled in enumerate(({}, models(own + 1), models(own + 1, own + 2)), 1):
         assert attacker.lie(index, own, pulled).shape == own.shape
+
+
+def test_a_ledger_liar_defames_whom_it_met(learner: Learner) -> None:
+    met = models(flatten(learner.model))
+    liar = Attacker(parse_kind("ledger-liar"), learner)
+    assert opinions.decode(liar.gossip(b"", met)) == {
+        opinions.name_of("0"): pytest.approx(DEFAMED, abs=opinions.STEP)
+    }
+    assert Attacker(parse_kind("alie"), learner).gossip(b"what it measured", met) == (
+        b"what it measured"
+    )
 
 
 def test_its_labels_are_changed_before_it_trains(learner: Learner) -> None:
