@@ -155,10 +155,9 @@ class Leadership:
         self.state = election.begin(rules, file.seat.ballot, held, self._now(), self._draw())
         events.note("role", role=self.state.role, term=self.state.term, leader=None)
 
-    @property
-    def leads(self) -> bool:
-        """Whether I lead now."""
-        return self.state.role == "leader"
+    def leads(self, term: int) -> bool:
+        """Returns whether I lead this term now."""
+        return (self.state.role, self.state.term) == ("leader", term)
 
     def hear(self, sender: str, message: election.Message) -> None:
         """Takes in what another member said; what comes too fast is lost."""

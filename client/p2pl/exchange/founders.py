@@ -1,0 +1,114 @@
+"""Finding out who may vote: named by the session, or agreed by those who meet first.
+
+`p2pl.protocol.founding` decides; this brings the peers together and carries the messages.
+"""
+
+from collections.abc import Sequence
+
+from p2pl.errors import QuorumError, wrong
+from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet
+from p2pl.exchange.leadership import Bell, EventLog, SeatFile
+from p2pl.exchange.peer import Peer
+from p2pl.exchange.post import Post
+from p2pl.protocol import founding, raft
+from p2pl.protocol.announce import MAX_NUMWANT
+from p2pl.protocol.founding import Pledge, Roll
+
+PATIENCE_S = 3.0  # chosen: who has not the lowest id proposes only after three polls
+
+
+class Founders:
+    """My part in agreeing on the members.
+
+    Attributes:
+        members: who may vote; empty until it is known, and never changed afterwards.
+    """
+
+    def __init__(
+        self, peer: Peer, *, seat: SeatFile, post: Post, bell: Bell, events: EventLog
+    ) -> None:
+        exchange = peer.file.session.exchange
+        self.members: frozenset[str] = frozenset(exchange.raft.members)
+        self._peer, self._seat, self._post = peer, seat, post
+        self._bell, self._events = bell, events
+        self._me = peer.wire.identity.peer_id
+        self._named = bool(self.members)
+        self._size = len(self.members) or exchange.min_peers
+        self._state = seat.seat.agreement(self._me)
+        self._vouched: dict[Roll, set[str]] = {}  # which members have said that a roll is valid
+        if self._state.valid and self._state.pledge and not self._named:
+            self._found(self._state.pledge.members)
+
+    @property
+    def charter(self) -> Pledge | None:
+        """What tells others who the members are, if I am one of those who agreed on it."""
+        state = self._state
+        return Pledge(state.pledge, valid=True) if state.valid and state.pledge else None
+
+    async def agree(self) -> frozenset[str]:
+        """Returns the members, once they are known and the tracker has introduced us.
+
+        Raises:
+            TrackerError: no tracker answered, and no peer is known.
+            QuorumError: the members did not meet within the start's deadline.
+        """
+        peer, begun_s = self._peer, self._peer.clock()
+        start_deadline_s = peer.file.session.exchange.start_deadline_s
+        while True:
+            there = await meet(peer, begun_s + TRACKER_PATIENCE_S, MAX_NUMWANT)
+            if self.members:
+                return self.members
+            waited_s = peer.clock() - begun_s
+            if waited_s > start_deadline_s:
+                got = f"{len(there) + 1} peers"
+                allowed = f"{self._size} that agree on being the members, at the same time"
+                raise QuorumError(wrong("founding", got=got, allowed=allowed))
+            peer.view.message(f"choosing {self._size} members; {len(there) + 1} peers are here")
+            await self._speak([one.id for one in there], waited_s)
+            await self._bell.wait(POLL_S)
+
+    async def hear(self, sender: str, message: founding.Message) -> None:
+        """Takes in what another peer says about who may vote, and answers it."""
+        if self._named:
+            return
+        state, answers = founding.hear(self._state, sender, message, self._size)
+        await self._settle(state)
+        self._tell(answers)
+        if isinstance(message, Pledge) and message.valid:
+            self._vouch(sender, message.roll)
+
+    async def _speak(self, there: Sequence[str], waited_s: float) -> None:
+        """Proposes members if it is on me to do so, repeats what I have said, and asks."""
+        if self._me < min(there, default=self._me) or waited_s > PATIENCE_S:
+            await self._settle(founding.propose(self._state, there, self._size))
+        self._tell(founding.say(self._state))
+        self._post.send(there, raft.encode(raft.Who()))
+
+    async def _settle(self, state: founding.State) -> None:
+        """Takes in a step of the founding; it is on disk when this returns."""
+        changed = state.saved != self._state.saved
+        self._state = state
+        if changed:
+            await self._seat.change(lambda seat: seat.agreed(state))
+        if state.valid and state.pledge and not self.members:
+            self._found(state.pledge.members)
+
+    def _vouch(self, sender: str, roll: Roll) -> None:
+        """Believes, as a peer that came too late to be one, what a majority of the members say."""
+        stranger = self._me not in roll.members and sender in roll.members
+        if self.members or not stranger or len(roll.ids) != self._size:
+            return
+        if roll in self._vouched or len(self._vouched) < founding.MAX_REMEMBERED:
+            said = self._vouched.setdefault(roll, set())
+            said.add(sender)
+            if len(said) > self._size // 2:
+                self._found(roll.members)
+
+    def _found(self, members: frozenset[str]) -> None:
+        self.members = members
+        self._events.note("members", members=sorted(members))
+        self._bell.ring()
+
+    def _tell(self, messages: Sequence[tuple[str, founding.Message]]) -> None:
+        for to, message in messages:
+            self._post.send([to], raft.encode(message))
