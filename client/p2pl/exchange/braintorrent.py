@@ -16,11 +16,13 @@ from functools import partial
 from typing import Annotated
 
 import msgspec
+from torch import Tensor
 
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
 from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet
 from p2pl.exchange.linger import linger
 from p2pl.exchange.peer import (
+    Held,
     Meter,
     Outcome,
     Peer,
@@ -108,17 +110,16 @@ async def run_round(peer: Peer, state: PeerState) -> PeerState:
     start = Start(state.weights, state.optimizer)
     on_step = stepper(peer.view, index, peer.stopping)
     trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
-    await publish(peer, index, trained.vector)
+    await publish(peer, index, trained.vector, peer.learner.notes(state.trust))
     ledger = Ledger.of(state)
     news = await wait_for_news(peer, ledger)
     pulls = await fetch_moved(peer, news)
-    merging = replace(state, weights=trained.vector)
-    mixed = await peer.worker(partial(merge, peer, merging, pulls))
+    mixed = await peer.worker(partial(merge, peer, state, trained.vector, pulls))
     scored = await peer.worker(partial(peer.learner.score, trained.vector, mixed.vector))
     after = PeerState(
         round=index,
         weights=mixed.vector,
-        optimizer=trained.optimizer,
+        optimizer=peer.learner.follow(start, trained, mixed.vector, index),
         trust=mixed.trust,
         memory=ledger.after(pulls.models).memory(),
     )
@@ -126,10 +127,20 @@ async def run_round(peer: Peer, state: PeerState) -> PeerState:
     return after
 
 
-def merge(peer: Peer, state: PeerState, pulls: Pulls) -> Mixed:
-    """Returns my model merged with those fetched, by the session's rule."""
-    # Versions count each peer's own fine-tunes and are no clock, so none is too old: "round 0".
-    return peer.learner.mix(state.weights, pulls.models, 0, state.trust)
+def merge(peer: Peer, state: PeerState, own: Tensor, pulls: Pulls) -> Mixed:
+    """Returns my model merged with those fetched, by the session's rule.
+
+    Args:
+        peer: me.
+        state: after my last round.
+        own: what I have made of it since, [P].
+        pulls: what was fetched.
+    """
+    index = state.round + 1
+    # Versions count each peer's own fine-tunes and are no clock, so none is older than mine.
+    models = {who: replace(model, round=index) for who, model in pulls.models.items()}
+    start = None if own is state.weights else state.weights  # where my fine-tune began, if any
+    return peer.learner.mix(own, models, index, state.trust, start=start)
 
 
 async def enter(peer: Peer, state: PeerState) -> None:
@@ -223,7 +234,8 @@ async def fetch_moved(peer: Peer, news: News) -> Pulls:
     """Returns the models of exactly those peers that moved, and why others gave none."""
     answers = await asyncio.gather(*(fetch(peer, address) for address in news.moved))
     fetched = {address.id: it for address, it in zip(news.moved, answers, strict=True)}
-    models = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, Model)}
+    peer.held = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, Held)}
+    models = {peer_id: held.model for peer_id, held in peer.held.items()}
     failed = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, str)}
     asked = (*(address.id for address in news.here), *news.silent)
     return Pulls(asked, models, {**news.silent, **failed})
@@ -238,7 +250,7 @@ async def merge_news(peer: Peer, state: PeerState) -> PeerState:
     pulls = await fetch_moved(peer, news)
     if not pulls.models:
         return state
-    mixed = await peer.worker(partial(merge, peer, state, pulls))
+    mixed = await peer.worker(partial(merge, peer, state, state.weights, pulls))
     after = replace(
         state,
         weights=mixed.vector,

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Annotated
 
 import msgspec
+from torch import Tensor
 
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
 from p2pl.exchange.cohort import enter, swarm_round
@@ -100,7 +101,7 @@ async def run_round(peer: Peer, state: PeerState, neighbours: Neighbours) -> Pee
     start = Start(state.weights, state.optimizer)
     on_step = stepper(peer.view, index, peer.stopping)
     trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
-    await publish(peer, age, trained.vector)
+    await publish(peer, age, trained.vector, peer.learner.notes(state.trust))
     await discover(peer, neighbours, index)
     if mode != "pull":
         await push(peer, neighbours.addresses, age)
@@ -108,14 +109,12 @@ async def run_round(peer: Peer, state: PeerState, neighbours: Neighbours) -> Pee
         await keep_pace(peer, neighbours.addresses, age)
     pulled = take_pushes(peer) if mode == "push" else [*neighbours.addresses, *take_pushes(peer)]
     pulls = await pull_all(peer, awake(peer, pulled), age)
-    mixed = await peer.worker(
-        partial(average, peer, replace(state, weights=trained.vector), pulls.models, age)
-    )
+    mixed = await peer.worker(partial(average, peer, state, trained.vector, pulls.models, age))
     scored = await peer.worker(partial(peer.learner.score, trained.vector, mixed.vector))
     after = PeerState(
         round=min(peer.rounds, swarm_round(index, pulls.models)),
         weights=mixed.vector,
-        optimizer=trained.optimizer,
+        optimizer=peer.learner.follow(start, trained, mixed.vector, index),
         trust=mixed.trust,
         memory={"age": age_of(mixed, pulls.models, age, index)},
     )
@@ -123,18 +122,22 @@ async def run_round(peer: Peer, state: PeerState, neighbours: Neighbours) -> Pee
     return after
 
 
-def average(peer: Peer, state: PeerState, models: Mapping[str, Model], age: int) -> Mixed:
+def average(
+    peer: Peer, state: PeerState, own: Tensor, models: Mapping[str, Model], age: int
+) -> Mixed:
     """Returns my model averaged with others by the session's rule, their ages capped.
 
     Args:
         peer: me.
-        state: with my own model, and the round that I have completed.
+        state: after my last round.
+        own: what I have made of it since, [P].
         models: of others, by peer id; their `round` is their age.
         age: of my own model.
     """
     cap = state.round + 1
     capped = {who: replace(model, round=min(model.round, cap)) for who, model in models.items()}
-    return peer.learner.mix(state.weights, capped, age, state.trust)
+    start = None if own is state.weights else state.weights  # where my training began, if any
+    return peer.learner.mix(own, capped, age, state.trust, start=start)
 
 
 def age_of(mixed: Mixed, models: Mapping[str, Model], age: int, cap: int) -> int:
@@ -226,7 +229,7 @@ async def merge_pushes(peer: Peer, state: PeerState) -> PeerState:
     pulls = await pull_all(peer, pushers, 0)
     if not pulls.models:
         return state
-    mixed = await peer.worker(partial(average, peer, state, pulls.models, age))
+    mixed = await peer.worker(partial(average, peer, state, state.weights, pulls.models, age))
     reached = age_of(mixed, pulls.models, age, state.round)
     after = replace(state, weights=mixed.vector, trust=mixed.trust, memory={"age": reached})
     await save(peer, after)

@@ -228,7 +228,7 @@ async def _pull(peer: Peer, address: PeerAddress, index: int) -> Held | str:
     return Held(pulled.digest, Model(pulled.round, pulled.samples, vector, pulled.notes))
 
 
-async def fetch(peer: Peer, address: PeerAddress) -> Model | str:
+async def fetch(peer: Peer, address: PeerAddress) -> Held | str:
     """Returns a peer's newest version as it is now, or why there is none."""
     try:
         pulled = await peer.wire.pull(
@@ -248,7 +248,7 @@ async def fetch(peer: Peer, address: PeerAddress) -> Model | str:
         return str(fault)
     except FrameError as fault:
         return str(fault)
-    return Model(pulled.round, pulled.samples, vector, pulled.notes)
+    return Held(pulled.digest, Model(pulled.round, pulled.samples, vector, pulled.notes))
 
 
 @dataclass(frozen=True, slots=True)

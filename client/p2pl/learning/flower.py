@@ -28,7 +28,7 @@ from p2pl.learning import checkpoint, models, trust, weights
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples
 from p2pl.learning.learner import Learner, Scored
-from p2pl.learning.train import OnStep, Start, Trained
+from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
 from p2pl.protocol.session import Argument, Checkpoint, Session
 
 MODEL = "arrays"  # the only one that a client of Flower can train
@@ -215,12 +215,14 @@ class FlowerLearner(Learner):
         return False
 
     def train(self, start: Start, index: int, on_step: OnStep) -> Trained:
-        """Returns the parameters after the client's `fit`.
+        """Returns the parameters after the client's `fit`; in a polish round, those given.
 
         Raises:
             ModelError: what came back is not of the session's shapes.
             TrainingDiverged: what came back is not finite.
         """
+        if not self.trains_in(index):
+            return Trained(start.vector, math.nan, steps=0, samples=0, optimizer={})
         arrays, samples, metrics = self.client.fit(self._arrays(start.vector), self._config(index))
         vector = flatten(arrays, self.layout)
         if not vector.isfinite().all():
@@ -229,6 +231,11 @@ class FlowerLearner(Learner):
         on_step(1, 1)
         loss = _number(metrics, "train_loss", "loss")
         return Trained(vector, loss, steps=1, samples=self.seen.samples, optimizer={})
+
+    def follow(self, start: Start, trained: Trained, mixed: Tensor, index: int) -> OptimizerState:
+        """Returns nothing: what the client's optimizer remembers, it keeps to itself."""
+        del start, trained, mixed, index
+        return {}
 
     def judge(self, vector: Tensor) -> Scores:
         """Returns what the client's `evaluate` says; an accuracy it does not tell is NaN."""
@@ -252,7 +259,7 @@ class FlowerLearner(Learner):
 
     def _config(self, index: int) -> Scalars:
         """Returns what the client is told, as a strategy of Flower's would."""
-        training = self.session.training
+        training = self.training_of(index)
         return {
             "server_round": index,
             "local_epochs": training.local_epochs,
