@@ -4,17 +4,17 @@ The numbers are those of `p2pl.learning.train`, peer by peer: the same batches i
 the same optimizers; only the order of additions inside a sum differs. Peers do not touch each other
 here, so the gradient of the sum of their losses is the stack of their gradients.
 
-In every step, the peers that still have one to do are the first ones: they are sorted by their
-number of steps, and nobody is computed for nothing. They are taken in groups, small enough that
-what a step reads and writes stays in a processor's cache, or in a share of a GPU's memory. What
-examples each step needs is drawn before the first one, so a GPU is never waited for in between.
+Peers are taken in groups, small enough that what a step reads and writes stays in a processor's
+cache, or in a share of a GPU's memory. On a GPU a step is recorded once and then replayed (CUDA
+graphs): issuing its hundred small kernels one by one takes longer than computing them.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,13 +22,8 @@ from torch.nn import functional
 from p2pl.learning.evaluate import BATCH_EXAMPLES, Scores
 from p2pl.learning.examples import Examples, Part
 from p2pl.learning.forward import Forward
-from p2pl.learning.train import (
-    ADAM_BETA_1,
-    ADAM_BETA_2,
-    ADAM_EPSILON,
-    Start,
-    Trained,
-)
+from p2pl.learning.schedule import Batch, Job, schedule
+from p2pl.learning.train import ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON, Trained
 from p2pl.learning.weights import Layout
 from p2pl.protocol.session import Training
 
@@ -36,38 +31,201 @@ from p2pl.protocol.session import Training
 # peers at a time, takes half the time of 100 on the CPU, whose cache they leave; a GPU wants many.
 GROUP_BYTES = {"cpu": 16 << 20, "cuda": 4 << 30}
 IGNORED = -100  # the label that cross_entropy takes no notice of
+STEPS_BEFORE_RECORDING = 3  # libraries choose their kernels and take their memory in the first ones
+
+
+class Unstackable(Exception):  # no error: there is the other way
+    """The model does something that cannot be done for many peers at once."""
+
+
+class Stack:
+    """A model that many peers train together; keeps what the next round can use again."""
+
+    def __init__(self, model: nn.Module, examples: Examples) -> None:
+        """Takes the model as working space.
+
+        Args:
+            model: what the parameters mean, on the device of the examples; its own are left alone.
+            examples: of which all peers have parts; their labels may differ.
+        """
+        self._model, self._x = model, examples.x
+        self._forward, self._layout = Forward(model), Layout.of(model)
+        self._numbers = examples.x[0].numel() + activations(model, examples)
+        self._gpu = examples.x.is_cuda
+        self._works: dict[int, _Work] = {}
+        self._seen: Counter[Hashable] = Counter()
+        self._graphs: dict[Hashable, _Graph] = {}
+
+    def train(self, jobs: Sequence[Job], training: Training) -> list[Trained]:
+        """Returns what `p2pl.learning.train.train` would return for each job, up to rounding.
+
+        Where that would raise TrainingDiverged, the loss of this one job is NaN.
+
+        Args:
+            jobs: at least one.
+            training: the settings of the round.
+
+        Raises:
+            Unstackable: it cannot be done with this model.
+        """
+        if any(job.part.whole.x is not self._x for job in jobs):
+            raise ValueError("peers of one stack share their inputs")
+        self._model.train()
+        by_steps = sorted(range(len(jobs)), key=lambda k: -len(jobs[k].part))
+        size = _group(self._x.device, training.batch_size * self._numbers)
+        done: dict[int, Trained] = {}
+        for at in range(0, len(jobs), size):
+            group = by_steps[at : at + size]
+            done |= zip(group, self._train([jobs[k] for k in group], training), strict=True)
+        return [done[k] for k in range(len(jobs))]
+
+    def _train(self, jobs: Sequence[Job], training: Training) -> list[Trained]:
+        """Returns what training made of each job; those with the most examples come first."""
+        plan = schedule(jobs, training)
+        work = self._begin(jobs, training)
+        for batch in plan.batches(even=self._gpu):
+            if self._gpu:
+                self._record_or_replay(work, batch, training)
+            else:
+                self._step(work, batch, training)
+        if self._gpu:
+            work = work.copy()  # the next round overwrites it
+        work.losses[~work.vectors.isfinite().all(1)] = math.nan
+        epochs, losses = training.local_epochs, work.losses.tolist()
+        return [
+            Trained(
+                work.vectors[k],
+                losses[k] if math.isfinite(losses[k]) else math.nan,
+                math.ceil(len(job.part) / training.batch_size) * epochs,
+                len(job.part) * epochs,
+                {name: tensor[k] for name, tensor in work.state.items()}
+                | ({"step": plan.steps[k]} if training.optimizer == "adam" else {}),
+            )
+            for k, job in enumerate(jobs)
+        ]
+
+    def _begin(self, jobs: Sequence[Job], training: Training) -> "_Work":
+        """Returns where the peers set out from; on a GPU always in the same place."""
+        fresh = _Work.of(jobs, training)
+        if not self._gpu:
+            return fresh
+        kept = self._works.setdefault(len(jobs), fresh)
+        if kept is not fresh:
+            kept.take(fresh)
+        return kept
+
+    def _record_or_replay(self, work: "_Work", batch: Batch, training: Training) -> None:
+        """Does one step; from the fourth of its kind on by replaying the record of one."""
+        alike = msgspec.structs.replace(training, learning_rate=1.0)  # the rate is in the batch
+        kind = (len(work.vectors), len(batch.places), batch.wide, alike)
+        if kind not in self._graphs:
+            if self._seen[kind] < STEPS_BEFORE_RECORDING:
+                self._seen[kind] += 1
+                return self._step(work, batch, training)
+            mine = Batch(batch.places.clone(), batch.numbers.clone(), batch.wide)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._step(work, mine, training)
+            self._graphs[kind] = _Graph(graph, mine)
+        self._graphs[kind].replay(batch)
+        return None
+
+    def _step(self, work: "_Work", batch: Batch, training: Training) -> None:
+        """Moves the parameters of the peers that have a step to do, in place."""
+        active = len(batch.places)
+        at = work.vectors[:active].detach().requires_grad_()
+        x = inputs(self._forward, self._x, batch.rows)
+        try:
+            logits = self._forward(unflatten(self._layout, at), x, shared=False)
+        except RuntimeError as fault:  # torch.func.vmap: an operation without a batching rule
+            raise Unstackable(str(fault)) from fault
+        by_example = functional.cross_entropy(logits, batch.labels, reduction="none")
+        loss = (by_example * batch.share).sum(1)
+        (gradient,) = torch.autograd.grad(loss.sum(), at)
+        with torch.no_grad():
+            work.losses[:active] += loss * batch.counted
+            _advance(work, gradient, batch, training)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One peer's local training in one round."""
+class _Work:
+    """What a group of K peers changes as it trains, in place."""
 
-    start: Start
-    part: Part  # with the same inputs for all peers; labels may differ
-    order: torch.Generator  # of the batches
+    vectors: Tensor  # [K, P]
+    losses: Tensor  # [K], mean over the last epoch
+    state: Mapping[str, Tensor]  # of the optimizer, [K, P] each
+
+    @classmethod
+    def of(cls, jobs: Sequence[Job], training: Training) -> "_Work":
+        """Returns where the peers set out from; an optimizer's state is 0 before its first step."""
+        vectors = torch.stack([job.start.vector for job in jobs])
+        nothing = torch.zeros_like(vectors[0])
+        state = {
+            name: torch.stack([job.start.optimizer.get(name, nothing) for job in jobs])
+            for name in _state_of(training)
+        }
+        return cls(vectors, vectors.new_zeros(len(jobs)), state)
+
+    def take(self, other: "_Work") -> None:
+        """Copies another's numbers into this one's place."""
+        self.vectors.copy_(other.vectors)
+        self.losses.copy_(other.losses)
+        for name, tensor in other.state.items():
+            self.state[name].copy_(tensor)
+
+    def copy(self) -> "_Work":
+        """Returns the same numbers in another place."""
+        state = {name: tensor.clone() for name, tensor in self.state.items()}
+        return _Work(self.vectors.clone(), self.losses.clone(), state)
 
 
-def train(model: nn.Module, jobs: Sequence[Job], training: Training) -> list[Trained]:
-    """Returns what `p2pl.learning.train.train` would return for each job, up to rounding.
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A recorded step, and the place from which it reads what it needs."""
 
-    Where that would raise TrainingDiverged, the loss of this one job is NaN.
+    graph: torch.cuda.CUDAGraph
+    batch: Batch
+
+    def replay(self, batch: Batch) -> None:
+        """Does the step once more, with another batch."""
+        self.batch.places.copy_(batch.places)
+        self.batch.numbers.copy_(batch.numbers)
+        self.graph.replay()
+
+
+def _state_of(training: Training) -> tuple[str, ...]:
+    """Returns the names of what the optimizer keeps from step to step, [P] each."""
+    if training.optimizer == "adam":
+        return "mean", "square"
+    if training.quasi_global:
+        return ("quasi_global",)
+    return ("momentum",) if training.momentum else ()
+
+
+def _advance(work: _Work, gradient: Tensor, batch: Batch, training: Training) -> None:
+    """Does the step of `p2pl.learning.train.advance` for the first peers, all at once.
 
     Args:
-        model: what the parameters mean, on the device of the data; its own are left alone.
-        jobs: at least one.
-        training: the session's settings.
+        work: of all peers.
+        gradient: [K, P], of those that have a step to do; overwritten.
+        batch: of the step.
+        training: the session's settings; the learning rate is the batch's.
     """
-    model.train()
-    stack = _Stack(Forward(model), Layout.of(model), training)
-    by_steps = sorted(range(len(jobs)), key=lambda k: -len(jobs[k].part))
-    whole = jobs[0].part.whole
-    numbers = whole.x[0].numel() + activations(model, whole)
-    size = _group(whole, training.batch_size * numbers)
-    done: dict[int, Trained] = {}
-    for at in range(0, len(jobs), size):
-        group = by_steps[at : at + size]
-        done |= zip(group, stack.train([jobs[k] for k in group]), strict=True)
-    return [done[k] for k in range(len(jobs))]
+    vectors = work.vectors[: len(gradient)]
+    state = {name: tensor[: len(gradient)] for name, tensor in work.state.items()}
+    if training.weight_decay:
+        gradient.add_(vectors, alpha=training.weight_decay)
+    if training.optimizer == "adam":
+        mean = state["mean"].lerp_(gradient, 1 - ADAM_BETA_1)
+        square = state["square"].lerp_(gradient.square_(), 1 - ADAM_BETA_2)
+        spread = (square / batch.spread).sqrt_().add_(ADAM_EPSILON)
+        gradient = mean / spread
+    elif training.quasi_global:
+        beta = training.momentum
+        gradient.mul_(1 + beta).add_(state["quasi_global"], alpha=beta * beta)
+    elif training.momentum:
+        gradient = state["momentum"].mul_(training.momentum).add_(gradient)
+    vectors.addcmul_(gradient, batch.rate, value=-1)
 
 
 def evaluate(
@@ -83,7 +241,7 @@ def evaluate(
     """
     model.eval()
     forward, layout = Forward(model), Layout.of(model)
-    size = _group(examples, BATCH_EXAMPLES * activations(model, examples))
+    size = _group(examples.x.device, BATCH_EXAMPLES * activations(model, examples))
     scores: list[Scores] = []
     for group in _groups(vectors, size):
         parameters = unflatten(layout, torch.stack(group))
@@ -115,7 +273,7 @@ def evaluate_own(
     forward, layout = Forward(model), Layout.of(model)
     whole = parts[0].whole
     batch = min(BATCH_EXAMPLES, max(len(part) for part in parts))
-    size = _group(whole, batch * (whole.x[0].numel() + activations(model, whole)))
+    size = _group(whole.x.device, batch * (whole.x[0].numel() + activations(model, whole)))
     scores: list[Scores] = []
     for at in range(0, len(vectors), size):
         group = parts[at : at + size]
@@ -167,14 +325,14 @@ def inputs(forward: Forward, x: Tensor, rows: Tensor) -> Tensor:
     return x.index_select(0, rows.reshape(-1)).view(*rows.shape, *x.shape[1:])
 
 
-def _group(examples: Examples, numbers: int) -> int:
+def _group(device: torch.device, numbers: int) -> int:
     """Returns how many peers to compute together: as many as fit `GROUP_BYTES`, at least one.
 
     Args:
-        examples: on the device to compute on.
+        device: to compute on.
         numbers: float32 that one peer works on at a time.
     """
-    return max(1, GROUP_BYTES[examples.x.device.type] // (4 * numbers))
+    return max(1, GROUP_BYTES[device.type] // (4 * numbers))
 
 
 def _groups(items: Sequence[Tensor], size: int) -> list[list[Tensor]]:
@@ -185,10 +343,12 @@ def activations(model: nn.Module, examples: Examples) -> int:
     """Returns how many numbers the layers make of one example, views of the input left out."""
     total = 0
 
-    def count(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+    def count(layer: nn.Module, given: tuple[object, ...], out: object) -> None:
         del layer
         nonlocal total
-        total += out.numel() if out.data_ptr() != given[0].data_ptr() else 0
+        first = given[0] if given else None
+        if isinstance(out, Tensor) and isinstance(first, Tensor):
+            total += out.numel() if out.data_ptr() != first.data_ptr() else 0
 
     leaves = [layer for layer in model.modules() if not list(layer.children())]
     hooks = [layer.register_forward_hook(count) for layer in leaves]
@@ -199,82 +359,6 @@ def activations(model: nn.Module, examples: Examples) -> int:
         for hook in hooks:
             hook.remove()
     return total
-
-
-@dataclass(frozen=True, slots=True)
-class _Schedule:
-    """Which examples the peers of a group take in each step.
-
-    The rows of a step stand together, those of the first peer first: `begins[s]` is where step s
-    begins, for the `active[s]` peers that still have a step to do.
-    """
-
-    begins: Sequence[int]
-    active: Sequence[int]
-    widest: Sequence[int]  # examples in the longest batch of each step
-    rows: Tensor  # [R, B] int64, into the shared examples; anything where `share` is 0
-    labels: Tensor  # [R, B] int64
-    share: Tensor  # [R, B] float32: of an example in its batch's mean; 0 pads a shorter batch
-    counted: Tensor  # [R] float32: of the batch's loss in the last epoch's mean; 0 before it
-
-
-@dataclass(frozen=True, slots=True)
-class _Stack:
-    """What all groups of peers have in common."""
-
-    forward: Forward
-    layout: Layout
-    training: Training
-
-    def train(self, jobs: Sequence[Job]) -> list[Trained]:
-        """Returns what training made of each job; those with the most examples come first."""
-        x = jobs[0].part.whole.x
-        plan = _schedule(jobs, self.training)
-        vectors = torch.stack([job.start.vector for job in jobs])
-        advance = _Adam(jobs, plan, self.training) if self._adam else _SGD(jobs, self.training)
-        losses = vectors.new_zeros(len(jobs))
-        for step, (begin, active, wide) in enumerate(
-            zip(plan.begins, plan.active, plan.widest, strict=True)
-        ):
-            here = slice(begin, begin + active)
-            rows, labels = plan.rows[here, :wide], plan.labels[here, :wide]
-            at = vectors[:active].detach().requires_grad_()
-            by_example = self._losses(at, inputs(self.forward, x, rows), labels)
-            loss = (by_example * plan.share[here, :wide]).sum(1)
-            (gradient,) = torch.autograd.grad(loss.sum(), at)
-            with torch.no_grad():
-                losses[:active] += loss * plan.counted[here]
-                advance(step, vectors[:active], gradient)
-        losses[~vectors.isfinite().all(1)] = math.nan
-        return self._results(jobs, vectors, losses.tolist(), advance)
-
-    @property
-    def _adam(self) -> bool:
-        return self.training.optimizer == "adam"
-
-    def _losses(self, vectors: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        """Returns each example's cross-entropy, [K, B]."""
-        logits = self.forward(unflatten(self.layout, vectors), x, shared=False)
-        return functional.cross_entropy(logits, labels, reduction="none")
-
-    def _results(
-        self,
-        jobs: Sequence[Job],
-        vectors: Tensor,
-        losses: Sequence[float],
-        advance: "_SGD | _Adam",
-    ) -> list[Trained]:
-        epochs, batch = self.training.local_epochs, self.training.batch_size
-        return [
-            Trained(
-                vectors[k],
-                losses[k] if math.isfinite(losses[k]) else math.nan,
-                math.ceil(len(job.part) / batch) * epochs,
-                len(job.part) * epochs,
-                advance.state(k),
-            )
-            for k, job in enumerate(jobs)
-        ]
 
 
 def unflatten(layout: Layout, vectors: Tensor) -> Mapping[str, Tensor]:
@@ -289,105 +373,3 @@ def unflatten(layout: Layout, vectors: Tensor) -> Mapping[str, Tensor]:
         name: part.view(len(vectors), *shape)
         for name, part, shape in zip(layout.names, parts, layout.shapes, strict=True)
     }
-
-
-def _schedule(jobs: Sequence[Job], training: Training) -> _Schedule:
-    """Returns the plan of one round, from the same draws as `train` makes, in the same order."""
-    size, epochs = training.batch_size, training.local_epochs
-    counts = [len(job.part) for job in jobs]
-    steps = [math.ceil(count / size) * epochs for count in counts]
-    active = [sum(one > step for one in steps) for step in range(steps[0])]
-    begins = [0, *accumulate(active)]
-    first_row = [0, *accumulate(counts)]
-    starts = torch.tensor(begins[:-1])
-    places = torch.full((begins[-1], size), -1)
-    for k, job in enumerate(jobs):
-        padded = torch.full((epochs, math.ceil(counts[k] / size) * size), -1)
-        for epoch in range(epochs):
-            order = torch.randperm(counts[k], generator=job.order)
-            padded[epoch, : counts[k]] = order + first_row[k]
-        places[starts[: steps[k]] + k] = padded.view(-1, size)
-    there = places >= 0
-    taken = there.sum(1)
-    peers = torch.cat([torch.arange(one) for one in active])
-    step_of = torch.repeat_interleave(torch.arange(len(active)), torch.tensor(active))
-    last = step_of >= (torch.tensor(steps) // epochs * (epochs - 1))[peers]
-    counted = torch.where(last, taken / torch.tensor(counts)[peers], 0.0)
-    wide = [int(part.max()) for part in torch.split(taken, active)]
-    device = jobs[0].part.rows.device
-    at = places.clamp_(min=0).to(device)
-    return _Schedule(
-        begins=begins[:-1],
-        active=active,
-        widest=wide,
-        rows=torch.cat([job.part.rows for job in jobs])[at],
-        labels=torch.cat([job.part.whole.y[job.part.rows] for job in jobs])[at],
-        share=(there / taken.unsqueeze(1)).to(device),
-        counted=counted.to(device),
-    )
-
-
-class _SGD:
-    """The step of `p2pl.learning.train` for SGD, on stacked vectors."""
-
-    def __init__(self, jobs: Sequence[Job], training: Training) -> None:
-        self._training = training
-        self._name = "quasi_global" if training.quasi_global else "momentum"
-        self._momentum = _stacked(jobs, self._name) if training.momentum else None
-
-    def __call__(self, step: int, vectors: Tensor, gradient: Tensor) -> None:
-        """Moves the first K vectors, [K, P], in place; the gradient is overwritten."""
-        del step
-        training = self._training
-        if training.weight_decay:
-            gradient.add_(vectors, alpha=training.weight_decay)
-        if training.quasi_global and self._momentum is not None:
-            beta = training.momentum
-            gradient.mul_(1 + beta).add_(self._momentum[: len(vectors)], alpha=beta * beta)
-        elif self._momentum is not None:
-            gradient = self._momentum[: len(vectors)].mul_(training.momentum).add_(gradient)
-        vectors.sub_(gradient, alpha=training.learning_rate)
-
-    def state(self, k: int) -> dict[str, Tensor]:
-        """Returns the optimizer state of one peer."""
-        return {} if self._momentum is None else {self._name: self._momentum[k]}
-
-
-class _Adam:
-    """The step of `p2pl.learning.train` for Adam, on stacked vectors."""
-
-    def __init__(self, jobs: Sequence[Job], plan: _Schedule, training: Training) -> None:
-        self._training, self._plan = training, plan
-        self._mean, self._square = _stacked(jobs, "mean"), _stacked(jobs, "square")
-        zero = torch.zeros(())
-        before = torch.stack([job.start.optimizer.get("step", zero) for job in jobs]).double()
-        mine = torch.tensor([sum(k < a for a in plan.active) for k in range(len(jobs))])
-        self._steps = (before + mine).float()
-        # Every peer counts its own steps, so the corrections differ; all are made beforehand.
-        count = torch.cat([before[:a] + step + 1 for step, a in enumerate(plan.active)])
-        rate = training.learning_rate / (1 - ADAM_BETA_1**count)
-        device = self._mean.device
-        self._rate = rate.float().to(device).unsqueeze(1)
-        self._spread = (1 - ADAM_BETA_2**count).float().to(device).unsqueeze(1)
-
-    def __call__(self, step: int, vectors: Tensor, gradient: Tensor) -> None:
-        """Moves the first K vectors, [K, P], in place; the gradient is overwritten."""
-        count, begin = len(vectors), self._plan.begins[step]
-        here = slice(begin, begin + count)
-        if self._training.weight_decay:
-            gradient.add_(vectors, alpha=self._training.weight_decay)
-        mean = self._mean[:count].lerp_(gradient, 1 - ADAM_BETA_1)
-        square = self._square[:count].lerp_(gradient.square_(), 1 - ADAM_BETA_2)
-        spread = (square / self._spread[here]).sqrt_().add_(ADAM_EPSILON)
-        vectors.sub_(spread.reciprocal_().mul_(mean).mul_(self._rate[here]))
-
-    def state(self, k: int) -> dict[str, Tensor]:
-        """Returns the optimizer state of one peer."""
-        return {"step": self._steps[k], "mean": self._mean[k], "square": self._square[k]}
-
-
-def _stacked(jobs: Sequence[Job], name: str) -> Tensor:
-    """Returns a part of the peers' optimizer states, [K, P]; zeros before the first step."""
-    return torch.stack(
-        [job.start.optimizer.get(name, torch.zeros_like(job.start.vector)) for job in jobs]
-    )

@@ -23,7 +23,9 @@ from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Part
 from p2pl.learning.learner import Learner, Mixed, Model, Scored
 from p2pl.learning.mixing import FIXED
+from p2pl.learning.schedule import Job
 from p2pl.learning.seeds import seeded
+from p2pl.learning.stacked import Stack, Unstackable
 from p2pl.learning.train import Start, Trained, diverged, train
 from p2pl.learning.trust import Trust
 from p2pl.learning.weights import flatten
@@ -51,6 +53,7 @@ class Engine:
     kind: str  # stacked, or sequential
     threads: int  # to compute with
     allowed: int  # threads, for what is long
+    stack: Stack | None = None  # what trains the peers where they are stacked
 
 
 def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
@@ -70,18 +73,20 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)
+    stack = Stack(learners[0].model, _part(learners[0].own).whole)
     tried = learners[:TRIED_PEERS]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
-    took = {kind: _seconds(kind, 1, tried, clock) for kind in kinds}
+    took = {kind: _seconds(partial(_try, kind, stack, tried), 1, clock) for kind in kinds}
     kind = min(kinds, key=took.__getitem__)
     if took[kind] == math.inf:
         raise InputError(wrong("--engine", got=wanted, allowed="sequential, with this model"))
     steps = TRIED_STEPS * (len(tried) if kind == "sequential" else 1)
     if threads > 1 and took[kind] > steps * LONG_STEP_S and not _on_gpu(learners):
-        best = min((1, threads), key=lambda n: _seconds(kind, n, tried, time.perf_counter))
-        return Engine(kind, best, threads)
-    return Engine(kind, 1, threads)
+        work = partial(_try, kind, stack, tried)
+        best = min((1, threads), key=lambda count: _seconds(work, count, time.perf_counter))
+        return Engine(kind, best, threads, stack)
+    return Engine(kind, 1, threads, stack)
 
 
 def train_all(
@@ -105,8 +110,12 @@ def train_all(
     Raises:
         TrainingDiverged: a peer's loss is no longer finite.
     """
-    if engine.kind == "stacked" and learners[0].trains_in(index):
-        trained = _train_stacked(learners, starts, index)
+    if engine.stack and engine.kind == "stacked" and learners[0].trains_in(index):
+        jobs = [
+            Job(start, _part(learner.own), learner.order(index))
+            for learner, start in zip(learners, starts, strict=True)
+        ]
+        trained = engine.stack.train(jobs, learners[0].training_of(index))
     else:
         one_by_one = partial(_train_one, index=index, forgiving=forgiving)
         trained = list(map(one_by_one, learners, starts))
@@ -238,16 +247,6 @@ def judge_all(
         return stacked.evaluate(model, vectors, test, learners[0].session.task.classes)
 
 
-def _train_stacked(
-    learners: Sequence[Learner], starts: Sequence[Start], index: int
-) -> list[Trained]:
-    jobs = [
-        stacked.Job(start, _part(learner.own), learner.order(index))
-        for learner, start in zip(learners, starts, strict=True)
-    ]
-    return stacked.train(learners[0].model, jobs, learners[0].training_of(index))
-
-
 def _train_one(learner: Learner, start: Start, index: int, *, forgiving: bool) -> Trained:
     try:
         return learner.train(start, index, _nothing)
@@ -266,34 +265,32 @@ def _part(source: object) -> Part:
     return source
 
 
-def _seconds(kind: str, threads: int, learners: Sequence[Learner], clock: Clock) -> float:
-    """Returns how long a few steps take; infinity where the model cannot be stacked."""
+def _seconds(work: Callable[[], None], threads: int, clock: Clock) -> float:
+    """Returns how long some work takes; infinity where the model cannot be stacked."""
     took: list[float] = []
     with computing_with(threads):
         while len(took) < 2 or (len(took) < MAX_TRIALS and sum(took) < LONG_TRIAL_S):
+            begun = clock()
             try:
-                begun = clock()
-                _try(kind, learners)
-                took.append(clock() - begun)
-            except RuntimeError:  # torch.func.vmap: an operation that it cannot batch
-                if kind == "sequential":
-                    raise
+                work()
+            except Unstackable:
                 return math.inf
+            took.append(clock() - begun)
     return min(took)
 
 
-def _try(kind: str, learners: Sequence[Learner]) -> None:
+def _try(kind: str, stack: Stack, learners: Sequence[Learner]) -> None:
     """Does a few steps of some peers' training; what they make is thrown away."""
     model = learners[0].model
     training = msgspec.structs.replace(learners[0].session.training, local_epochs=1)
     count = TRIED_STEPS * training.batch_size
     start = Start(flatten(model))
     jobs = [
-        stacked.Job(start, part.part(torch.arange(min(count, len(part)))), seeded("", "", 0, "try"))
+        Job(start, part.part(torch.arange(min(count, len(part)))), seeded("", "", 0, "try"))
         for part in (_part(learner.own) for learner in learners)
     ]
     if kind == "stacked":
-        stacked.train(model, jobs, training)
+        stack.train(jobs, training)
     else:
         for job in jobs:
             with suppress(TrainingDiverged):  # the run itself will say so, or forgive it

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -132,7 +132,7 @@ def run(setup: Setup, data: Data, device: torch.device, on_round: OnRound | None
         vectors=tuple(state.vector for state in states),
         samples=tuple(len(learner.own) for learner in learners),
         payload_bytes=learners[0].payload_bytes,
-        engine=engine,
+        engine=replace(engine, stack=None),  # whose memory is not needed any more
         seconds=time.perf_counter() - begun,
     )
 

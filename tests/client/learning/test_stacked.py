@@ -12,6 +12,8 @@ from p2pl.learning import models, stacked
 from p2pl.learning.evaluate import Scores, evaluate
 from p2pl.learning.examples import Examples, Part
 from p2pl.learning.forward import Forward
+from p2pl.learning.schedule import Job
+from p2pl.learning.stacked import Stack, Unstackable
 from p2pl.learning.train import Start, Trained, follow, train
 from p2pl.learning.weights import Layout, flatten
 from p2pl.protocol.session import Task, Training
@@ -66,6 +68,7 @@ def alone_and_together(
 ) -> tuple[list[Trained], list[Trained]]:
     """Returns what some rounds of training come to, peer by peer and stacked."""
     model, mine = make(TASK), parts()
+    stack = Stack(model, mine[0].whole)
     alone = together = starts(make, len(mine))
     for index in range(rounds):
         one = [
@@ -73,10 +76,10 @@ def alone_and_together(
             for peer, (start, part) in enumerate(zip(alone, mine, strict=True))
         ]
         jobs = [
-            stacked.Job(start, part, order(peer, index))
+            Job(start, part, order(peer, index))
             for peer, (start, part) in enumerate(zip(together, mine, strict=True))
         ]
-        other = stacked.train(model, jobs, training)
+        other = stack.train(jobs, training)
         alone = next_starts(alone, one, training)
         together = next_starts(together, other, training)
     return one, other
@@ -120,8 +123,10 @@ def test_peers_may_have_other_labels_for_the_same_inputs() -> None:
     model, (mine, *_) = models.logreg(TASK), parts([32])
     flipped = Part(Examples(mine.whole.x, 4 - mine.whole.y), mine.rows)
     start = Start(flatten(model))
-    jobs = [stacked.Job(start, part, order(0, 0)) for part in (mine, flipped)]
-    for done, part in zip(stacked.train(model, jobs, SGD), (mine, flipped), strict=True):
+    jobs = [Job(start, part, order(0, 0)) for part in (mine, flipped)]
+    for done, part in zip(
+        Stack(model, jobs[0].part.whole).train(jobs, SGD), (mine, flipped), strict=True
+    ):
         alone = train(model, start, part, SGD, order(0, 0))
         assert apart(done.vector, alone.vector) < 1e-6
 
@@ -130,11 +135,8 @@ def test_a_peer_that_diverges_is_told_by_its_loss_and_disturbs_nobody() -> None:
     model, mine = models.mlp(TASK), parts([20, 20])
     good = Start(flatten(model))
     bad = Start(torch.full_like(good.vector, 1e30))
-    jobs = [
-        stacked.Job(s, p, order(k, 0))
-        for k, (s, p) in enumerate(zip((bad, good), mine, strict=True))
-    ]
-    lost, kept = stacked.train(model, jobs, SGD)
+    jobs = [Job(s, p, order(k, 0)) for k, (s, p) in enumerate(zip((bad, good), mine, strict=True))]
+    lost, kept = Stack(model, jobs[0].part.whole).train(jobs, SGD)
     assert math.isnan(lost.loss)
     alone = train(model, good, mine[1], SGD, order(1, 0))
     assert apart(kept.vector, alone.vector) < 1e-6
@@ -185,3 +187,21 @@ def test_a_layer_used_twice_is_not_taken_for_two() -> None:
     expected = model(x)
     got = Forward(model)(parameters, x, shared=True)
     torch.testing.assert_close(got[0].t(), expected, rtol=1e-5, atol=1e-5)
+
+
+class Peeking(nn.Module):
+    """A model that looks at its numbers, which many peers cannot do as one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x.flatten(1))
+        return logits if float(logits.sum()) > 0 else 2 * logits
+
+
+def test_a_model_that_cannot_be_stacked_says_so() -> None:
+    model, (mine, *_) = Peeking(), parts([32])
+    with pytest.raises(Unstackable):
+        Stack(model, mine.whole).train([Job(Start(flatten(model)), mine, order(0, 0))], SGD)
