@@ -37,7 +37,8 @@ from p2pl.simulate.compute import (
     score_all,
     train_all,
 )
-from p2pl.simulate.setup import Setup, check, draw_cohort
+from p2pl.simulate.pulling import sources
+from p2pl.simulate.setup import Setup, check
 
 # Scoring a round on a large test set can take longer than the round's training. Of more peers than
 # this only so many are scored, evenly spaced; after the last round, all are.
@@ -187,7 +188,8 @@ def _round(
         trained = train_all(engine, learners, starts, index, forgiving=forgiving)
     with watch("mix"):
         offers = _offers(setup, learners, states, trained, memory, index)
-        pulls = [_pull(setup, offers, peer, index) for peer in everybody]
+        drawn = enumerate(sources(setup, index)[: len(learners)])
+        pulls = [_pull(setup, offers, peer, index, cohort) for peer, cohort in drawn]
         mixed = mix_all(
             engine,
             learners,
@@ -277,11 +279,8 @@ def _serve(index: int, learner: Learner, vector: Tensor, notes: bytes) -> Model 
     return Model(index, learner.samples, received, notes)
 
 
-def _pull(setup: Setup, offers: Offers, me: int, index: int) -> _Pulls:
+def _pull(setup: Setup, offers: Offers, me: int, index: int, cohort: tuple[int, ...]) -> _Pulls:
     """Returns what a peer's cohort of this round delivers."""
-    if setup.baseline:
-        return _Pulls((), {}, {})
-    cohort = draw_cohort(setup, me, index)
     names = setup.names_in(index)
     answers = {names[other]: offers.get((other, me)) or offers[other, None] for other in cohort}
     return _Pulls(

@@ -44,10 +44,11 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
             "per_seed": [_mean(final) for final in finals],
         },
         "seconds": sum(result.seconds for result in results),
-        "bytes_per_peer_round": results[0].payload_bytes * setup.pulls,
+        "bytes_per_peer_round": round(_bytes_in(results)),
         "session_id": setup.session_id,
         "model": session.model.name,
         "baseline": setup.baseline,
+        "exchange": session.exchange.kind,
         "cohort": setup.pulls,
         "local_epochs": session.training.local_epochs,
         "partition_seed": setup.partition_seed,
@@ -144,3 +145,9 @@ def _finite(value: float) -> float | None:
 
 def _std(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _bytes_in(results: Sequence[Result]) -> float:
+    """Returns how much a peer pulls in a round, on average; push-pull may pull a neighbour once."""
+    rounds = [one for result in results for one in result.rounds]
+    return _mean([entry.bytes_in for one in rounds for entry in one.entries])

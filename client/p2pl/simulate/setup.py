@@ -78,8 +78,11 @@ class Setup:
 
     @property
     def pulls(self) -> int:
-        """How many models a peer pulls in a round."""
-        return 0 if self.baseline else min(self.session.exchange.cohort, self.peers - 1)
+        """How many models a peer pulls in a round; in `gossip`, how many neighbours it has."""
+        if self.baseline:
+            return 0
+        exchange, others = self.session.exchange, self.peers - 1
+        return others if exchange.kind == "braintorrent" else min(exchange.cohort, others)
 
 
 def check(setup: Setup) -> None:

@@ -1,0 +1,73 @@
+"""Who pulls from whom, by the kind of exchange."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.simulations import digits, small_setup
+
+from p2pl.protocol.session import Gossip, changed
+from p2pl.simulate.engine import run
+from p2pl.simulate.numbers import numbers
+from p2pl.simulate.pulling import sources
+from p2pl.simulate.setup import Setup, draw_cohort
+
+GOSSIP = ("exchange", "kind", "gossip")
+
+
+def gossip(mode: str, keep_rounds: int = 1, peers: int = 6, cohort: int = 2) -> Setup:
+    """Returns a simulation of gossip."""
+    chosen = Gossip(mode=mode, keep_rounds=keep_rounds)  # type: ignore[arg-type]
+    cohorts = ("exchange", "cohort", cohort)
+    return small_setup(GOSSIP, ("exchange", "gossip", chosen), cohorts, peers=peers, rounds=2)
+
+
+def test_in_a_cohort_and_in_a_pull_the_peers_drawn_are_those_pulled_from() -> None:
+    cohort = small_setup(("exchange", "cohort", 2), peers=6)
+    for setup in (cohort, gossip("pull")):
+        assert sources(setup, 1) == [draw_cohort(setup, peer, 1) for peer in range(6)]
+
+
+def test_in_a_push_a_peer_pulls_from_those_who_drew_it() -> None:
+    pulled, pushed = sources(gossip("pull"), 1), sources(gossip("push"), 1)
+    pairs = {(me, other) for me, others in enumerate(pulled) for other in others}
+    assert {(other, me) for me, others in enumerate(pushed) for other in others} == pairs
+
+
+def test_a_push_pull_is_both_and_nobody_twice() -> None:
+    pulled, pushed = sources(gossip("pull"), 1), sources(gossip("push"), 1)
+    for mine, theirs, both in zip(pulled, pushed, sources(gossip("push-pull"), 1), strict=True):
+        assert set(both) == {*mine, *theirs}
+        assert len(both) == len(set(both))
+
+
+def test_neighbours_are_kept_as_long_as_the_session_says() -> None:
+    kept = gossip("pull", keep_rounds=3)
+    lists = [sources(kept, index) for index in range(1, 8)]
+    assert lists[0] == lists[1] == lists[2] != lists[3]
+    assert lists[3] == lists[5] != lists[6]
+
+
+def test_the_form_of_gossip_changes_no_number() -> None:
+    client = gossip("push-pull")
+    hybrid = changed(client.session, ("exchange", "gossip", Gossip(form="hybrid")))
+    both = [
+        run(one, digits(), torch.device("cpu")) for one in (client, replace(client, session=hybrid))
+    ]
+    assert torch.equal(torch.stack(both[0].vectors), torch.stack(both[1].vectors))
+
+
+def test_in_braintorrent_everybody_has_moved_in_every_round() -> None:
+    setup = small_setup(("exchange", "kind", "braintorrent"), peers=5, rounds=1)
+    assert [sorted(others) for others in sources(setup, 1)] == [
+        [other for other in range(5) if other != me] for me in range(5)
+    ]
+    result = run(setup, digits(), torch.device("cpu"))
+    assert numbers([result])["bytes_per_peer_round"] == 4 * result.payload_bytes
+
+
+@pytest.mark.parametrize("kind", ["gossip", "braintorrent"])
+def test_a_hundred_peers_run(kind: str) -> None:
+    changes = (("exchange", "kind", kind), ("mixing", "rule", "uniform"))
+    result = run(small_setup(*changes, peers=100, rounds=1), digits(), torch.device("cpu"))
+    assert len(result.vectors) == 100
