@@ -20,10 +20,12 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 from p2pl.errors import FrameError, PullError, QuorumError, RunDirError, TrackerError, wrong
 from p2pl.exchange.aggregator import Term, collect
@@ -54,6 +56,7 @@ class Done:
     """What I trained last, and from which model."""
 
     base: Stamp
+    start: Start
     trained: Trained
     meter: Meter
 
@@ -111,6 +114,7 @@ class Member:
         self.term: Term | None = None
         self.notices: dict[str, Announce] = {}  # the newest, of each member that has led
         self.done: Done | None = None
+        self.pulled: Mapping[str, Model] = {}  # what the model that I hold was made of
         self.adopting = asyncio.Lock()  # one model after the other
         self.asked: list[Asked] = []
         self.passed_over = 0
@@ -306,7 +310,7 @@ class Member:
         start = Start(state.weights, state.optimizer)
         on_step = stepper(peer.view, index, peer.stopping)
         trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
-        return Done(base, trained, meter)
+        return Done(base, start, trained, meter)
 
     async def fetch(self, notice: Announce) -> None:
         """Takes over the leader's model."""
@@ -332,11 +336,11 @@ class Member:
     async def give_result(self, notice: Announce, done: Done) -> None:
         """Gives my result to the leader; to myself, if that is me."""
         learner, base = self.peer.learner, done.base
+        vector = await self.to_serve(base.round + 1, done.trained.vector)
         if self.term:
-            vector = done.trained.vector
             self.term.give(self.me, base, Model(base.round + 1, learner.samples, vector))
             return
-        locked = await self.peer.worker(lambda: lock(learner.encode(done.trained.vector)))
+        locked = await self.peer.worker(lambda: lock(learner.encode(vector)))
         name = os.urandom(PARCEL_NAME_BYTES)
         await self.peer.wire.put_parcel(name, locked.box)
         try:
@@ -397,19 +401,27 @@ class Member:
     async def aggregate(self, term: Term) -> None:
         """Makes one global model after the other of what participants give, while I lead."""
         async with self.adopting:
-            await term.serve(self.held, self.state.weights)
+            await term.serve(self.held, self.state.weights)  # what was decided, not mine to change
         while self.held.round < self.peer.rounds:
             base = self.held
             received = await term.gather(base, self.founders.members, self.present)
             names = list(received)
             own = received.pop(self.me)
-            mix = partial(self.peer.learner.mix, own.vector, received, own.round, self.state.trust)
+            before = self.state
+            mix = partial(
+                self.peer.learner.mix,
+                own.vector,
+                received,
+                own.round,
+                before.trust,
+                start=before.weights,
+            )
             async with self.adopting:
                 mixed = await self.peer.worker(mix)
                 made = Stamp(term.number, base.round + 1)
                 await self.adopt(made, mixed, Pulls(tuple(received), received, {}))
                 self.events.note("aggregated", term=made.term, round=made.round, received=names)
-                await term.serve(made, mixed.vector)
+                await term.serve(made, await self.to_serve(made.round, mixed.vector))
 
     def present(self) -> set[str]:
         """Returns the members that answer my heartbeats."""
@@ -424,26 +436,36 @@ class Member:
     async def adopt(self, stamp: Stamp, mixed: Mixed, pulls: Pulls) -> None:
         """Holds this model from now on; it is on disk before anybody is told."""
         peer, done = self.peer, self.done
+        optimizer = self.state.optimizer
+        if done and done.base == self.held:
+            follow = peer.learner.follow
+            optimizer = follow(done.start, done.trained, mixed.vector, done.base.round + 1)
         after = PeerState(
             round=stamp.round,
             weights=mixed.vector,
-            optimizer=done.trained.optimizer if done else self.state.optimizer,
+            optimizer=optimizer,
             trust=mixed.trust,
             memory={"term": stamp.term},
         )
         if stamp.round <= self.held.round:
             peer.log.drop_after(stamp.round - 1)  # what I had is not what was decided
-        if done and done.base.round + 1 == stamp.round:
+        if done and done.base == self.held and done.base.round + 1 == stamp.round:
             score = partial(peer.learner.score, done.trained.vector, mixed.vector)
             scored = await peer.worker(score)
             outcome = Outcome(stamp.round, done.trained, pulls, mixed, scored)
             await remember(peer, after, outcome, done.meter)
         else:
             await save(peer, after)
-        self.state, self.held = after, stamp
+        self.state, self.held, self.pulled = after, stamp, pulls.models
         if self.leadership:
             await self.leadership.hold(stamp)
         self.bell.ring()
+
+    async def to_serve(self, index: int, vector: Tensor) -> Tensor:
+        """Returns what others get in the place of these parameters: they, from an honest peer."""
+        if self.peer.attacker is None:
+            return vector
+        return await self.peer.worker(partial(self.peer.attacker.lie, index, vector, self.pulled))
 
 
 def stamp_of(state: PeerState) -> Stamp:
