@@ -38,6 +38,7 @@ from p2pl.simulate.compute import (
     train_all,
 )
 from p2pl.simulate.pulling import sources
+from p2pl.simulate.raft import mix_at_the_leader
 from p2pl.simulate.setup import Setup, check
 
 # Scoring a round on a large test set can take longer than the round's training. Of more peers than
@@ -190,8 +191,9 @@ def _round(
         offers = _offers(setup, learners, states, trained, memory, index)
         drawn = enumerate(sources(setup, index)[: len(learners)])
         pulls = [_pull(setup, offers, peer, index, cohort) for peer, cohort in drawn]
-        mixed = mix_all(
-            engine,
+        at_leader = setup.session.exchange.kind == "raft" and not setup.baseline
+        mixing = partial(mix_at_the_leader, setup) if at_leader else partial(mix_all, engine)
+        mixed = mixing(
             learners,
             [one.vector for one in trained],
             [pull.models for pull in pulls],

@@ -4,9 +4,11 @@ In a simulation everybody is equally fast, so rounds are in step. `cohort`: each
 random few. `gossip`: the random few are neighbours; pulling from them, telling them to pull, or
 both, for as many rounds as a list is kept. Whether the tracker or the peer itself draws the list is
 the same here. `braintorrent`: everybody has moved since everybody last looked, so each peer pulls
-from all others; that is the most that it ever takes.
+from all others; that is the most that it ever takes. `raft`: the leader gets everybody's model,
+and everybody the leader's.
 """
 
+from p2pl.simulate import raft
 from p2pl.simulate.setup import Setup, draw_cohort
 
 
@@ -16,6 +18,8 @@ def sources(setup: Setup, index: int) -> list[tuple[int, ...]]:
     if setup.baseline:
         return [() for _ in everybody]
     exchange = setup.session.exchange
+    if exchange.kind == "raft":
+        return raft.sources(setup, index)
     if exchange.kind != "gossip":
         return [draw_cohort(setup, peer, index) for peer in everybody]
     keep = exchange.gossip.keep_rounds
