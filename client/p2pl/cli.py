@@ -473,6 +473,9 @@ def simulate(
         Path | None,
         typer.Option(help="Write run directories, one a peer, that `p2pl report` reads."),
     ] = None,
+    curves: Annotated[
+        bool, typer.Option(help="Score the peers after every round, and not after the last alone.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run many virtual peers on this machine, in one process: what would a session come to?
@@ -505,6 +508,7 @@ def simulate(
         engine=engine,
         attack=made,
         bad=bad,
+        curves=curves,
     )
     options = command.Options(
         name=name,
