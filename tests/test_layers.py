@@ -13,6 +13,7 @@ LEVELS = {
     "p2pl.cli": 6,
     "p2pl.exchange": 5,
     "p2pl.simulate": 5,
+    "p2pl.simulated": 5,
     "p2pl.report": 4,
     "p2pl.shards": 4,
     "p2pl.pictures": 3,

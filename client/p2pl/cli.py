@@ -721,7 +721,12 @@ def audit(
 
 @app.command()
 def report(
-    run_dirs: Annotated[list[Path], typer.Argument(help="Run directories of `p2pl join`.")],
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run directories of `p2pl join`, or one directory of `p2pl simulate --out`."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the tables.")],
 ) -> None:
     """Draw what happened: accuracy by round, trust, confusion, bytes, and a table by class."""
@@ -729,6 +734,12 @@ def report(
         from rich.console import Console
 
         from p2pl.report import report_tables, write_report
+        from p2pl.simulated import is_simulation, simulation_tables, write_simulation_report
+    if len(run_dirs) == 1 and is_simulation(run_dirs[0]):
+        simulated = write_simulation_report(run_dirs[0], out)
+        Console().print(simulation_tables(simulated))
+        print(f"page {simulated.page}")
+        return
     written = write_report(run_dirs, out)
     Console().print(report_tables(written))
     print(f"page {written.page}")

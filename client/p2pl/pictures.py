@@ -71,6 +71,89 @@ def draw_curves(curves: Mapping[str, Curve], *, title: str, unit: str) -> bytes:
     return _png(figure)
 
 
+def draw_bands(
+    bands: Mapping[str, Sequence[tuple[int, float | None, float]]],
+    *,
+    title: str,
+    unit: str,
+    logarithmic: bool = False,
+) -> bytes:
+    """Returns a few lines by round, each with a band around it.
+
+    Args:
+        bands: (round, value, half of the band's height), by name; a value may be missing.
+        title: what is drawn.
+        unit: label of the vertical axis.
+        logarithmic: whether the vertical axis is; what is not above 0 is then left out.
+    """
+    figure, axes = _canvas(4.2)
+    for index, (name, points) in enumerate(bands.items()):
+        known = [
+            (place, value, half)
+            for place, value, half in points
+            if value is not None and (value > 0 or not logarithmic)
+        ]
+        if not known:
+            continue
+        places, values, halves = (np.array(column) for column in zip(*known, strict=True))
+        colour = PALETTE[index % len(PALETTE)]
+        style = "-" if index == 0 else "--"  # where lines coincide, the first shows through
+        axes.plot(places, values, style, color=colour, linewidth=1.6, label=name)
+        if halves.any():
+            band = (values - halves, values + halves)
+            axes.fill_between(places, *band, color=colour, alpha=0.2, linewidth=0)
+    if logarithmic:
+        axes.set_yscale("log")
+    axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
+    axes.set_xlabel("round")
+    axes.set_ylabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.margins(x=0.02)
+    if len(bands) > 1:
+        _legend_beside(axes)
+    return _png(figure)
+
+
+def draw_by_peer(values: Matrix, *, bad: int = 0) -> bytes:
+    """Returns a dot for each peer and seed, and each peer's mean.
+
+    Args:
+        values: [seeds, peers], accuracy in percent.
+        bad: the last so many peers are bad ones.
+    """
+    peers = values.shape[1]
+    figure, axes = _canvas(4.2)
+    places = np.arange(peers)
+    size = 26 if peers <= MAX_TICKS else 8
+    for start, end, colour, label in (
+        (0, peers - bad, BLUE, "honest"),
+        (peers - bad, peers, ORANGE, "bad"),
+    ):
+        if start == end:
+            continue
+        for seed in values:
+            axes.scatter(
+                places[start:end], seed[start:end], s=size, color=colour, alpha=0.55, linewidth=0
+            )
+        axes.hlines(
+            values[:, start:end].mean(axis=0),
+            places[start:end] - 0.3,
+            places[start:end] + 0.3,
+            color=colour,
+            linewidth=2,
+            label=f"{label}, mean over the seeds" if bad else "mean over the seeds",
+        )
+    every = _every(peers)
+    axes.set_xticks(np.arange(0, peers, every), [str(peer) for peer in range(0, peers, every)])
+    axes.set_xlabel("peer")
+    axes.set_ylabel("accuracy on the test set (%)")
+    axes.set_title("Accuracy of each peer", loc="left", fontweight="bold")
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    _legend_beside(axes)
+    return _png(figure)
+
+
 def draw_trust(rows: Sequence[str], columns: Sequence[str], weights: Matrix) -> bytes:
     """Returns a heat map of who gives how much weight to whom.
 

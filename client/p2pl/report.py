@@ -65,6 +65,7 @@ class PeerScore(msgspec.Struct, frozen=True, kw_only=True):
     bytes_in: int
     bytes_out: int
     tracker_bytes: int
+    tracker_seconds: float  # spent waiting for the tracker's answers
     seconds: float
 
 
@@ -167,9 +168,9 @@ def report_tables(report: Report) -> RenderableType:
     head, rows = _peer_rows(numbers, names)
     kept = [head.index(name) for name in TERMINAL_COLUMNS]
     narrow = [[row[index] for index in kept] for row in rows]
-    parts = [_table(visible(title), TERMINAL_COLUMNS, narrow)]
+    parts = [terminal_table(visible(title), TERMINAL_COLUMNS, narrow)]
     if numbers.classes:
-        parts.append(_table("By class", *_class_rows(numbers)))
+        parts.append(terminal_table("By class", *class_rows(numbers.classes, numbers.macro)))
     return Group(*parts)
 
 
@@ -193,7 +194,7 @@ def comparison_table(alone: Mapping[str, float], together: Mapping[str, float]) 
     one = float(np.mean([alone[name] for name in names]))
     two = float(np.mean([together[name] for name in names]))
     rows.append(("mean", percent(one), percent(two), f"{two - one:+.1f}"))
-    return _table("Accuracy", ("peer", "alone", "together", "gain"), rows)
+    return terminal_table("Accuracy", ("peer", "alone", "together", "gain"), rows)
 
 
 def draw_alone_versus_together(
@@ -271,7 +272,7 @@ def _numbers(runs: Sequence[Run]) -> Numbers:
         peers=peers,
         accuracy=_spread(peers),
         classes=classes,
-        macro=_macro(classes),
+        macro=macro_score(classes),
         labels=labels,
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         trust={run.peer_id: row for run in runs if (row := trust_when_last_met(run.rounds))},
@@ -300,6 +301,7 @@ def _peer_score(run: Run) -> PeerScore:
         bytes_in=sum(entry.bytes_in for entry in run.rounds),
         bytes_out=sum(entry.bytes_out for entry in run.rounds),
         tracker_bytes=sum(entry.tracker_bytes for entry in run.rounds),
+        tracker_seconds=sum(entry.tracker_seconds or 0.0 for entry in run.rounds),
         seconds=sum(entry.seconds for entry in run.rounds),
     )
 
@@ -372,7 +374,8 @@ def class_scores(confusion: pictures.Matrix, labels: Sequence[str]) -> tuple[Cla
     )
 
 
-def _macro(classes: Sequence[ClassScore]) -> ClassScore | None:
+def macro_score(classes: Sequence[ClassScore]) -> ClassScore | None:
+    """Returns the unweighted mean over the classes; None where there are none."""
     if not classes:
         return None
     return ClassScore(
@@ -506,7 +509,7 @@ def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
     for kind, file in numbers.pictures.items():
         parts += [f"## {kind.capitalize()}", f"![{kind}]({file})", CAPTIONS[kind]]
         if kind == "confusion":
-            parts.append(markdown_table(*_class_rows(numbers)))
+            parts.append(markdown_table(*class_rows(numbers.classes, numbers.macro)))
     if numbers.rejections:
         parts += ["## Rejections", markdown_table(*_rejection_rows(numbers, names))]
     if numbers.churn:
@@ -532,17 +535,21 @@ def _peer_rows(
             human_bytes(score.bytes_in),
             human_bytes(score.bytes_out),
             duration(score.seconds),
+            f"{1_000 * score.tracker_seconds:.0f} ms, {human_bytes(score.tracker_bytes)}",
         )
         for score in numbers.peers
     ]
     if numbers.accuracy is not None and len(rows) > 1:
         mean = f"{numbers.accuracy.mean:.1f} ± {numbers.accuracy.std:.1f} %"
-        rows.append(("mean ± std", "", "", mean, *[""] * 7))
-    return (*head, "received", "sent", "time"), rows
+        rows.append(("mean ± std", "", "", mean, *[""] * 8))
+    return (*head, "received", "sent", "time", "with the tracker"), rows
 
 
-def _class_rows(numbers: Numbers) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    scores = [*numbers.classes, *([numbers.macro] if numbers.macro else [])]
+def class_rows(
+    classes: Sequence[ClassScore], macro: ClassScore | None
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Returns head and rows of a table of scores by class."""
+    scores = [*classes, *([macro] if macro else [])]
     return ("class", "precision", "recall", "F1", "samples"), [
         (
             visible(score.label),
@@ -605,7 +612,8 @@ def _compared(alone: Mapping[str, float], together: Mapping[str, float]) -> list
     return list(alone)
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def terminal_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Returns a table for a terminal: the first column to the left, the others to the right."""
     table = Table(
         title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, collapse_padding=True
     )

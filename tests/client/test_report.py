@@ -65,6 +65,7 @@ def two_runs(tmp_path: Path) -> list[Path]:
             bytes_out=50,
             bytes_by_peer={BOB: (100, 30), CAROL: (0, 20)},
             tracker_bytes=7,
+            tracker_seconds=0.004,
             seconds=2.0,
         )
         for number, accuracy in ((1, 60.0), (2, 90.0), (3, 80.0))
@@ -133,6 +134,7 @@ def test_the_numbers_of_a_report_are_those_of_the_runs(shown: Report) -> None:
         "bytes_in": 300,
         "bytes_out": 150,
         "tracker_bytes": 21,
+        "tracker_seconds": pytest.approx(0.012),
         "seconds": 6.0,
     }
     assert (bob["state"], bob["rounds"], bob["accuracy"]) == ("unfinished", 2, 70.0)
@@ -281,11 +283,10 @@ def test_the_page_tells_what_happened(shown: Report) -> None:
     )
     assert (
         "| a1a1a1a1 | finished | 3 | 80.0 % | 90.0 % | 79.0 % | 0.333 | 80 "
-        "| 300 B | 150 B | 6.0 s |" in page
+        "| 300 B | 150 B | 6.0 s | 12 ms, 21 B |" in page
     )
-    assert "| b2b2b2b2 | unfinished | 2 | 70.0 % | 70.0 % | - | 0.500 | - | 20 B | 0 B | 0 s |" in (
-        page
-    )
+    bob = "| b2b2b2b2 | unfinished | 2 | 70.0 % | 70.0 % | - | 0.500 | - | 20 B | 0 B | 0 s |"
+    assert f"{bob} 0 ms, 0 B |" in page
     assert "| cat | 0.889 | 0.800 | 0.842 | 10 |" in page
     assert "| a1a1a1a1 | c3c3c3c3 | 3 | 3 | late in round 3 |" in page
 

@@ -34,6 +34,11 @@ def test_it_prints_one_object_and_writes_runs_that_the_report_reads(tmp_path: Pa
         finals = [run.summary.accuracy for run in runs if run.summary and run.summary.accuracy]
         assert figures["accuracy"]["per_seed"][seed] == pytest.approx(sum(finals) / 4)
     assert (out / "seed-0" / "peer-0" / "model.safetensors").stat().st_size > 4_000
+    done = CliRunner().invoke(app, ["report", str(out), "--out", str(tmp_path / "report")])
+    assert done.exit_code == 0, done.output
+    assert f"{figures['accuracy']['per_seed'][1]:.2f}" in done.output
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert f"**Accuracy {figures['accuracy']['mean']:.2f}" in page
 
 
 def test_any_setting_of_the_session_can_be_changed() -> None:
