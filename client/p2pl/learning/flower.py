@@ -13,7 +13,7 @@ Which client it is, the joining person says on the command line; a session file 
 import importlib
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -45,6 +45,9 @@ class NumPyClient(Protocol):
     def fit(self, parameters: Arrays, config: Scalars) -> tuple[Arrays, int, Scalars]: ...
 
     def evaluate(self, parameters: Arrays, config: Scalars) -> tuple[float, int, Scalars]: ...
+
+
+Clients: TypeAlias = Callable[[int, int], NumPyClient]  # given a peer's number, and how many
 
 
 def load(name: str, partition: tuple[int, int] = (0, 1)) -> NumPyClient:
@@ -230,7 +233,8 @@ class FlowerLearner(Learner):
         self.seen.samples = max(1, int(samples))
         on_step(1, 1)
         loss = _number(metrics, "train_loss", "loss")
-        return Trained(vector, loss, steps=1, samples=self.seen.samples, optimizer={})
+        steps = int(math.isfinite(loss))  # a loss that it does not tell is that of no step
+        return Trained(vector, loss, steps, self.seen.samples, optimizer={})
 
     def follow(self, start: Start, trained: Trained, mixed: Tensor, index: int) -> OptimizerState:
         """Returns nothing: what the client's optimizer remembers, it keeps to itself."""

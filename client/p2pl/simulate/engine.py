@@ -22,6 +22,7 @@ from p2pl.learning import models, partition
 from p2pl.learning.data import Data
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
+from p2pl.learning.flower import Clients, FlowerLearner
 from p2pl.learning.learner import Learner, Mixed, Model, Scored
 from p2pl.learning.train import OptimizerState, Start, Trained
 from p2pl.learning.trust import Trust
@@ -95,12 +96,15 @@ class _Pulls:
     rejected: Mapping[str, str]
 
 
-def run(setup: Setup, data: Data, device: torch.device, on_round: OnRound | None = None) -> Result:
+def run(
+    setup: Setup, data: Data | Clients, device: torch.device, on_round: OnRound | None = None
+) -> Result:
     """Returns what came of one simulation.
 
     Args:
         setup: the session, the peers, the seed.
-        data: all of it; the partition says whose a training example is.
+        data: all of it; the partition says whose a training example is. Or clients of Flower, which
+            have their own, and are scored on it.
         device: to compute on.
         on_round: called after every round.
 
@@ -112,7 +116,11 @@ def run(setup: Setup, data: Data, device: torch.device, on_round: OnRound | None
     check(setup)
     begun = time.perf_counter()
     learners = peers_of(setup, data, device)
-    engine = choose(setup.engine, learners, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    if isinstance(data, Data):
+        engine = choose(setup.engine, learners, threads)
+    else:
+        engine = Engine("sequential", threads, threads)
     initial = flatten(learners[0].model)
     states: Sequence[_State] = [_State(initial) for _ in learners]
     honest = tuple(range(len(learners) - setup.bad))
@@ -132,27 +140,34 @@ def run(setup: Setup, data: Data, device: torch.device, on_round: OnRound | None
         scores=tuple(scores),
         learners=learners,
         vectors=tuple(state.vector for state in states),
-        samples=tuple(len(learner.own) for learner in learners),
+        samples=tuple(len(learner.own) or learner.samples for learner in learners),
         payload_bytes=learners[0].payload_bytes,
         engine=replace(engine, stack=None),  # whose memory is not needed any more
         seconds=time.perf_counter() - begun,
     )
 
 
-def peers_of(setup: Setup, data: Data, device: torch.device) -> tuple[Learner, ...]:
+def peers_of(setup: Setup, data: Data | Clients, device: torch.device) -> tuple[Learner, ...]:
     """Returns the learners of all peers, around one model and one copy of the data.
 
     The centralised baseline is one learner with everybody's data: in each round it sees as many
     examples as all the peers together.
     """
+    session = setup.seeded_session
+    model = models.build(session).to(device)
+    if not isinstance(data, Data):
+        names = [(setup.name, peer_id) for peer_id in setup.ids]
+        clients = [data(number, setup.peers) for number in range(setup.peers)]
+        return tuple(
+            FlowerLearner.around(session, name, model, client)
+            for name, client in zip(names, clients, strict=True)
+        )
     if data.test is None:
         raise DataError(
             wrong(
                 "--data", got="no test split", allowed="data with one: all peers are scored on it"
             )
         )
-    session = setup.seeded_session
-    model = models.build(session).to(device)
     train, test = data.train.to(device), data.test.to(device)
     return tuple(
         Learner.of(session, (setup.name, setup.ids[peer]), model, mine, test)
