@@ -1,0 +1,94 @@
+"""Experiments go on where they stopped, and say only what their raw figures say."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import experiments
+import pytest
+from experiments import Cell, Experiment, Results
+from scipy import stats
+from support.processes import ROOT
+
+DIGITS = ("torrentfiles/digits.toml", "--data", "digits", "--peers", "3", "--rounds", "1")
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns a place for raw figures; cells run in this process, which has torch loaded."""
+    monkeypatch.chdir(ROOT)
+    folder = tmp_path / "raw" / "small"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_cell_keeps_what_its_command_prints(raw: Path) -> None:
+    cell = Cell("iid", (*DIGITS, "--seeds", "2"))
+    assert not experiments.is_done(cell, raw)
+    assert experiments.run_cell(cell, raw, threads=1) == ""
+    record = json.loads((raw / "iid.json").read_text())
+    assert record["command"] == f"p2pl simulate {' '.join(cell.arguments)}"
+    assert len(record["figures"]["accuracy"]["per_seed"]) == 2
+    assert experiments.is_done(cell, raw)
+    assert not experiments.is_done(Cell("iid", (*DIGITS, "--seeds", "3")), raw)
+
+
+def test_a_cell_that_fails_says_why_and_leaves_nothing(raw: Path) -> None:
+    reason = experiments.run_cell(Cell("bad", (*DIGITS, "--partition", "magic")), raw, threads=1)
+    assert "magic" in reason
+    assert list(raw.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_cells_run_side_by_side_and_only_those_that_are_missing(raw: Path) -> None:
+    cells = [Cell("one", DIGITS), Cell("two", (*DIGITS, "--partition", "magic"))]
+    (raw / "one.json").write_text(json.dumps({"arguments": list(DIGITS)}))
+    assert list(experiments.run_cells(cells, raw, jobs=1)) == ["two"]
+    assert json.loads((raw / "one.json").read_text()) == {"arguments": list(DIGITS)}
+
+
+def section(results: Results) -> str:
+    return f"## Small\n\naccuracy {results.figures['one']['accuracy']['mean']}"
+
+
+def test_a_section_is_replaced_and_the_rest_of_the_page_stays(tmp_path: Path) -> None:
+    experiment = Experiment("small", (Cell("one", DIGITS),), section)
+    page = tmp_path / "RESULTS.md"
+
+    def write(accuracy: float) -> str:
+        figures = {"one": {"accuracy": {"mean": accuracy}}}
+        experiments.write_section(page, experiment, Results(figures, {"one": "p2pl x"}, tmp_path))
+        return page.read_text()
+
+    first = write(81.5)
+    assert "accuracy 81.5" in first
+    assert "| [one](results/raw/small/one.json) | `p2pl x` |" in first
+    page.write_text(f"{first}\n<!-- begin other -->\nkept\n<!-- end other -->\n")
+    second = write(90.25)
+    assert "accuracy 90.25" in second
+    assert "81.5" not in second
+    assert second.index("Small") < second.index("kept")
+    assert second.count("begin small") == 1
+
+
+def test_differences_are_paired_by_seed() -> None:
+    one, other = [92.1, 92.3, 92.0, 92.2, 92.4], [91.9, 92.2, 92.0, 92.0, 92.1]
+    found = experiments.paired(one, other)
+    known = stats.ttest_rel(one, other)
+    assert found.mean == pytest.approx(0.16)
+    assert found.p == pytest.approx(known.pvalue)
+    interval = known.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert str(found).startswith("+0.16 [")
+    same = experiments.paired(one, one)
+    assert (same.mean, same.p) == (0.0, 1.0)
+    assert str(same) == "0 in every seed"
+
+
+def test_an_experiment_that_there_is_not_is_refused() -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "reproduce", "magic"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "got 'magic', allowed: all" in done.stderr
+    assert "tables" in done.stderr
