@@ -153,17 +153,19 @@ def _account(
     """Returns the account to train with from round `done` + 1 on."""
     training = learner.session.training
     rate = check_batch(training.batch_size, len(learner.own))
-    budget = _budget(learner, wanted)
+    examples = len(learner.own) + len(learner.validation)
+    allowed = budget(learner.session.privacy, wanted, examples)
     a_round = steps_a_round(training, len(learner.own))
+    to_train = sum(1 for index in range(done + 1, rounds + 1) if learner.trains_in(index))
     if saved is None:
-        return Account.opened(budget, rate, a_round * rounds)
-    account = _continued(saved.training, budget, rate, a_round * max(1, rounds - done))
+        return Account.opened(allowed, rate, a_round * to_train)
+    account = _continued(saved.training, allowed, rate, a_round * max(1, to_train))
     first = Charge(account.noise_multiplier, rate, a_round)
-    if not done and not affordable(budget, account.spent, first):
+    if not done and not affordable(allowed, account.spent, first):
         raise BudgetSpent(
-            f"--dp-epsilon {budget.epsilon:g}: already {account.spent_epsilon:.3g} spent by rounds "
-            "that were begun and not finished; nothing is left for the first round, and nothing "
-            "was sent"
+            f"--dp-epsilon {allowed.epsilon:g}: already {account.spent_epsilon:.3g} spent by "
+            "rounds that were begun and not finished; nothing is left for the first round, and "
+            "nothing was sent"
         )
     return account
 
@@ -172,14 +174,21 @@ def _write(book: Book, training: Account) -> None:
     book.save(Accounts(training=training))
 
 
-def _budget(learner: Learner, wanted: Wanted) -> Budget:
-    """Returns the budget; an unchosen delta is the session's where it has one."""
-    demanded: Privacy = learner.session.privacy
-    examples = len(learner.own) + len(learner.validation)
-    budget = Budget.checked(wanted.epsilon, wanted.delta, examples)
+def budget(demanded: Privacy, wanted: Wanted, examples: int) -> Budget:
+    """Returns what may be spent; a delta that nobody chose is the session's where it has one.
+
+    Args:
+        demanded: by the session.
+        wanted: by the person, within that.
+        examples: all of the peer's own.
+
+    Raises:
+        PrivacyError: a budget that cannot be.
+    """
+    made = Budget.checked(wanted.epsilon, wanted.delta, examples)
     if wanted.delta is None and demanded.delta is not None:
-        return Budget.checked(wanted.epsilon, min(budget.delta, demanded.delta), examples)
-    return budget
+        return Budget.checked(wanted.epsilon, min(made.delta, demanded.delta), examples)
+    return made
 
 
 def _continued(saved: Account, budget: Budget, rate: float, steps: int) -> Account:

@@ -137,7 +137,8 @@ class Learner:
     def trains_in(self, index: int) -> bool:
         """Returns whether round `index` has local work; the polish rounds at the end only mix."""
         exchange = self.session.exchange
-        return index <= exchange.rounds - exchange.polish_rounds
+        # Who does more rounds than the session has trains in those again.
+        return not 0 <= exchange.rounds - index < exchange.polish_rounds
 
     def follow(self, start: Start, trained: Trained, mixed: Tensor, index: int) -> OptimizerState:
         """Returns the optimizer state for the round after `index`, once this one is mixed."""
