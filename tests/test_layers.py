@@ -16,6 +16,7 @@ LEVELS = {
     "p2pl.simulated": 5,
     "p2pl.report": 4,
     "p2pl.shards": 4,
+    "p2pl.privacy": 4,
     "p2pl.pictures": 3,
     "p2pl.view": 3,
     "p2pl.network": 2,
