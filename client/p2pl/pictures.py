@@ -9,6 +9,7 @@ import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TypeAlias
 
 import numpy as np
@@ -29,6 +30,7 @@ MAX_CELL_INCHES = 0.85
 MAX_ANNOTATED_CELLS = 12  # a side; more and the numbers cannot be read
 MAX_TICKS = 40  # a side of a heat map; more and the names overlap
 MAX_NAME_CHARS = 18
+MAPS_ACROSS = 3  # heat maps in a row; more and the cells are too small to see
 
 Curve: TypeAlias = Sequence[tuple[int, float]]  # (round, value), in the order of the rounds
 Matrix: TypeAlias = NDArray[np.float64]
@@ -172,6 +174,60 @@ def draw_trust(rows: Sequence[str], columns: Sequence[str], weights: Matrix) -> 
     axes.set_xlabel("weight given to peer" + (" (grey: never met)" if _has_gaps(weights) else ""))
     axes.set_ylabel("by peer")
     _colour_scale(figure, axes, image, "weight")
+    return _png(figure)
+
+
+def draw_trust_rounds(names: Sequence[str], rounds: Mapping[int, Matrix], *, title: str) -> bytes:
+    """Returns who gives how much weight to whom, one heat map a round, all on one scale.
+
+    Args:
+        names: of the peers.
+        rounds: number of the round -> [peers, peers]; row: by whom, column: to whom. At least one.
+        title: whose trust it is.
+    """
+    across = min(MAPS_ACROSS, len(rounds))
+    down = math.ceil(len(rounds) / across)
+    side = WIDTH_INCHES / MAPS_ACROSS
+    figure = Figure(
+        figsize=(side * across + 0.6, side * down + 0.4), dpi=DOTS_PER_INCH, layout="constrained"
+    )
+    grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    highest = max(float(np.nanmax(weights)) for weights in rounds.values()) or 1.0
+    for axes in grid.flat[len(rounds) :]:
+        axes.set_axis_off()
+    for axes, (index, weights) in zip(grid.flat, rounds.items(), strict=False):
+        image = _heat_map(axes, weights, highest)
+        _name_ticks(axes, names, names)
+        axes.set_title(f"round {index}", fontsize=9)
+    figure.colorbar(image, ax=grid, label="weight", shrink=0.6).outline.set_visible(False)
+    figure.supxlabel("weight given to peer", fontsize=9)
+    figure.supylabel("by peer", fontsize=9)
+    figure.suptitle(title, x=0.02, ha="left", fontweight="bold", parse_math=False)
+    return _png(figure)
+
+
+def draw_seeds(lines: Mapping[str, Sequence[Curve]], *, title: str, unit: str) -> bytes:
+    """Returns one line a name, the mean of its seeds, and each seed as a thin line beside it.
+
+    Args:
+        lines: name -> one curve a seed, of the same rounds.
+        title: what is drawn.
+        unit: label of the vertical axis.
+    """
+    figure, axes = _canvas(4.2)
+    for colour, (name, seeds) in zip(cycle(PALETTE), lines.items(), strict=False):
+        places = [place for place, _ in seeds[0]]
+        values = np.array([[value for _, value in curve] for curve in seeds])
+        if len(seeds) > 1:
+            axes.plot(places, values.T, color=colour, linewidth=0.6, alpha=0.45)
+        axes.plot(places, values.mean(axis=0), color=colour, linewidth=2, label=name)
+    axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
+    axes.set_xlabel("round")
+    axes.set_ylabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.margins(x=0.02)
+    _legend_beside(axes)
     return _png(figure)
 
 

@@ -1,6 +1,7 @@
 """A report has the right numbers, pictures that open, and clear words for what it cannot show."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import precision_recall_fscore_support
@@ -272,6 +275,25 @@ def test_peers_that_never_met_are_grey_in_the_trust_picture(tmp_path: Path) -> N
     weights[1, 0] = 0.0
     (tmp_path / "full.png").write_bytes(pictures.draw_trust(["a", "b"], ["a", "b"], weights))
     assert grey not in colours_in(tmp_path / "full.png", pixels=2_000)
+
+
+def test_the_heat_maps_of_all_rounds_have_one_scale(tmp_path: Path) -> None:
+    even, one_sided = np.full((3, 3), 0.25), np.eye(3)
+    (tmp_path / "even.png").write_bytes(pictures.draw_trust_rounds("abc", {1: even}, title="t"))
+    both = {1: even, 20: one_sided}
+    (tmp_path / "both.png").write_bytes(pictures.draw_trust_rounds("abc", both, title="t"))
+    alone, beside = (colours_in(tmp_path / f"{name}.png", 9_000) for name in ("even", "both"))
+    pale, darkest = (rgb(to_hex(colormaps["Blues"](weight))) for weight in (0.25, 1.0))
+    assert darkest in alone & beside
+    assert not any(math.dist(colour, pale) < 3 for colour in alone)  # 0.25 is the most there
+    assert any(math.dist(colour, pale) < 3 for colour in beside)
+
+
+def test_a_rule_has_one_colour_for_its_mean_and_its_seeds(tmp_path: Path) -> None:
+    lines = {"a": [[(1, 1.0), (2, 1.0)], [(1, 1.2), (2, 1.4)]], "b": [[(1, 2.0), (2, 3.0)]]}
+    (tmp_path / "seeds.png").write_bytes(pictures.draw_seeds(lines, title="t $x$", unit="u"))
+    found = colours_in(tmp_path / "seeds.png", pixels=500)
+    assert {rgb(pictures.BLUE), rgb(pictures.ORANGE)} <= found
 
 
 def test_the_page_tells_what_happened(shown: Report) -> None:

@@ -1,17 +1,18 @@
 """What one simulation is about: whose session, how many peers, who holds what."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Self
 
 import msgspec
 import torch
 
 from p2pl.errors import InputError, wrong
-from p2pl.learning import partition
+from p2pl.learning import checkpoint, partition
 from p2pl.learning.attacks import Attack
 from p2pl.learning.seeds import seeded
-from p2pl.protocol.session import Session
+from p2pl.protocol.session import Session, SessionFile, Spec, changed
 
 BASELINES = ("centralised", "isolated")
 ENGINES = ("auto", "stacked", "sequential")
@@ -39,6 +40,27 @@ class Setup:
     attack: Attack | None = None  # what the bad peers do
     bad: int = 0  # how many there are: the last ones
     curves: bool = True  # False: peers are scored after the last round alone
+
+    @classmethod
+    def of(cls, spec: Spec, *, peers: int, partition: str = "iid") -> Self:
+        """Returns the setup of a session as it was written down, for seed 0.
+
+        Raises:
+            SessionFileError: two fields of the spec contradict each other.
+        """
+        session = spec.session()
+        made = SessionFile(spec.name, session, checkpoint.build(session)[1], trackers=())
+        return cls(session, made.id, peers, partition)
+
+    def changed(self, *changes: tuple[str, str, object]) -> Self:
+        """Returns the setup with (section, field, new value) of its session replaced.
+
+        Everybody's randomness is drawn as before, so that the two can be compared.
+
+        Raises:
+            SessionFileError: a field is unknown or out of range, or two contradict each other.
+        """
+        return replace(self, session=changed(self.session, *changes))
 
     @property
     def ids(self) -> tuple[str, ...]:
