@@ -37,6 +37,7 @@ class Forward:
     """The forward pass of one model for many peers.
 
     Attributes:
+        is_pure: whether it leaves the model alone; two threads can use it at the same time then.
         by_example: whether inputs that peers do not share are [B, K, *input], not [K, B, *input].
     """
 
@@ -45,6 +46,7 @@ class Forward:
         self._model = model
         self._layers = list(model.named_children()) if _is_known(model) else []
         kinds = {type(layer) for _, layer in self._layers}
+        self.is_pure = bool(self._layers)
         self.by_example = nn.Conv2d in kinds
 
     def __call__(self, parameters: Parameters, x: Tensor, *, shared: bool) -> Tensor:

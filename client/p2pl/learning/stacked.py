@@ -11,8 +11,10 @@ graphs): issuing its hundred small kernels one by one takes longer than computin
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import torch
@@ -27,10 +29,14 @@ from p2pl.learning.train import ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON, Trained
 from p2pl.learning.weights import Layout
 from p2pl.protocol.session import Training
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 # Inputs and activations of one step, by kind of device. Chosen: logistic regression on MNIST, 16
 # peers at a time, takes half the time of 100 on the CPU, whose cache they leave; a GPU wants many.
 GROUP_BYTES = {"cpu": 16 << 20, "cuda": 4 << 30}
 IGNORED = -100  # the label that cross_entropy takes no notice of
+MIN_GROUP = 16  # peers; sharing fewer among workers costs more than it saves
 STEPS_BEFORE_RECORDING = 3  # libraries choose their kernels and take their memory in the first ones
 
 
@@ -41,17 +47,19 @@ class Unstackable(Exception):  # no error: there is the other way
 class Stack:
     """A model that many peers train together; keeps what the next round can use again."""
 
-    def __init__(self, model: nn.Module, examples: Examples) -> None:
+    def __init__(self, model: nn.Module, examples: Examples, workers: int = 1) -> None:
         """Takes the model as working space.
 
         Args:
             model: what the parameters mean, on the device of the examples; its own are left alone.
             examples: of which all peers have parts; their labels may differ.
+            workers: groups of peers to compute at the same time, on a CPU.
         """
         self._model, self._x = model, examples.x
         self._forward, self._layout = Forward(model), Layout.of(model)
         self._numbers = examples.x[0].numel() + activations(model, examples)
         self._gpu = examples.x.is_cuda
+        self._workers = workers
         self._works: dict[int, _Work] = {}
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, _Graph] = {}
@@ -72,12 +80,15 @@ class Stack:
             raise ValueError("peers of one stack share their inputs")
         self._model.train()
         by_steps = sorted(range(len(jobs)), key=lambda k: -len(jobs[k].part))
-        size = _group(self._x.device, training.batch_size * self._numbers)
-        done: dict[int, Trained] = {}
-        for at in range(0, len(jobs), size):
-            group = by_steps[at : at + size]
-            done |= zip(group, self._train([jobs[k] for k in group], training), strict=True)
-        return [done[k] for k in range(len(jobs))]
+        most = _most(self._x.device, training.batch_size * self._numbers)
+        groups = _groups(by_steps, most, self._workers)
+
+        def work(group: Sequence[int]) -> list[Trained]:
+            return self._train([jobs[k] for k in group], training)
+
+        made = _at_once(work, groups, self._workers if self._forward.is_pure else 1)
+        trained = dict(zip(by_steps, made, strict=True))
+        return [trained[k] for k in range(len(jobs))]
 
     def _train(self, jobs: Sequence[Job], training: Training) -> list[Trained]:
         """Returns what training made of each job; those with the most examples come first."""
@@ -229,7 +240,11 @@ def _advance(work: _Work, gradient: Tensor, batch: Batch, training: Training) ->
 
 
 def evaluate(
-    model: nn.Module, vectors: Sequence[Tensor], examples: Examples, classes: int
+    model: nn.Module,
+    vectors: Sequence[Tensor],
+    examples: Examples,
+    classes: int,
+    workers: int = 1,
 ) -> list[Scores]:
     """Returns each peer's scores on the same examples, as `p2pl.learning.evaluate` gives them.
 
@@ -238,14 +253,15 @@ def evaluate(
         vectors: K of [P].
         examples: at least one.
         classes: C.
+        workers: groups of peers to compute at the same time, on a CPU.
     """
     model.eval()
     forward, layout = Forward(model), Layout.of(model)
-    size = _group(examples.x.device, BATCH_EXAMPLES * activations(model, examples))
-    scores: list[Scores] = []
-    for group in _groups(vectors, size):
-        parameters = unflatten(layout, torch.stack(group))
-        loss = vectors[0].new_zeros(len(group))
+    most = _most(examples.x.device, BATCH_EXAMPLES * activations(model, examples))
+
+    def work(group: Sequence[Tensor]) -> list[Scores]:
+        parameters = unflatten(layout, torch.stack(list(group)))
+        loss = group[0].new_zeros(len(group))
         guesses = []
         with torch.inference_mode():
             for batch in examples.batches(BATCH_EXAMPLES):
@@ -254,8 +270,10 @@ def evaluate(
                 loss += functional.cross_entropy(logits, labels, reduction="none").sum(1)
                 guesses.append(logits.max(1).indices)  # five times as fast as argmax on the CPU
             pairs = examples.y * classes + torch.cat(guesses, 1)
-        scores += _scores(pairs, loss, classes)
-    return scores
+        return _scores(pairs, loss, classes)
+
+    groups = _groups(vectors, most, workers)
+    return _at_once(work, groups, workers if forward.is_pure else 1)
 
 
 def evaluate_own(
@@ -273,11 +291,11 @@ def evaluate_own(
     forward, layout = Forward(model), Layout.of(model)
     whole = parts[0].whole
     batch = min(BATCH_EXAMPLES, max(len(part) for part in parts))
-    size = _group(whole.x.device, batch * (whole.x[0].numel() + activations(model, whole)))
+    most = _most(whole.x.device, batch * (whole.x[0].numel() + activations(model, whole)))
     scores: list[Scores] = []
-    for at in range(0, len(vectors), size):
-        group = parts[at : at + size]
-        parameters = unflatten(layout, torch.stack(list(vectors[at : at + size])))
+    for pairs in _groups(list(zip(vectors, parts, strict=True)), most, 1):
+        group = [part for _, part in pairs]
+        parameters = unflatten(layout, torch.stack([vector for vector, _ in pairs]))
         rows = nn.utils.rnn.pad_sequence([part.rows for part in group], batch_first=True)
         labels = nn.utils.rnn.pad_sequence(
             [part.whole.y[part.rows] for part in group], batch_first=True, padding_value=IGNORED
@@ -294,8 +312,8 @@ def evaluate_own(
                 )
                 loss += by_example.sum(1)
                 guesses.append(logits.max(1).indices)
-            pairs = torch.where(labels < 0, -1, labels * classes + torch.cat(guesses, 1))
-        scores += _scores(pairs, loss, classes)
+            cells = torch.where(labels < 0, -1, labels * classes + torch.cat(guesses, 1))
+        scores += _scores(cells, loss, classes)
     return scores
 
 
@@ -325,7 +343,7 @@ def inputs(forward: Forward, x: Tensor, rows: Tensor) -> Tensor:
     return x.index_select(0, rows.reshape(-1)).view(*rows.shape, *x.shape[1:])
 
 
-def _group(device: torch.device, numbers: int) -> int:
+def _most(device: torch.device, numbers: int) -> int:
     """Returns how many peers to compute together: as many as fit `GROUP_BYTES`, at least one.
 
     Args:
@@ -335,8 +353,21 @@ def _group(device: torch.device, numbers: int) -> int:
     return max(1, GROUP_BYTES[device.type] // (4 * numbers))
 
 
-def _groups(items: Sequence[Tensor], size: int) -> list[list[Tensor]]:
-    return [list(items[at : at + size]) for at in range(0, len(items), size)]
+def _groups(items: Sequence[T], most: int, workers: int) -> list[Sequence[T]]:
+    """Returns the items in groups of at most `most`, enough of them to keep the workers busy."""
+    if len(items) >= MIN_GROUP * workers:
+        most = min(most, math.ceil(len(items) / workers))
+    return [items[at : at + most] for at in range(0, len(items), most)]
+
+
+def _at_once(
+    work: Callable[[Sequence[T]], list[R]], groups: Sequence[Sequence[T]], workers: int
+) -> list[R]:
+    """Returns what the work makes of all groups, in order, some of them at the same time."""
+    if workers == 1 or len(groups) == 1:
+        return [one for group in groups for one in work(group)]
+    with ThreadPoolExecutor(workers) as pool:
+        return [one for made in pool.map(work, groups) for one in made]
 
 
 def activations(model: nn.Module, examples: Examples) -> int:

@@ -33,13 +33,12 @@ from p2pl.learning.weights import flatten
 Clock: TypeAlias = Callable[[], float]  # in seconds
 
 TRIED_PEERS = 8
-TRIED_STEPS = 4
-MAX_TRIALS = 5  # the fastest one counts: the first may pay for what happens once
-LONG_TRIAL_S = 0.1  # of all trials together; after it there is no further one
+TRIED_STEPS = 3
+MAX_TRIALS = 3  # the fastest one counts: the first may pay for what happens once
+LONG_TRIAL_S = 0.05  # of all trials together; after it there is no further one
 # Work shorter than this is done by one thread: on a busy machine, threads that wait for each other
 # after every operation took 50 times as long. Chosen: a step of many milliseconds is long enough.
 LONG_STEP_S = 0.02
-LONG_SCORING_OPERATIONS = 2e10  # about half a second for one thread
 
 # Of all pairs of peers; where more than this share pull from each other, one matrix product over
 # all peers mixes faster than a sum for each. Chosen: 100 peers with cohorts of 4 are below it.
@@ -51,8 +50,8 @@ class Engine:
     """How peers are computed."""
 
     kind: str  # stacked, or sequential
-    threads: int  # to compute with
-    allowed: int  # threads, for what is long
+    threads: int  # for each operation
+    allowed: int  # threads in all
     stack: Stack | None = None  # what trains the peers where they are stacked
 
 
@@ -73,7 +72,7 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)
-    stack = Stack(learners[0].model, _part(learners[0].own).whole)
+    stack = Stack(learners[0].model, _part(learners[0].own).whole, threads)
     tried = learners[:TRIED_PEERS]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
@@ -241,10 +240,8 @@ def judge_all(
         return []
     model, test = learners[0].model, learners[0].test
     assert test is not None  # `peers_of` has seen to it
-    operations = 2 * learners[0].layout.total * len(test) * len(learners)
-    long = operations > LONG_SCORING_OPERATIONS
-    with computing_with(engine.allowed if long else engine.threads):
-        return stacked.evaluate(model, vectors, test, learners[0].session.task.classes)
+    classes = learners[0].session.task.classes
+    return stacked.evaluate(model, vectors, test, classes, engine.allowed)
 
 
 def _train_one(learner: Learner, start: Start, index: int, *, forgiving: bool) -> Trained:

@@ -205,3 +205,16 @@ def test_a_model_that_cannot_be_stacked_says_so() -> None:
     model, (mine, *_) = Peeking(), parts([32])
     with pytest.raises(Unstackable):
         Stack(model, mine.whole).train([Job(Start(flatten(model)), mine, order(0, 0))], SGD)
+
+
+def test_workers_change_nothing() -> None:
+    model, mine = models.mlp(TASK), parts([20 + k for k in range(40)])
+    begin, whole = starts(models.mlp, len(mine)), mine[0].whole
+    trained: list[list[Trained]] = []
+    for workers in (1, 2):
+        jobs = [Job(s, p, order(k, 0)) for k, (s, p) in enumerate(zip(begin, mine, strict=True))]
+        trained.append(Stack(model, whole, workers).train(jobs, MOMENTUM))
+    for one, other in zip(*trained, strict=True):
+        assert apart(one.vector, other.vector) < 1e-6
+    vectors = [start.vector for start in begin]
+    assert_same(*(stacked.evaluate(model, vectors, whole, TASK.classes, n) for n in (1, 2)))

@@ -1,0 +1,266 @@
+"""How fast `p2pl simulate` is, beside Flower's simulation engine at the same work in the same run.
+
+Both clocks cover the engine and nothing before it: the data are in memory when they start. Flower
+scores the mean model after every round; ours does too, and every peer after the last. Flower trains
+on all examples in batches of 64, ours on the 95 % that are not held back, in batches of 61: as many
+steps, since few steps decide how far a short run gets.
+
+    scripts/bench simulate --baseline FILE --baseline-python PYTHON     all of it
+    scripts/bench simulate --parts scale cnn                            without Flower
+
+FILE is a program that takes the numbers of peers and rounds, does the work of `BENCH` below and
+prints one JSON object with `seconds` and `accuracy`; PYTHON has Flower installed. The data sets are
+looked for in $P2PL_DATA_DIR.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from p2pl.learning import models
+from p2pl.learning.data import Data, load
+from p2pl.learning.evaluate import evaluate
+from p2pl.learning.examples import Examples
+from p2pl.learning.train import Start, train
+from p2pl.learning.weights import flatten
+from p2pl.protocol.session import Session, changed, read_spec
+from p2pl.simulate.engine import Result, run
+from p2pl.simulate.setup import Setup
+
+MNIST, CIFAR = "ylecun/mnist", "uoft-cs/cifar10"
+BENCH = """
+name = "bench"
+[task]
+input = [1, 28, 28]
+classes = 10
+[model]
+name = "logreg"
+[training]
+learning_rate = 0.1
+batch_size = 61
+validation_share = 0.05
+[exchange]
+rounds = 10
+cohort = 4
+[mixing]
+rule = "uniform"
+"""
+CNN = """
+name = "bench-cnn"
+[task]
+input = [3, 32, 32]
+classes = 10
+[model]
+name = "cnn"
+[training]
+learning_rate = 0.05
+momentum = 0.9
+batch_size = 64
+[exchange]
+rounds = 2
+cohort = 4
+"""
+PARTS = ("flower", "linear", "scale", "cnn")
+ROWS_PER_PEER = 60  # of MNIST: 1 000 peers have all of it
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One run of the command, in a process of its own."""
+
+    figures: dict[str, Any]
+    wall_s: float
+    peak_mib: float
+
+
+def simulate(spec: str, data: str, *options: str) -> Command:
+    """Returns what `p2pl simulate` printed, how long it took with its start, and its memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "bench.toml"
+        file.write_text(spec)
+        command = [sys.executable, "-m", "p2pl.cli", "simulate", str(file), "--data", data]
+        begun = time.perf_counter()
+        child = subprocess.Popen(
+            [*command, *options, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert child.stdout is not None
+        printed = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        if status:
+            raise SystemExit(f"bench: `p2pl simulate {' '.join(options)}` failed")
+        wall_s = time.perf_counter() - begun
+    return Command(json.loads(printed), wall_s, usage.ru_maxrss / 1_024)
+
+
+def against_flower(program: Path, python: Path, repeats: int) -> None:
+    """Prints seconds and accuracy of both, in turn, and the ratio of the medians."""
+    print("peers  rounds   p2pl s   flower s   ratio   p2pl %   flower %", flush=True)
+    for peers, rounds in ((6, 10), (100, 3)):
+        ours, theirs = [], []
+        for _ in range(repeats):
+            # Everybody pulls from everybody: plain averaging, as the other does.
+            everybody = ("--peers", str(peers), "--cohort", str(peers - 1), "--rounds", str(rounds))
+            ours.append(simulate(BENCH, MNIST, *everybody, "--no-curves").figures)
+            done = subprocess.run(
+                [str(python), str(program), str(peers), str(rounds)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                check=True,
+            )
+            theirs.append(json.loads(done.stdout.splitlines()[-1]))
+        mine = statistics.median(one["seconds"] for one in ours)
+        other = statistics.median(one["seconds"] for one in theirs)
+        print(
+            f"{peers:5}  {rounds:6} {mine:8.2f} {other:10.2f} {other / mine:7.1f} "
+            f"{ours[0]['accuracy']['mean']:8.2f} {theirs[0]['accuracy']:10.2f}",
+            flush=True,
+        )
+
+
+def by_peers(session: Session, data: Data) -> None:
+    """Prints the seconds a round takes by the number of peers, each with as many examples."""
+    print(f"peers  s a round  ms a peer   ({ROWS_PER_PEER} examples each; training and mixing)")
+    for peers in (10, 100, 1_000):
+        rows = peers * ROWS_PER_PEER
+        part = replace(data, train=Examples(data.train.x[:rows], data.train.y[:rows]))
+        result = simulation(session, part, peers, rounds=6)
+        took = [one.seconds["train"] + one.seconds["mix"] for one in result.rounds[1:]]
+        second = statistics.median(took)
+        print(f"{peers:5} {second:10.4f} {1_000 * second / peers:10.3f}", flush=True)
+
+
+def simulation(session: Session, data: Data, peers: int, rounds: int) -> Result:
+    """Returns a simulation in this process."""
+    shorter = changed(session, ("exchange", "rounds", rounds))
+    return run(Setup(shorter, "00" * 32, peers, "iid"), data, CPU)
+
+
+def at_scale() -> None:
+    """Prints time and memory of many peers, by the rule."""
+    print("peers  rounds  rule       engine s   command s   peak MiB   accuracy %")
+    for peers, rounds, rule in (
+        (1_000, 10, "uniform"),
+        (100, 10, "degroot"),
+        (1_000, 3, "degroot"),
+    ):
+        done = simulate(
+            BENCH, MNIST, "--peers", str(peers), "--rounds", str(rounds), "--mixing", rule
+        )
+        print(
+            f"{peers:5}  {rounds:6}  {rule:9} {done.figures['seconds']:9.1f} {done.wall_s:11.1f} "
+            f"{done.peak_mib:10.0f} {done.figures['accuracy']['mean']:12.2f}   "
+            + ", ".join(f"{k} {v:.1f} s" for k, v in done.figures["seconds_by_phase"].items()),
+            flush=True,
+        )
+
+
+def cnn_beside_the_machine(session: Session, data: Data) -> None:
+    """Prints how long a CNN's rounds take beside the matrix arithmetic in them."""
+    assert data.test is not None
+    result = simulation(session, data, peers=20, rounds=session.exchange.rounds)
+    threads = result.engine.threads
+    torch.set_num_threads(threads)
+    rate = gemm_rate()
+    training, scoring = operations(session, data.train)
+    trained = statistics.fmean(one.entries[0].samples or 0 for one in result.rounds) * 20
+    # Every peer before and after the mix, and once the mean model; its own validation data once.
+    held = len(data.train) - trained
+    scored = (2 * 20 + 1) * len(data.test) + held
+    print(
+        f"CIFAR-10, cnn, 20 peers, {result.engine.kind}, {threads} thread(s); "
+        f"this machine multiplies matrices at {rate / 1e9:.0f} GFLOP/s with as many"
+    )
+    print("phase      s a round   GFLOP   s at that rate   share")
+    for phase, work in (("train", training * trained), ("evaluate", scoring * scored), ("mix", 0)):
+        took = statistics.fmean(one.seconds[phase] for one in result.rounds)
+        ideal = work / rate
+        print(f"{phase:9} {took:10.2f} {work / 1e9:7.0f} {ideal:16.2f} {ideal / took:7.0%}")
+    print("where the time of training goes (one peer's first batches):")
+    for name, share in profiled(session, data.train):
+        print(f"  {share:6.1%}  {name}")
+
+
+def gemm_rate() -> float:
+    """Returns the operations a second of a large float32 matrix product: the best of several."""
+    a, b = torch.randn(1_024, 1_024), torch.randn(1_024, 1_024)
+    best = 0.0
+    for _ in range(20):
+        begun = time.perf_counter()
+        torch.mm(a, b)
+        best = max(best, 2 * 1_024**3 / (time.perf_counter() - begun))
+    return best
+
+
+def operations(session: Session, examples: Examples) -> tuple[float, float]:
+    """Returns the operations in the matrix products of one example: to train, and to score."""
+    model, size = models.build(session), session.training.batch_size
+    batch = Examples(examples.x[:size], examples.y[:size])
+    start = Start(flatten(model))
+    order = torch.Generator().manual_seed(0)
+    with FlopCounterMode(display=False) as training:
+        train(model, start, batch, session.training, order)
+    with FlopCounterMode(display=False) as scoring:
+        evaluate(model, start.vector, batch, session.task.classes)
+    return training.get_total_flops() / size, scoring.get_total_flops() / size
+
+
+def profiled(session: Session, examples: Examples) -> list[tuple[str, float]]:
+    """Returns the operations that take the most of training, with their shares."""
+    model, size = models.build(session), 10 * session.training.batch_size
+    part = Examples(examples.x[:size], examples.y[:size])
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        train(
+            model, Start(flatten(model)), part, session.training, torch.Generator().manual_seed(0)
+        )
+    events = sorted(watched.key_averages(), key=lambda one: -one.self_cpu_time_total)
+    total = sum(one.self_cpu_time_total for one in events)
+    return [(one.key, one.self_cpu_time_total / total) for one in events[:8]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--baseline", type=Path, help="the program to compare with")
+    parser.add_argument("--baseline-python", type=Path, help="what runs it")
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args(arguments)
+    home = os.environ.get("P2PL_DATA_DIR")
+    if not home or not (Path(home) / MNIST).is_dir():
+        print(f"bench: needs {MNIST} in $P2PL_DATA_DIR; nothing was measured")
+        return
+    if "flower" in asked.parts:
+        if asked.baseline and asked.baseline_python:
+            against_flower(asked.baseline, asked.baseline_python, asked.repeats)
+        else:
+            print("no --baseline and --baseline-python: Flower was not measured")
+    if "scale" in asked.parts:
+        at_scale()
+    if "linear" in asked.parts:
+        session = read_spec(BENCH).session()
+        by_peers(session, load(MNIST, session.task, data_dir=Path(home)))
+    if "cnn" in asked.parts:
+        session = read_spec(CNN).session()
+        if (Path(home) / CIFAR).is_dir():
+            cnn_beside_the_machine(session, load(CIFAR, session.task, data_dir=Path(home)))
+        else:
+            print(f"no {CIFAR} in $P2PL_DATA_DIR: the CNN was not measured")
+
+
+if __name__ == "__main__":
+    main()
