@@ -231,6 +231,7 @@ IDS = {
     "fashion-mnist": "c4ce2c56c8eda8c2eb7a88f3c830fe70abc6cee0c2390eaaf4ff962f3bd7afcc",
     "gossip": "3763d1e81a31f97ab08857b9b97d00d6263c15f1b6bf9d0587f4e583ffc39434",
     "mnist-iid": "09071773fac4e1900c6e508231adf09ee965b6434222ef8776cec3f785d4b780",
+    "raft": "44a849ce031bd041632427f225c081b1d3921e2642fc8042d8b121a5e8fe41e2",
 }
 
 
@@ -245,3 +246,28 @@ def test_the_published_sessions_keep_their_ids(name: str) -> None:
 def test_every_published_session_is_pinned_here() -> None:
     assert {path.stem for path in TORRENTFILES.glob("*.torrent")} == set(IDS)
     assert {path.stem for path in TORRENTFILES.glob("*.toml")} == set(IDS)
+
+
+RAFT = SPEC.replace("cohort = ", 'kind = "raft"\ncohort = ')
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("heartbeat_s = 0.5", "heartbeat_s, shortest_timeout_s, longest_timeout_s: got"),
+        ("longest_timeout_s = 0.5", "each above the one before"),
+        (f'members = ["{"ab" * 32}", "{"ab" * 32}"]', "an id stands there twice"),
+        ('members = ["ab"]', "exchange.raft.members"),
+        ('suite = "none"', "exchange.raft.suite"),
+    ],
+)
+def test_an_election_that_cannot_work_is_refused(settings: str, words: str) -> None:
+    with pytest.raises(SessionFileError, match=words):
+        session.read_spec(f"{RAFT}\n[exchange.raft]\n{settings}\n")
+
+
+def test_more_voters_than_fit_a_short_message_are_refused() -> None:
+    spec = session.read_spec(RAFT)
+    many = msgspec.structs.replace(spec.exchange, min_peers=33)
+    with pytest.raises(SessionFileError, match="at most 32"):
+        msgspec.structs.replace(spec, exchange=many).session()
