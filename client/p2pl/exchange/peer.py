@@ -111,6 +111,7 @@ class Meter:
     bytes_out: Mapping[str, int]
     total_in: int
     total_out: int
+    messages_out: int
     tracker_bytes: int
     tracker_seconds: float
     answer: Answer | None  # the tracker's last
@@ -125,6 +126,7 @@ class Meter:
             bytes_out=dict(traffic.bytes_out_by_peer),
             total_in=traffic.bytes_in,
             total_out=traffic.bytes_out,
+            messages_out=traffic.messages_out,
             tracker_bytes=peer.directory.bytes_in + peer.directory.bytes_out,
             tracker_seconds=peer.directory.seconds,
             answer=peer.answer,
@@ -307,6 +309,7 @@ def _entry(peer: Peer, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         left=churn.left,
         bytes_in=now.total_in - meter.total_in,
         bytes_out=now.total_out - meter.total_out,
+        messages_out=now.messages_out - meter.messages_out,
         bytes_by_peer={peer_id: both for peer_id, both in moved.items() if any(both)},
         tracker_bytes=now.tracker_bytes - meter.tracker_bytes,
         tracker_seconds=None if silent else now.tracker_seconds - meter.tracker_seconds,

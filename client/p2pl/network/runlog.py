@@ -81,6 +81,7 @@ class RoundEntry(_Record, frozen=True):
     bytes_in: Count = 0
     bytes_out: Count = 0
     bytes_by_peer: dict[PeerId, tuple[Count, Count]] = {}  # (in, out)
+    messages_out: Count = 0  # to other peers
     tracker_bytes: Count = 0  # both ways
     tracker_seconds: Seconds | None = None  # None: no tracker answered this round
     seconds: Seconds = 0.0

@@ -11,6 +11,7 @@ class Traffic:
 
     bytes_in: int = 0
     bytes_out: int = 0
+    messages_out: int = 0  # headers, each with its chunk
     transfers_in: int = 0  # complete and verified
     transfers_out: int = 0  # handed to the network to the last byte
     garbage: int = 0  # frames that broke the protocol
@@ -24,7 +25,8 @@ class Traffic:
         _add(self.bytes_in_by_peer, peer_id, count)
 
     def went(self, peer_id: str | None, count: int) -> None:
-        """Counts bytes that went out."""
+        """Counts the bytes of a message that went out."""
+        self.messages_out += 1
         self.bytes_out += count
         _add(self.bytes_out_by_peer, peer_id, count)
 
