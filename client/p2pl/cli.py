@@ -307,11 +307,11 @@ def join(
     where = run_dir or _default_run_dir(read.name, shard)
     with _extra("client"):
         from p2pl.exchange import join as joining
-        from p2pl.exchange import private
         from p2pl.learning import attacks
         from p2pl.learning import data as datasets
         from p2pl.learning import device as devices
         from p2pl.learning import flower as clients
+        from p2pl.learning.promise import wanted
         from p2pl.view import Header, open_view
     from rich.console import Console
 
@@ -348,7 +348,7 @@ def join(
         seeding_s=seed_for,
         alone=alone,
         threads=threads,
-        privacy=private.wanted(dp_epsilon, dp_delta, dp_clip),
+        privacy=wanted(dp_epsilon, dp_delta, dp_clip),
         attack=attacks.parse_kind(attack) if attack else None,
     )
 
@@ -687,8 +687,8 @@ def audit(
     part = _shard(shard, partition, partition_seed)
     with _extra("client"):
         from p2pl import privacy as private
-        from p2pl.exchange.private import budget, wanted
         from p2pl.learning import data as datasets
+        from p2pl.learning.promise import budget, wanted
     asked = wanted(dp_epsilon, dp_delta, dp_clip)
     home = os.environ.get("P2PL_DATA_DIR")
     mine = datasets.load(

@@ -35,6 +35,11 @@ class Accounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     training: Account
     trust: Account | None = None  # what trust is learned from; None: no example is asked
 
+    @property
+    def steps(self) -> int:
+        """All that was ever paid for."""
+        return self.training.steps + (self.trust.steps if self.trust else 0)
+
 
 class _Sealed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the file holds."""
@@ -92,9 +97,9 @@ def load_accounts(directory: Path, session_id: str, key: bytes) -> Accounts | No
 
 def check_not_older(directory: Path, accounts: Accounts, charged: int) -> None:
     """Raises RunDirError if the saved state knows of steps that the accounts do not."""
-    if accounts.training.steps < charged:
+    if accounts.steps < charged:
         raise RunDirError(
-            f"{directory / ACCOUNTS_FILE}: got {accounts.training.steps} steps paid for, allowed "
+            f"{directory / ACCOUNTS_FILE}: got {accounts.steps} steps paid for, allowed "
             f"at least the {charged} of the saved state; it is an old one: {_AGAIN}put back the "
             "last one"
         )

@@ -25,6 +25,7 @@ from p2pl.learning.data import Data
 from p2pl.learning.examples import Source
 from p2pl.learning.flower import FlowerLearner, NumPyClient
 from p2pl.learning.learner import Learner
+from p2pl.learning.promise import Wanted, check_session
 from p2pl.network.directory import Announcer, Directory
 from p2pl.network.files import write_atomically
 from p2pl.network.keys import Identity
@@ -57,7 +58,7 @@ class Options:
     trackers: tuple[tuple[str, ...], ...] = ()  # () = the session file's
     seeding_s: float = 60.0
     alone: bool = False
-    privacy: private.Wanted | None = None  # None: parameters say what they like of my data
+    privacy: Wanted | None = None  # None: parameters say what they like of my data
     threads: int | None = None  # None = one for small models, else all cores
     attack: Attack | None = None  # to test a swarm on this machine with; None: I am honest
 
@@ -81,7 +82,7 @@ async def join(
     """
     if options.attack:
         attacker.check(options.attack, options.trackers or file.trackers)
-    private.check_session(file.session, options.privacy)
+    check_session(file.session, options.privacy)
     identity = Identity.load_or_create(options.identity)
     marker = Marker(session_id=file.id, peer_id=identity.peer_id, name=file.name)
     with RunLog(options.run_dir, marker) as log, open_view(identity.peer_id) as view:
@@ -299,6 +300,7 @@ def _sum_up(run: _Run, state: PeerState | None, labels: tuple[str, ...]) -> Summ
         seconds=totals.seconds,
         samples=len(run.learner.own) or run.learner.samples,
         epsilon=run.learner.epsilon,
+        trust_epsilon=run.learner.trust_epsilon,
         labels=labels,
     )
     if state is None:

@@ -316,5 +316,6 @@ def _entry(peer: Peer, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         seconds=now.clock_s - meter.clock_s,
         samples=outcome.trained.samples,
         epsilon=peer.learner.epsilon,
+        trust_epsilon=peer.learner.trust_epsilon,
         time=peer.wall_clock(),
     )

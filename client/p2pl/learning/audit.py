@@ -70,7 +70,7 @@ class Audited:
             nonlocal accountant, claimed
             if self.fault == "fresh-accountant":
                 accountant = self._accountant(budget, len(data))
-            private = PrivateTraining(accountant, self.clip, self._gaussian(index))
+            private = PrivateTraining(accountant, self.clip, gaussian=self._gaussian(index))
             trained = private.train(self.model, start, mine, training)
             claimed = max(claimed, accountant.account.spent_epsilon)
             return trained

@@ -155,13 +155,19 @@ class Learner:
 
     @property
     def charged(self) -> int:
-        """How many steps of private training were paid for."""
-        return 0 if self.private is None else self.private.accountant.account.steps
+        """How many steps and answers of my private examples were paid for."""
+        return 0 if self.private is None else self.private.charged
 
     @property
     def epsilon(self) -> float | None:
-        """The privacy that my examples have lost so far; None: training is not private."""
+        """The privacy that examples I train on have lost; None: training is not private."""
         return None if self.private is None else self.private.accountant.account.spent_epsilon
+
+    @property
+    def trust_epsilon(self) -> float | None:
+        """The privacy that examples held back have lost, by being asked; None: none is asked."""
+        trust = None if self.private is None else self.private.trust
+        return None if trust is None else trust.account.spent_epsilon
 
     def checkpoint(self, vector: Tensor) -> bytes:
         """Returns the parameters as an exact safetensors file."""
@@ -200,8 +206,8 @@ class Learner:
         return self.validation_loss(theirs) - self.validation_loss(mine)
 
     def notes(self, state: trust.Trust) -> bytes:
-        """Returns what to tell others of what I measured: nothing, where my data are private."""
-        if self.private is not None or self.session.mixing.rule != "degroot":
+        """Returns what to tell others of what I measured; under privacy it was noised then."""
+        if self.session.mixing.rule != "degroot":
             return b""
         return trust.told(state, self.session.mixing)
 
@@ -237,12 +243,14 @@ class Learner:
         return Mixed(mixed, named, {**old, **rejected}, state)
 
     def probe(self, own: Tensor, received: Sequence[Tensor]) -> trust.Judge | None:
-        """Returns what judges the parameters received; None under privacy.
+        """Returns what judges the parameters received; None where my examples must not be asked.
 
-        My examples are not asked then: what is made of the answer leaves.
+        What is made of the answer leaves, so under privacy it is noised, and paid for.
         """
         del own, received
-        return None if self.private else trust.Probe(self.model, self.validation)
+        if self.private is not None:
+            return self.private.judge(self.model, self.validation)
+        return trust.Probe(self.model, self.validation)
 
     @property
     def stackable(self) -> bool:

@@ -17,6 +17,7 @@ from p2pl.learning import noise
 from p2pl.learning.accountant import Accountant, check_batch
 from p2pl.learning.examples import Source
 from p2pl.learning.per_example import Clipped, check_layers, clipped_gradients, linear_layer
+from p2pl.learning.private_probe import PrivateProbe
 from p2pl.learning.train import OnStep, Start, Trained, advance
 from p2pl.protocol.session import Training
 
@@ -30,7 +31,24 @@ class PrivateTraining:
 
     accountant: Accountant  # changes in place
     clip: float = DEFAULT_CLIP  # the largest norm of one example's gradient
+    trust: Accountant | None = None  # pays for asking validation examples; None: nobody asks them
     gaussian: Callable[[int], Tensor] = noise.gaussian  # [count] float64
+
+    @property
+    def charged(self) -> int:
+        """All steps and answers ever paid for, of both accounts."""
+        return self.accountant.account.steps + (self.trust.account.steps if self.trust else 0)
+
+    def judge(self, model: nn.Module, validation: Source) -> PrivateProbe | None:
+        """Returns what judges other peers' models on these examples; None: nothing may.
+
+        Args:
+            model: what the parameters mean.
+            validation: examples that are never trained on.
+        """
+        if self.trust is None:
+            return None
+        return PrivateProbe(model, validation, self.trust, self.gaussian)
 
     def train(
         self,

@@ -88,6 +88,7 @@ class RoundEntry(_Record, frozen=True):
     samples: Count | None = None  # trained on in this round
     time: float | None = None  # of its end, seconds since 1970
     epsilon: float | None = None  # privacy spent so far; None: training is not private
+    trust_epsilon: float | None = None  # by asking examples held back; it does not add to the other
 
     def __post_init__(self) -> None:
         """Drops trust weights that are not finite: JSON cannot hold them."""
@@ -104,6 +105,7 @@ class Summary(_Record, frozen=True):
     rounds: Count = 0  # number of the last round that was completed
     peer_id: PeerId = ""
     epsilon: float | None = None
+    trust_epsilon: float | None = None
     state: Literal["finished", "interrupted"] = "finished"
     session_id: str = ""
     name: str = ""  # of the session

@@ -17,12 +17,13 @@ from support.private import session as small_session
 from p2pl.errors import BudgetSpent, InputError, P2PLError, PrivacyError, RunDirError
 from p2pl.exchange.accounts import ACCOUNTS_FILE, Accounts, load_accounts, save_accounts
 from p2pl.exchange.join import Options, join
-from p2pl.exchange.private import Book, Wanted, check_session, made_private, wanted
+from p2pl.exchange.private import Book, made_private
 from p2pl.exchange.state import STATE_FILE
 from p2pl.learning import checkpoint, models
 from p2pl.learning.accountant import Account, Charge
 from p2pl.learning.data import Data
 from p2pl.learning.learner import Learner
+from p2pl.learning.promise import Wanted, check_session, wanted
 from p2pl.network.keys import Identity
 from p2pl.network.runlog import Summary, read_run
 from p2pl.protocol.session import Mixing, Privacy, Session, SessionFile
