@@ -15,14 +15,16 @@ import os
 import re
 import shlex
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import torch
@@ -56,16 +58,23 @@ Figures = Mapping[str, Any]  # what `p2pl simulate --json` prints
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One simulation, with all its seeds."""
+    """One simulation with all its seeds, or one run of a script that prints a JSON object."""
 
     name: str  # of its file
-    arguments: tuple[str, ...]  # of `p2pl simulate`
+    arguments: tuple[str, ...]
     minutes: float = 1.0  # that it takes on one core, roughly: for the time left
+    home: str = ""  # the experiment that keeps its raw figures; "" = this one
+    script: str = ""  # from ROOT; "" = p2pl simulate
 
     @property
     def command(self) -> str:
         """What a person would type to get the same figures."""
-        return "p2pl simulate " + shlex.join(self.arguments)
+        program = f".venv/bin/python {self.script}" if self.script else "p2pl simulate"
+        return f"{program} {shlex.join(self.arguments)}"
+
+    def file(self, raw: Path) -> Path:
+        """Returns where its figures are kept, given the experiment's folder of raw figures."""
+        return raw.parent / (self.home or raw.name) / f"{self.name}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,7 @@ class Results:
     """The raw figures of an experiment, all cells, and a place for its pictures."""
 
     figures: Mapping[str, Figures]  # by cell
-    commands: Mapping[str, str]  # by cell
+    commands: Mapping[str, tuple[str, str]]  # by cell: the command, and the file from `folder`
     folder: Path
 
     def picture(self, name: str, png: bytes) -> str:
@@ -105,8 +114,7 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
     options = parser.parse_args(arguments)
     cells = [cell for cell in experiment.cells if options.only in cell.name]
     if options.fast:
-        hasty = ("--seeds", "2", "--rounds", "2")
-        cells = [Cell(one.name, (*one.arguments, *hasty), one.minutes / 50) for one in cells]
+        cells = [hasty(cell) for cell in cells]
     if options.list:
         for cell in cells:
             print(f"{cell.name}: {cell.command}")
@@ -120,9 +128,15 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
         sys.exit(1)
     if options.only:
         return
-    page = ROOT / PAGE if out == ROOT / "results" else out / PAGE
+    page = ROOT / PAGE if out == ROOT / "results" else out.parent / PAGE
     write_section(page, experiment, read_results(experiment.cells, raw, out))
     print(f"page {page}")
+
+
+def hasty(cell: Cell) -> Cell:
+    """Returns the cell with so little to do that it shows whether it runs, and nothing else."""
+    little = ("--fast",) if cell.script else ("--seeds", "2", "--rounds", "2")
+    return replace(cell, arguments=(*cell.arguments, *little), minutes=cell.minutes / 50)
 
 
 def run_cells(cells: Sequence[Cell], raw: Path, jobs: int) -> dict[str, str]:
@@ -170,9 +184,15 @@ def run_cell(cell: Cell, raw: Path, threads: int) -> str:
     command = ["simulate", *cell.arguments, "--threads", str(threads), "--json"]
     printed = io.StringIO()
     try:
-        with redirect_stdout(printed), redirect_stderr(io.StringIO()):
-            app(command, standalone_mode=False)
-    except (P2PLError, ClickException, RuntimeError, MemoryError) as fault:
+        if cell.script:
+            script = [sys.executable, cell.script, *cell.arguments]
+            printed.write(
+                subprocess.run(script, check=True, stdout=subprocess.PIPE).stdout.decode()
+            )
+        else:
+            with redirect_stdout(printed), redirect_stderr(io.StringIO()):
+                app(command, standalone_mode=False)
+    except (P2PLError, ClickException, RuntimeError, CalledProcessError, MemoryError) as fault:
         return f"{type(fault).__name__}: {fault}"
     record = {
         "command": cell.command,
@@ -183,14 +203,15 @@ def run_cell(cell: Cell, raw: Path, threads: int) -> str:
         "seconds": round(time.monotonic() - begun, 1),
         "figures": _rounded(json.loads(printed.getvalue())),
     }
-    write_atomically(raw / f"{cell.name}.json", json.dumps(record, indent=1).encode() + b"\n")
+    cell.file(raw).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(cell.file(raw), json.dumps(record, indent=1).encode() + b"\n")
     return ""
 
 
 def is_done(cell: Cell, raw: Path) -> bool:
     """Returns whether the figures of this very command are there."""
     try:
-        record = json.loads((raw / f"{cell.name}.json").read_bytes())
+        record = json.loads(cell.file(raw).read_bytes())
         return bool(record["arguments"] == list(cell.arguments))
     except (OSError, ValueError, KeyError):
         return False
@@ -198,10 +219,13 @@ def is_done(cell: Cell, raw: Path) -> bool:
 
 def read_results(cells: Sequence[Cell], raw: Path, folder: Path) -> Results:
     """Returns what was kept of all cells."""
-    records = {cell.name: json.loads((raw / f"{cell.name}.json").read_bytes()) for cell in cells}
+    records = {cell: json.loads(cell.file(raw).read_bytes()) for cell in cells}
     return Results(
-        {name: record["figures"] for name, record in records.items()},
-        {name: record["command"] for name, record in records.items()},
+        {cell.name: record["figures"] for cell, record in records.items()},
+        {
+            cell.name: (record["command"], str(cell.file(raw).relative_to(folder)))
+            for cell, record in records.items()
+        },
         folder,
     )
 
@@ -247,8 +271,8 @@ is the standard deviation over the peers of one seed, averaged over the seeds.
 def commands(name: str, results: Results) -> str:
     """Returns each cell's command and file, folded away."""
     rows = [
-        f"| [{cell}](results/raw/{name}/{cell}.json) | `{command}` |"
-        for cell, command in results.commands.items()
+        f"| [{cell}]({results.folder.name}/{file}) | `{command}` |"
+        for cell, (command, file) in results.commands.items()
     ]
     head = (
         f"<details><summary>The commands behind this section: `scripts/reproduce {name}`</summary>"

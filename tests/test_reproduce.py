@@ -31,6 +31,11 @@ def test_a_cell_keeps_what_its_command_prints(raw: Path) -> None:
     assert len(record["figures"]["accuracy"]["per_seed"]) == 2
     assert experiments.is_done(cell, raw)
     assert not experiments.is_done(Cell("iid", (*DIGITS, "--seeds", "3")), raw)
+    # Another experiment may show it too, without a second copy.
+    shared = Cell("iid", cell.arguments, home="small")
+    assert experiments.is_done(shared, raw.parent / "other")
+    results = experiments.read_results([shared], raw.parent / "other", raw.parents[1])
+    assert results.commands["iid"] == (record["command"], "raw/small/iid.json")
 
 
 def test_a_cell_that_fails_says_why_and_leaves_nothing(raw: Path) -> None:
@@ -57,12 +62,13 @@ def test_a_section_is_replaced_and_the_rest_of_the_page_stays(tmp_path: Path) ->
 
     def write(accuracy: float) -> str:
         figures = {"one": {"accuracy": {"mean": accuracy}}}
-        experiments.write_section(page, experiment, Results(figures, {"one": "p2pl x"}, tmp_path))
+        commands = {"one": ("p2pl x", "raw/small/one.json")}
+        experiments.write_section(page, experiment, Results(figures, commands, tmp_path / "out"))
         return page.read_text()
 
     first = write(81.5)
     assert "accuracy 81.5" in first
-    assert "| [one](results/raw/small/one.json) | `p2pl x` |" in first
+    assert "| [one](out/raw/small/one.json) | `p2pl x` |" in first
     page.write_text(f"{first}\n<!-- begin other -->\nkept\n<!-- end other -->\n")
     second = write(90.25)
     assert "accuracy 90.25" in second

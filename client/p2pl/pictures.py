@@ -31,6 +31,7 @@ MAX_ANNOTATED_CELLS = 12  # a side; more and the numbers cannot be read
 MAX_TICKS = 40  # a side of a heat map; more and the names overlap
 MAX_NAME_CHARS = 18
 MAPS_ACROSS = 3  # heat maps in a row; more and the cells are too small to see
+MAX_MARKED = 12  # points of a line; more and their marks hide it
 
 Curve: TypeAlias = Sequence[tuple[int, float]]  # (round, value), in the order of the rounds
 Matrix: TypeAlias = NDArray[np.float64]
@@ -74,42 +75,52 @@ def draw_curves(curves: Mapping[str, Curve], *, title: str, unit: str) -> bytes:
 
 
 def draw_bands(
-    bands: Mapping[str, Sequence[tuple[int, float | None, float]]],
+    bands: Mapping[str, Sequence[tuple[float, float | None, float]]],
     *,
     title: str,
     unit: str,
-    logarithmic: bool = False,
+    along: str = "round",
+    logarithmic: str = "",
 ) -> bytes:
-    """Returns a few lines by round, each with a band around it.
+    """Returns a few lines, each with a band around it.
 
     Args:
-        bands: (round, value, half of the band's height), by name; a value may be missing.
+        bands: (place, value, half of the band's height), by name; a value may be missing.
         title: what is drawn.
         unit: label of the vertical axis.
-        logarithmic: whether the vertical axis is; what is not above 0 is then left out.
+        along: label of the horizontal axis.
+        logarithmic: which of the axes are, "x", "y" or "xy"; where the vertical one is, what is
+            not above 0 is left out.
     """
     figure, axes = _canvas(4.2)
     for index, (name, points) in enumerate(bands.items()):
         known = [
             (place, value, half)
             for place, value, half in points
-            if value is not None and (value > 0 or not logarithmic)
+            if value is not None and (value > 0 or "y" not in logarithmic)
         ]
         if not known:
             continue
         places, values, halves = (np.array(column) for column in zip(*known, strict=True))
         colour = PALETTE[index % len(PALETTE)]
         style = "-" if index == 0 else "--"  # where lines coincide, the first shows through
-        axes.plot(places, values, style, color=colour, linewidth=1.6, label=name)
+        marker = "o" if len(known) <= MAX_MARKED else ""
+        (line,) = axes.plot(places, values, style, color=colour, linewidth=1.6, label=name)
+        line.set_marker(marker)
+        line.set_markersize(4)
         if halves.any():
             band = (values - halves, values + halves)
             axes.fill_between(places, *band, color=colour, alpha=0.2, linewidth=0)
-    if logarithmic:
-        axes.set_yscale("log")
     axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
-    axes.set_xlabel("round")
+    axes.set_xlabel(along)
     axes.set_ylabel(unit)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if "y" in logarithmic:
+        axes.set_yscale("log")
+    if "x" in logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.margins(x=0.02)
     if len(bands) > 1:

@@ -238,7 +238,7 @@ def _draw(
             {"all peers": distances},
             title="Consensus distance after mixing",
             unit="relative squared distance",
-            logarithmic=True,
+            logarithmic="y",
         )
     weights = [(p.round, p.bad_weight, 0.0) for p in points]
     if any(weight is not None for _, weight, _ in weights):

@@ -1,0 +1,424 @@
+"""What the founding document promised and never showed: peers, rounds, cohorts, bytes, skew…"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import reproduce_tables as tables
+from experiments import (
+    CIFAR,
+    FASHION,
+    MNIST,
+    NAMES,
+    SESSIONS,
+    Cell,
+    Experiment,
+    Figures,
+    Results,
+    accuracy,
+    main,
+    paired,
+    table,
+)
+
+from p2pl import pictures
+from p2pl.report import class_rows, class_scores, macro_score
+
+UNIT = "accuracy on the test set (%)"
+LOGREG, MLP, MLP_CIFAR = (str(SESSIONS / f"{name}.toml") for name in ("logreg", "mlp", "mlp-cifar"))
+SEEDS = ("--seeds", "5")
+CLOTHES = [
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+]
+
+# --- how many peers ------------------------------------------------------------------------------
+
+PEERS = (2, 3, 6, 10, 20, 50, 100)
+PEER_SPLITS = {"iid": "iid", "Dirichlet 0.5": "dirichlet:0.5"}
+
+
+def by_peers(peers: int, split: str, *, alone: bool) -> Cell:
+    """Returns MNIST divided among so many peers, cohorts of at most 4."""
+    how = ("--baseline", "isolated") if alone else ("--cohort", str(min(4, peers - 1)))
+    return Cell(
+        f"peers-{peers}-{_slug(split)}-{'alone' if alone else 'learned'}",
+        (
+            LOGREG,
+            *("--data", MNIST, "--peers", str(peers), "--partition", PEER_SPLITS[split]),
+            *("--rounds", "20", "--no-curves", *how, *SEEDS),
+        ),
+        0.8,
+    )
+
+
+def show_peers(results: Results) -> str:
+    """Returns accuracy against the number of peers."""
+    bands = {}
+    for split in PEER_SPLITS:
+        for alone in (False, True):
+            name = f"{split}, {'alone' if alone else 'learned sharing'}"
+            bands[name] = [
+                _point(peers, results.figures[by_peers(peers, split, alone=alone).name])
+                for peers in PEERS
+            ]
+    png = pictures.draw_bands(
+        bands,
+        title="MNIST divided among more and more peers",
+        unit=UNIT,
+        along="peers",
+        logarithmic="x",
+    )
+    shared = [bands["iid, learned sharing"][place][1] for place in (0, -1)]
+    lone = [bands["iid, alone"][place][1] for place in (0, -1)]
+    return "\n\n".join(
+        [
+            "### Accuracy against the number of peers",
+            results.picture("peers", png),
+            "MNIST, logistic regression, 20 rounds, cohorts of 4 (fewer where there are fewer). "
+            "All peers together hold the same 60,000 examples, so each of a hundred has 480 to "
+            f"train on. From 2 to 100 peers, sharing goes from {shared[0]:.1f} to {shared[1]:.1f} "
+            f"and training alone from {lone[0]:.1f} to {lone[1]:.1f} (iid). The band is one "
+            "standard deviation over 5 seeds.",
+        ]
+    )
+
+
+# --- rounds --------------------------------------------------------------------------------------
+
+
+def show_rounds(results: Results) -> str:
+    """Returns accuracy against rounds, of the tables' cells."""
+    bands = {
+        f"{NAMES[data]} {split}": [
+            (p["round"], p["accuracy"], p["accuracy_std_over_seeds"])
+            for p in results.figures[tables.cell(data, split, "learned").name]["by_round"]
+        ]
+        for data in (MNIST, FASHION)
+        for split in tables.SPLITS
+    }
+    png = pictures.draw_bands(bands, title="Learned sharing, round by round", unit=UNIT)
+    return "\n\n".join(
+        [
+            "### Accuracy against rounds",
+            results.picture("rounds", png),
+            "The cells *learned* of Tables 1 and 2. With a rate that falls along a cosine the "
+            "peers come to rest together, which matters most where labels are skewed.",
+        ]
+    )
+
+
+# --- cohorts, local epochs, bytes ----------------------------------------------------------------
+
+COHORTS = (1, 2, 4, 8, 19)
+WORK = {"40 rounds x 1 epoch": (40, 1), "10 rounds x 4 epochs": (10, 4)}
+
+
+def by_cohort(cohort: int, work: str, *changes: str) -> Cell:
+    """Returns 20 peers with skewed labels and cohorts of this size."""
+    rounds, epochs = WORK[work]
+    kind = "-".join((str(cohort), _slug(work), *map(_slug, changes)))
+    return Cell(
+        f"cohort-{kind}",
+        (
+            LOGREG,
+            *("--data", MNIST, "--peers", "20", "--partition", "dirichlet:0.5", "--no-curves"),
+            *("--cohort", str(cohort), "--rounds", str(rounds), "--local-epochs", str(epochs)),
+            *(word for change in changes for word in ("--set", change)),
+            *SEEDS,
+        ),
+        0.8,
+    )
+
+
+HALF = 'wire.dtype="float16"'
+
+
+def show_cohorts(results: Results) -> str:
+    """Returns accuracy against cohort size and local epochs, and against the bytes they cost."""
+    bands = {
+        work: [_point(c, results.figures[by_cohort(c, work).name]) for c in COHORTS]
+        for work in WORK
+    }
+    sizes = pictures.draw_bands(
+        bands,
+        title="20 peers, MNIST, Dirichlet 0.5: how many to ask",
+        unit=UNIT,
+        along="cohort size",
+        logarithmic="x",
+    )
+    half = [results.figures[by_cohort(c, "40 rounds x 1 epoch", HALF).name] for c in COHORTS]
+    costs = {
+        work: [_cost(results.figures[by_cohort(c, work).name]) for c in COHORTS] for work in WORK
+    } | {"40 rounds x 1 epoch, float16": [_cost(one) for one in half]}
+    spent = pictures.draw_bands(
+        costs,
+        title="The same against the bytes that a peer receives",
+        unit=UNIT,
+        along="bytes received by a peer in the whole session",
+        logarithmic="x",
+    )
+    return "\n\n".join(
+        [
+            "### Accuracy against cohort size, local epochs and bytes",
+            results.picture("cohorts", sizes),
+            results.picture("bytes", spent),
+            "20 peers, logistic regression, learned sharing. The same 40 epochs of local work in "
+            "all: in 40 rounds or in 10. *float16*: parameters travel as half-precision numbers.",
+        ]
+    )
+
+
+def _cost(figures: Figures) -> tuple[float, float, float]:
+    bytes_in = figures["bytes_per_peer_round"] * figures["rounds"]
+    return _point(bytes_in, figures)
+
+
+# --- by class ------------------------------------------------------------------------------------
+
+
+def show_classes(results: Results) -> str:
+    """Returns precision, recall, F1 and confusion of the hardest cell of Table 2."""
+    cell = tables.cell(FASHION, "non-iid", "learned")
+    confusion = np.array(results.figures[cell.name]["confusion"], dtype=np.float64)
+    classes = class_scores(confusion, CLOTHES)
+    head, rows = class_rows(classes, macro_score(classes))
+    png = pictures.draw_confusion(
+        confusion, CLOTHES, title="Fashion-MNIST, non-iid, learned sharing"
+    )
+    return "\n\n".join(
+        [
+            "### Precision, recall, F1 and confusion",
+            results.picture("confusion", png),
+            "Fashion-MNIST, non-iid balanced, learned sharing (Table 2), summed over 6 peers and 5 "
+            "seeds.",
+            table(head, rows),
+        ]
+    )
+
+
+# --- skew, with an MLP ---------------------------------------------------------------------------
+
+SKEWS = {
+    "iid": "iid",
+    "Dirichlet 1": "dirichlet:1",
+    "Dirichlet 0.5": "dirichlet:0.5",
+    "Dirichlet 0.1": "dirichlet:0.1",
+    "2 classes a peer": "classes:2",
+}
+ARMS = {
+    "learned": ("--mixing", "degroot"),
+    "equal": ("--mixing", "uniform"),
+    "isolated": ("--baseline", "isolated"),
+}
+MLP_DATA = {MNIST: (MLP, 5, 3.0), FASHION: (MLP, 5, 3.0), CIFAR: (MLP_CIFAR, 3, 6.0)}
+
+
+def by_skew(data: str, skew: str, arm: str) -> Cell:
+    """Returns ten peers and one hidden layer."""
+    spec, seeds, minutes = MLP_DATA[data]
+    how = ARMS.get(arm, ("--baseline", "centralised"))
+    return Cell(
+        f"mlp-{_slug(NAMES[data])}-{_slug(skew)}-{arm}",
+        (
+            *(spec, "--data", data, "--peers", "10", "--partition", SKEWS.get(skew, "iid")),
+            *("--no-curves", *how, "--seeds", str(seeds)),
+        ),
+        minutes,
+    )
+
+
+def show_skews(results: Results) -> str:
+    """Returns what skewed labels cost, beside all data in one place and each peer alone."""
+    parts = ["### One hidden layer, ten peers: what skewed labels cost"]
+    for data, (_, seeds, _) in MLP_DATA.items():
+        rows = []
+        for skew in SKEWS:
+            arms = {arm: results.figures[by_skew(data, skew, arm).name] for arm in ARMS}
+            learned, equal = arms["learned"]["accuracy"], arms["equal"]["accuracy"]
+            rows.append(
+                [
+                    skew,
+                    *(accuracy(figures) for figures in arms.values()),
+                    f"{learned['worst_peer']:.2f}",
+                    str(paired(learned["per_seed"], equal["per_seed"])),
+                ]
+            )
+        whole = accuracy(results.figures[by_skew(data, "all", "centralised").name])
+        head = [NAMES[data], *ARMS, "learned: worst peer", "learned - equal"]
+        said = f"{NAMES[data]}, {seeds} seeds; centralised {whole}."
+        parts += [said, table(head, rows)]
+    parts.append(
+        "A hidden layer of 64, cohorts of 4 of 10 peers, 20 rounds of one epoch (CIFAR-10: 10). "
+        "Isolated peers are judged on all classes, so who holds two of ten cannot be right in more "
+        "than a fifth. Convolutional networks: *Convolutional networks, ten peers*."
+    )
+    return "\n\n".join(parts)
+
+
+# --- quasi-global momentum and polish rounds -----------------------------------------------------
+
+CONSTANT = 'training.schedule="constant"'
+QUASI, POLISH = "training.quasi_global=true", "exchange.polish_rounds=2"
+HELPS = {
+    "constant rate": (CONSTANT,),
+    "constant rate, 2 polish rounds": (CONSTANT, POLISH),
+    "constant rate, quasi-global": (CONSTANT, QUASI),
+    "constant rate, quasi-global, 2 polish rounds": (CONSTANT, QUASI, POLISH),
+    "cosine": (),
+    "cosine, 2 polish rounds": (POLISH,),
+    "cosine, quasi-global": (QUASI,),
+    "cosine, quasi-global, 2 polish rounds": (QUASI, POLISH),
+}
+
+
+def by_help(name: str) -> Cell:
+    """Returns ten peers with very skewed labels and small cohorts."""
+    return Cell(
+        f"help-{_slug(name)}",
+        (
+            *(MLP, "--data", FASHION, "--peers", "10", "--partition", "dirichlet:0.1"),
+            *("--mixing", "uniform", "--cohort", "2"),
+            *(word for change in HELPS[name] for word in ("--set", change)),
+            *SEEDS,
+        ),
+        4.0,
+    )
+
+
+def show_helps(results: Results) -> str:
+    """Returns what quasi-global momentum and polish rounds buy."""
+    plain = results.figures[by_help("constant rate").name]["accuracy"]
+    rows = []
+    for name in HELPS:
+        figures = results.figures[by_help(name).name]
+        ours = figures["accuracy"]
+        rows.append(
+            [
+                name,
+                accuracy(figures),
+                f"{ours['std_over_peers']:.2f}",
+                f"{ours['worst_peer']:.2f}",
+                f"{figures['consensus_distance']:.1e}",
+                "" if name == "constant rate" else str(paired(ours["per_seed"], plain["per_seed"])),
+            ]
+        )
+    bands = {
+        name: [
+            (p["round"], p["accuracy"], p["accuracy_std_over_seeds"])
+            for p in results.figures[by_help(name).name]["by_round"]
+        ]
+        for name in HELPS
+        if "polish" not in name
+    }
+    png = pictures.draw_bands(bands, title="Fashion-MNIST, Dirichlet 0.1, cohorts of 2", unit=UNIT)
+    head = ["", "accuracy", "over peers", "worst peer", "consensus", "against the first"]
+    return "\n\n".join(
+        [
+            "### Training for skewed data: schedule, quasi-global momentum, polish rounds",
+            results.picture("skew", png),
+            table(head, rows),
+            "Ten peers, a hidden layer of 64, equal sharing with cohorts of 2, 20 rounds, of which "
+            "the polish rounds are the last. *Quasi-global*: `training.quasi_global` (Lin et al. "
+            "2021). *Polish*: `exchange.polish_rounds`, rounds that mix and do not train.",
+        ]
+    )
+
+
+# --- time with the tracker -----------------------------------------------------------------------
+
+SWARMS = (3, 6, 12)
+
+
+def by_swarm(peers: int) -> Cell:
+    """Returns a swarm of real processes on this machine."""
+    return Cell(f"swarm-{peers}", (str(peers),), 0.5, script="scripts/swarm.py")
+
+
+def show_tracker(results: Results) -> str:
+    """Returns what a networked swarm spends on its tracker."""
+    rows = []
+    for peers in SWARMS:
+        figures = results.figures[by_swarm(peers).name]
+        rows.append(
+            [
+                str(peers),
+                f"{figures['tracker_ms_median']:.1f} ms",
+                f"{figures['tracker_ms_p95']:.1f} ms",
+                f"{figures['round_ms_median']:.0f} ms",
+                f"{100 * figures['tracker_share_of_time']:.1f} %",
+                f"{figures['tracker_bytes']:.0f}",
+                f"{figures['peer_bytes']:.0f}",
+            ]
+        )
+    head = [
+        "peers",
+        "tracker, median",
+        "95 %",
+        "a whole round",
+        "share of the time",
+        "bytes with the tracker",
+        "bytes from peers",
+    ]
+    return "\n\n".join(
+        [
+            "### Time and bytes spent with the tracker",
+            table(head, rows),
+            "Real processes on one machine, the session `digits` (cohorts of 3, a model of 19 kB), "
+            "per peer and round. A round waits for the tracker once; what it answers does not grow "
+            "with the model.",
+        ]
+    )
+
+
+# --- all of it -----------------------------------------------------------------------------------
+
+
+def _slug(text: str) -> str:
+    kept = [char if char.isalnum() or char == "." else "-" for char in text.lower()]
+    return "-".join(part for part in "".join(kept).split("-") if part)
+
+
+def _point(place: float, figures: Figures) -> tuple[float, float, float]:
+    ours = figures["accuracy"]
+    return place, ours["mean"], ours["std_over_seeds"]
+
+
+def cells() -> Sequence[Cell]:
+    """Returns all cells, those of the tables among them."""
+    return [
+        *(replace(one, home="tables") for one in tables.cells()),
+        *(
+            by_peers(n, split, alone=a)
+            for n in PEERS
+            for split in PEER_SPLITS
+            for a in (False, True)
+        ),
+        *(by_cohort(cohort, work) for work in WORK for cohort in COHORTS),
+        *(by_cohort(cohort, "40 rounds x 1 epoch", HALF) for cohort in COHORTS),
+        *(by_help(name) for name in HELPS),
+        *(by_skew(data, skew, arm) for data in MLP_DATA for skew in SKEWS for arm in ARMS),
+        *(by_skew(data, "all", "centralised") for data in MLP_DATA),
+        *(by_swarm(peers) for peers in SWARMS),
+    ]
+
+
+def section(results: Results) -> str:
+    """Returns the pictures and what is to be seen in them."""
+    shown = (
+        show_peers,
+        show_rounds,
+        show_cohorts,
+        show_classes,
+        show_skews,
+        show_helps,
+        show_tracker,
+    )
+    title = "## What the founding document promised to show"
+    return "\n\n".join([title, *(show(results) for show in shown)])
+
+
+EXPERIMENT = Experiment("figures", tuple(cells()), section)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)
