@@ -57,12 +57,13 @@ def section(results: Results) -> str:
     return "\n\n".join(["## Convolutional networks, ten peers", _INTRODUCTION, table(head, rows)])
 
 
-_INTRODUCTION = """Means over ten peers and **3** seeds, full cohorts, no server. *server, FedAvg* is
-what the `niid_bench` baseline of Flower publishes for ten clients: two convolutions of 6 and 16
-channels, 50 rounds of 10 local epochs, batch 64. Ours are wider and trained for less: two
-convolutions of 32 and 64 channels (CIFAR-10: 64 and 128), 30 rounds of 2 local epochs, batch 64, a
-rate that falls along a cosine, no augmentation, 5 % of each peer's data held back. So this says what
-a session without a server reaches, not that its algorithm beats FedAvg."""
+_INTRODUCTION = """Means over ten peers and **3** seeds, full cohorts, no server. *server,
+FedAvg* is what the `niid_bench` baseline of Flower publishes for ten clients: two convolutions
+of 6 and 16 channels, 50 rounds of 10 local epochs, batch 64. Ours are wider and trained for
+less: two convolutions of 32 and 64 channels (CIFAR-10: 64 and 128), 30 rounds of 2 local
+epochs, batch 64, a rate that falls along a cosine, no augmentation, 5 % of each peer's data
+held back. So this says what a session without a server reaches, not that its algorithm beats
+FedAvg."""
 
 
 EXPERIMENT = Experiment(
