@@ -18,6 +18,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def labels(self) -> Tensor:
+        """The class of each example, [N] int64."""
+        return self.y
+
     def take(self, rows: Tensor) -> "Examples":
         """Returns a copy of the examples at `rows`, [n] int64 on any device."""
         at = rows.to(self.y.device)
@@ -46,6 +51,11 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of each example of this part, [n] int64."""
+        return self.whole.y[self.rows]
 
     def take(self, rows: Tensor) -> Examples:
         """Returns a copy of the examples at `rows` of this part, [n] int64 on any device."""

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from p2pl.errors import InputError, ModelError, TrainingDiverged, wrong
-from p2pl.learning import checkpoint, models, trust, weights
+from p2pl.learning import checkpoint, models, weights
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples
 from p2pl.learning.learner import Learner, Scored
+from p2pl.learning.probe import Judge
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
 from p2pl.protocol.session import Argument, Checkpoint, Session
 
@@ -256,7 +257,7 @@ class FlowerLearner(Learner):
         """Returns the loss that the client's `evaluate` tells."""
         return self.judge(vector).loss
 
-    def probe(self, own: Tensor, received: Sequence[Tensor]) -> trust.Judge | None:
+    def probe(self, own: Tensor, received: Sequence[Tensor]) -> Judge | None:
         """Returns a judge that asks the client; None where it has nothing to judge by."""
         del received
         return LossProbe(self) if math.isfinite(self.validation_loss(own)) else None

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from p2pl.learning import evaluate, mixing, robust, trust, weights
+from p2pl.learning import evaluate, mixing, probe, robust, trust, weights
 from p2pl.learning.data import split_validation
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
 from p2pl.learning.private import PrivateTraining
+from p2pl.learning.screening import Received
 from p2pl.learning.seeds import seeded
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained, follow, of_round, train
 from p2pl.protocol.session import Session, Training
@@ -219,7 +220,15 @@ class Learner:
         state: trust.Trust,
         start: Tensor | None = None,
     ) -> Mixed:
-        """Returns the mix of my parameters and those received, by the session's rule."""
+        """Returns the mix of my parameters and those received, by the session's rule.
+
+        Args:
+            own: [P].
+            received: by peer id.
+            index: my round.
+            state: what I remember of the others.
+            start: [P], from where I trained; None where that is not known.
+        """
         rule = self.session.mixing.rule
         old = {
             peer_id: f"stale: of round {model.round}, mine is {index}"
@@ -233,7 +242,9 @@ class Learner:
             return self._mix_robustly(own, usable, index, old, state)
         if rule == "degroot":
             mine = trust.Mine(own, self.probe(own, vectors), start)
-            theirs = [trust.Received(who, one.vector, one.notes) for who, one in usable.items()]
+            theirs = [
+                Received(who, one.vector, one.round, one.notes) for who, one in usable.items()
+            ]
             learned = trust.learn(state, mine, theirs, self.session.mixing)
             row, rejected, state = learned.row, learned.rejected, learned.trust
         else:
@@ -242,7 +253,7 @@ class Learner:
         named = dict(zip((self.peer_id, *usable), row, strict=True))
         return Mixed(mixed, named, {**old, **rejected}, state)
 
-    def probe(self, own: Tensor, received: Sequence[Tensor]) -> trust.Judge | None:
+    def probe(self, own: Tensor, received: Sequence[Tensor]) -> probe.Judge | None:
         """Returns what judges the parameters received; None where my examples must not be asked.
 
         What is made of the answer leaves, so under privacy it is noised, and paid for.
@@ -250,7 +261,7 @@ class Learner:
         del own, received
         if self.private is not None:
             return self.private.judge(self.model, self.validation)
-        return trust.Probe(self.model, self.validation)
+        return probe.Probe(self.model, self.validation)
 
     @property
     def stackable(self) -> bool:

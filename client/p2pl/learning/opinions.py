@@ -10,7 +10,7 @@ Whoever finds another id with the same 8 bytes (2^64 tries) shares its reputatio
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Annotated, Literal
 
@@ -82,14 +82,19 @@ def decode(notes: bytes) -> dict[Name, float]:
     }
 
 
-def pooled(mine: float | None, others: Iterable[float]) -> float | None:
-    """Returns what is held of a peer, all opinions taken together; None where nobody has one.
+def pooled(mine: float, sure: bool, others: Sequence[float]) -> float:
+    """Returns what is held of a peer, all opinions taken together.
 
-    Mine is one voice among the others. Where there are too few for a median, mine counts alone.
+    Mine is one voice among the others. Where they are too few for a median, mine counts alone if I
+    am sure of it; if I am not, a single other one counts as far as mine agrees.
+
+    Args:
+        mine: the harm that I measured; 0 where I measured nothing.
+        sure: whether it is beyond the noise, or the noise is too small to hide any that matters.
+        others: those of others, none of them the peer itself.
     """
-    voices = [*others] if mine is None else [mine, *others]
-    if len(voices) >= MIN_VOICES:
-        return median(voices)
-    if mine is not None:
+    if len(others) + 1 >= MIN_VOICES:
+        return median([mine, *others])
+    if sure:
         return mine
-    return 0.0 if voices else None  # somebody has met it: it is no stranger, that is all
+    return max(0.0, min(mine, *others)) if others else 0.0

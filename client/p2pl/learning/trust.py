@@ -29,35 +29,26 @@ them) there is screening, and what others say.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from statistics import median, median_low
-from typing import Annotated, Protocol
+from statistics import median
+from typing import Annotated
 
 import msgspec
-import torch
 from msgspec import Meta
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional
+from torch import Tensor
 
 from p2pl.errors import FrameError
 from p2pl.learning import opinions
-from p2pl.learning.examples import Source
 from p2pl.learning.mixing import mix
-from p2pl.learning.weights import Layout
+from p2pl.learning.probe import Judge
+from p2pl.learning.screening import Known, Offer, Received, mark_of, screen
 from p2pl.protocol.session import Mixing
 
 # Where a line below says "chosen", it was tried on MNIST, logistic regression, 6 and 20 peers, iid,
 # Dirichlet 0.5 and 0.1, and 2 classes a peer, with and without attackers, on seeds from 100 and on
 # training examples that were held out; CONTRIBUTING.md has the table.
-MAX_NORM_RATIO = 10.0  # to my own norm; honest models stayed within 1.3
-MIN_COSINE = 0.0  # to where I set out from: honest models of 2 classes a peer stayed above it
-MIN_COSINE_TO_OWN = -0.25  # to what I trained, where I set out from is not known
-CLIP_RADII = 2.0  # median distances; chosen: equal shards stay within 1.5
-FAR_RADII = 20.0  # median distances; beyond this a model is rejected, not pulled in
-RADIUS_GROWTH = 2.0  # from one round to the next, so that a cohort of liars cannot set the scale
 SHARE = 0.2  # of the mix, given to a model that is judged
 CLEAR_HARM = 0.03  # of one round; beyond it, and well beyond the others, a model is out at once
 CLEAR_ERRORS = 3.0  # standard errors
@@ -74,7 +65,6 @@ ACQUAINTED = 2  # rounds, after which those I never heard of are strangers
 STRANGER = 0.25  # of a full weight
 MAX_REMEMBERED = 1_024  # peers; strangers can make ids for nothing
 MAX_HEARD = 32  # peers whose opinions are kept
-PROBE_EXAMPLES = 512  # resolve a harm of 0.003; more only costs time
 
 Harm = Annotated[float, Meta(ge=-1, le=1)]
 
@@ -85,6 +75,8 @@ class Record(msgspec.Struct, frozen=True):
     harm: Harm  # mean over the rounds; probability of the right class
     noise: Annotated[float, Meta(ge=0)] | None  # its standard error; None: not to be told
     rounds: Annotated[int, Meta(ge=0)]  # in which I met it
+    round: int = 0  # that its last parameters were of, as it said
+    mark: int = 0  # of these parameters
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,74 +89,12 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """What one peer gave me."""
-
-    peer: str  # its id
-    vector: Tensor  # [P], finite
-    notes: bytes = b""  # its opinions of others, as it says
-
-
-@dataclass(frozen=True, slots=True)
 class Learned:
     """What came of one round."""
 
     row: tuple[float, ...]  # [K + 1], sums to 1; row[0] is my own weight, 0 means rejected
     trust: Trust
     rejected: Mapping[str, str]  # peer id -> reason
-
-
-class Judge(Protocol):
-    """What can tell how good parameters are on my data."""
-
-    def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns how much of the right class's probability a change costs, and its noise."""
-        ...
-
-
-class Probe:
-    """My validation examples, as a judge of parameters."""
-
-    def __init__(self, model: nn.Module, validation: Source) -> None:
-        """Keeps an evenly spaced part of the examples.
-
-        Args:
-            model: what the parameters mean; its own are neither read nor changed.
-            validation: at least one example, on the model's device.
-        """
-        count = min(len(validation), PROBE_EXAMPLES)
-        spaced = torch.linspace(0, len(validation) - 1, count)
-        part = validation.take(spaced.long())
-        self._model, self._layout, self._x, self._y = model, Layout.of(model), part.x, part.y
-        _, place, held = torch.unique(part.y, return_inverse=True, return_counts=True)
-        self._weight = (1 / len(held) / held)[place]  # [n], sums to 1: each class I hold is alike
-
-    def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns how much of the right class's probability a change costs, and its standard error.
-
-        The mean over my examples, each class alike; what shifts a class's score for all my
-        examples alike is left out. No error is taken to be smaller than one example.
-
-        Args:
-            before: [P].
-            after: [P].
-        """
-        with torch.no_grad():
-            old, new = self._scores(before), self._scores(after)
-            new = new - self._weight @ (new - old)
-            lost = self._right(old) - self._right(new)
-            mean = self._weight @ lost
-            variance = self._weight.square() @ (lost - mean).square()
-        return float(mean), max(math.sqrt(float(variance)), 1 / len(lost))
-
-    def _scores(self, vector: Tensor) -> Tensor:
-        """Returns the scores before the softmax, [n, C]."""
-        scores: Tensor = functional_call(self._model, self._layout.unflatten(vector), self._x)
-        return scores
-
-    def _right(self, scores: Tensor) -> Tensor:
-        """Returns the probability of each example's right class, [n]."""
-        return scores.softmax(1).gather(1, self._y[:, None])[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +104,6 @@ class Mine:
     vector: Tensor  # [P], what I trained
     probe: Judge | None  # None: my examples are not asked, the answer would say something of them
     start: Tensor | None = None  # [P], from where I trained; None: not known
-
-
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    peer: str
-    vector: Tensor
-    distance: float  # to mine
-    reach: float = 1.0  # how far towards it I go at most; below 1 it is pulled in
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +127,9 @@ def learn(trust: Trust, mine: Mine, received: Sequence[Received], mixing: Mixing
     if not received:
         return Learned((1.0,), trust, {})
     peers = [one.peer for one in received]
-    offers, radius, rejected = _screen(mine, received, trust.radius)
+    seen = {peer: Known(one.round, one.mark) for peer, one in trust.records.items() if one.rounds}
+    screened = screen(mine.vector, mine.start, received, seen, trust.radius)
+    offers, rejected = screened.offers, dict(screened.rejected)
     heard = _listen(trust.heard, received, rejected)
     # Strangers are not heard: they could be as many as anybody likes.
     said = {p: opinions.decode(n) for p, n in heard.items() if p in trust.records}
@@ -213,7 +137,8 @@ def learn(trust: Trust, mine: Mine, received: Sequence[Received], mixing: Mixing
     before = _beliefs(trust.records, said, peers, mixing.trust_gate)
     plausible = [offer for offer in offers if _weight(before[offer.peer]) > 0]
     judged = _judge(mine.vector, offers, plausible, mine.probe) if mine.probe and offers else {}
-    records = _experience(trust.records, peers, judged, rejected)
+    records = _experience(trust.records, received, judged, rejected)
+    rejected |= screened.repeated
     rejected |= {peer: _clearly(one) for peer, one in judged.items() if one.clear}
     weights = {offer.peer: 1.0 for offer in offers if offer.peer not in rejected}
     if trust.rounds >= mixing.warmup_rounds:
@@ -228,7 +153,9 @@ def learn(trust: Trust, mine: Mine, received: Sequence[Received], mixing: Mixing
     reach = {offer.peer: offer.reach for offer in offers}
     whole = 1 + sum(weights.values())
     others = tuple(weights.get(peer, 0.0) * reach.get(peer, 0.0) / whole for peer in peers)
-    remembered = Trust(records=records, heard=heard, radius=radius, rounds=trust.rounds + 1)
+    remembered = Trust(
+        records=records, heard=heard, radius=screened.radius, rounds=trust.rounds + 1
+    )
     return Learned((1 - sum(others), *others), remembered, rejected)
 
 
@@ -239,51 +166,11 @@ def told(trust: Trust, mixing: Mixing) -> bytes:
     return opinions.encode({peer: harm for peer, harm in said.items() if harm is not None})
 
 
-# --- screening -----------------------------------------------------------------------------------
-
-
-def _screen(
-    mine: Mine, received: Sequence[Received], last_radius: float | None
-) -> tuple[list[_Offer], float | None, dict[str, str]]:
-    """Returns the offers that look like models of this session, their radius, and the rejected."""
-    offers: list[_Offer] = []
-    rejected: dict[str, str] = {}
-    own, start = mine.vector, mine.start
-    own_norm = float(own.norm())
-    towards, least = (own, MIN_COSINE_TO_OWN) if start is None else (start, MIN_COSINE)
-    for one in received:
-        peer, vector = one.peer, one.vector
-        ratio = float(vector.norm()) / own_norm if own_norm else math.inf
-        if not ratio <= MAX_NORM_RATIO:
-            rejected[peer] = f"norm: got {ratio:.3g} of mine, allowed at most {MAX_NORM_RATIO:g}"
-            continue
-        cosine = float(functional.cosine_similarity(vector, towards, dim=0))
-        if not cosine > least:
-            rejected[peer] = f"direction: got cosine {cosine:.2f} to mine, allowed above {least:g}"
-            continue
-        offers.append(_Offer(peer, vector, float((vector - own).norm())))
-    if not offers:
-        return [], last_radius, rejected
-    radius = median_low([offer.distance for offer in offers])
-    if last_radius:
-        radius = min(radius, RADIUS_GROWTH * last_radius)
-    near: list[_Offer] = []
-    for offer in offers:
-        if offer.distance > FAR_RADII * radius:
-            rejected[offer.peer] = (
-                f"distance: got {offer.distance:.3g}, allowed at most {FAR_RADII * radius:.3g}"
-            )
-        else:
-            reach = min(1.0, CLIP_RADII * radius / offer.distance) if offer.distance else 1.0
-            near.append(replace(offer, reach=reach))
-    return near, radius, rejected
-
-
 # --- harm ----------------------------------------------------------------------------------------
 
 
 def _judge(
-    own: Tensor, offers: Sequence[_Offer], plausible: Sequence[_Offer], probe: Judge
+    own: Tensor, offers: Sequence[Offer], plausible: Sequence[Offer], probe: Judge
 ) -> dict[str, _Judged]:
     """Returns what my examples say of each offer.
 
@@ -305,14 +192,14 @@ def _judge(
             break
         clear.add(worst)
         base = [offer for offer in base if offer.peer != worst]
-    usual = max(0.0, median(one.harm for one in judged.values()))
+    usual = max(0.0, _usual([one.harm for one in judged.values()]))
     return {
         peer: replace(one, harm=one.harm - usual, clear=peer in clear)
         for peer, one in judged.items()
     }
 
 
-def _harm_of(offer: _Offer, own: Tensor, base: Sequence[_Offer], probe: Judge) -> _Judged:
+def _harm_of(offer: Offer, own: Tensor, base: Sequence[Offer], probe: Judge) -> _Judged:
     others = [other for other in base if other is not offer]
     row = [1 / (len(others) + 1) * other.reach for other in others]
     rest = mix(own, [other.vector for other in others], [1 - sum(row), *row])
@@ -326,16 +213,20 @@ def _clearest(judged: Mapping[str, _Judged], base: Sequence[str]) -> str | None:
     if len(base) < MIN_JUDGED:
         return None
     harms = [judged[peer].harm for peer in base]
-    worst = judged[max(base, key=lambda peer: judged[peer].harm)]
-    middle = median(harms)
-    spread = median(abs(harm - middle) for harm in harms)
+    usual = _usual(harms)
+    spread = _usual([abs(harm - usual) for harm in harms])
+    found = max(base, key=lambda peer: judged[peer].harm)
     limit = max(
         CLEAR_HARM,
-        CLEAR_ERRORS * worst.noise,
-        middle + CLEAR_SPREADS * spread + CLEAR_HARM,
+        CLEAR_ERRORS * judged[found].noise,
+        usual + CLEAR_SPREADS * spread + CLEAR_HARM,
     )
-    found = max(base, key=lambda peer: judged[peer].harm)
-    return found if worst.harm > limit else None
+    return found if judged[found].harm > limit else None
+
+
+def _usual(values: Collection[float]) -> float:
+    """Returns the median of the lower half: of those that at least half of a cohort is like."""
+    return median(sorted(values)[: (len(values) + 1) // 2])
 
 
 # --- experience ----------------------------------------------------------------------------------
@@ -343,27 +234,25 @@ def _clearest(judged: Mapping[str, _Judged], base: Sequence[str]) -> str | None:
 
 def _experience(
     records: Mapping[str, Record],
-    peers: Sequence[str],
+    received: Sequence[Received],
     judged: Mapping[str, _Judged],
     rejected: Mapping[str, str],
 ) -> dict[str, Record]:
     """Returns the records after this round: the screened out have done all the harm there is."""
-    seen = frozenset(peers)
+    seen = {one.peer for one in received}
     after = {
         peer: one if peer in seen else msgspec.structs.replace(one, harm=DECAY_UNSEEN * one.harm)
         for peer, one in records.items()
     }
-    for peer in peers:
-        one = judged.get(peer)
-        if peer in rejected:
-            one = _Judged(HARM_RANGE, 0.0)
-        if one is None:
-            continue
-        old = after.get(peer, Record(0.0, None, 0))
-        harm = min(HARM_RANGE, max(-HARM_RANGE, one.harm))
-        fresh = max(1 - MEMORY, 1 / (old.rounds + 1))
-        mean = old.harm + fresh * (harm - old.harm)
-        after[peer] = Record(mean, one.noise if math.isfinite(one.noise) else None, old.rounds + 1)
+    for one in received:
+        old = after.get(one.peer, Record(0.0, None, 0))
+        found = _Judged(HARM_RANGE, 0.0) if one.peer in rejected else judged.get(one.peer)
+        if found is not None:
+            harm = min(HARM_RANGE, max(-HARM_RANGE, found.harm))
+            fresh = max(1 - MEMORY, 1 / (old.rounds + 1))
+            old = Record(old.harm + fresh * (harm - old.harm), found.noise, old.rounds + 1)
+        mark = mark_of(one.vector)
+        after[one.peer] = msgspec.structs.replace(old, round=one.round, mark=mark)
     if len(after) > MAX_REMEMBERED:
         order = sorted(after, key=lambda peer: (peer not in seen, -after[peer].rounds, peer))
         after = {peer: after[peer] for peer in order[:MAX_REMEMBERED]}
@@ -401,21 +290,18 @@ def _beliefs(
     First I trust the opinions of those against whom I have no evidence, then of those against whom
     these have none either.
     """
-    mine = {peer: _evidence(one, gate) for peer, one in records.items()}
-    believed = {peer: mine[peer] for peer in said}
+    sure = {peer: _evidence(one, gate) for peer, one in records.items()}
+    believed: dict[str, float | None] = {peer: sure[peer] for peer in said}
     names = {peer: opinions.name_of(peer) for peer in {*peers, *said}}
     for _ in range(2):
         voices = {peer: said[peer] for peer in said if (believed[peer] or 0.0) <= FREE_HARM}
-        believed = {
-            peer: opinions.pooled(
-                mine.get(peer),
-                [voices[one][name] for one in voices if one != peer and name in voices[one]],
-            )
-            for peer, name in names.items()
-        }
-    return {
-        peer: 0.0 if harm is None and peer in records else harm for peer, harm in believed.items()
-    }
+        for peer, name in names.items():
+            others = [voices[one][name] for one in voices if one != peer and name in voices[one]]
+            met = peer in records
+            mine = (sure[peer] if others == [] else records[peer].harm) or 0.0 if met else 0.0
+            certain = met and sure[peer] is not None
+            believed[peer] = opinions.pooled(mine, certain, others) if met or others else None
+    return believed
 
 
 def _evidence(record: Record, gate: float) -> float | None:

@@ -64,19 +64,25 @@ def test_notes_of_another_form_are_refused(said: object) -> None:
 
 
 def test_the_median_of_three_is_believed() -> None:
-    assert pooled(0.0, [0.2, 0.1]) == 0.1
-    assert pooled(None, [0.2, 0.1, 0.0]) == 0.1
+    assert pooled(0.0, True, [0.2, 0.1]) == 0.1
+    assert pooled(0.0, False, [0.2, 0.1]) == 0.1
 
 
 def test_two_who_lie_do_not_move_three_who_do_not() -> None:
-    assert pooled(0.0, [0.001, 0.0, 0.25, 0.25]) == 0.001
+    assert pooled(0.0, True, [0.001, 0.0, 0.25, 0.25]) == 0.001
 
 
-def test_few_are_not_believed_before_me() -> None:
-    assert pooled(0.1, [0.0]) == 0.1
-    assert pooled(0.0, [0.25]) == 0.0
+def test_one_other_is_not_believed_before_me() -> None:
+    assert pooled(0.1, True, [0.0]) == 0.1
+    assert pooled(0.0, True, [0.25]) == 0.0
 
 
-def test_the_word_of_two_makes_nobody_bad_but_known() -> None:
-    assert pooled(None, [0.25, 0.25]) == 0.0
-    assert pooled(None, []) is None
+def test_who_is_not_sure_believes_one_other_as_far_as_they_agree() -> None:
+    assert pooled(0.1, False, [0.05]) == 0.05
+    assert pooled(0.0, False, [0.25]) == 0.0
+    assert pooled(-0.1, False, [-0.2]) == 0.0
+
+
+def test_noise_alone_is_no_harm() -> None:
+    assert pooled(0.1, False, []) == 0.0
+    assert pooled(0.1, True, []) == 0.1

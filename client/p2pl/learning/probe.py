@@ -1,0 +1,85 @@
+"""How good parameters are on a peer's own examples, in a way that is fair to peers with others.
+
+Under label skew an honest specialist looks like a liar to most: its model moves everything towards
+its own classes. But it moves all examples of other classes alike, and a liar does not. So each
+class's score is first shifted back to the mean that it had over my examples; what is then lost
+of the right class's probability is what a model does to one example and not to another.
+
+Probabilities and not nats: under skew a few confident mistakes outweigh everything in nats.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from p2pl.learning.examples import Source
+from p2pl.learning.weights import Layout
+
+PROBE_EXAMPLES = 512  # resolve a harm of 0.003; more only costs time
+FEW_EXAMPLES = 10  # of a class count as half of what many do: they say little and vary much
+
+
+class Judge(Protocol):
+    """What can tell how good parameters are on my data."""
+
+    def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
+        """Returns how much of the right class's probability a change costs, and its noise."""
+        ...
+
+
+class Probe:
+    """My validation examples, as a judge of parameters."""
+
+    def __init__(self, model: nn.Module, validation: Source) -> None:
+        """Keeps a part of the examples, of rare classes all.
+
+        Args:
+            model: what the parameters mean; its own are neither read nor changed.
+            validation: at least one example, on the model's device.
+        """
+        part = validation.take(_spread(validation.labels, PROBE_EXAMPLES))
+        self._model, self._layout, self._x, self._y = model, Layout.of(model), part.x, part.y
+        held = torch.bincount(part.y)
+        weight = 1 / (held + FEW_EXAMPLES)[part.y]
+        self._weight = weight / weight.sum()  # [n]
+
+    def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
+        """Returns how much of the right class's probability a change costs, and its standard error.
+
+        The mean over my examples, the classes nearly alike; what shifts a class's score for all my
+        examples alike is left out. No error is taken to be smaller than one example.
+
+        Args:
+            before: [P].
+            after: [P].
+        """
+        with torch.no_grad():
+            old, new = self._scores(before), self._scores(after)
+            new = new - self._weight @ (new - old)
+            lost = self._right(old) - self._right(new)
+            mean = self._weight @ lost
+            variance = self._weight.square() @ (lost - mean).square()
+        return float(mean), max(math.sqrt(float(variance)), 1 / len(lost))
+
+    def _scores(self, vector: Tensor) -> Tensor:
+        """Returns the scores before the softmax, [n, C]."""
+        scores: Tensor = functional_call(self._model, self._layout.unflatten(vector), self._x)
+        return scores
+
+    def _right(self, scores: Tensor) -> Tensor:
+        """Returns the probability of each example's right class, [n]."""
+        return scores.softmax(1).gather(1, self._y[:, None])[:, 0]
+
+
+def _spread(labels: Tensor, most: int) -> Tensor:
+    """Returns the rows of at most so many examples, evenly spread over the classes, [n] int64."""
+    if len(labels) <= most:
+        return torch.arange(len(labels))
+    labels = labels.cpu()
+    order = labels.argsort(stable=True)
+    held = torch.bincount(labels).tolist()
+    place = torch.cat([torch.arange(count) for count in held])  # of an example in its class
+    return order[place.argsort(stable=True)[:most]]
