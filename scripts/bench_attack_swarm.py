@@ -1,0 +1,176 @@
+"""What two liars among six cost a real swarm, and what trust costs it: MNIST, logistic regression.
+
+Three swarms of six processes on this machine, one after another: nobody lies; two serve their
+parameters with the sign flipped, three times as large; nobody lies and all share equally. Then, in
+one process, what a round's parts take by themselves.
+
+    scripts/bench attack_swarm              needs P2PL_DATA_DIR or the network, for MNIST
+    scripts/bench attack_swarm --data digits --session torrentfiles/digits.toml
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from demo import BIN, ROOT, free_port, run, start_tracker
+
+from p2pl.learning import checkpoint, models, partition
+from p2pl.learning import data as datasets
+from p2pl.learning.data import Data
+from p2pl.learning.learner import Learner, Model
+from p2pl.learning.train import Start
+from p2pl.learning.trust import Trust
+from p2pl.protocol import session as sessions
+from p2pl.protocol.session import Session
+
+PEERS, BAD = 6, 2
+ATTACK = "sign-flip:-3"
+DEADLINE_S = 600.0
+REPEATS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """What the first four of six peers came to."""
+
+    accuracy: float  # percent, on the test set, mean
+    round_s: float  # median
+    bad_weight: float  # percent of a mix that the last two were, mean of the rounds after the fifth
+    rounds: int  # fewest
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--session", type=Path, default=ROOT / "torrentfiles" / "mnist-iid.toml")
+    parser.add_argument("--data", default="ylecun/mnist")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    spec = options.session.read_text()
+    found = {
+        "nobody lies": swarm(spec, options.data, bad=0),
+        f"2 of 6 {ATTACK}": swarm(spec, options.data, bad=BAD),
+        "nobody lies, equal sharing": swarm(
+            spec + '\n[mixing]\nrule = "uniform"\n', options.data, bad=0
+        ),
+    }
+    parts = parts_of_a_round(spec, options.data)
+    if options.json:
+        swarms = {name: asdict(one) for name, one in found.items()}
+        print(json.dumps({"swarms": swarms, "milliseconds": parts}))
+        return
+    for name, one in found.items():
+        print(
+            f"{name:28} accuracy {one.accuracy:6.2f} %   round {1000 * one.round_s:5.0f} ms   "
+            f"weight of the last two {one.bad_weight:5.2f} %"
+        )
+    print("by themselves: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in parts.items()))
+
+
+def swarm(spec: str, data: str, bad: int) -> Swarm:
+    """Returns what six processes came to; the last `bad` of them lie."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        toml, torrent = out / "session.toml", out / "session.torrent"
+        toml.write_text(spec)
+        url = f"http://127.0.0.1:{free_port()}"
+        tracker = start_tracker(out, url)
+        try:
+            run("p2pl", "create", toml, "--out", torrent, "--tracker", url)
+            peers = [start(out, torrent, data, index, bad) for index in range(PEERS)]
+            for index, peer in enumerate(peers):
+                if peer.wait(DEADLINE_S):
+                    raise SystemExit(f"bench: {(out / f'peer-{index}.log').read_text()[-2_000:]}")
+        finally:
+            tracker.terminate()
+            tracker.wait(20)
+        return summed_up([out / f"peer-{index}" for index in range(PEERS)])
+
+
+def start(out: Path, torrent: Path, data: str, index: int, bad: int) -> "subprocess.Popen[bytes]":
+    """Returns the process of one peer."""
+    command = [BIN / "p2pl", "join", torrent, "--data", data, "--shard", f"{index}/{PEERS}"]
+    command += ["--run-dir", out / f"peer-{index}", "--listen", "127.0.0.1:0"]
+    if index >= PEERS - bad:
+        command += ["--attack", ATTACK]
+    with (out / f"peer-{index}.log").open("wb") as log:
+        return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
+
+
+def summed_up(folders: Sequence[Path]) -> Swarm:
+    """Returns the figures in the run directories."""
+    ends = [json.loads((folder / "summary.json").read_bytes()) for folder in folders]
+    honest, suspects = ends[: PEERS - BAD], {end["peer_id"] for end in ends[PEERS - BAD :]}
+    entries: list[dict[str, Any]] = [
+        json.loads(text)
+        for folder in folders[: PEERS - BAD]
+        for text in (folder / "rounds.jsonl").read_text().splitlines()
+    ]
+    return Swarm(
+        accuracy=statistics.fmean(end["accuracy"] for end in honest),
+        round_s=statistics.median(entry["seconds"] for entry in entries),
+        bad_weight=statistics.fmean(
+            100 * sum(weight for peer, weight in entry["trust"].items() if peer in suspects)
+            for entry in entries
+            if entry["round"] > 5
+        ),
+        rounds=min(end["rounds"] for end in honest),
+    )
+
+
+def parts_of_a_round(text: str, reference: str) -> dict[str, float]:
+    """Returns milliseconds, medians: training, the two ways of mixing, and scoring, in one thread.
+
+    What is left of a swarm's round is transfer, and waiting for the others on a shared machine.
+    """
+    torch.set_num_threads(1)
+    session = sessions.read_spec(text).session()
+    home = os.environ.get("P2PL_DATA_DIR")
+    whole = datasets.load(reference, session.task, data_dir=Path(home) if home else None)
+    learners = {rule: one_of(session, whole, rule) for rule in ("degroot", "uniform")}
+    learner = learners["degroot"]
+    begin = learner.decode_checkpoint(checkpoint.build(session)[0])
+    vectors = [learner.train(Start(begin), index, nothing).vector for index in range(1, 6)]
+    others = {f"{index:064x}": Model(2, 1, one) for index, one in enumerate(vectors[1:])}
+    own = vectors[0]
+    return {
+        "train": timed(lambda: learner.train(Start(own), 2, nothing)),
+        "mix degroot": timed(lambda: learner.mix(own, others, 2, Trust(), start=begin)),
+        "mix uniform": timed(lambda: learners["uniform"].mix(own, others, 2, Trust())),
+        "score": timed(lambda: learner.score(own, own)),
+    }
+
+
+def one_of(session: Session, whole: Data, rule: str) -> Learner:
+    """Returns the learner of one peer, with its share of the data."""
+    changed = sessions.changed(session, ("mixing", "rule", rule))
+    rows = partition.iid(whole.train.y.numpy(), PEERS, 0)[0]
+    mine = whole.train.part(torch.from_numpy(rows))
+    return Learner.of(changed, ("0" * 64, "f" * 64), models.build(changed), mine, whole.test)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Returns the median of what it takes, milliseconds."""
+    taken = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        work()
+        taken.append(1000 * (time.perf_counter() - begun))
+    return statistics.median(taken)
+
+
+def nothing(done: int, steps: int) -> None:
+    """Takes no notice of a step."""
+
+
+if __name__ == "__main__":
+    main()
