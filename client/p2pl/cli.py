@@ -458,6 +458,11 @@ def simulate(
             "seeds, and leave the test set unread: to choose settings by.",
         ),
     ] = None,
+    dp_epsilon: Annotated[
+        float | None, typer.Option(help="Every peer trains privately; as for `p2pl join`.")
+    ] = None,
+    dp_delta: Annotated[float | None, typer.Option(help="As for `p2pl join`.")] = None,
+    dp_clip: Annotated[float | None, typer.Option(help="As for `p2pl join`.")] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -493,6 +498,7 @@ def simulate(
     session = session_format.changed(session, *map(_setting, settings or ()), *named)
     with _extra("client"):
         from p2pl.learning import attacks
+        from p2pl.learning.promise import wanted
         from p2pl.simulate import command
         from p2pl.simulate.setup import Setup
     made, bad = attacks.parse(attack) if attack else (None, 0)
@@ -508,6 +514,7 @@ def simulate(
         engine=engine,
         attack=made,
         bad=bad,
+        privacy=wanted(dp_epsilon, dp_delta, dp_clip),
         curves=curves,
     )
     options = command.Options(
@@ -521,7 +528,8 @@ def simulate(
         out=out,
         quiet=as_json,
     )
-    figures = command.simulate(setup, options)
+    with _extra("dp"):
+        figures = command.simulate(setup, options)
     if as_json:
         print(json.dumps(figures))
 

@@ -125,9 +125,8 @@ def affordable(budget: Budget, spent: Sequence[Charge], wanted: Charge) -> int:
     return low
 
 
-def noise_multiplier(
-    budget: Budget, spent: Sequence[Charge], sample_rate: float, steps: int
-) -> float:
+@lru_cache(maxsize=256)  # peers with as many examples need the same, and it takes a second
+def noise_multiplier(budget: Budget, spent: Spent, sample_rate: float, steps: int) -> float:
     """Returns the least noise with which the budget lasts for `steps` more steps.
 
     Raises:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from p2pl.errors import PrivacyError, wrong
-from p2pl.learning.accountant import Account, Budget, Spent, check_batch
-from p2pl.learning.private import DEFAULT_CLIP, check_clip, steps_a_round
+from p2pl.learning.accountant import Account, Accountant, Budget, Spent, check_batch
+from p2pl.learning.private import DEFAULT_CLIP, PrivateTraining, check_clip, steps_a_round
 from p2pl.learning.private_probe import RELEASES
 from p2pl.protocol.session import Privacy, Session
 
@@ -80,6 +80,26 @@ def budget(demanded: Privacy, asked: Wanted, examples: int) -> Budget:
     if asked.delta is None and demanded.delta is not None:
         return Budget.checked(asked.epsilon, min(made.delta, demanded.delta), examples)
     return made
+
+
+def private_training(
+    session: Session, asked: Wanted, sizes: tuple[int, int], rounds: tuple[int, int]
+) -> PrivateTraining:
+    """Returns how a peer trains privately whose accounts live as long as this process does.
+
+    Args:
+        session: what all peers agreed on.
+        asked: by the person, within what the session demands.
+        sizes: examples to train on, and held back for validation.
+        rounds: in which it trains, and in all.
+
+    Raises:
+        InputError: fewer examples than a batch, or a budget that cannot be.
+    """
+    allowed = budget(session.privacy, asked, sum(sizes))
+    training = Accountant(open_training(session, allowed, sizes[0], rounds[0]))
+    trust = open_trust(session, allowed, rounds[1])
+    return PrivateTraining(training, check_clip(asked.clip), Accountant(trust) if trust else None)
 
 
 def open_training(

@@ -24,6 +24,8 @@ from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
 from p2pl.learning.flower import Clients, FlowerLearner
 from p2pl.learning.learner import Learner, Mixed, Model, Scored
+from p2pl.learning.private import check_model
+from p2pl.learning.promise import Wanted, private_training
 from p2pl.learning.train import OptimizerState, Start, Trained
 from p2pl.learning.trust import Trust
 from p2pl.learning.weights import flatten
@@ -169,10 +171,23 @@ def peers_of(setup: Setup, data: Data | Clients, device: torch.device) -> tuple[
             )
         )
     train, test = data.train.to(device), data.test.to(device)
-    return tuple(
+    learners = [
         Learner.of(session, (setup.name, setup.ids[peer]), model, mine, test)
         for peer, mine in enumerate(_shares(setup, train))
-    )
+    ]
+    if setup.privacy is not None:
+        check_model(model, session.task.input)
+        return tuple(_private(learner, setup.privacy) for learner in learners)
+    return tuple(learners)
+
+
+def _private(learner: Learner, asked: Wanted) -> Learner:
+    """Returns a learner that trains privately, with a budget for all rounds."""
+    rounds = learner.session.exchange.rounds
+    trained = sum(map(learner.trains_in, range(1, rounds + 1)))
+    sizes = (len(learner.own), len(learner.validation))
+    private = private_training(learner.session, asked, sizes, (trained, rounds))
+    return replace(learner, private=private)
 
 
 def _shares(setup: Setup, train: Examples) -> list[Source]:
@@ -354,6 +369,7 @@ def _entry(learner: Learner, blank: RoundEntry, outcome: _Outcome) -> RoundEntry
         bytes_out=blank.bytes_out * learner.payload_bytes,
         samples=outcome.trained.samples,
         epsilon=learner.epsilon,
+        trust_epsilon=learner.trust_epsilon,
     )
 
 

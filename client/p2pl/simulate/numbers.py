@@ -55,7 +55,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "first_seed": setup.seed,
         "engine": results[0].engine.kind,
         "training_threads": results[0].engine.threads,
-        "epsilon": None,
+        **_privacy(results),
         "precision_macro": _mean([_mean([one.precision for one in c]) for c in classes]),
         "recall_macro": _mean([_mean([one.recall for one in c]) for c in classes]),
         "f1_macro": _mean([_mean([one.f1 for one in c]) for c in classes]),
@@ -72,6 +72,24 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
             for phase in results[0].rounds[0].seconds
         },
     }
+
+
+def _privacy(results: Sequence[Result]) -> dict[str, float | None]:
+    """Returns what the peer that spent most has spent, over all seeds; null without privacy.
+
+    `epsilon` is of the examples trained on, `trust_epsilon` of those held back and asked; an
+    example pays for one of them. `delta` is the largest of any peer.
+    """
+    learners = [learner for result in results for learner in result.learners]
+    private = [learner.private for learner in learners if learner.private]
+    most: dict[str, Sequence[float | None]] = {
+        "epsilon": [one.epsilon for one in learners],
+        "trust_epsilon": [one.trust_epsilon for one in learners],
+        "delta": [one.accountant.account.delta for one in private],
+        "noise_multiplier": [one.accountant.account.noise_multiplier for one in private],
+    }
+    known = {name: [v for v in values if v is not None] for name, values in most.items()}
+    return {name: max(values) if values else None for name, values in known.items()}
 
 
 def _aligned(results: Sequence[Result]) -> list[tuple[Round, ...]]:

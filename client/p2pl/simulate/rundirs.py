@@ -65,6 +65,8 @@ def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) ->
                     bytes_out=log.totals.bytes_out,
                     seconds=log.totals.seconds,
                     samples=len(learner.own),
+                    epsilon=learner.epsilon,
+                    trust_epsilon=learner.trust_epsilon,
                     labels=labels,
                     confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
                 )

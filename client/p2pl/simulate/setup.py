@@ -11,6 +11,7 @@ import torch
 from p2pl.errors import InputError, wrong
 from p2pl.learning import checkpoint, partition
 from p2pl.learning.attacks import Attack
+from p2pl.learning.promise import Wanted, check_session
 from p2pl.learning.seeds import seeded
 from p2pl.protocol.session import Session, SessionFile, Spec, changed
 
@@ -39,6 +40,7 @@ class Setup:
     engine: str = "auto"  # one of ENGINES
     attack: Attack | None = None  # what the bad peers do
     bad: int = 0  # how many there are: the last ones
+    privacy: Wanted | None = None  # None: training is not private
     curves: bool = True  # False: peers are scored after the last round alone
 
     @classmethod
@@ -117,6 +119,8 @@ def check(setup: Setup) -> None:
     if setup.engine not in ENGINES:
         raise InputError(wrong("--engine", got=setup.engine, allowed=", ".join(ENGINES)))
     _check_attack(setup)
+    if setup.privacy is not None:
+        check_session(setup.session, setup.privacy)
     if setup.peer_ids and len(set(setup.peer_ids)) != setup.peers:
         raise InputError(
             wrong("peer ids", got=f"{len(set(setup.peer_ids))} different", allowed=str(setup.peers))
