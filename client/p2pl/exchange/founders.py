@@ -15,6 +15,9 @@ from p2pl.protocol.announce import MAX_NUMWANT
 from p2pl.protocol.founding import Pledge, Roll
 
 PATIENCE_S = 3.0  # chosen: who has not the lowest id proposes only after three polls
+# Everybody who is still looking says so at each poll. Whom the tracker names without a word from it
+# may be dead, and a dead peer on a roll would never pledge itself.
+PRESENT_S = 3 * POLL_S
 
 
 class Founders:
@@ -36,6 +39,7 @@ class Founders:
         self._size = len(self.members) or exchange.min_peers
         self._state = seat.seat.agreement(self._me)
         self._vouched: dict[Roll, set[str]] = {}  # which members have said that a roll is valid
+        self._heard_s: dict[str, float] = {}  # when peers that are looking for members said so
         if self._state.valid and self._state.pledge and not self._named:
             self._found(self._state.pledge.members)
 
@@ -60,11 +64,15 @@ class Founders:
                 return self.members
             waited_s = peer.clock() - begun_s
             if waited_s > start_deadline_s:
-                got = f"{len(there) + 1} peers"
+                got = f"{len(self._present()) + 1} peers"
                 allowed = f"{self._size} that agree on being the members, at the same time"
                 raise QuorumError(wrong("founding", got=got, allowed=allowed))
-            peer.view.message(f"choosing {self._size} members; {len(there) + 1} peers are here")
-            await self._speak([one.id for one in there], waited_s)
+            present = self._present()
+            peer.view.message(f"choosing {self._size} members; {len(present) + 1} peers are here")
+            if self._me < min(present, default=self._me) or waited_s > PATIENCE_S:
+                await self._settle(founding.propose(self._state, present, self._size))
+            self._tell(founding.say(self._state))
+            self._post.send([one.id for one in there], raft.encode(raft.Who()))
             await self._bell.wait(POLL_S)
 
     async def hear(self, sender: str, message: founding.Message) -> None:
@@ -77,12 +85,19 @@ class Founders:
         if isinstance(message, Pledge) and message.valid:
             self._vouch(sender, message.roll)
 
-    async def _speak(self, there: Sequence[str], waited_s: float) -> None:
-        """Proposes members if it is on me to do so, repeats what I have said, and asks."""
-        if self._me < min(there, default=self._me) or waited_s > PATIENCE_S:
-            await self._settle(founding.propose(self._state, there, self._size))
-        self._tell(founding.say(self._state))
-        self._post.send(there, raft.encode(raft.Who()))
+    def notice(self, sender: str) -> None:
+        """Takes in that a peer is there and looks for members."""
+        known = self._present()
+        if not self.members and len(self._heard_s) < MAX_NUMWANT:
+            self._heard_s[sender] = self._peer.clock()
+            if sender not in known and len(known) + 2 >= self._size:
+                self._bell.ring()  # now there are enough
+
+    def _present(self) -> set[str]:
+        """Returns the peers that were heard of late."""
+        since_s = self._peer.clock() - PRESENT_S
+        self._heard_s = {one: at_s for one, at_s in self._heard_s.items() if at_s > since_s}
+        return set(self._heard_s)
 
     async def _settle(self, state: founding.State) -> None:
         """Takes in a step of the founding; it is on disk when this returns."""

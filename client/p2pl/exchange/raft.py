@@ -200,6 +200,7 @@ class Member:
 
     def on_who(self, sender: str) -> None:
         """Tells a peer who votes and who leads."""
+        self.founders.notice(sender)
         self.welcome(sender)
         for message in (self.founders.charter, self.notice):
             if message:

@@ -2,14 +2,17 @@
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 import torch
+from support.announces import Speaker
 from support.joins import Watching, run, session_file
 from support.processes import Swarm
 
@@ -50,9 +53,12 @@ def raft_file(
     return replace(file, session=session)
 
 
-async def run_all(swarm: Swarm, file: SessionFile, count: int = 3) -> list[Summary]:
+async def run_all(
+    swarm: Swarm, file: SessionFile, count: int = 3, **options: object
+) -> list[Summary]:
     """Returns how each of the peers ended."""
-    return list(await asyncio.gather(*(run(swarm, file, f"peer-{n}") for n in range(count))))
+    runs = (run(swarm, file, f"peer-{number}", **options) for number in range(count))  # type: ignore[arg-type]
+    return list(await asyncio.gather(*runs))
 
 
 def models(swarm: Swarm, count: int = 3) -> set[bytes]:
@@ -217,6 +223,16 @@ def test_leadership_goes_round(swarm: Swarm) -> None:
     first = [led[term] for term in sorted(led)][:6]
     assert max(Counter(first).values()) <= 3, first
     assert len(models(swarm)) == 1
+
+
+def test_peers_that_died_before_the_start_are_no_members(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = raft_file(swarm, rounds=1, peers=2)
+    for number in range(6):  # the tracker still names them
+        dead = Speaker(number, session=file.id, time_s=int(time.time()))
+        assert httpx.post(f"{swarm.url}/announce", content=dead.body()).status_code == 200
+    summaries = asyncio.run(run_all(swarm, file, 2, seeding_s=1.0))
+    assert {one.rounds for one in summaries} == {1}
 
 
 def test_too_few_members_are_an_error_and_not_a_model(swarm: Swarm) -> None:
