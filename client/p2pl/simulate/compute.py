@@ -19,7 +19,7 @@ from torch import Tensor
 
 from p2pl.errors import InputError, TrainingDiverged, wrong
 from p2pl.learning import stacked
-from p2pl.learning.evaluate import Scores
+from p2pl.learning.evaluate import Scores, has_convolutions
 from p2pl.learning.examples import Part
 from p2pl.learning.learner import Learner, Mixed, Model, Scored
 from p2pl.learning.mixing import FIXED
@@ -212,7 +212,7 @@ def score_all(
         before: by peer, [P], as trained.
         after: by peer, [P], as mixed.
     """
-    if engine.kind == "sequential" or not learners:
+    if _scores_alone(engine, learners):
         return [
             learner.score(trained, mixed)
             for learner, trained, mixed in zip(learners, before, after, strict=True)
@@ -234,14 +234,19 @@ def judge_all(
         learners: of the peers to score.
         vectors: by peer, [P].
     """
-    if engine.kind == "sequential":
+    if _scores_alone(engine, learners):
         return [one.judge(vector) for one, vector in zip(learners, vectors, strict=True)]
-    if not learners:
-        return []
     model, test = learners[0].model, learners[0].test
     assert test is not None  # `peers_of` has seen to it
     classes = learners[0].session.task.classes
     return stacked.evaluate(model, vectors, test, classes, engine.allowed)
+
+
+def _scores_alone(engine: Engine, learners: Sequence[Learner]) -> bool:
+    """Returns whether peers are scored one after another: on a CPU, so are convolutions."""
+    if engine.kind == "sequential" or not learners:
+        return True
+    return not _on_gpu(learners) and has_convolutions(learners[0].model)
 
 
 def _train_one(learner: Learner, start: Start, index: int, *, forgiving: bool) -> Trained:

@@ -6,6 +6,9 @@ from torch import nn
 
 from p2pl.learning.evaluate import BATCH_EXAMPLES, by_class, evaluate
 from p2pl.learning.examples import Examples
+from p2pl.learning.models import cnn
+from p2pl.learning.weights import flatten
+from p2pl.protocol.session import Task
 
 # Logits are the inputs themselves.
 PASS = nn.Linear(2, 2, bias=False)
@@ -48,3 +51,18 @@ def test_precision_recall_and_f1_of_each_class() -> None:
 def test_a_class_never_predicted_has_no_precision_but_a_count() -> None:
     scores = by_class(torch.tensor([[0, 4], [0, 4]]))[0]
     assert (scores.precision, scores.recall, scores.f1, scores.examples) == (0, 0, 0, 4)
+
+
+def test_a_convolutional_network_scores_as_its_forward_pass_says() -> None:
+    torch.manual_seed(0)
+    model = cnn(Task(input=(3, 8, 8), classes=4), width=4, hidden=8)
+    vector = flatten(model)
+    examples = Examples(torch.rand(300, 3, 8, 8), torch.randint(0, 4, (300,)))
+    with torch.no_grad():
+        logits = model(examples.x)
+    scores = evaluate(model, vector, examples, 4)
+    right = (logits.argmax(1) == examples.y).float().mean()
+    assert scores.accuracy == pytest.approx(100 * float(right))
+    loss = torch.nn.functional.cross_entropy(logits, examples.y)
+    assert scores.loss == pytest.approx(float(loss), rel=1e-5)
+    assert torch.equal(flatten(model), vector)  # however the numbers lie in memory
