@@ -8,10 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
-from p2pl.learning import evaluate, mixing, probe, robust, trust, weights
+from p2pl.learning import evaluate, mixing, naive, probe, robust, trust, weights
 from p2pl.learning.data import split_validation
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
@@ -247,11 +248,25 @@ class Learner:
             ]
             learned = trust.learn(state, mine, theirs, self.session.mixing)
             row, rejected, state = learned.row, learned.rejected, learned.trust
+        elif rule == "degroot-naive":
+            row, state = self._naive_row(own, usable, state)
+            rejected = {}
         else:
             row, rejected = self.fixed_row(usable, index), {}
         mixed = mixing.mix(own, vectors, row)
         named = dict(zip((self.peer_id, *usable), row, strict=True))
         return Mixed(mixed, named, {**old, **rejected}, state)
+
+    def _naive_row(
+        self, own: Tensor, usable: Mapping[str, Model], state: trust.Trust
+    ) -> tuple[mixing.Row, trust.Trust]:
+        """Returns the row of `degroot-naive`; an equal one where there is nothing to learn by."""
+        if not self.stackable:
+            return mixing.equal_row(0, [0] * len(usable)), state
+        vectors = {naive.ME: own, **{who: one.vector for who, one in usable.items()}}
+        judge = (self.model, self.validation)
+        row, numbers = naive.learn(state.naive, vectors, judge, self.session.mixing)
+        return row, msgspec.structs.replace(state, naive=numbers)
 
     def probe(self, own: Tensor, received: Sequence[Tensor]) -> probe.Judge | None:
         """Returns what judges the parameters received; None where my examples must not be asked.

@@ -84,6 +84,7 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
 
     records: dict[str, Record] = {}
     heard: dict[str, Annotated[bytes, Meta(max_length=1_024)]] = {}  # newest notes, by who wrote
+    naive: dict[str, float] = {}  # of `degroot-naive`: the numbers behind its row
     radius: Annotated[float, Meta(ge=0)] | None = None  # median distance, last round
     rounds: Annotated[int, Meta(ge=0)] = 0  # in which something was received
 

@@ -130,6 +130,7 @@ class Mixing(_Section, frozen=True):
 
     rule: Literal[
         "degroot",
+        "degroot-naive",
         "uniform",
         "samples",
         "none",
