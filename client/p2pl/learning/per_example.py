@@ -7,7 +7,8 @@ a gradient which is not a number, as a malicious start could arrange, adds nothi
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from p2pl.learning.weights import Layout, load_into
 # Per-example gradients take a vector of the model's size for each example. Chosen: a batch is
 # worked off in parts of at most so many numbers (256 MiB), whatever the model.
 MAX_GRADIENT_NUMBERS = 1 << 26
+_OF_ONE_NUMBER = (nn.Identity, nn.ReLU, nn.Sigmoid, nn.Tanh)
 SMALL = 1e-6  # added to a norm before dividing by it, as Opacus does
 
 
@@ -35,52 +37,74 @@ Clipped: TypeAlias = Callable[[Tensor, Examples, float], ClippedSum]
 
 
 @contextlib.contextmanager
-def clipped_gradients(model: nn.Module) -> Iterator[Clipped]:
+def clipped_gradients(model: nn.Module, *, closed_form: bool = True) -> Iterator[Clipped]:
     """Yields what returns, of (vector, batch, clipping norm), the batch's clipped sum.
 
     A batch may be empty. The model is working space until the end of the context.
 
+    Args:
+        model: what the parameters mean.
+        closed_form: False: Opacus does it, though it could be had for less.
+
     Raises:
         ModelError: a gradient of this model belongs to a batch, not to an example.
     """
-    linear = linear_layer(model)
-    if linear is not None:
-        yield closed_form
+    if closed_form and is_perceptron(model):
+        yield partial(_of_perceptron, model, Layout.of(model))
         return
     with _through_opacus(model) as clipped:
         yield clipped
 
 
-def linear_layer(model: nn.Module) -> nn.Linear | None:
-    """Returns the only layer of a linear model with a bias; None if it is any other model."""
-    layers = list(model) if isinstance(model, nn.Sequential) else [model]
-    *before, last = layers or [model]
-    if type(last) is nn.Linear and last.bias is not None:
-        return last if all(type(layer) is nn.Flatten for layer in before) else None
-    return None
+def is_perceptron(model: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Returns whether the model flattens its input, and then has linear layers with biases alone.
 
-
-def closed_form(vector: Tensor, batch: Examples, clip: float) -> ClippedSum:
-    """Returns the clipped sum of multinomial logistic regression.
-
-    The gradient of one example is (p - y) times (1, x): its norm is the product of two norms, so
-    nothing of the model's size is made for an example.
-
-    Args:
-        vector: [C + C * D], the biases before the weights, as in `Layout`.
-        batch: D numbers an example.
-        clip: the largest norm that an example may add.
+    Between them may be functions of one number. Logistic regression is the smallest such model.
     """
-    x = batch.x.flatten(1)
-    classes = vector.numel() // (x.shape[1] + 1)
-    bias, weight = vector[:classes], vector[classes:].view(classes, -1)
-    logits = torch.addmm(bias, x, weight.T)
-    errors = torch.softmax(logits, 1)
-    errors[torch.arange(len(x), device=x.device), batch.y] -= 1
-    norms = errors.norm(dim=1) * (x.square().sum(1) + 1).sqrt()
-    errors = (errors * (clip / (norms + SMALL)).clamp(max=1)[:, None]).nan_to_num(0.0, 0.0, 0.0)
-    total = torch.cat([errors.sum(0), (errors.T @ x.nan_to_num(0.0, 0.0, 0.0)).flatten()])
-    return ClippedSum(total, functional.cross_entropy(logits, batch.y, reduction="sum"))
+    layers = list(model) if isinstance(model, nn.Sequential) else []
+    if len(layers) < 2 or type(layers[0]) is not nn.Flatten or type(layers[1]) is not nn.Linear:
+        return False
+    if (layers[0].start_dim, layers[0].end_dim) != (1, -1):
+        return False
+    return all(
+        layer.bias is not None if type(layer) is nn.Linear else type(layer) in _OF_ONE_NUMBER
+        for layer in layers[1:]
+    )
+
+
+def _of_perceptron(
+    model: nn.Sequential, layout: Layout, vector: Tensor, batch: Examples, clip: float
+) -> ClippedSum:
+    """Returns the clipped sum of a perceptron, with nothing of the model's size for an example.
+
+    In a linear layer the gradient of one example is its error times (1, its input), so its norm is
+    the product of two norms (Goodfellow 2015, arXiv:1510.01799), and the clipped sum is one matrix
+    product of the errors, each scaled, with the inputs.
+    """
+    parameters, at = layout.unflatten(vector), batch.x
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    with torch.enable_grad():
+        for name, layer in model.named_children():
+            if type(layer) is nn.Linear:
+                inputs[name] = at.detach()
+                at = functional.linear(at, parameters[f"{name}.weight"], parameters[f"{name}.bias"])
+                outputs[name] = at = at if at.requires_grad else at.requires_grad_()
+            else:
+                at = layer(at)
+        loss = functional.cross_entropy(at, batch.y, reduction="sum")
+        errors = dict(zip(outputs, torch.autograd.grad(loss, list(outputs.values())), strict=True))
+    squares = [
+        errors[name].square().sum(1) * (inputs[name].square().sum(1) + 1) for name in outputs
+    ]
+    norms = torch.stack(squares).sum(0).sqrt()
+    scale = (clip / (norms + SMALL)).clamp(max=1)[:, None]
+    sums: dict[str, Tensor] = {}
+    for name, error in errors.items():
+        scaled = (error * scale).nan_to_num(0.0, 0.0, 0.0)
+        sums[f"{name}.bias"] = scaled.sum(0)
+        sums[f"{name}.weight"] = (scaled.T @ inputs[name].nan_to_num(0.0, 0.0, 0.0)).flatten()
+    return ClippedSum(torch.cat([sums[name] for name in layout.names]), loss.detach())
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from p2pl.errors import ModelError, PrivacyError, TrainingDiverged, wrong
 from p2pl.learning import noise
 from p2pl.learning.accountant import Accountant, check_batch
 from p2pl.learning.examples import Source
-from p2pl.learning.per_example import Clipped, check_layers, clipped_gradients, linear_layer
+from p2pl.learning.per_example import Clipped, check_layers, clipped_gradients, is_perceptron
 from p2pl.learning.private_probe import PrivateProbe
 from p2pl.learning.train import OnStep, Start, Trained, advance
 from p2pl.protocol.session import Training
@@ -33,6 +33,7 @@ class PrivateTraining:
     clip: float = DEFAULT_CLIP  # the largest norm of one example's gradient
     trust: Accountant | None = None  # pays for asking validation examples; None: nobody asks them
     gaussian: Callable[[int], Tensor] = noise.gaussian  # [count] float64
+    closed_form: bool = True  # False: every gradient through Opacus, to compare with
 
     @property
     def charged(self) -> int:
@@ -79,7 +80,7 @@ class PrivateTraining:
         steps = self.accountant.charge(rate, steps_a_round(training, len(examples)))
         vector, state = start.vector.clone(), start.optimizer
         drawn, loss = 0, 0.0
-        with clipped_gradients(model) as clipped:
+        with clipped_gradients(model, closed_form=self.closed_form) as clipped:
             for done in range(steps):
                 rows = noise.poisson_sample(len(examples), rate)
                 gradient, batch_loss = self._step(clipped, vector, examples, rows, training)
@@ -131,7 +132,7 @@ def check_model(model: nn.Module, shape: tuple[int, ...]) -> None:
         model: any.
         shape: of one input.
     """
-    if linear_layer(model) is not None:
+    if is_perceptron(model):
         return
     check_layers(model)
     device = next(model.parameters()).device

@@ -15,10 +15,8 @@ from p2pl.learning.accountant import Account, Accountant, Budget
 from p2pl.learning.examples import Examples
 from p2pl.learning.per_example import (
     MAX_GRADIENT_NUMBERS,
-    Clipped,
     clipped_gradients,
-    closed_form,
-    linear_layer,
+    is_perceptron,
 )
 from p2pl.learning.private import PrivateTraining, check_clip, check_model
 from p2pl.learning.seeds import seeded
@@ -59,20 +57,43 @@ def test_the_clipped_sum_is_that_of_the_examples_one_by_one(name: str, clip: flo
     )
 
 
-def test_the_closed_form_is_what_opacus_makes_of_logistic_regression() -> None:
-    model = models.build(session("logreg"))
+@pytest.mark.parametrize("name", ["logreg", "mlp"])
+def test_the_closed_form_is_what_opacus_makes_of_it(name: str) -> None:
+    model = models.build(session(name))
+    assert is_perceptron(model)
     batch = examples(50)
-    vector = flatten(model) + 0.1 * torch.randn(model[1].weight.numel() + 10)  # type: ignore[index]
-    assert linear_layer(model) is not None
-    # Something between the layers makes it a model like any other, with the same gradients.
-    same = nn.Sequential(model[0], nn.Identity(), model[1])  # type: ignore[index]
-    assert linear_layer(same) is None
+    vector = flatten(model)
+    vector += 0.1 * torch.randn_like(vector)
     for clip in (0.5, 2.0, 100.0):
-        with clipped_gradients(same) as through_opacus:
+        with clipped_gradients(model, closed_form=False) as through_opacus:
             theirs = through_opacus(vector, batch, clip)
-        ours = closed_form(vector, batch, clip)
+        with clipped_gradients(model) as closed_form:
+            ours = closed_form(vector, batch, clip)
         assert torch.allclose(ours.gradient, theirs.gradient, atol=1e-5)
         assert torch.allclose(ours.loss, theirs.loss)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Linear(4, 2),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False)),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2)),
+        nn.Sequential(nn.Linear(4, 4), nn.Flatten(), nn.Linear(4, 2)),
+        nn.Sequential(nn.Flatten(2), nn.Linear(4, 2)),
+        nn.Sequential(nn.Flatten(), nn.ReLU()),
+    ],
+    ids=[
+        "no sequence",
+        "no bias",
+        "another layer",
+        "flattened late",
+        "not flattened",
+        "nothing linear",
+    ],
+)
+def test_any_other_model_has_no_closed_form(model: nn.Module) -> None:
+    assert not is_perceptron(model)
 
 
 @pytest.mark.parametrize("name", ["logreg", "mlp"])
@@ -239,8 +260,3 @@ def test_many_peers_with_uneven_data_each_keep_their_own_budget() -> None:
         for _ in range(3):
             start = Start(training.train(model, start, examples(count), wanted.training).vector)
         assert 1.97 < training.accountant.account.spent_epsilon <= 2.0
-
-
-def test_what_is_yielded_is_what_the_type_says() -> None:
-    clipped: Clipped = closed_form
-    assert clipped is closed_form
