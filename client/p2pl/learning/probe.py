@@ -19,6 +19,7 @@ from p2pl.learning.examples import Source
 from p2pl.learning.weights import Layout
 
 PROBE_EXAMPLES = 512  # resolve a harm of 0.003; more only costs time
+LARGE_MODEL, LARGE_EXAMPLES = 50_000, 256  # parameters from which examples are dear, and how many
 FEW_EXAMPLES = 10  # of a class count as half of what many do: they say little and vary much
 
 
@@ -40,8 +41,10 @@ class Probe:
             model: what the parameters mean; its own are neither read nor changed.
             validation: at least one example, on the model's device.
         """
-        part = validation.take(_spread(validation.labels, PROBE_EXAMPLES))
-        self._model, self._layout, self._x, self._y = model, Layout.of(model), part.x, part.y
+        self._model, self._layout = model, Layout.of(model)
+        most = PROBE_EXAMPLES if self._layout.total < LARGE_MODEL else LARGE_EXAMPLES
+        part = validation.take(_spread(validation.labels, most))
+        self._x, self._y = part.x, part.y
         held = torch.bincount(part.y)
         weight = 1 / (held + FEW_EXAMPLES)[part.y]
         self._weight = weight / weight.sum()  # [n]

@@ -5,16 +5,11 @@ others by how well they serve *my* data ends up alone as soon as labels are skew
 nothing speaks against have exactly equal weight, mine among them, and the row is learned from what
 does speak against a peer, over the rounds:
 
-1. *Screening* by geometry. All peers of a session start from one checkpoint, so honest models point
-   the same way and lie near each other, whatever labels their owners hold. A model that points
-   away, or is far larger or further than the others, is rejected; one that is only somewhat
-   further is pulled in to the usual distance.
-2. *Harm*. I give a model a fifth of the mix and see how much less sure my validation examples
-   are of their right class. Before that, each class's score is shifted back to the mean that
-   it had over my classes: an honest peer with other labels moves all my examples towards its
-   classes alike, and that is undone; what is left is what the model does to one example and not to
-   another. Honest specialists help then, and liars do not. Probabilities and not nats, because a
-   few confident mistakes outweigh everything in nats.
+1. *Screening* by geometry (`p2pl.learning.screening`): what no honest model is like is rejected,
+   what is further away than usual is pulled in.
+2. *Harm* (`p2pl.learning.probe`). I give a model a third of the mix of the others and see how much
+   less sure my validation examples are of their right class, in a way that is fair to peers with
+   other classes.
 3. *Experience*. The harm of a peer is a mean over the rounds in which I met it, kept by peer id.
 4. *Opinions*. What peers measured themselves travels with their models (`p2pl.learning.opinions`);
    the median of those whom I trust, me included, is what counts. Who is called harmless by
@@ -49,8 +44,8 @@ from p2pl.protocol.session import Mixing
 # Where a line below says "chosen", it was tried on MNIST, logistic regression, 6 and 20 peers, iid,
 # Dirichlet 0.5 and 0.1, and 2 classes a peer, with and without attackers, on seeds from 100 and on
 # training examples that were held out; CONTRIBUTING.md has the table.
-SHARE = 0.2  # of the mix, given to a model that is judged
-CLEAR_HARM = 0.03  # of one round; beyond it, and well beyond the others, a model is out at once
+SHARE = 1 / 3  # of the mix, given to a model that is judged; chosen: 1/5 sees less
+CLEAR_HARM = 0.06  # of one round; beyond it, and well beyond the others, a model is out at once
 CLEAR_ERRORS = 3.0  # standard errors
 CLEAR_SPREADS = 4.0  # median absolute deviations of the cohort's harms
 MIN_JUDGED = 3  # models: the median of fewer says nothing about the odd one out

@@ -31,7 +31,7 @@ OWN = torch.tensor([-2.0, 8.0, 2.0, 8.0])
 HARMFUL = torch.tensor([2.0, 8.0, -2.0, 8.0])
 SIDEWAYS = torch.tensor([0.0, 3.0, 0.0, 3.0])
 HELPFUL = (OWN + SIDEWAYS, OWN - SIDEWAYS, OWN + 0.9 * SIDEWAYS, OWN - 0.9 * SIDEWAYS)
-SLIGHT = 0.49 * OWN + 0.51 * HARMFUL  # harm, but not enough to be out at once
+SLIGHT = 0.65 * OWN + 0.35 * HARMFUL  # harm, but not enough to be out at once
 
 
 def near(vector: Tensor, seed: int, distance: float = 0.05) -> Tensor:
@@ -161,7 +161,7 @@ def test_one_example_is_no_evidence() -> None:
     assert told(learned.trust, AT_ONCE) == b""
 
 
-def test_little_harm_costs_weight_as_soon_as_it_counts() -> None:
+def test_little_harm_costs_the_place_as_soon_as_experience_counts() -> None:
     trust, weights = Trust(), []
     for turn in range(4):
         received = moved_on([*HELPFUL, SLIGHT], turn)
@@ -169,9 +169,9 @@ def test_little_harm_costs_weight_as_soon_as_it_counts() -> None:
         weights.append(learned.row[5])
         trust = learned.trust
     assert weights[:2] == pytest.approx([1 / 6] * 2)
-    assert 0 < max(weights[2:]) < 0.02
-    assert learned.rejected == {}
-    assert learned.row[:5] == pytest.approx([learned.row[0]] * 5)
+    assert weights[2:] == [0, 0]
+    assert learned.rejected["e"].startswith("harm: got 0.03")
+    assert learned.row == pytest.approx((0.2, 0.2, 0.2, 0.2, 0.2, 0))
 
 
 def test_the_more_harm_the_less_weight() -> None:
