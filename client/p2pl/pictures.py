@@ -362,6 +362,30 @@ def draw_shards(counts: NDArray[np.int64], labels: Sequence[str], *, title: str)
     return _png(figure)
 
 
+def draw_plan(curves: Mapping[str, Sequence[tuple[float, float]]], *, title: str) -> bytes:
+    """Returns how much noise is beside the signal, by the privacy budget.
+
+    Args:
+        curves: name -> (epsilon, noise over signal) in the order of epsilon, both above 0.
+        title: what is drawn.
+    """
+    figure, axes = _canvas(4.2)
+    for index, (name, curve) in enumerate(curves.items()):
+        spent, shares = zip(*curve, strict=True)
+        axes.plot(spent, shares, color=PALETTE[index], linewidth=1.8, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+    axes.set_xlabel("epsilon: more privacy to the left")
+    axes.set_ylabel("noise beside the whole run's signal")
+    axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
 def _colours(count: int) -> list[str]:
     """Returns colours that can be told apart, also in grey: of many, from dark to light."""
     if count <= len(PALETTE):
@@ -418,30 +442,6 @@ def _heat_map(axes: Axes, values: Matrix, highest: float) -> AxesImage:
     axes.tick_params(which="minor", length=0)
     axes.tick_params(length=0)
     return image
-def draw_plan(curves: Mapping[str, Sequence[tuple[float, float]]], *, title: str) -> bytes:
-    """Returns how much noise is beside the signal, by the privacy budget.
-
-    Args:
-        curves: name -> (epsilon, noise over signal) in the order of epsilon, both above 0.
-        title: what is drawn.
-    """
-    figure, axes = _canvas(4.2)
-    for index, (name, curve) in enumerate(curves.items()):
-        spent, shares = zip(*curve, strict=True)
-        axes.plot(spent, shares, color=PALETTE[index], linewidth=1.8, label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
-    axes.set_xlabel("epsilon: more privacy to the left")
-    axes.set_ylabel("noise beside the whole run's signal")
-    axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    axes.legend(frameon=False)
-    return _png(figure)
-
-
 
 
 def _colour_scale(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
