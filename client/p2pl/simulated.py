@@ -21,6 +21,7 @@ from p2pl import pictures
 from p2pl.errors import InputError, RunDirError, wrong
 from p2pl.network.files import write_atomically
 from p2pl.network.runlog import MAX_RECORD_BYTES, Run, read_run
+from p2pl.pictures import Matrix
 from p2pl.report import (
     NUMBERS_FILE,
     PAGE_FILE,
@@ -111,7 +112,7 @@ class SimulationReport:
     page: Path
     pictures: Mapping[str, Path]  # by kind: those of HEADINGS
     simulation: Simulation
-    by_peer: pictures.Matrix  # [seeds, peers], percent
+    by_peer: Matrix  # [seeds, peers], percent
     classes: tuple[ClassScore, ...]
 
 
@@ -319,7 +320,7 @@ def _settings(simulation: Simulation) -> list[tuple[str, str]]:
 def _seed_rows(report: SimulationReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     simulation = report.simulation
     honest = report.by_peer[:, : simulation.peers - simulation.bad_peers]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             str(simulation.first_seed + number),
             f"{float(seed.mean()):.2f}",
