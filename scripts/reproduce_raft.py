@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -529,6 +530,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--list", action="store_true", help="print the parts and stop")
     options = parser.parse_args()
+    # Ended from outside, it takes its peers and its tracker along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.list:
         print("\n".join(PARTS))
         return
