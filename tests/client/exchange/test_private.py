@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -23,7 +23,7 @@ from p2pl.learning import checkpoint, models
 from p2pl.learning.accountant import Account, Charge
 from p2pl.learning.data import Data
 from p2pl.learning.learner import Learner
-from p2pl.learning.promise import Wanted, check_session, wanted
+from p2pl.learning.promise import PRIVATE_RULES, Wanted, check_session, wanted
 from p2pl.network.keys import Identity
 from p2pl.network.runlog import Summary, read_run
 from p2pl.protocol.session import Mixing, Privacy, Session, SessionFile
@@ -229,9 +229,17 @@ def test_a_peer_may_be_stricter_than_the_session(tmp_path: Path) -> None:
     assert accounts(tmp_path).delta == 1e-6  # the session's, where the person chose none
 
 
-def test_a_mixing_rule_that_compares_losses_on_my_examples_is_refused() -> None:
-    with pytest.raises(PrivacyError, match="ubar"):
-        check_session(session_file(mixing=Mixing(rule="ubar")).session, Wanted(1.0))
+def test_every_mixing_rule_is_known_to_be_private_or_refused() -> None:
+    rules = get_args(get_type_hints(Mixing)["rule"])
+    # These two compare losses on my examples, without noise and unaccounted for.
+    assert set(rules) - set(PRIVATE_RULES) == {"ubar", "degroot-naive"}
+    for rule in rules:
+        asking = session_file(mixing=Mixing(rule=rule)).session
+        if rule in PRIVATE_RULES:
+            check_session(asking, Wanted(1.0))
+        else:
+            with pytest.raises(PrivacyError, match=f"mixing.rule.*{rule}"):
+                check_session(asking, Wanted(1.0))
 
 
 def test_options_of_privacy_need_an_epsilon() -> None:

@@ -72,7 +72,7 @@ def test_no_example_moves_an_answer_by_more_than_the_noise_is_made_for(value: fl
         assert math.isfinite(answer)
         assert math.isfinite(noise)
         sums.append(answer * len(held.y))
-    # Its own loss, and what its shift makes of the others: a probability moves 0.36 at most per unit.
+    # Its own loss, and what its shift makes of the others': a probability's slope is below 0.36.
     assert abs(sums[0] - sums[1]) <= MAX_LOSS + 0.4 * MAX_SHIFT
 
 
