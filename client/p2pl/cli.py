@@ -282,6 +282,13 @@ def join(
             help="With --dp-epsilon: the largest norm of one example's gradient.  [default: 1]"
         ),
     ] = None,
+    personal: Annotated[
+        bool,
+        typer.Option(
+            "--personal",
+            help="Keep a model of my own distribution beside the shared one; nobody else gets it.",
+        ),
+    ] = False,
     attack: Annotated[str | None, typer.Option(hidden=True)] = None,
     alone: Annotated[
         bool,
@@ -350,6 +357,7 @@ def join(
         threads=threads,
         privacy=wanted(dp_epsilon, dp_delta, dp_clip),
         attack=attacks.parse_kind(attack) if attack else None,
+        personal=personal,
     )
 
     def opened(peer_id: str) -> "View":
@@ -463,6 +471,9 @@ def simulate(
     ] = None,
     dp_delta: Annotated[float | None, typer.Option(help="As for `p2pl join`.")] = None,
     dp_clip: Annotated[float | None, typer.Option(help="As for `p2pl join`.")] = None,
+    personal: Annotated[
+        bool, typer.Option("--personal", help="Every peer keeps one; as for `p2pl join`.")
+    ] = False,
     engine: Annotated[
         str,
         typer.Option(
@@ -516,6 +527,7 @@ def simulate(
         bad=bad,
         privacy=wanted(dp_epsilon, dp_delta, dp_clip),
         curves=curves,
+        personal=personal,
     )
     options = command.Options(
         name=name,

@@ -41,6 +41,19 @@ def test_it_prints_one_object_and_writes_runs_that_the_report_reads(tmp_path: Pa
     assert f"**Accuracy {figures['accuracy']['mean']:.2f}" in page
 
 
+def test_personal_models_serve_those_who_hold_few_classes() -> None:
+    few = ["--json", "--partition", "classes:3", "--rounds", "4"]
+    figures = json.loads(simulate(*few, "--personal"))
+    own = figures["personal"]
+    assert own["mean"] >= max(own["shared"], own["fine_tuned"]) - 1
+    assert own["shared"] + 10 < own["mean"] <= 100
+    alone = json.loads(simulate(*few, "--personal", "--baseline", "isolated"))
+    assert own["mean"] >= alone["personal"]["mean"] - 2
+    without = json.loads(simulate(*few))
+    assert without["personal"] is None
+    assert without["accuracy"] == figures["accuracy"]  # what is kept beside changes nothing
+
+
 def test_any_setting_of_the_session_can_be_changed() -> None:
     slow = json.loads(simulate("--json", "--set", "training.learning_rate=1e-9"))
     hidden = json.loads(simulate("--json", "--set", "model.arguments={ hidden = [8] }"))

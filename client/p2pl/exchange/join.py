@@ -29,7 +29,7 @@ from p2pl.learning.promise import Wanted, check_session
 from p2pl.network.directory import Announcer, Directory
 from p2pl.network.files import write_atomically
 from p2pl.network.keys import Identity
-from p2pl.network.runlog import MODEL_FILE, Marker, RunLog, Summary
+from p2pl.network.runlog import MODEL_FILE, PERSONAL_FILE, Marker, RunLog, Summary
 from p2pl.network.wire import Wire
 from p2pl.protocol.session import SessionFile
 from p2pl.view import View
@@ -60,6 +60,7 @@ class Options:
     alone: bool = False
     privacy: Wanted | None = None  # None: parameters say what they like of my data
     threads: int | None = None  # None = one for small models, else all cores
+    personal: bool = False  # whether to keep a model of my own distribution beside
     attack: Attack | None = None  # to test a swarm on this machine with; None: I am honest
 
 
@@ -82,6 +83,8 @@ async def join(
     """
     if options.attack:
         attacker.check(options.attack, options.trackers or file.trackers)
+    if options.personal and not isinstance(data, Data):
+        raise InputError("--personal: allowed without --flower; such a client has no gradients")
     check_session(file.session, options.privacy)
     identity = Identity.load_or_create(options.identity)
     marker = Marker(session_id=file.id, peer_id=identity.peer_id, name=file.name)
@@ -106,6 +109,7 @@ async def join(
         summary = _sum_up(run, state, data.labels if isinstance(data, Data) else ())
         if state is not None:
             write_atomically(options.run_dir / MODEL_FILE, learner.checkpoint(state.weights))
+            summary = _keep_personal(run, state, summary)
         log.finish(summary)
         view.finish(summary)
     return summary
@@ -168,6 +172,8 @@ async def _take_part(run: _Run, state: PeerState | None) -> PeerState:
             seeding_s=options.seeding_s,
             stopping=run.stopping,
             attacker=Attacker(options.attack, run.learner) if options.attack else None,
+            keeps_personal=options.personal,
+            personal=state.personal,
         )
         del payload  # from here on it is on disk
         async with _announcing(peer):
@@ -282,6 +288,20 @@ def _stopping_on_signals(stopping: threading.Event) -> Iterator[None]:
     finally:
         for name in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(name)
+
+
+def _keep_personal(run: _Run, state: PeerState, summary: Summary) -> Summary:
+    """Writes my personal model, where I keep one, and returns the summary with its accuracy."""
+    saved = _saved_state(run)
+    kept = saved.personal if saved else None
+    vector = state.weights if run.options.alone else kept
+    if not run.options.personal or vector is None:
+        return summary
+    learner = run.learner
+    vector = vector.to(learner.device)
+    write_atomically(run.options.run_dir / PERSONAL_FILE, learner.checkpoint(vector))
+    accuracy = learner.own_accuracy(learner.judge(vector))
+    return msgspec.structs.replace(summary, personal_accuracy=accuracy)
 
 
 def _sum_up(run: _Run, state: PeerState | None, labels: tuple[str, ...]) -> Summary:

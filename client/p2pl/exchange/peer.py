@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
+import msgspec
 from torch import Tensor
 
 from p2pl.errors import FrameError, PullError, TrackerError
@@ -70,6 +71,8 @@ class Peer:
     mine: Held | None = None  # what I serve
     attacker: Attacker | None = None  # None: I serve what I trained
     presence: Presence = field(default_factory=Presence)
+    keeps_personal: bool = False  # whether I keep a model of my own distribution beside
+    personal: Tensor | None = None  # that model, [P]
 
     async def worker(self, work: Callable[[], T]) -> T:
         """Returns `work()`, done in a thread, so that others are served meanwhile."""
@@ -266,16 +269,35 @@ class Outcome:
 
 async def save(peer: Peer, state: PeerState) -> None:
     """Makes `state` what a restart goes on from."""
-    whole = replace(state, directory=peer.directory.state(), charged=peer.learner.charged)
+    whole = replace(
+        state,
+        directory=peer.directory.state(),
+        charged=peer.learner.charged,
+        personal=peer.personal,
+    )
     await peer.worker(partial(save_state, peer.log.directory, peer.file.id, whole))
 
 
 async def remember(peer: Peer, after: PeerState, outcome: Outcome, meter: Meter) -> None:
     """Saves the state, then logs and shows the round; a crash in between costs one log line."""
+    scored: dict[str, float] = {}
+    if peer.keeps_personal:
+        scored = await peer.worker(partial(_personalise, peer, outcome))
     await save(peer, after)
-    entry = _entry(peer, after.round, outcome, meter)
+    entry = msgspec.structs.replace(_entry(peer, after.round, outcome, meter), **scored)
     peer.log.append(entry)
     peer.view.round(entry)
+
+
+def _personalise(peer: Peer, outcome: Outcome) -> dict[str, float]:
+    """Goes on with my personal model, and returns how good it and the shared one are for me."""
+    learner, trained = peer.learner, outcome.trained.vector
+    peer.personal = learner.personalise(trained, peer.personal, outcome.pulls.models, outcome.mixed)
+    return {
+        "personal_accuracy": learner.own_accuracy(learner.judge(peer.personal)),
+        "own_accuracy": learner.own_accuracy(outcome.scored.after),
+        "own_accuracy_before_mix": learner.own_accuracy(outcome.scored.before),
+    }
 
 
 def _entry(peer: Peer, reached: int, outcome: Outcome, meter: Meter) -> RoundEntry:

@@ -19,6 +19,7 @@ STATE_FILE = "state.safetensors"
 FORMAT = "p2pl state 1"
 _WEIGHTS = "weights"
 _OPTIMIZER = "optimizer."
+_PERSONAL = "personal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class PeerState:
     directory: Mapping[str, Any] | None = None  # of peers and trackers, in builtins
     memory: Mapping[str, Any] = field(default_factory=dict)  # of the kind of exchange, in builtins
     charged: int = 0  # steps of private training paid for by then; see accounts.py
+    personal: Tensor | None = None  # [P] float32, my personal model; None: none is kept
 
 
 def save_state(directory: Path, session_id: str, state: PeerState) -> None:
@@ -43,6 +45,8 @@ def save_state(directory: Path, session_id: str, state: PeerState) -> None:
     tensors = {_WEIGHTS: state.weights.detach().cpu().contiguous()}
     for name, tensor in state.optimizer.items():
         tensors[_OPTIMIZER + name] = tensor.detach().cpu().contiguous()
+    if state.personal is not None:
+        tensors[_PERSONAL] = state.personal.detach().cpu().contiguous()
     told = {
         "round": state.round,
         "trust": msgspec.to_builtins(state.trust),
@@ -82,7 +86,7 @@ def load_state(directory: Path, session_id: str, parameters: int) -> PeerState |
                     hint="use another --run-dir",
                 )
             )
-        weights = tensors.pop(_WEIGHTS)
+        weights, personal = tensors.pop(_WEIGHTS), tensors.pop(_PERSONAL, None)
         state = PeerState(
             round=int(told["round"]),
             weights=weights,
@@ -91,15 +95,14 @@ def load_state(directory: Path, session_id: str, parameters: int) -> PeerState |
             directory=told["directory"],
             memory=told.get("memory", {}),
             charged=int(told.get("charged", 0)),
+            personal=personal,
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
         raise RunDirError(
             f"{path}: damaged ({fault}); delete it to start this peer's run again"
         ) from fault
-    if weights.shape != (parameters,):
-        raise RunDirError(
-            wrong(
-                str(path), got=f"weights of shape {list(weights.shape)}", allowed=f"[{parameters}]"
-            )
-        )
+    for vector in (weights, personal):
+        if vector is not None and vector.shape != (parameters,):
+            got = f"weights of shape {list(vector.shape)}"
+            raise RunDirError(wrong(str(path), got=got, allowed=f"[{parameters}]"))
     return state

@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from p2pl.learning import evaluate, mixing, naive, probe, robust, trust, weights
+from p2pl.learning import evaluate, mixing, naive, personal, probe, robust, trust, weights
 from p2pl.learning.data import split_validation
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
@@ -191,6 +191,33 @@ class Learner:
         classes = self.session.task.classes
         validation = evaluate.evaluate(self.model, after, held, classes)
         return Scored(self.judge(before), self.judge(after), validation)
+
+    def personalise(
+        self, trained: Tensor, before: Tensor | None, received: Mapping[str, Model], mixed: Mixed
+    ) -> Tensor:
+        """Returns my personal model after a round, [P]; it never leaves, so nothing is noised.
+
+        Args:
+            trained: [P], what I trained in it.
+            before: [P], my personal model of the round before; None in the first.
+            received: by peer id; only what had weight in the mix is looked at.
+            mixed: what I made of it.
+        """
+        useful = [received[who].vector for who in sorted(received) if mixed.row.get(who, 0.0) > 0]
+        judge = personal.Judge(self.model, self.validation)
+        return personal.choose(trained, before, useful, judge)
+
+    def own_accuracy(self, scores: Scores) -> float:
+        """Returns the accuracy, percent, that a model has where labels are as frequent as mine.
+
+        Args:
+            scores: of the model, as `judge` gives them.
+        """
+        if self.test is None:
+            return scores.accuracy
+        right, all_of_it = scores.confusion.diagonal().double(), scores.confusion.sum(1).double()
+        mine = torch.bincount(self.own.labels.cpu(), minlength=len(right)) * (all_of_it > 0)
+        return 100 * float((mine * right / all_of_it.clamp(min=1)).sum() / mine.sum())
 
     def validation_loss(self, vector: Tensor) -> float:
         """Returns the mean cross-entropy on my own validation data, nats."""

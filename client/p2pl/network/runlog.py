@@ -34,6 +34,7 @@ MARKER_FILE = "session.json"
 ROUNDS_FILE = "rounds.jsonl"
 SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.safetensors"
+PERSONAL_FILE = "personal.safetensors"
 LOCK_FILE = "lock"
 MAX_RECORD_BYTES = 64 << 20  # of one JSON file, or one line; 100,000 peers by id fit
 
@@ -71,6 +72,9 @@ class RoundEntry(_Record, frozen=True):
     validation_loss: float | None = None  # after mixing, on own validation data
     accuracy: Percent | None = None  # after mixing, on the test set
     accuracy_before_mix: Percent | None = None  # after training, on the same test set
+    personal_accuracy: Percent | None = None  # of my personal model, labels as frequent as mine
+    own_accuracy: Percent | None = None  # after mixing, likewise; None: no personal model is kept
+    own_accuracy_before_mix: Percent | None = None  # after training, likewise
     trust: dict[PeerId, float] = {}  # the row that was mixed with; me included
     cohort: tuple[PeerId, ...] = ()  # whom I asked
     received: tuple[PeerId, ...] = ()  # who delivered something usable
@@ -102,6 +106,7 @@ class Summary(_Record, frozen=True):
     """How a run ended."""
 
     accuracy: Percent | None = None  # of the last round, after mixing, on the test set
+    personal_accuracy: Percent | None = None  # of my personal model, labels as frequent as mine
     rounds: Count = 0  # number of the last round that was completed
     peer_id: PeerId = ""
     epsilon: float | None = None

@@ -87,6 +87,7 @@ class _State:
     vector: Tensor  # [P], after mixing
     optimizer: OptimizerState = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
+    personal: Tensor | None = None  # [P]; None: none is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +247,21 @@ def _round(
             last = judge_all(engine, [learners[p] for p in rest], [vectors[p] for p in rest])
             judged |= dict(zip(rest, last, strict=True))
         distance, accuracy = _consensus(learners[0], vectors[: len(vectors) - setup.bad])
+    personal: list[Tensor | None] = [None] * len(learners)
+    if setup.personal:
+        with watch("personal"):
+            personal = [
+                learners[p].personalise(
+                    trained[p].vector, states[p].personal, pulls[p].models, mixed[p]
+                )
+                for p in everybody
+            ]
     after = [
         _State(
             vectors[peer],
             learners[peer].follow(starts[peer], trained[peer], vectors[peer], index),
             mixed[peer].trust,
+            personal[peer],
         )
         for peer in everybody
     ]
@@ -261,6 +272,7 @@ def _round(
             learners[peer],
             RoundEntry(round=index, bytes_out=asked[peer], seconds=seconds, time=time.time()),
             _Outcome(trained[peer], pulls[peer], mixed[peer], scored.get(peer), judged.get(peer)),
+            personal[peer],
         )
         for peer in everybody
     )
@@ -346,15 +358,25 @@ class _Outcome:
     judged: Scores | None  # of the mixed parameters, on the test set
 
 
-def _entry(learner: Learner, blank: RoundEntry, outcome: _Outcome) -> RoundEntry:
+def _entry(
+    learner: Learner, blank: RoundEntry, outcome: _Outcome, personal: Tensor | None
+) -> RoundEntry:
     """Returns what the peer's run log says of the round.
 
     Args:
         learner: the peer's.
         blank: with how often the peer was asked as `bytes_out`.
         outcome: of its round.
+        personal: its personal model, [P]; None: it keeps none.
     """
     scored, pulls = outcome.scored, outcome.pulls
+    own: dict[str, float] = {}
+    if scored and personal is not None:
+        own = {
+            "personal_accuracy": learner.own_accuracy(learner.judge(personal)),
+            "own_accuracy": learner.own_accuracy(scored.after),
+            "own_accuracy_before_mix": learner.own_accuracy(scored.before),
+        }
     return msgspec.structs.replace(
         blank,
         train_loss=outcome.trained.loss,

@@ -43,6 +43,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
             "worst_peer": _mean([min(final) for final in finals]),
             "per_seed": [_mean(final) for final in finals],
         },
+        "personal": _personal(results),
         "seconds": sum(result.seconds for result in results),
         "bytes_per_peer_round": round(_bytes_in(results)),
         "session_id": setup.session_id,
@@ -71,6 +72,30 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
             phase: sum(one.seconds[phase] for result in results for one in result.rounds)
             for phase in results[0].rounds[0].seconds
         },
+    }
+
+
+def _personal(results: Sequence[Result]) -> dict[str, Any] | None:
+    """Returns how good models are where labels are as frequent as a peer's own; None: not asked.
+
+    `mean` is of the personal models after the last round, `shared` of the shared model after the
+    last mix, `fine_tuned` of the shared model after the last local training.
+    """
+    if not results[0].setup.personal:
+        return None
+
+    def of(field: str) -> list[list[float]]:
+        last = [[result.rounds[-1].entries[peer] for peer in result.honest] for result in results]
+        values = [[getattr(entry, field) for entry in entries] for entries in last]
+        return [[value for value in one if value is not None] for one in values]
+
+    finals = of("personal_accuracy")
+    return {
+        "mean": _mean([_mean(final) for final in finals]),
+        "std_over_seeds": _std([_mean(final) for final in finals]),
+        "worst_peer": _mean([min(final) for final in finals]),
+        "shared": _mean([_mean(one) for one in of("own_accuracy")]),
+        "fine_tuned": _mean([_mean(one) for one in of("own_accuracy_before_mix")]),
     }
 
 

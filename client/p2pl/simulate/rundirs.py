@@ -56,6 +56,7 @@ def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) ->
             log.finish(
                 Summary(
                     accuracy=scores.accuracy,
+                    personal_accuracy=entries[-1].personal_accuracy,
                     rounds=entries[-1].round,
                     peer_id=learner.peer_id,
                     session_id=setup.name,

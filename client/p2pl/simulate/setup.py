@@ -42,6 +42,7 @@ class Setup:
     bad: int = 0  # how many there are: the last ones
     privacy: Wanted | None = None  # None: training is not private
     curves: bool = True  # False: peers are scored after the last round alone
+    personal: bool = False  # whether every peer keeps a model of its own distribution beside
 
     @classmethod
     def of(cls, spec: Spec, *, peers: int, partition: str = "iid") -> Self:

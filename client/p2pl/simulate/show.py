@@ -76,6 +76,12 @@ def table(figures: dict[str, Any]) -> Table:
             ("bad models rejected", _percent(figures["bad_rejected"])),
             ("honest models rejected", _percent(figures["good_rejected"])),
         ]
+    if own := figures["personal"]:
+        rows += [
+            ("personal model, labels as frequent as a peer's own", f"{own['mean']:.2f} %"),
+            ("  shared model, likewise", f"{own['shared']:.2f} %"),
+            ("  shared model, fine-tuned", f"{own['fine_tuned']:.2f} %"),
+        ]
     for name, value in rows:
         shown.add_row(name, value)
     return shown

@@ -20,7 +20,7 @@ from p2pl.errors import RunDirError, TrackerError
 from p2pl.exchange import cohort
 from p2pl.learning.checkpoint import build
 from p2pl.network.keys import Identity
-from p2pl.network.runlog import Summary, read_run
+from p2pl.network.runlog import MODEL_FILE, PERSONAL_FILE, Summary, read_run
 from p2pl.protocol import merkle, session
 from p2pl.protocol.session import SessionFile
 
@@ -48,6 +48,26 @@ def test_two_peers_learn_together_and_write_down_what_happened(swarm: Swarm) -> 
     assert all(entry.received == (other.peer_id,) for entry in entries)
     assert all(entry.tracker_seconds is not None for entry in entries)
     assert entries[-1].bytes_by_peer[other.peer_id][0] > file.checkpoint.size
+
+
+def test_a_personal_model_is_kept_beside_and_nobody_else_gets_it(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = session_file(swarm)
+
+    async def both() -> list[Summary]:
+        mine = run(swarm, file, "peer-0", personal=True)
+        return list(await asyncio.gather(mine, run(swarm, file, "peer-1")))
+
+    one, other = asyncio.run(both())
+    mine, theirs = swarm.folder / "peer-0", swarm.folder / "peer-1"
+    last = read_run(mine).rounds[-1]
+    assert one.personal_accuracy == last.personal_accuracy
+    assert (last.own_accuracy or 0) > 50 < (last.own_accuracy_before_mix or 0)
+    kept, shared = (load_file(mine / name) for name in (PERSONAL_FILE, MODEL_FILE))
+    assert not all(torch.equal(kept[name], shared[name]) for name in shared)
+    assert other.personal_accuracy is None
+    assert not (theirs / PERSONAL_FILE).exists()
+    assert read_run(theirs).rounds[-1].personal_accuracy is None
 
 
 def test_a_finished_run_is_not_run_again_and_more_rounds_go_on_from_it(swarm: Swarm) -> None:

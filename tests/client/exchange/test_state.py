@@ -1,5 +1,6 @@
 """What a peer saves after a round is what it goes on from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def state() -> PeerState:
         trust=TRUST,
         directory={"sequence": 7, "known": []},
         memory={"used": {"ef" * 32: 3}},
+        personal=torch.tensor([4.0, 5.0, 6.0]),
     )
 
 
@@ -35,8 +37,18 @@ def test_a_state_reads_back_as_it_was_saved(tmp_path: Path) -> None:
     assert read is not None
     assert (read.round, read.trust, read.directory) == (5, state().trust, state().directory)
     assert read.memory == state().memory
+    assert read.personal is not None
+    assert read.personal.tolist() == [4.0, 5.0, 6.0]
     assert torch.equal(read.weights, state().weights)
     assert torch.equal(read.optimizer["0.weight/momentum_buffer"], torch.tensor([0.5]))
+
+
+def test_who_keeps_no_personal_model_has_none_afterwards(tmp_path: Path) -> None:
+    save_state(tmp_path, SESSION, replace(state(), personal=None))
+    read = load_state(tmp_path, SESSION, parameters=3)
+    assert read is not None
+    assert read.personal is None
+    assert set(read.optimizer) == {"0.weight/momentum_buffer"}
 
 
 def test_a_new_run_has_no_state(tmp_path: Path) -> None:
