@@ -379,6 +379,7 @@ def _entry(
         }
     return msgspec.structs.replace(
         blank,
+        **own,
         train_loss=outcome.trained.loss,
         validation_loss=scored.validation.loss if scored else None,
         accuracy=outcome.judged.accuracy if outcome.judged else None,
