@@ -1,16 +1,14 @@
 """Real processes, two of six of them bad: the honest end as well as if they were not there."""
 
-import os
 import subprocess
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 
 import pytest
 from support.processes import BIN, ROOT, Peer, Swarm
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
 
-MNIST = Path(os.environ.get("P2PL_DATA_DIR", "")) / "ylecun" / "mnist"
 PEERS = 6
 BAD = ("--attack", "sign-flip:-3")
 
@@ -52,24 +50,6 @@ def test_two_of_six_that_lie_are_found_out_and_cost_little(swarm: Swarm) -> None
         assert weight_of(liars, peer, after=5) < 0.02
         reasons = [r for entry in peer.rounds() for who, r in entry["rejected"].items()]
         assert any("direction" in reason or "damage" in reason for reason in reasons)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not MNIST.is_dir(), reason="P2PL_DATA_DIR has no ylecun/mnist")
-def test_on_mnist_they_cost_a_point_at_most_and_a_tenth_of_the_time(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    accuracy, seconds = {}, {}
-    for bad in (0, 2):
-        swarm = Swarm(tmp_path_factory.mktemp(f"bad-{bad}"))
-        try:
-            honest = run(swarm, "mnist-iid", "ylecun/mnist", bad)[: PEERS - 2]
-            accuracy[bad] = fmean(peer.summary()["accuracy"] for peer in honest)
-            seconds[bad] = median(e["seconds"] for peer in honest for e in peer.rounds())
-        finally:
-            swarm.end()
-    assert accuracy[2] > accuracy[0] - 1, accuracy
-    assert seconds[2] < 1.1 * seconds[0] + 0.05, seconds  # of a machine that does other things
 
 
 def test_a_liar_may_not_join_the_swarm_of_others(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def test_no_peer_spends_more_than_its_budget_though_it_is_killed_and_comes_back(
     for peer in peers:
         spent = epsilons(peer)
         assert spent == sorted(spent)
-        assert 0 < spent[-1] <= EPSILON
-        assert peer.summary()["epsilon"] == spent[-1]
+        # A round that was paid for and never seen is in the summary, and in no log line.
+        assert 0 < spent[-1] <= peer.summary()["epsilon"] <= EPSILON
     mine = peers[0].rounds()
     assert mine[-1]["round"] == 30
     assert steps(peers[0]) >= a_round * (sum(1 for entry in mine if entry["samples"]) + 1)
