@@ -128,6 +128,8 @@ def listed(readme: str, address: str) -> str:
 def run(path: Path, fast: bool, out: Path | None) -> None:
     """Runs a notebook and writes it with what it shows; a fast run is kept only in `out`."""
     notebook = nbformat.read(path, as_version=4)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     try:
         execute(notebook, path.parent, fast)
