@@ -105,7 +105,8 @@ def test_trust_is_learned_from_losses_alone() -> None:
         mixed = peers[0].mix(trained[0], received, index, state)
         state = mixed.trust
     honest = [mixed.row.get(str(part), 0.0) for part in range(1, 5)]
-    assert mixed.row.get("5", 0.0) < 0.5 * min(honest)
+    assert mixed.row.get("5", 0.0) < 0.1 * max(honest)
+    assert sum(weight > 0.1 for weight in honest) >= 3
 
 
 class Mute:
@@ -194,7 +195,7 @@ def test_unmodified_clients_of_flower_gossip_as_real_processes(swarm: Swarm) -> 
         swarm.peer(f"peer-{part}", torrent, *client, "--shard", f"{part}/3") for part in range(3)
     ]
     for peer in peers:
-        assert peer.wait(90) == 0, peer.text()
+        assert peer.wait(110) == 0, peer.text()
         summary = peer.summary()
         assert summary["accuracy"] > 85
         assert summary["samples"] in (479, 480)

@@ -32,6 +32,9 @@ from p2pl.learning.probe import Judge
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
 from p2pl.protocol.session import Argument, Checkpoint, Session
 
+# Of an example's probability, between a mix with one model and without it. Chosen: with a few dozen
+# examples one example's worth is more than this, and decides; with hundreds this does.
+SPREAD = 0.1
 MODEL = "arrays"  # the only one that a client of Flower can train
 
 Arrays: TypeAlias = list[np.ndarray[Any, Any]]
@@ -158,6 +161,7 @@ class _Seen:
     """What is known of a client only once it has been used."""
 
     samples: int = 1  # that it trained on last
+    judged: int = 1  # that it evaluated on last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +249,7 @@ class FlowerLearner(Learner):
     def judge(self, vector: Tensor) -> Scores:
         """Returns what the client's `evaluate` says; an accuracy it does not tell is NaN."""
         loss, count, metrics = self.client.evaluate(self._arrays(vector), {})
+        self.seen.judged = max(1, int(count))
         accuracy = 100 * _number(metrics, "accuracy") if count else math.nan
         return Scores(accuracy, float(loss) if count else math.nan, torch.zeros(0, 0))
 
@@ -294,12 +299,14 @@ class LossProbe:
         self._learner = learner
 
     def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns how much of the right class's probability a change costs, and 0.
+        """Returns how much of the right class's probability a change costs, and its noise.
 
         The probability is the geometric mean over the client's examples, exp(-loss). How they
-        spread is not known, so what is noise is decided by the smallest harm that trust heeds.
+        spread is not known, so a spread is assumed, and no noise smaller than one example.
         """
-        return self._right(before) - self._right(after), 0.0
+        cost = self._right(before) - self._right(after)
+        count = self._learner.seen.judged
+        return cost, max(1 / count, SPREAD / math.sqrt(count))
 
     def _right(self, vector: Tensor) -> float:
         loss = self._learner.validation_loss(vector)
