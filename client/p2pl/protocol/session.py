@@ -152,13 +152,12 @@ class Mixing(_Section, frozen=True):
     balance_gamma: Annotated[float, Meta(gt=0, le=1e6)] = 0.3  # of my own norm
     balance_kappa: Annotated[float, Meta(ge=0, le=100)] = 1.0  # how it shrinks, in all rounds
     own_share: Fraction = 0.5  # of my own model in the mix of `balance` and `ubar`
-    # The rest is read by `degroot` only; see p2pl.learning.trust.
+    # For `degroot`; see p2pl.learning.trust.
+    trust_gate: Annotated[float, Meta(ge=0, le=10)] = 2.0  # standard errors; less is noise
+    warmup_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 1  # in which experience does not count
+    # For `degroot-naive`; see p2pl.learning.naive.
     trust_rate: Annotated[float, Meta(gt=0, le=100)] = 5.0
     trust_steps: Annotated[int, Meta(ge=1, le=1_000)] = 10
-    trust_pull: Annotated[float, Meta(ge=0, le=10)] = 0.05  # towards equal trust
-    trust_floor: Fraction = 0.1  # share of the row spread equally over the accepted
-    trust_gate: Annotated[float, Meta(ge=0, le=10)] = 2.0  # standard errors; less is noise
-    warmup_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 1  # of equal sharing
 
 
 class Wire(_Section, frozen=True):
