@@ -97,8 +97,9 @@ def section(results: Results) -> str:
     return (
         "## Privacy: together, alone, in one place\n\n"
         "Logistic regression, iid, everybody pulls from up to five others and shares equally; "
-        "delta 1e-5, gradients clipped to 1. Each arm at its own best setting, found for MNIST among six. `gain`: mixed less "
-        "alone, paired by seed, with its 95 % confidence interval.\n\n"
+        "delta 1e-5, gradients clipped to 1. Each arm at its own best setting, found for MNIST "
+        "among six. `gain`: mixed less alone, paired by seed, with its 95 % confidence "
+        "interval.\n\n"
         f"{table(head, rows)}\n\n{trust(results)}"
     )
 
