@@ -269,7 +269,7 @@ class Learner:
         if rule in robust.RULES:
             return self._mix_robustly(own, usable, index, old, state)
         if rule == "degroot":
-            mine = trust.Mine(own, self.probe(own, vectors), start)
+            mine = trust.Mine(own, self.probe(own, vectors), start, self.peer_id)
             theirs = [
                 Received(who, one.vector, one.round, one.notes) for who, one in usable.items()
             ]

@@ -59,6 +59,7 @@ DECAY_UNSEEN = 0.98  # of a harm, for each round in which its peer was not met
 ACQUAINTED = 2  # rounds, after which those I never heard of are strangers
 STRANGER = 0.25  # of a full weight
 MAX_REMEMBERED = 1_024  # peers; strangers can make ids for nothing
+SLANDER = 0.05  # said of me; chosen: honest peers stayed below it, whatever labels they hold
 MAX_HEARD = 32  # peers whose opinions are kept
 
 Harm = Annotated[float, Meta(ge=-1, le=1)]
@@ -100,6 +101,7 @@ class Mine:
     vector: Tensor  # [P], what I trained
     probe: Judge | None  # None: my examples are not asked, the answer would say something of them
     start: Tensor | None = None  # [P], from where I trained; None: not known
+    peer: str = ""  # my id
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,7 @@ def learn(trust: Trust, mine: Mine, received: Sequence[Received], mixing: Mixing
     screened = screen(mine.vector, mine.start, received, seen, trust.radius)
     offers, rejected = screened.offers, dict(screened.rejected)
     heard = _listen(trust.heard, received, rejected)
-    # Strangers are not heard: they could be as many as anybody likes.
-    said = {p: opinions.decode(n) for p, n in heard.items() if p in trust.records}
-    said = {peer: told for peer, told in said.items() if peer not in rejected}
+    said = _credible(heard, trust.records, rejected, mine.peer)
     before = _beliefs(trust.records, said, peers, mixing.trust_gate)
     plausible = [offer for offer in offers if _weight(before[offer.peer]) > 0]
     judged = _judge(mine.vector, offers, plausible, mine.probe) if mine.probe and offers else {}
@@ -273,6 +273,22 @@ def _listen(
             continue
         after[one.peer] = one.notes
     return dict(list(after.items())[-MAX_HEARD:])
+
+
+def _credible(
+    heard: Mapping[str, bytes],
+    records: Mapping[str, Record],
+    rejected: Mapping[str, str],
+    me: str,
+) -> dict[str, Mapping[opinions.Name, float]]:
+    """Returns what those say whom I have met before, but for those of whom I know that they lie.
+
+    Strangers are not heard: they could be as many as anybody likes. Nor is who says that I do harm:
+    of one peer I know that this is not so.
+    """
+    said = {p: opinions.decode(n) for p, n in heard.items() if p in records and p not in rejected}
+    myself = opinions.name_of(me)
+    return {peer: about for peer, about in said.items() if about.get(myself, 0.0) <= SLANDER}
 
 
 def _beliefs(

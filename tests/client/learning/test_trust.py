@@ -24,6 +24,7 @@ MODEL = nn.Linear(2, 2, bias=False)
 PROBE = Probe(MODEL, Examples(X, Y))
 GOOD = torch.tensor([-2.0, 0.0, 2.0, 0.0])  # parameters that tell them apart
 AT_ONCE = Mixing(warmup_rounds=0)
+ME = "me"
 PEERS = ("a", "b", "c", "d", "e", "f")
 # Models far out in a direction that no class is told apart by, so that turning the classes round is
 # not yet turning round.
@@ -54,7 +55,7 @@ def ask(
         Received(peer, vector, trust.rounds, notes[k] if k < len(notes) else b"")
         for k, (peer, vector) in enumerate(zip(PEERS, received, strict=False))
     ]
-    return learn(trust, Mine(own, probe, own), theirs, mixing)
+    return learn(trust, Mine(own, probe, own, ME), theirs, mixing)
 
 
 def honest(count: int, turn: int = 0) -> list[Tensor]:
@@ -250,6 +251,14 @@ def test_a_stranger_is_not_heard() -> None:
     lies = say(a=0.25)
     learned = ask(honest(5), known(a=0, b=0), notes=[b"", b"", lies, lies, lies])
     assert learned.rejected == {}
+
+
+def test_who_says_that_i_do_harm_is_known_to_lie() -> None:
+    trust = known(a=0, b=0, c=0, d=0)
+    lies = [say(a=0.25, me=0.25)] * 4
+    assert ask(honest(4), trust, notes=lies).rejected == {}
+    mistaken = [say(a=0.25, me=0.04)] * 4
+    assert list(ask(honest(4), trust, notes=mistaken).rejected) == ["a"]
 
 
 def test_fewer_than_half_cannot_defame() -> None:
