@@ -3,7 +3,8 @@
 An experiment is a frozen list of cells; a cell is one `p2pl simulate` command. What it prints is
 kept in `OUT/raw/EXPERIMENT/CELL.json` and not computed again while the command stays the same, so a
 run that was stopped goes on where it was. Tables and pictures are made from these files alone, and
-stand in RESULTS.md between two markers that bear the experiment's name.
+stand in RESULTS.md between two markers that bear the experiment's name; `--page` makes them of what
+is there, and says what is not.
 """
 
 import argparse
@@ -65,6 +66,7 @@ class Cell:
     minutes: float = 1.0  # that it takes on one core, roughly: for the time left
     home: str = ""  # the experiment that keeps its raw figures; "" = this one
     script: str = ""  # from ROOT; "" = p2pl simulate
+    timed: bool = False  # run when nothing else runs, for its seconds are among the figures
 
     @property
     def command(self) -> str:
@@ -77,13 +79,26 @@ class Cell:
         return raw.parent / (self.home or raw.name) / f"{self.name}.json"
 
 
+class NotRun(Exception):
+    """A section asks for a cell that has not been run yet."""
+
+
+class Kept(dict[str, Figures]):
+    """Raw figures by cell."""
+
+    def __missing__(self, cell: str) -> Figures:
+        """Says that a cell has not been run."""
+        raise NotRun(cell)
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The raw figures of an experiment, all cells, and a place for its pictures."""
+    """The raw figures of an experiment, and a place for its pictures."""
 
-    figures: Mapping[str, Figures]  # by cell
+    figures: Mapping[str, Figures]  # by cell; of those not run, none
     commands: Mapping[str, tuple[str, str]]  # by cell: the command, and the file from `folder`
     folder: Path
+    missing: tuple[str, ...] = ()  # the cells that have not been run
 
     def picture(self, name: str, png: bytes) -> str:
         """Writes a picture, and returns it as Markdown; the words that describe it go below."""
@@ -111,6 +126,7 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
     parser.add_argument("--fast", action="store_true", help="2 seeds, 2 rounds: does it run?")
     parser.add_argument("--only", default="", help="cells whose name holds this text")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    parser.add_argument("--page", action="store_true", help="run nothing, write what is there")
     options = parser.parse_args(arguments)
     cells = [cell for cell in experiment.cells if options.only in cell.name]
     if options.fast:
@@ -121,15 +137,19 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
         return
     out = options.out or ROOT / ("runs/fast" if options.fast else "results")
     raw = out / "raw" / experiment.name
-    failed = run_cells(cells, raw, options.jobs)
+    failed = {} if options.page else run_cells(cells, raw, options.jobs)
     for name, reason in failed.items():
         print(f"reproduce: cell {name} failed: {reason}", file=sys.stderr)
     if failed:
         sys.exit(1)
-    if options.only:
+    if options.only and not options.page:
         return
     page = ROOT / PAGE if out == ROOT / "results" else out.parent / PAGE
-    write_section(page, experiment, read_results(experiment.cells, raw, out))
+    shown = [hasty(cell) for cell in experiment.cells] if options.fast else experiment.cells
+    try:
+        write_section(page, experiment, read_results(shown, raw, out))
+    except NotRun as missing:
+        sys.exit(f"reproduce: {experiment.name} has nothing to show before cell {missing} is run")
     print(f"page {page}")
 
 
@@ -143,6 +163,13 @@ def run_cells(cells: Sequence[Cell], raw: Path, jobs: int) -> dict[str, str]:
     """Returns why cells failed, by name, once all that were missing have been run."""
     raw.mkdir(parents=True, exist_ok=True)
     missing = [cell for cell in cells if not is_done(cell, raw)]
+    together = [cell for cell in missing if not cell.timed]
+    alone = [cell for cell in missing if cell.timed]
+    return _run(together, raw, jobs) | _run(alone, raw, 1)
+
+
+def _run(missing: Sequence[Cell], raw: Path, jobs: int) -> dict[str, str]:
+    """Returns why cells failed, by name, once all have been run, so many at a time."""
     if not missing:
         return {}
     columns = (
@@ -218,15 +245,13 @@ def is_done(cell: Cell, raw: Path) -> bool:
 
 
 def read_results(cells: Sequence[Cell], raw: Path, folder: Path) -> Results:
-    """Returns what was kept of all cells."""
-    records = {cell: json.loads(cell.file(raw).read_bytes()) for cell in cells}
+    """Returns what was kept of all cells; what an older command left counts as not run."""
+    done = [cell for cell in cells if is_done(cell, raw)]
     return Results(
-        {cell.name: record["figures"] for cell, record in records.items()},
-        {
-            cell.name: (record["command"], str(cell.file(raw).relative_to(folder)))
-            for cell, record in records.items()
-        },
+        Kept((cell.name, json.loads(cell.file(raw).read_bytes())["figures"]) for cell in done),
+        {cell.name: (cell.command, str(cell.file(raw).relative_to(folder))) for cell in done},
         folder,
+        tuple(cell.name for cell in cells if cell not in done),
     )
 
 
@@ -269,15 +294,34 @@ is the standard deviation over the peers of one seed, averaged over the seeds.
 
 
 def commands(name: str, results: Results) -> str:
-    """Returns each cell's command and file, folded away."""
-    rows = [
-        f"| [{cell}]({results.folder.name}/{file}) | `{command}` |"
-        for cell, (command, file) in results.commands.items()
+    """Returns where each cell's figures are, folded away; each file names its command."""
+    count = len(results.commands) + len(results.missing)
+    parts = [
+        f"<details><summary>The {count} cells behind this section: `scripts/reproduce {name}`"
+        "</summary>",
+        f"`scripts/reproduce {name} --only TEXT` runs those whose name holds the text, `--list` "
+        "prints their commands. Each file names its own; the first:",
     ]
-    head = (
-        f"<details><summary>The commands behind this section: `scripts/reproduce {name}`</summary>"
+    for command, _ in list(results.commands.values())[:1]:
+        parts.append(f"    {command}")
+    parts.append(
+        " ·\n".join(
+            f"[{cell}]({results.folder.name}/{file})"
+            for cell, (_, file) in results.commands.items()
+        )
     )
-    return "\n".join([head, "", "| cell | command |", "|---|---|", *rows, "", "</details>"])
+    if results.missing:
+        parts += [f"**Not run yet**, {len(results.missing)}:", " ·\n".join(results.missing)]
+    return "\n\n".join([*parts, "</details>"])
+
+
+def part(title: str, show: Callable[[Results], str], results: Results) -> str:
+    """Returns a part of a section, or that it waits for a cell."""
+    try:
+        text = show(results)
+    except NotRun as missing:
+        text = f"Not run yet (it waits for `{missing}`, and maybe more: see below)."
+    return f"### {title}\n\n{text}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -325,6 +369,8 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def accuracy(figures: Figures) -> str:
-    """Returns mean ± standard deviation over the seeds."""
+def accuracy(figures: Figures | None) -> str:
+    """Returns mean ± standard deviation over the seeds; None: the cell has not been run."""
+    if figures is None:
+        return "not run"
     return f"{figures['accuracy']['mean']:.2f} ± {figures['accuracy']['std_over_seeds']:.2f}"

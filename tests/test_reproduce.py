@@ -36,6 +36,7 @@ def test_a_cell_keeps_what_its_command_prints(raw: Path) -> None:
     assert experiments.is_done(shared, raw.parent / "other")
     results = experiments.read_results([shared], raw.parent / "other", raw.parents[1])
     assert results.commands["iid"] == (record["command"], "raw/small/iid.json")
+    assert results.missing == ()
 
 
 def test_a_cell_that_fails_says_why_and_leaves_nothing(raw: Path) -> None:
@@ -68,13 +69,42 @@ def test_a_section_is_replaced_and_the_rest_of_the_page_stays(tmp_path: Path) ->
 
     first = write(81.5)
     assert "accuracy 81.5" in first
-    assert "| [one](out/raw/small/one.json) | `p2pl x` |" in first
+    assert "[one](out/raw/small/one.json)" in first
+    assert "The 1 cells behind this section: `scripts/reproduce small`" in first
+    assert "Not run yet" not in first
     page.write_text(f"{first}\n<!-- begin other -->\nkept\n<!-- end other -->\n")
     second = write(90.25)
     assert "accuracy 90.25" in second
     assert "81.5" not in second
     assert second.index("Small") < second.index("kept")
     assert second.count("begin small") == 1
+
+
+def test_a_section_names_one_command_in_full_and_a_file_for_each_cell(tmp_path: Path) -> None:
+    commands = {name: (f"p2pl {name}", f"raw/{name}.json") for name in ("one", "two")}
+    text = experiments.commands("small", Results({}, commands, tmp_path / "out", ("three",)))
+    assert text.count("    p2pl one\n") == 1
+    assert "p2pl two" not in text
+    assert "[one](out/raw/one.json) ·\n[two](out/raw/two.json)" in text
+    assert "**Not run yet**, 1:\n\nthree" in text
+
+
+def test_a_section_shows_what_has_been_run_and_says_what_has_not(raw: Path) -> None:
+    one, two = Cell("one", DIGITS), Cell("two", (*DIGITS, "--seeds", "2"))
+    (raw / "one.json").write_text(json.dumps({"arguments": list(DIGITS), "figures": {"x": 1}}))
+    # What another command left does not count.
+    (raw / "two.json").write_text(json.dumps({"arguments": list(DIGITS), "figures": {"x": 2}}))
+    results = experiments.read_results([one, two], raw, raw.parents[1])
+    assert results.missing == ("two",)
+
+    def show(results: Results) -> str:
+        return " and ".join(str(results.figures[name]["x"]) for name in names)
+
+    names = ["one"]
+    assert experiments.part("Ours", show, results) == "### Ours\n\n1"
+    names = ["one", "two"]
+    assert "### Ours\n\nNot run yet (it waits for `two`" in experiments.part("Ours", show, results)
+    assert experiments.accuracy(results.figures.get("two")) == "not run"
 
 
 def test_differences_are_paired_by_seed() -> None:
