@@ -1,22 +1,23 @@
 """The kinds of exchange on equal terms: one session, four ways to swap, and what each survives.
 
-Accuracies come from simulations, over seeds. What dies, and what it costs, comes from real
-processes on loopback (`swarm_run.py`), one run each; those are kept in OUT/raw/swarms, one at a
-time, because they are timed.
+Accuracies come from simulations, over seeds. What it costs, and what becomes of the others when one
+of them dies or lies, comes from real processes on loopback (`swarm_run.py`), one run each.
 """
 
-import argparse
-import json
-import subprocess
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from experiments import (
+    MNIST,
+    SESSIONS,
+    Cell,
+    Experiment,
+    Figures,
+    Results,
+    accuracy,
+    main,
+    part,
+    table,
+)
 
-from experiments import MNIST, ROOT, SESSIONS, Cell, Experiment, Results, accuracy, main, table
-
-from p2pl.network.files import write_atomically
+from p2pl import pictures
 
 SPEC = SESSIONS / "exchange.toml"
 SPLITS = {"iid": "iid", "Dirichlet 0.5": "dirichlet:0.5"}
@@ -36,15 +37,9 @@ EVENTS = {
     "tracker": "the tracker dies",
     "liar": "1 of 6 lies",
 }
-DEADLINE_S = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Swarm:
-    """One run of real processes."""
-
-    name: str
-    arguments: tuple[str, ...]  # of swarm_run.py
+# A death is the business of the kind of exchange, whatever the mixing rule, and a tracker has
+# nothing to do with who holds which data: these are run once each.
+NOT_RUN = "not run"
 
 
 def settings(way: tuple[str, str]) -> tuple[str, ...]:
@@ -53,96 +48,122 @@ def settings(way: tuple[str, str]) -> tuple[str, ...]:
     return ("--set", f'exchange.kind="{kind}"', "--set", f'mixing.rule="{rule}"')
 
 
-def named(split: str, way: tuple[str, str]) -> str:
-    """Returns the name of a cell's file."""
-    return "-".join((*way, split)).lower().replace(" ", "-")
+def named(split: str, *words: str) -> str:
+    """Returns the name of a cell."""
+    return "-".join((*words, split)).lower().replace(" ", "-")
 
 
 def cell(split: str, way: tuple[str, str]) -> Cell:
-    """Returns one cell: six peers, five seeds."""
+    """Returns one simulated cell: six peers, five seeds."""
     setup = ("--data", MNIST, "--peers", "6", "--partition", SPLITS[split], "--seeds", "5")
-    return Cell(named(split, way), (str(SPEC), *setup, *settings(way)), 2.0)
+    return Cell(named(split, "simulated", *way), (str(SPEC), *setup, *settings(way)), 2.0)
 
 
-def swarm(split: str, way: tuple[str, str], event: str) -> Swarm:
-    """Returns one run of six processes."""
+# All the data in one place, with as many passes over them.
+CENTRALISED = Cell(
+    "simulated-centralised",
+    (str(SPEC), "--data", MNIST, "--peers", "6", "--seeds", "5", "--baseline", "centralised"),
+    2.0,
+)
+
+
+def swarm(split: str, way: tuple[str, str], event: str) -> Cell | None:
+    """Returns one run of six processes; None where it is not run."""
+    if event in ("peer", "tracker") and way[1] != "degroot":
+        return None
+    if event == "tracker" and split != "iid":
+        return None
     setup = ("--data", MNIST, "--peers", "6", "--partition", SPLITS[split], "--event", event)
-    return Swarm(f"{named(split, way)}-{event}", (str(SPEC), *setup, *settings(way)))
-
-
-def run_swarm(wanted: Swarm, raw: Path) -> None:
-    """Runs a swarm whose figures are not there yet, and keeps them."""
-    kept = raw / f"{wanted.name}.json"
-    if kept.exists() and json.loads(kept.read_bytes())["arguments"] == list(wanted.arguments):
-        return
-    print(f"swarm {wanted.name}", file=sys.stderr)
-    command = [sys.executable, str(ROOT / "scripts" / "swarm_run.py"), *wanted.arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=DEADLINE_S
-    )
-    record = {"arguments": wanted.arguments, "figures": json.loads(done.stdout)}
-    raw.mkdir(parents=True, exist_ok=True)
-    write_atomically(kept, json.dumps(record, indent=1).encode() + b"\n")
+    arguments = (str(SPEC), *setup, *settings(way))
+    name = f"{named(split, *way)}-{event}"
+    return Cell(name, arguments, 0.5, script="scripts/swarm_run.py", timed=True)
 
 
 def section(results: Results) -> str:
-    """Returns one table a split."""
-    parts = ["## Kinds of exchange", _INTRODUCTION]
+    """Returns a table and a picture for each split."""
+    parts = [f"## Kinds of exchange\n\n{_INTRODUCTION}"]
     for split in SPLITS:
-        rows = [row(results, split, way) for way in WAYS]
-        head = ["kind, mixing", "simulated", "kB in", "messages", "seconds", *EVENTS.values()]
-        parts += [f"### MNIST, {split}", table(head, rows)]
+        parts.append(part(f"MNIST, {split}", lambda of, split=split: show(of, split), results))
     return "\n\n".join(parts)
+
+
+def show(results: Results, split: str) -> str:
+    """Returns what there is to show of one split."""
+    head = ["kind, mixing", "simulated", "kB in", "messages", "seconds", *EVENTS.values()]
+    rows = [row(results, split, way) for way in WAYS]
+    one = accuracy(results.figures[CENTRALISED.name])
+    return "\n\n".join(
+        [
+            table(head, rows),
+            f"All data in one place, as many passes over them: {one}.",
+            results.picture(named(split, "exchanges"), draw(results, split)),
+        ]
+    )
+
+
+def draw(results: Results, split: str) -> bytes:
+    """Returns accuracy by round of every way, and of all data in one place."""
+    cells = {", ".join(way): cell(split, way) for way in WAYS}
+    cells["centralised"] = CENTRALISED
+    bands = {
+        name: [
+            (point["round"], point["accuracy"], point["accuracy_std_over_seeds"])
+            for point in results.figures[one.name]["by_round"]
+        ]
+        for name, one in cells.items()
+    }
+    return pictures.draw_bands(
+        bands,
+        title=f"MNIST among six, {split}, by kind of exchange",
+        unit="accuracy on the test set (%)",
+    )
 
 
 def row(results: Results, split: str, way: tuple[str, str]) -> list[str]:
     """Returns one line of the table."""
-    runs = {event: kept(results, swarm(split, way, event)) for event in EVENTS}
-    plain = runs["none"]
+    runs = {event: swarm(split, way, event) for event in EVENTS}
+    figures = {event: results.figures[one.name] if one else None for event, one in runs.items()}
+    plain = figures["none"]
+    assert plain
     costs = [
         f"{plain['bytes_in_per_peer'] / 1_000:.0f}",
         f"{plain['messages_per_peer']:.0f}",
         f"{plain['seconds_in_rounds']:.1f}",
     ]
     simulated = accuracy(results.figures[cell(split, way).name])
-    return [", ".join(way), simulated, *costs, *map(fate, runs.values())]
+    return [", ".join(way), simulated, *costs, *map(fate, figures.values())]
 
 
-def kept(results: Results, wanted: Swarm) -> Mapping[str, Any]:
-    """Returns the figures of a run of real processes."""
-    path = results.folder / "raw" / "swarms" / f"{wanted.name}.json"
-    figures: Mapping[str, Any] = json.loads(path.read_bytes())["figures"]
-    return figures
-
-
-def fate(figures: Mapping[str, Any]) -> str:
+def fate(figures: Figures | None) -> str:
     """Returns what became of those who are left: accuracy, rounds, and the slowest round."""
+    if figures is None:
+        return NOT_RUN
     late = f", {figures['late']} not done" if figures["late"] else ""
+    led = ", led by the liar" if figures["liar_led"] else ""
     slowest = f"{figures['slowest_round_s']:.1f} s"
-    return f"{figures['accuracy']:.1f} ({figures['rounds']} rounds, slowest {slowest}{late})"
+    return f"{figures['accuracy']:.1f} ({figures['rounds']} rounds, slowest {slowest}{late}{led})"
 
 
 _INTRODUCTION = """Six peers, logistic regression, 15 rounds of one epoch; the sessions differ in
 `exchange.kind` and `mixing.rule` alone. *simulated* is the accuracy over 5 seeds. All else is from
-**one** run of six real processes and a tracker on one machine, each column a run of its own: what
-a peer pulled and how many messages it sent in its rounds, how long these took, and what the peers
-that are honest and alive reached, the fewest rounds of any of them, and the slowest. A peer or the
-tracker is killed in round 5; the liar serves -3 times its parameters from the start."""
+**one** run of six real processes and a tracker on one machine of two cores, each column a run of
+its own: what a peer pulled and how many messages it sent in its rounds, how long these took, and
+what the peers that are honest and alive reached, the fewest rounds of any of them, and the slowest
+of all their rounds. A peer (in `raft` the one that leads) or the tracker is killed in round 5; the
+liar serves -3 times its parameters from the start. Only the runs in which nothing happens had the
+machine to themselves, so of the seconds only theirs are to be compared. What is not run
+says so: a death is the business of the kind of exchange, so it is run with one rule, and the
+tracker knows nothing of who holds which data, so it dies in one split."""
 
 
-EXPERIMENT = Experiment(
-    "exchanges", tuple(cell(split, way) for split in SPLITS for way in WAYS), section
-)
+def cells() -> tuple[Cell, ...]:
+    """Returns all cells, what is quick to come by first."""
+    simulated = [cell(split, way) for split in SPLITS for way in WAYS]
+    runs = [swarm(split, way, event) for event in EVENTS for split in SPLITS for way in WAYS]
+    return (*simulated, CENTRALISED, *(one for one in runs if one))
+
+
+EXPERIMENT = Experiment("exchanges", cells(), section)
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--fast", action="store_true")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--only", default="")
-    asked, _ = parser.parse_known_args()
-    out = asked.out or ROOT / ("runs/fast" if asked.fast else "results")
-    if not (asked.list or asked.only):
-        for one in (swarm(s, w, e) for s in SPLITS for w in WAYS for e in EVENTS):
-            run_swarm(one, out / "raw" / "swarms")
     main(EXPERIMENT)

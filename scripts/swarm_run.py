@@ -1,8 +1,9 @@
 """One swarm of real processes on loopback, and what happens to it: prints one JSON object.
 
-A tracker and N peers join a session; in the middle of it somebody dies, or the tracker does, or one
-of the peers lies from the start. The figures are of those who are honest and alive at the end:
-their accuracy, what they pulled and sent in their rounds, and how long all of it took.
+A tracker and N peers join a session; in the middle of it somebody dies (where one leads, that one),
+or the tracker does, or one of the peers lies from the start. The figures are of those who are
+honest and alive at the end: their accuracy, what they pulled and sent in their rounds, and how long
+all of it took.
 
     scripts/swarm_run.py SPEC.toml --data REF [--partition P] [--set FIELD=VALUE]… [--event EVENT]
 """
@@ -27,10 +28,7 @@ EVENTS = ("none", "peer", "tracker", "liar")
 LIE = "sign-flip:-3"
 READY_S = 60.0
 POLL_S = 0.1
-BAD_EXITS = (
-    1,
-    2,
-)  # of a peer that could not do what it was asked; a raft without a quorum is no bug
+BAD_EXITS = (1, 2)  # a peer could not do what it was asked; a raft without a quorum is no bug
 
 
 def main() -> None:
@@ -45,7 +43,11 @@ def main() -> None:
     parser.add_argument("--event", choices=EVENTS, default="none")
     parser.add_argument("--at", type=int, default=5, help="the round in which it happens")
     parser.add_argument("--deadline", type=float, default=240.0, help="of the whole, in seconds")
+    parser.add_argument("--fast", action="store_true", help="two rounds: does it run?")
     options = parser.parse_args()
+    if options.fast:
+        options.set.append("exchange.rounds=2")
+        options.at = 1
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(Run(options, Path(folder)).measure()))
 
@@ -80,6 +82,7 @@ class Run:
             "event": options.event,
             "peers_left": len(left),
             "late": late,  # how many had to be ended at the deadline
+            "liar_led": any("leader" in self.roles(index) for index in lying),
             "accuracy": statistics.fmean(one["accuracy"] for one in figures),
             "worst_peer": min(one["accuracy"] for one in figures),
             "rounds": min(one["rounds"] for one in figures),
@@ -145,7 +148,7 @@ class Run:
         if event not in ("peer", "tracker"):
             return []
         self.wait_until(lambda: len(self.rounds(0)) >= self.options.at)
-        dying = tracker if event == "tracker" else peers[-1]
+        dying = tracker if event == "tracker" else peers[self.leader()]
         dying.send_signal(signal.SIGKILL)
         dying.wait()
         return [dying]
@@ -171,9 +174,22 @@ class Run:
                 sys.exit("nothing happens:\n" + "\n".join(logs))
             time.sleep(POLL_S)
 
+    def leader(self) -> int:
+        """Returns the number of the peer that leads; of the last peer where nobody does."""
+        now = [self.roles(index)[-1:] for index in range(self.options.peers)]
+        return now.index(["leader"]) if ["leader"] in now else self.options.peers - 1
+
+    def roles(self, index: int) -> list[str]:
+        """Returns which roles a peer has had in elections; none where there are none."""
+        return [one["role"] for one in self.logged(index, "raft") if one["event"] == "role"]
+
     def rounds(self, index: int) -> list[dict[str, Any]]:
-        """Returns what a peer has logged so far."""
-        log = self.folder / str(index) / "rounds.jsonl"
+        """Returns a peer's rounds so far."""
+        return self.logged(index, "rounds")
+
+    def logged(self, index: int, name: str) -> list[dict[str, Any]]:
+        """Returns what a peer has written to a log so far; a line in the making is left out."""
+        log = self.folder / str(index) / f"{name}.jsonl"
         lines = log.read_text().split("\n")[:-1] if log.exists() else []
         return [json.loads(line) for line in lines]
 

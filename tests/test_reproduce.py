@@ -53,6 +53,20 @@ def test_cells_run_side_by_side_and_only_those_that_are_missing(raw: Path) -> No
     assert json.loads((raw / "one.json").read_text()) == {"arguments": list(DIGITS)}
 
 
+def test_timed_cells_run_one_at_a_time_and_after_the_others(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[list[str], int]] = []
+
+    def run(cells: list[Cell], raw: Path, jobs: int) -> dict[str, str]:
+        ran.append(([cell.name for cell in cells], jobs))
+        return {}
+
+    monkeypatch.setattr(experiments, "_run", run)
+    experiments.run_cells([Cell("one", DIGITS, timed=True), Cell("two", DIGITS)], raw, jobs=2)
+    assert ran == [(["two"], 2), (["one"], 1)]
+
+
 def section(results: Results) -> str:
     return f"## Small\n\naccuracy {results.figures['one']['accuracy']['mean']}"
 
