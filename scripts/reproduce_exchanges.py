@@ -4,6 +4,8 @@ Accuracies come from simulations, over seeds. What it costs, and what becomes of
 of them dies or lies, comes from real processes on loopback (`swarm_run.py`), one run each.
 """
 
+from functools import partial
+
 from experiments import (
     MNIST,
     SESSIONS,
@@ -83,7 +85,7 @@ def section(results: Results) -> str:
     """Returns a table and a picture for each split."""
     parts = [f"## Kinds of exchange\n\n{_INTRODUCTION}"]
     for split in SPLITS:
-        parts.append(part(f"MNIST, {split}", lambda of, split=split: show(of, split), results))
+        parts.append(part(f"MNIST, {split}", partial(show, split=split), results))
     return "\n\n".join(parts)
 
 
