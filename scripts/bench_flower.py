@@ -147,7 +147,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--neighbours", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--fast", action="store_true", help="four peers, two rounds: does it run?")
     options = parser.parse_args()
+    if options.fast:
+        options.peers, options.rounds, options.seeds = 4, 2, 1
     torch.set_num_threads(1)
     plain = session.read_spec(SPEC).session()
     home = os.environ.get("P2PL_DATA_DIR")

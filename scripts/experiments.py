@@ -71,7 +71,8 @@ class Cell:
     @property
     def command(self) -> str:
         """What a person would type to get the same figures."""
-        program = f".venv/bin/python {self.script}" if self.script else "p2pl simulate"
+        python = ".venv/bin/python " if self.script.endswith(".py") else ""
+        program = f"{python}{self.script}" if self.script else "p2pl simulate"
         return f"{program} {shlex.join(self.arguments)}"
 
     def file(self, raw: Path) -> Path:
@@ -212,7 +213,8 @@ def run_cell(cell: Cell, raw: Path, threads: int) -> str:
     printed = io.StringIO()
     try:
         if cell.script:
-            script = [sys.executable, cell.script, *cell.arguments]
+            python = [sys.executable] if cell.script.endswith(".py") else []
+            script = [*python, cell.script, *cell.arguments]
             printed.write(
                 subprocess.run(script, check=True, stdout=subprocess.PIPE).stdout.decode()
             )

@@ -39,6 +39,15 @@ def test_a_cell_keeps_what_its_command_prints(raw: Path) -> None:
     assert results.missing == ()
 
 
+def test_a_cell_may_be_any_script_that_prints_json(raw: Path) -> None:
+    python = Cell("one", ("--fast",), script="scripts/x.py")
+    assert python.command == ".venv/bin/python scripts/x.py --fast"
+    other = Cell("two", ('{"x": 1}',), script="/bin/echo")
+    assert other.command == "/bin/echo '{\"x\": 1}'"
+    assert experiments.run_cell(other, raw, threads=1) == ""
+    assert json.loads((raw / "two.json").read_text())["figures"] == {"x": 1}
+
+
 def test_a_cell_that_fails_says_why_and_leaves_nothing(raw: Path) -> None:
     reason = experiments.run_cell(Cell("bad", (*DIGITS, "--partition", "magic")), raw, threads=1)
     assert "magic" in reason
