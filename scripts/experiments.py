@@ -145,6 +145,7 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
         sys.exit(1)
     if options.only and not options.page:
         return
+    out.mkdir(parents=True, exist_ok=True)
     page = ROOT / PAGE if out == ROOT / "results" else out.parent / PAGE
     shown = [hasty(cell) for cell in experiment.cells] if options.fast else experiment.cells
     try:
@@ -302,16 +303,15 @@ def commands(name: str, results: Results) -> str:
         f"<details><summary>The {count} cells behind this section: `scripts/reproduce {name}`"
         "</summary>",
         f"`scripts/reproduce {name} --only TEXT` runs those whose name holds the text, `--list` "
-        "prints their commands. Each file names its own; the first:",
+        "prints their commands.",
     ]
-    for command, _ in list(results.commands.values())[:1]:
-        parts.append(f"    {command}")
-    parts.append(
-        " ·\n".join(
+    if results.commands:
+        first, _ = next(iter(results.commands.values()))
+        links = (
             f"[{cell}]({results.folder.name}/{file})"
             for cell, (_, file) in results.commands.items()
         )
-    )
+        parts += ["Each file names its command; the first:", f"    {first}", " ·\n".join(links)]
     if results.missing:
         parts += [f"**Not run yet**, {len(results.missing)}:", " ·\n".join(results.missing)]
     return "\n\n".join([*parts, "</details>"])

@@ -1,6 +1,6 @@
 """What the founding document promised and never showed: peers, rounds, cohorts, bytes, skew…"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +14,12 @@ from experiments import (
     Cell,
     Experiment,
     Figures,
+    NotRun,
     Results,
     accuracy,
     main,
     paired,
+    part,
     table,
 )
 
@@ -58,10 +60,9 @@ def show_peers(results: Results) -> str:
     for split in PEER_SPLITS:
         for alone in (False, True):
             name = f"{split}, {'alone' if alone else 'learned sharing'}"
-            bands[name] = [
-                _point(peers, results.figures[by_peers(peers, split, alone=alone).name])
-                for peers in PEERS
-            ]
+            bands[name] = _points(
+                results, {peers: by_peers(peers, split, alone=alone) for peers in PEERS}
+            )
     png = pictures.draw_bands(
         bands,
         title="MNIST divided among more and more peers",
@@ -69,17 +70,17 @@ def show_peers(results: Results) -> str:
         along="peers",
         logarithmic="x",
     )
-    shared = [bands["iid, learned sharing"][place][1] for place in (0, -1)]
-    lone = [bands["iid, alone"][place][1] for place in (0, -1)]
+    said = [
+        f"{name}: from {points[0][1]:.1f} with {points[0][0]} to {points[-1][1]:.1f} with "
+        f"{points[-1][0]}"
+        for name, points in bands.items()
+    ]
     return "\n\n".join(
         [
-            "### Accuracy against the number of peers",
             results.picture("peers", png),
             "MNIST, logistic regression, 20 rounds, cohorts of 4 (fewer where there are fewer). "
             "All peers together hold the same 60,000 examples, so each of a hundred has 480 to "
-            f"train on. From 2 to 100 peers, sharing goes from {shared[0]:.1f} to {shared[1]:.1f} "
-            f"and training alone from {lone[0]:.1f} to {lone[1]:.1f} (iid). The band is one "
-            "standard deviation over 5 seeds.",
+            f"train on. {'; '.join(said)}. The band is one standard deviation over 5 seeds.",
         ]
     )
 
@@ -100,7 +101,6 @@ def show_rounds(results: Results) -> str:
     png = pictures.draw_bands(bands, title="Learned sharing, round by round", unit=UNIT)
     return "\n\n".join(
         [
-            "### Accuracy against rounds",
             results.picture("rounds", png),
             "The cells *learned* of Tables 1 and 2. With a rate that falls along a cosine the "
             "peers come to rest together, which matters most where labels are skewed.",
@@ -137,7 +137,7 @@ HALF = 'wire.dtype="float16"'
 def show_cohorts(results: Results) -> str:
     """Returns accuracy against cohort size and local epochs, and against the bytes they cost."""
     bands = {
-        work: [_point(c, results.figures[by_cohort(c, work).name]) for c in COHORTS]
+        work: _points(results, {cohort: by_cohort(cohort, work) for cohort in COHORTS})
         for work in WORK
     }
     sizes = pictures.draw_bands(
@@ -147,10 +147,12 @@ def show_cohorts(results: Results) -> str:
         along="cohort size",
         logarithmic="x",
     )
-    half = [results.figures[by_cohort(c, "40 rounds x 1 epoch", HALF).name] for c in COHORTS]
-    costs = {
-        work: [_cost(results.figures[by_cohort(c, work).name]) for c in COHORTS] for work in WORK
-    } | {"40 rounds x 1 epoch, float16": [_cost(one) for one in half]}
+    ways = {work: (work, ()) for work in WORK}
+    ways["40 rounds x 1 epoch, float16"] = ("40 rounds x 1 epoch", (HALF,))
+    costs = {}
+    for name, (work, changes) in ways.items():
+        cells = [by_cohort(cohort, work, *changes).name for cohort in COHORTS]
+        costs[name] = [_cost(results.figures[each]) for each in cells if each in results.figures]
     spent = pictures.draw_bands(
         costs,
         title="The same against the bytes that a peer receives",
@@ -160,7 +162,6 @@ def show_cohorts(results: Results) -> str:
     )
     return "\n\n".join(
         [
-            "### Accuracy against cohort size, local epochs and bytes",
             results.picture("cohorts", sizes),
             results.picture("bytes", spent),
             "20 peers, logistic regression, learned sharing. The same 40 epochs of local work in "
@@ -188,7 +189,6 @@ def show_classes(results: Results) -> str:
     )
     return "\n\n".join(
         [
-            "### Precision, recall, F1 and confusion",
             results.picture("confusion", png),
             "Fashion-MNIST, non-iid balanced, learned sharing (Table 2), summed over 6 peers and 5 "
             "seeds.",
@@ -208,7 +208,6 @@ SKEWS = {
 }
 ARMS = {
     "learned": ("--mixing", "degroot"),
-    "equal": ("--mixing", "uniform"),
     "isolated": ("--baseline", "isolated"),
 }
 MLP_DATA = {MNIST: (MLP, 5, 3.0), FASHION: (MLP, 5, 3.0), CIFAR: (MLP_CIFAR, 3, 6.0)}
@@ -230,22 +229,22 @@ def by_skew(data: str, skew: str, arm: str) -> Cell:
 
 def show_skews(results: Results) -> str:
     """Returns what skewed labels cost, beside all data in one place and each peer alone."""
-    parts = ["### One hidden layer, ten peers: what skewed labels cost"]
+    parts = []
     for data, (_, seeds, _) in MLP_DATA.items():
+        if not any(name.startswith(_slug(f"mlp {NAMES[data]} ")) for name in results.figures):
+            parts.append(f"{NAMES[data]}: not run yet.")
+            continue
         rows = []
         for skew in SKEWS:
-            arms = {arm: results.figures[by_skew(data, skew, arm).name] for arm in ARMS}
-            learned, equal = arms["learned"]["accuracy"], arms["equal"]["accuracy"]
-            rows.append(
-                [
-                    skew,
-                    *(accuracy(figures) for figures in arms.values()),
-                    f"{learned['worst_peer']:.2f}",
-                    str(paired(learned["per_seed"], equal["per_seed"])),
-                ]
-            )
-        whole = accuracy(results.figures[by_skew(data, "all", "centralised").name])
-        head = [NAMES[data], *ARMS, "learned: worst peer", "learned - equal"]
+            arms = [results.figures.get(by_skew(data, skew, arm).name) for arm in ARMS]
+            learned, alone = arms
+            worst = f"{learned['accuracy']['worst_peer']:.2f}" if learned else ""
+            gain = ""
+            if learned and alone:
+                gain = str(paired(*(one["accuracy"]["per_seed"] for one in (learned, alone))))
+            rows.append([skew, *map(accuracy, arms), worst, gain])
+        whole = accuracy(results.figures.get(by_skew(data, "all", "centralised").name))
+        head = [NAMES[data], *ARMS, "learned: worst peer", "learned - isolated"]
         said = f"{NAMES[data]}, {seeds} seeds; centralised {whole}."
         parts += [said, table(head, rows)]
     parts.append(
@@ -315,7 +314,6 @@ def show_helps(results: Results) -> str:
     head = ["", "accuracy", "over peers", "worst peer", "consensus", "against the first"]
     return "\n\n".join(
         [
-            "### Training for skewed data: schedule, quasi-global momentum, polish rounds",
             results.picture("skew", png),
             table(head, rows),
             "Ten peers, a hidden layer of 64, equal sharing with cohorts of 2, 20 rounds, of which "
@@ -362,7 +360,6 @@ def show_tracker(results: Results) -> str:
     ]
     return "\n\n".join(
         [
-            "### Time and bytes spent with the tracker",
             table(head, rows),
             "Real processes on one machine, the session `digits` (cohorts of 3, a model of 19 kB), "
             "per peer and round. A round waits for the tracker once; what it answers does not grow "
@@ -382,6 +379,18 @@ def _slug(text: str) -> str:
 def _point(place: float, figures: Figures) -> tuple[float, float, float]:
     ours = figures["accuracy"]
     return place, ours["mean"], ours["std_over_seeds"]
+
+
+def _points(results: Results, cells: Mapping[int, Cell]) -> list[tuple[float, float, float]]:
+    """Returns the points of a line, of the cells that have been run."""
+    points = [
+        _point(place, results.figures[cell.name])
+        for place, cell in cells.items()
+        if cell.name in results.figures
+    ]
+    if not points:
+        raise NotRun(next(iter(cells.values())).name)
+    return points
 
 
 def cells() -> Sequence[Cell]:
@@ -405,17 +414,21 @@ def cells() -> Sequence[Cell]:
 
 def section(results: Results) -> str:
     """Returns the pictures and what is to be seen in them."""
-    shown = (
-        show_peers,
-        show_rounds,
-        show_cohorts,
-        show_classes,
-        show_skews,
-        show_helps,
-        show_tracker,
+    parts = {
+        "Accuracy against the number of peers": show_peers,
+        "Accuracy against rounds": show_rounds,
+        "Accuracy against cohort size, local epochs and bytes": show_cohorts,
+        "Precision, recall, F1 and confusion": show_classes,
+        "One hidden layer, ten peers: what skewed labels cost": show_skews,
+        "Training for skewed data: schedule, quasi-global momentum, polish rounds": show_helps,
+        "Time and bytes spent with the tracker": show_tracker,
+    }
+    return "\n\n".join(
+        [
+            "## What the founding document promised to show",
+            *(part(title, show, results) for title, show in parts.items()),
+        ]
     )
-    title = "## What the founding document promised to show"
-    return "\n\n".join([title, *(show(results) for show in shown)])
 
 
 EXPERIMENT = Experiment("figures", tuple(cells()), section)
