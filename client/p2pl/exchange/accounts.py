@@ -13,7 +13,6 @@ backup): what was served since then would not be counted.
 
 import hashlib
 import hmac
-import os
 from pathlib import Path
 
 import msgspec
@@ -63,11 +62,6 @@ def save_accounts(directory: Path, session_id: str, key: bytes, accounts: Accoun
         mac=_mac(key, session_id, accounts),
     )
     write_atomically(directory / ACCOUNTS_FILE, msgspec.json.format(msgspec.json.encode(sealed)))
-    folder = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # a power cut must not bring the old file back
-    finally:
-        os.close(folder)
 
 
 def load_accounts(directory: Path, session_id: str, key: bytes) -> Accounts | None:

@@ -10,6 +10,8 @@ from p2pl.errors import InputError
 def write_atomically(path: Path, data: bytes) -> None:
     """Replaces the file in one step; a crash leaves the old one or the new one.
 
+    When this returns, it is the new one, whatever happens to the machine's power.
+
     Raises:
         InputError: it cannot be written; the message names the file and the reason.
     """
@@ -24,7 +26,17 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(out.fileno())
         os.chmod(draft, 0o644)
         os.replace(draft, path)
+        _settle(path.parent)
     except OSError as fault:
         if draft is not None:
             Path(draft).unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written: {fault.strerror}") from fault
+
+
+def _settle(folder: Path) -> None:
+    """Returns when the names in a folder are on disk."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
