@@ -1,14 +1,16 @@
 """What the experiments of `scripts/reproduce` share: cells, raw figures, statistics, RESULTS.md.
 
 An experiment is a frozen list of cells; a cell is one `p2pl simulate` command. What it prints is
-kept in `OUT/raw/EXPERIMENT/CELL.json` and not computed again while the command stays the same, so a
-run that was stopped goes on where it was. Tables and pictures are made from these files alone, and
-stand in RESULTS.md between two markers that bear the experiment's name; `--page` makes them of what
-is there, and says what is not.
+kept in `OUT/raw/EXPERIMENT/CELL.json` and not computed again while the command and its session
+stay the same, so a run that was stopped goes on where it was. Tables and pictures are made from
+these files alone, and stand in RESULTS.md between two markers that bear the experiment's name;
+`--page` makes them of what is there, and says what is not.
 """
 
 import argparse
+import hashlib
 import io
+import itertools
 import json
 import math
 import multiprocessing
@@ -19,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
@@ -67,6 +70,23 @@ class Cell:
     home: str = ""  # the experiment that keeps its raw figures; "" = this one
     script: str = ""  # from ROOT; "" = p2pl simulate
     timed: bool = False  # run when nothing else runs, for its seconds are among the figures
+
+    @property
+    def session(self) -> str:
+        """A digest of the session file as `--set` changes it, comments left out; "": it has none.
+
+        Figures are stale once the file says something else of what the command leaves to it.
+        """
+        if self.script or not self.arguments or not self.arguments[0].endswith(".toml"):
+            return ""
+        spec = tomllib.loads((ROOT / self.arguments[0]).read_text())
+        spec.pop("comment", None)
+        for option, change in itertools.pairwise(self.arguments):
+            if option == "--set":
+                place, _, value = change.partition("=")
+                section, _, field = place.partition(".")
+                spec.setdefault(section, {})[field] = tomllib.loads(f"x = {value}")["x"]
+        return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def command(self) -> str:
@@ -227,6 +247,7 @@ def run_cell(cell: Cell, raw: Path, threads: int) -> str:
     record = {
         "command": cell.command,
         "arguments": cell.arguments,
+        "session": cell.session,
         "p2pl": __version__,
         "torch": torch.__version__,
         "threads": threads,
@@ -239,10 +260,11 @@ def run_cell(cell: Cell, raw: Path, threads: int) -> str:
 
 
 def is_done(cell: Cell, raw: Path) -> bool:
-    """Returns whether the figures of this very command are there."""
+    """Returns whether the figures of this very command, on this very session, are there."""
     try:
         record = json.loads(cell.file(raw).read_bytes())
-        return bool(record["arguments"] == list(cell.arguments))
+        alike = record.get("session", cell.session) == cell.session  # the oldest do not say
+        return bool(record["arguments"] == list(cell.arguments) and alike)
     except (OSError, ValueError, KeyError):
         return False
 

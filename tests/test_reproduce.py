@@ -48,6 +48,28 @@ def test_a_cell_may_be_any_script_that_prints_json(raw: Path) -> None:
     assert json.loads((raw / "two.json").read_text())["figures"] == {"x": 1}
 
 
+def test_a_cell_is_run_again_once_its_session_file_says_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    file, raw = tmp_path / "a.toml", tmp_path / "raw"
+    raw.mkdir()
+    plain = Cell("plain", ("a.toml", "--seeds", "2"))
+    fixed = Cell("fixed", ("a.toml", "--set", "training.learning_rate=0.5"))
+    file.write_text("[training]\nlearning_rate = 0.1\n")
+    for cell in (plain, fixed):
+        record = {"arguments": cell.arguments, "session": cell.session}
+        (raw / f"{cell.name}.json").write_text(json.dumps(record))
+    assert experiments.is_done(plain, raw)
+    file.write_text('comment = "new"\n[training]\nlearning_rate = 0.1  # chosen\n')
+    assert experiments.is_done(plain, raw)
+    file.write_text("[training]\nlearning_rate = 0.2\n")
+    assert not experiments.is_done(plain, raw)
+    assert experiments.is_done(fixed, raw)  # its command says the rate itself
+    file.write_text("[training]\nlearning_rate = 0.2\nmomentum = 0.9\n")
+    assert not experiments.is_done(fixed, raw)
+
+
 def test_a_cell_that_fails_says_why_and_leaves_nothing(raw: Path) -> None:
     reason = experiments.run_cell(Cell("bad", (*DIGITS, "--partition", "magic")), raw, threads=1)
     assert "magic" in reason
