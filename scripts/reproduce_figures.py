@@ -147,7 +147,7 @@ def show_cohorts(results: Results) -> str:
         along="cohort size",
         logarithmic="x",
     )
-    ways = {work: (work, ()) for work in WORK}
+    ways: dict[str, tuple[str, tuple[str, ...]]] = {work: (work, ()) for work in WORK}
     ways["40 rounds x 1 epoch, float16"] = ("40 rounds x 1 epoch", (HALF,))
     costs = {}
     for name, (work, changes) in ways.items():
