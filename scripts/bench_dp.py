@@ -20,7 +20,7 @@ from torch import nn
 from p2pl.learning import models
 from p2pl.learning.accountant import Account, Accountant, Budget
 from p2pl.learning.examples import Examples
-from p2pl.learning.per_example import is_perceptron
+from p2pl.learning.per_example import has_closed_form
 from p2pl.learning.private import PrivateTraining, steps_a_round
 from p2pl.learning.train import Start, train
 from p2pl.learning.weights import flatten
@@ -65,7 +65,7 @@ def ways(
         "plain": lambda: train(model, start, data, wanted.training, order),
         "private": private(closed_form=True),
     }
-    if is_perceptron(model):
+    if has_closed_form(model):
         measured["private, through Opacus"] = private(closed_form=False)
     return measured
 

@@ -16,7 +16,7 @@ from p2pl.errors import ModelError, PrivacyError, TrainingDiverged, wrong
 from p2pl.learning import noise
 from p2pl.learning.accountant import Accountant, check_batch
 from p2pl.learning.examples import Source
-from p2pl.learning.per_example import Clipped, check_layers, clipped_gradients, is_perceptron
+from p2pl.learning.per_example import Clipped, check_layers, clipped_gradients, has_closed_form
 from p2pl.learning.private_probe import PrivateProbe
 from p2pl.learning.train import OnStep, Start, Trained, advance
 from p2pl.protocol.session import Training
@@ -132,9 +132,8 @@ def check_model(model: nn.Module, shape: tuple[int, ...]) -> None:
         model: any.
         shape: of one input.
     """
-    if is_perceptron(model):
-        return
-    check_layers(model)
+    if not has_closed_form(model):
+        check_layers(model)
     device = next(model.parameters()).device
     probe = torch.linspace(-1, 1, 2 * math.prod(shape), device=device).view(2, *shape)
     model.eval()

@@ -16,7 +16,7 @@ from p2pl.learning.examples import Examples
 from p2pl.learning.per_example import (
     MAX_GRADIENT_NUMBERS,
     clipped_gradients,
-    is_perceptron,
+    has_closed_form,
 )
 from p2pl.learning.private import PrivateTraining, check_clip, check_model
 from p2pl.learning.seeds import seeded
@@ -24,6 +24,8 @@ from p2pl.learning.train import Start, train
 from p2pl.learning.weights import Layout, flatten
 
 NAMES = ("logreg", "mlp", "cnn", "resnet-gn")
+CLOSED = NAMES[:3]
+TIED = nn.Linear(4, 4)
 
 
 def silence(count: int) -> Tensor:
@@ -57,10 +59,10 @@ def test_the_clipped_sum_is_that_of_the_examples_one_by_one(name: str, clip: flo
     )
 
 
-@pytest.mark.parametrize("name", ["logreg", "mlp"])
+@pytest.mark.parametrize("name", CLOSED)
 def test_the_closed_form_is_what_opacus_makes_of_it(name: str) -> None:
     model = models.build(session(name))
-    assert is_perceptron(model)
+    assert has_closed_form(model)
     batch = examples(50)
     vector = flatten(model)
     vector += 0.1 * torch.randn_like(vector)
@@ -82,6 +84,13 @@ def test_the_closed_form_is_what_opacus_makes_of_it(name: str) -> None:
         nn.Sequential(nn.Linear(4, 4), nn.Flatten(), nn.Linear(4, 2)),
         nn.Sequential(nn.Flatten(2), nn.Linear(4, 2)),
         nn.Sequential(nn.Flatten(), nn.ReLU()),
+        nn.Sequential(nn.Flatten(), TIED, nn.ReLU(), TIED),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)),
+        nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(16, 2)),
+        nn.Sequential(nn.Conv2d(2, 4, 3, padding="same"), nn.Flatten(), nn.Linear(16, 2)),
+        nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.Flatten(), nn.Linear(16, 2)),
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 2)),
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten()),
     ],
     ids=[
         "no sequence",
@@ -90,13 +99,38 @@ def test_the_closed_form_is_what_opacus_makes_of_it(name: str) -> None:
         "flattened late",
         "not flattened",
         "nothing linear",
+        "a layer used twice",
+        "in place",
+        "a convolution in groups",
+        "padding by name",
+        "a convolution without a bias",
+        "a norm of the image",
+        "no linear layer at the end",
     ],
 )
 def test_any_other_model_has_no_closed_form(model: nn.Module) -> None:
-    assert not is_perceptron(model)
+    assert not has_closed_form(model)
 
 
-@pytest.mark.parametrize("name", ["logreg", "mlp"])
+@pytest.mark.parametrize(
+    "convolution",
+    [nn.Conv2d(1, 3, (3, 2), stride=2, padding=(0, 2)), nn.Conv2d(1, 2, 3, dilation=2)],
+    ids=["strided", "dilated"],
+)
+def test_convolutions_of_every_shape_are_what_opacus_makes_of_them(convolution: nn.Conv2d) -> None:
+    layers = [convolution, nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(convolution.out_channels, 4, 1)]
+    made = nn.Sequential(*layers, nn.Flatten())(torch.zeros(1, 1, 8, 8))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(made.shape[1], 10))
+    assert has_closed_form(model)
+    vector, batch = flatten(model), examples(7)
+    with clipped_gradients(model, closed_form=False) as through_opacus:
+        theirs = through_opacus(vector, batch, 0.3)
+    with clipped_gradients(model) as closed_form:
+        ours = closed_form(vector, batch, 0.3)
+    assert torch.allclose(ours.gradient, theirs.gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CLOSED)
 def test_no_example_moves_the_sum_by_more_than_the_clipping_norm(name: str) -> None:
     model = models.build(session(name))
     vector, batch = flatten(model), examples(6)
@@ -112,8 +146,9 @@ def test_no_example_moves_the_sum_by_more_than_the_clipping_norm(name: str) -> N
         assert float(clipped(far, batch, 0.7).gradient.norm()) <= 6 * 0.7 * (1 + 1e-5)
 
 
-def test_a_large_batch_is_worked_off_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.build(session("mlp"))
+@pytest.mark.parametrize("name", ["cnn", "resnet-gn"])
+def test_a_large_batch_is_worked_off_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.build(session(name))
     vector, batch = flatten(model), examples(11)
     assert MAX_GRADIENT_NUMBERS // len(vector) > 11
 
