@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 from torch.nn import functional
 
 from p2pl.errors import ModelError, wrong
@@ -145,7 +146,7 @@ def _clipped_part(
     squares = [
         torch.cat(convolved[name], 1).square().sum(1)
         if name in convolved
-        else errors[name].square().sum(1) * (inputs[name].square().sum(1) + 1)
+        else errors[name].square().sum(1) * (vector_norm(inputs[name], dim=1).square() + 1)
         for name in outputs
     ]
     norms = torch.stack(squares).sum(0).sqrt()
