@@ -62,13 +62,14 @@ Figures = Mapping[str, Any]  # what `p2pl simulate --json` prints
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One simulation with all its seeds, or one run of a script that prints a JSON object."""
+    """One simulation with all its seeds, one audit, or one run of a script that prints JSON."""
 
     name: str  # of its file
     arguments: tuple[str, ...]
     minutes: float = 1.0  # that it takes on one core, roughly: for the time left
     home: str = ""  # the experiment that keeps its raw figures; "" = this one
-    script: str = ""  # from ROOT; "" = p2pl simulate
+    script: str = ""  # from ROOT; "" = p2pl
+    verb: str = "simulate"  # of p2pl, which prints a JSON object; or audit
     timed: bool = False  # run when nothing else runs, for its seconds are among the figures
 
     @property
@@ -92,7 +93,7 @@ class Cell:
     def command(self) -> str:
         """What a person would type to get the same figures."""
         python = ".venv/bin/python " if self.script.endswith(".py") else ""
-        program = f"{python}{self.script}" if self.script else "p2pl simulate"
+        program = f"{python}{self.script}" if self.script else f"p2pl {self.verb}"
         return f"{program} {shlex.join(self.arguments)}"
 
     def file(self, raw: Path) -> Path:
@@ -177,7 +178,9 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
 
 def hasty(cell: Cell) -> Cell:
     """Returns the cell with so little to do that it shows whether it runs, and nothing else."""
-    little = ("--fast",) if cell.script else ("--seeds", "2", "--rounds", "2")
+    few = ("--rounds", "2")
+    little = ("--seeds", "2", *few) if cell.verb == "simulate" else (*few, "--models", "4")
+    little = ("--fast",) if cell.script else little
     return replace(cell, arguments=(*cell.arguments, *little), minutes=cell.minutes / 50)
 
 
@@ -230,7 +233,8 @@ def _keep_data() -> None:
 def run_cell(cell: Cell, raw: Path, threads: int) -> str:
     """Runs a cell's command in this process, keeps its figures, and returns why it failed or ""."""
     begun = time.monotonic()
-    command = ["simulate", *cell.arguments, "--threads", str(threads), "--json"]
+    more = ("--threads", str(threads)) if cell.verb == "simulate" else ()
+    command = [cell.verb, *cell.arguments, *more, "--json"]
     printed = io.StringIO()
     try:
         if cell.script:

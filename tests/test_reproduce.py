@@ -173,3 +173,16 @@ def test_an_experiment_that_there_is_not_is_refused() -> None:
     assert done.returncode == 2
     assert "got 'magic', allowed: all" in done.stderr
     assert "tables" in done.stderr
+
+
+def test_an_audit_that_finds_a_claim_false_is_a_result_and_no_failure(raw: Path) -> None:
+    spec = (ROOT / "torrentfiles" / "digits.toml").read_text()
+    spec = spec.replace('"mlp"\narguments = { hidden = [64] }', '"logreg"')
+    spec = spec.replace("batch_size = 16", "batch_size = 256").replace("momentum = 0.9\n", "")
+    session = raw.parents[1] / "digits.toml"
+    session.write_text(spec)
+    words = (str(session), "--data", "digits", "--dp-epsilon", "1", "--models", "0")
+    cell = Cell("broken", (*words, "--fault", "no-noise", "--rounds", "40"), verb="audit")
+    assert cell.command.startswith("p2pl audit ")
+    assert experiments.run_cell(cell, raw, threads=1) == ""
+    assert json.loads((raw / "broken.json").read_text())["figures"]["verdict"] == "broken"
