@@ -2,21 +2,25 @@
 
 Every setting is tried on another seed (100) than those of `scripts/reproduce privacy` (0 to 4),
 trained on 50,000 of the training examples and judged on the other 10,000. Whoever trains together
-may need another setting than who trains alone, so each arm has the best of its own.
+may need another setting than who trains alone, and twenty with little data another than six with
+more, so each arm has the best of its own on each data set.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments import MNIST, SESSIONS, Cell, Experiment, Results, main, table
+from experiments import FASHION, MNIST, NAMES, SESSIONS, Cell, Experiment, Results, main, table
 
 ARMS = ("mixed", "isolated", "centralised")
 EPSILONS = (1, 3)
-# learning rate, batch, rounds; gradients are clipped to 1, so only the product of both matters.
-PEERS = tuple(
-    (rate, *rest) for rest in ((512, 10), (512, 20), (1024, 20)) for rate in (1, 2, 4, 8, 16)
-)
-CENTRE = tuple((rate, *rest) for rest in ((1024, 10), (2048, 20)) for rate in (2, 4, 8, 16, 32))
+# Data, peers. All data in one place are the same, however many share them.
+SETUPS = ((MNIST, 6), (MNIST, 20), (FASHION, 6), (FASHION, 20))
+# Batch and rounds, with the learning rates tried; gradients are clipped to 1, so only the product
+# of clip and rate matters. The first was wide; it showed where to look for the others.
+WIDE = {(512, 10): (1, 2, 4, 8, 16), (512, 20): (1, 2, 4, 8, 16), (1024, 20): (1, 2, 4, 8, 16)}
+NARROW = {(512, 20): (1, 2, 4, 8), (1024, 20): (1, 2, 4, 8)}
+WIDE_CENTRE = {(1024, 10): (2, 4, 8, 16, 32), (2048, 20): (2, 4, 8, 16, 32)}
+NARROW_CENTRE = {(2048, 20): (2, 4, 8, 16)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +61,52 @@ def private_words(epsilon: float) -> tuple[str, ...]:
     return ("--dp-epsilon", f"{epsilon:g}", "--dp-delta", "1e-5", "--no-curves")
 
 
-def tried(arm: str) -> tuple[Setting, ...]:
+def arms(peers: int) -> tuple[str, ...]:
+    """Returns the arms to run among so many."""
+    return ARMS if peers == SETUPS[0][1] else ARMS[:2]
+
+
+def tried(arm: str, data: str, peers: int) -> tuple[Setting, ...]:
     """Returns the settings tried for an arm."""
-    return tuple(Setting(*one) for one in (CENTRE if arm == "centralised" else PEERS))
+    if arm == "centralised":
+        grid = WIDE_CENTRE if data == MNIST else NARROW_CENTRE
+    else:
+        grid = WIDE if (data, peers) == SETUPS[0] else NARROW
+    return tuple(Setting(rate, *shape) for shape, rates in grid.items() for rate in rates)
 
 
-def cell(arm: str, epsilon: int, setting: Setting) -> Cell:
+def cell(arm: str, data: str, peers: int, epsilon: int, setting: Setting) -> Cell:
     """Returns one setting of one arm."""
+    name = f"{arm}-{NAMES[data]}-{peers}-{epsilon}".lower()
     return Cell(
-        f"{arm}-{epsilon}-{setting.rate:g}-{setting.batch}-{setting.rounds}",
+        f"{name}-{setting.rate:g}-{setting.batch}-{setting.rounds}",
         (
-            *(str(SESSIONS / "logreg.toml"), "--data", MNIST, *arm_words(arm, 6)),
+            *(str(SESSIONS / "logreg.toml"), "--data", data, *arm_words(arm, peers)),
             *("--held-out", "10000", "--first-seed", "100", *private_words(epsilon)),
             *setting.words,
         ),
-        minutes=0.2,
+        minutes=0.1,
     )
 
 
 def cells() -> tuple[Cell, ...]:
     """Returns every setting of every arm and budget."""
     return tuple(
-        cell(arm, epsilon, setting)
+        cell(arm, data, peers, epsilon, setting)
+        for data, peers in SETUPS
         for epsilon in EPSILONS
-        for arm in ARMS
-        for setting in tried(arm)
+        for arm in arms(peers)
+        for setting in tried(arm, data, peers)
     )
 
 
-def best(results: Results, arm: str, epsilon: int) -> Sequence[tuple[float, Setting]]:
+def best(
+    results: Results, arm: str, data: str, peers: int, epsilon: int
+) -> Sequence[tuple[float, Setting]]:
     """Returns the settings of an arm with their accuracies, the best first."""
     found = [
-        (results.figures[cell(arm, epsilon, one).name]["accuracy"]["mean"], one)
-        for one in tried(arm)
+        (results.figures[cell(arm, data, peers, epsilon, one).name]["accuracy"]["mean"], one)
+        for one in tried(arm, data, peers)
     ]
     return sorted(found, key=lambda pair: -pair[0])
 
@@ -97,16 +114,17 @@ def best(results: Results, arm: str, epsilon: int) -> Sequence[tuple[float, Sett
 def section(results: Results) -> str:
     """Returns the best settings of every arm."""
     rows = [
-        [arm, str(epsilon), str(setting), f"{mean:.2f}"]
+        [f"{NAMES[data]}, {peers}", arm, str(epsilon), str(setting), f"{mean:.2f}"]
+        for data, peers in SETUPS
         for epsilon in EPSILONS
-        for arm in ARMS
-        for mean, setting in best(results, arm, epsilon)[:3]
+        for arm in arms(peers)
+        for mean, setting in best(results, arm, data, peers, epsilon)[:3]
     ]
     return (
         "## Settings tried for private training\n\n"
-        "Logistic regression, MNIST, six peers or everybody's data in one place, gradients clipped "
-        "to 1. Accuracy on 10,000 held-out training examples, seed 100; the three best of each.\n\n"
-        + table(["arm", "epsilon", "setting", "accuracy"], rows)
+        "Logistic regression, six or twenty peers or everybody's data in one place, gradients "
+        "clipped to 1. Accuracy on 10,000 held-out training examples, seed 100; the three best of "
+        "each.\n\n" + table(["data, peers", "arm", "epsilon", "setting", "accuracy"], rows)
     )
 
 
