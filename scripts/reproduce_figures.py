@@ -210,7 +210,7 @@ ARMS = {
     "learned": ("--mixing", "degroot"),
     "isolated": ("--baseline", "isolated"),
 }
-MLP_DATA = {MNIST: (MLP, 5, 3.0), FASHION: (MLP, 5, 3.0), CIFAR: (MLP_CIFAR, 3, 6.0)}
+MLP_DATA = {MNIST: (MLP, 5, 1.0), FASHION: (MLP, 5, 1.0), CIFAR: (MLP_CIFAR, 3, 1.0)}
 
 
 def by_skew(data: str, skew: str, arm: str) -> Cell:

@@ -18,8 +18,8 @@ USUAL = {
     "training.local_epochs": "1",
     "exchange.rounds": "40",
 }
-# Name, and what differs from the usual: all of it is in the command, so that the session file may
-# take the best of them without changing what was compared.
+# Name, and what differs from the usual: all of it is in the command. The session file is not the
+# tables', which takes the best of them and changes with it.
 SETTINGS: dict[str, dict[str, str]] = {
     "rate 0.05": {},
     "rate 0.02": {"training.learning_rate": "0.02"},
@@ -43,7 +43,7 @@ def cell(setting: str, data: str, split: str) -> Cell:
     return Cell(
         f"{NAMES[data]}-{split}-{setting}".lower().replace(", ", "-").replace(" ", "-"),
         (
-            str(SESSIONS / "logreg.toml"),
+            str(SESSIONS / "tuning.toml"),
             *("--data", data, "--peers", "6", "--partition", SPLITS[split]),
             *("--mixing", "uniform", "--held-out", "10000", "--first-seed", "100", "--seeds", "2"),
             *("--no-curves", *changes),
