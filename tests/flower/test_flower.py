@@ -53,7 +53,8 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def learner(name: str = "torch_client", part: int = 0, parts: int = 3) -> FlowerLearner:
     """Returns the learner around one of the clients, in a session made from it."""
-    client = flower.load(f"clients:{name}", (part, parts))
+    module = "jax_clients" if name == "jax_client" else "clients"
+    client = flower.load(f"{module}:{name}", (part, parts))
     wanted, _, _ = flower.begin(session.read_spec(SPEC).session(), client)
     return FlowerLearner.around(wanted, ("ab" * 32, str(part)), models.build(wanted), client)
 
@@ -67,8 +68,10 @@ def quiet(done: int, steps: int) -> None:
     """Shows nothing."""
 
 
-@pytest.mark.parametrize("name", ["torch_client", "scikit_client"])
+@pytest.mark.parametrize("name", ["torch_client", "scikit_client", "jax_client"])
 def test_a_client_trains_and_judges_through_the_learner(name: str) -> None:
+    if name == "jax_client":
+        pytest.importorskip("jax", reason="JAX does not install everywhere")
     peer = learner(name)
     before = start(peer)
     trained = peer.train(Start(before), 1, quiet)
