@@ -32,6 +32,8 @@ COLAB = "https://colab.research.google.com"
 BADGE_PREFIX = "[![Open in Colab]"
 BEGIN, END = "<!-- notebooks: scripts/notebooks badges -->", "<!-- end -->"
 FAST_CELL_S = 100
+EXTRAS = {"04_privacy": "[demo,dp,hf]"}  # that a notebook needs
+FEW_EXTRAS = "[demo,hf]"  # that the others need
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 INSTALL = """\
 # Installs p2pl, unless it is there: from the checkout around this notebook, else from its address.
@@ -46,7 +48,7 @@ ADDRESS = "{address}"
 if importlib.util.find_spec("p2pl") is None:
     here = Path.cwd()
     around = [f for f in (here, *here.parents) if (f / "client/p2pl/__init__.py").is_file()]
-    wanted = ["-e", f"{{around[0]}}[demo,hf]"] if around else [f"p2pl[demo,hf] @ git+{{ADDRESS}}"]
+    wanted = ["-e", f"{{around[0]}}{extras}"] if around else [f"p2pl{extras} @ git+{{ADDRESS}}"]
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
     site.addsitedir(sysconfig.get_path("purelib"))  # so that this very process finds it"""
 
@@ -99,7 +101,8 @@ def with_address(path: Path, address: str) -> str:
     _, _, text = first.source.rpartition(BADGE_PREFIX)
     rest = text.partition("\n\n")[2] if BADGE_PREFIX in first.source else first.source
     first.source = f"{badge(path.stem, address)}\n\n{rest}"
-    install.source = INSTALL.format(address=address)
+    extras = EXTRAS.get(path.stem, FEW_EXTRAS)
+    install.source = INSTALL.format(address=address, extras=extras)
     return encoded(notebook)
 
 

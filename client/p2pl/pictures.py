@@ -217,13 +217,16 @@ def draw_trust_rounds(names: Sequence[str], rounds: Mapping[int, Matrix], *, tit
     return _png(figure)
 
 
-def draw_seeds(lines: Mapping[str, Sequence[Curve]], *, title: str, unit: str) -> bytes:
+def draw_seeds(
+    lines: Mapping[str, Sequence[Curve]], *, title: str, unit: str, along: str = "round"
+) -> bytes:
     """Returns one line a name, the mean of its seeds, and each seed as a thin line beside it.
 
     Args:
-        lines: name -> one curve a seed, of the same rounds.
+        lines: name -> one curve a seed, at the same places.
         title: what is drawn.
         unit: label of the vertical axis.
+        along: label of the other one.
     """
     figure, axes = _canvas(4.2)
     for colour, (name, seeds) in zip(cycle(PALETTE), lines.items(), strict=False):
@@ -233,7 +236,7 @@ def draw_seeds(lines: Mapping[str, Sequence[Curve]], *, title: str, unit: str) -
             axes.plot(places, values.T, color=colour, linewidth=0.6, alpha=0.45)
         axes.plot(places, values.mean(axis=0), color=colour, linewidth=2, label=name)
     axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
-    axes.set_xlabel("round")
+    axes.set_xlabel(along)
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
