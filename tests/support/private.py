@@ -4,8 +4,9 @@ import math
 from typing import Any
 
 import torch
+from dp_accounting import dp_event, pld, rdp
 
-from p2pl.learning.accountant import Account, Budget
+from p2pl.learning.accountant import Account, Budget, Spent
 from p2pl.learning.examples import Examples
 from p2pl.protocol.session import Exchange, Model, Session, Task, Training
 
@@ -32,3 +33,14 @@ def account(count: int, batch_size: int, steps: int, epsilon: float = 3.0) -> Ac
     return Account.opened(
         Budget.checked(epsilon, None, count), batch_size / count, math.ceil(steps)
     )
+
+
+def composed(
+    accountant: pld.PLDAccountant | rdp.RdpAccountant, spent: Spent, delta: float
+) -> float:
+    """Returns the epsilon that an accountant of dp-accounting makes of the same steps."""
+    for charge in spent:
+        gaussian = dp_event.GaussianDpEvent(charge.noise_multiplier)
+        step = dp_event.PoissonSampledDpEvent(charge.sample_rate, gaussian)
+        accountant.compose(step, charge.steps)
+    return float(accountant.get_epsilon(delta))

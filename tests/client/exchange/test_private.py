@@ -10,8 +10,9 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 import pytest
 import torch
+from dp_accounting.rdp import RdpAccountant
 from rich.console import Console
-from support.private import examples
+from support.private import composed, examples
 from support.private import session as small_session
 
 from p2pl.errors import BudgetSpent, InputError, P2PLError, PrivacyError, RunDirError
@@ -114,6 +115,22 @@ def test_a_larger_budget_goes_on_from_what_was_spent(tmp_path: Path) -> None:
     assert after.steps == 2 * before.steps
     assert after.noise_multiplier != before.noise_multiplier
     assert 2.97 < summary.epsilon <= 3.0  # type: ignore[operator]
+
+
+def test_the_logs_of_uneven_peers_that_came_back_agree_with_another_accountant(
+    tmp_path: Path,
+) -> None:
+    file, noises = session_file(), set()
+    for count in (60, 100, 400):
+        directory = tmp_path / str(count)
+        run(directory, file, Wanted(1.0), count)
+        summary = run(directory, file, Wanted(3.0), count, rounds=6)
+        account = accounts(directory)
+        assert [charge.sample_rate for charge in account.spent] == [16 / (0.8 * count)] * 2
+        other = composed(RdpAccountant(), account.spent, account.delta)
+        assert summary.epsilon == pytest.approx(other, rel=0.01)
+        noises.add(account.noise_multiplier)
+    assert len(noises) == 3  # who has less data needs more noise
 
 
 def test_a_smaller_budget_than_was_spent_ends_training_and_not_the_run(tmp_path: Path) -> None:

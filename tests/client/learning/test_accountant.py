@@ -2,9 +2,10 @@
 
 import msgspec
 import pytest
-from dp_accounting import dp_event, pld, rdp
+from dp_accounting import pld, rdp
 from opacus.accountants import RDPAccountant
 from opacus.accountants.utils import get_noise_multiplier
+from support.private import composed
 
 from p2pl.errors import InputError, PrivacyError
 from p2pl.learning.accountant import (
@@ -42,15 +43,6 @@ RESTARTED: Spent = (  # a run that was resumed with a larger budget, then with m
 )
 
 
-def theirs(accountant: pld.PLDAccountant | rdp.RdpAccountant, spent: Spent) -> float:
-    """Returns what an accountant of dp-accounting makes of the same steps."""
-    for charge in spent:
-        gaussian = dp_event.GaussianDpEvent(charge.noise_multiplier)
-        step = dp_event.PoissonSampledDpEvent(charge.sample_rate, gaussian)
-        accountant.compose(step, charge.steps)
-    return float(accountant.get_epsilon(DELTA))
-
-
 @pytest.mark.parametrize("spent", [*GRID, RESTARTED], ids=str)
 def test_epsilon_is_that_of_opacus_and_of_another_accountant(spent: Spent) -> None:
     got = epsilon(spent, DELTA)
@@ -58,13 +50,14 @@ def test_epsilon_is_that_of_opacus_and_of_another_accountant(spent: Spent) -> No
     opacus.history = [msgspec.structs.astuple(charge) for charge in spent]
     assert got == pytest.approx(opacus.get_epsilon(DELTA), rel=0.01)
     orders = [1 + x / 10 for x in range(1, 100)] + list(range(12, 64))
-    assert got == pytest.approx(theirs(rdp.RdpAccountant(orders), spent), rel=0.01)
+    assert got == pytest.approx(composed(rdp.RdpAccountant(orders), spent, DELTA), rel=0.01)
 
 
 @pytest.mark.parametrize("spent", [*GRID, RESTARTED], ids=str)
 def test_epsilon_is_never_below_the_tightest_bound_and_not_far_above(spent: Spent) -> None:
     # By privacy loss distributions: other mathematics, not only other code.
-    tightest = theirs(pld.PLDAccountant(value_discretization_interval=1e-3), spent)
+    accountant = pld.PLDAccountant(value_discretization_interval=1e-3)
+    tightest = composed(accountant, spent, DELTA)
     assert tightest <= epsilon(spent, DELTA) <= 1.35 * tightest
 
 
