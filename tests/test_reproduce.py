@@ -6,6 +6,7 @@ from pathlib import Path
 
 import experiments
 import pytest
+import reproduce_raft
 from experiments import Cell, Experiment, Results
 from scipy import stats
 from support.processes import ROOT
@@ -164,6 +165,36 @@ def test_differences_are_paired_by_seed() -> None:
     same = experiments.paired(one, one)
     assert (same.mean, same.p) == (0.0, 1.0)
     assert str(same) == "0 in every seed"
+
+
+def test_elections_go_from_one_resignation_to_the_next_and_count_who_stands_in_one_term() -> None:
+    roles = [
+        (10.0, 0, "follower", 0),
+        (11.0, 0, "candidate", 1),
+        (11.5, 0, "leader", 1),
+        (15.0, 0, "follower", 1),
+        (15.5, 2, "pre-candidate", 1),
+        (15.6, 2, "candidate", 2),
+        (15.7, 1, "candidate", 3),  # nobody won term 2
+        (15.75, 2, "pre-candidate", 2),
+        (15.8, 2, "candidate", 3),
+        (15.9, 1, "leader", 3),
+        (16.0, 2, "follower", 3),
+        (19.0, 1, "follower", 3),  # and the log ends before there is another
+    ]
+    one, two = reproduce_raft.elections_of(roles)
+    assert [(turn.at_s, turn.was, turn.now) for turn in one] == [(1.0, "F", "C"), (1.5, "C", "L")]
+    assert [turn.words for turn in two] == [
+        "the term ends",
+        "node 2 stands in term 2",
+        "node 1 stands in term 3",
+        "node 2 stands no longer",
+        "node 2 stands in term 3",
+        "elected in term 3",
+        "node 2 stands no longer",
+    ]
+    assert (reproduce_raft.rivals(one), reproduce_raft.rivals(two)) == (1, 2)
+    assert reproduce_raft.rows_of(two)[-2] == ["5.90", "F", "L", "C", "F", "F", "elected in term 3"]
 
 
 def test_an_experiment_that_there_is_not_is_refused() -> None:
