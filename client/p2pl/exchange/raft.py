@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ASK_AGAIN_S = 3.0  # chosen: a request whose answer is lost is made anew, with a new key
+MAX_ASKED = 16  # attempts whose answer would still do; each costs a try to open whatever comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +367,7 @@ class Member:
         try:
             while True:
                 pair = await asyncio.to_thread(KeyPair.generate, suite)
-                self.asked.append(Asked(pair, notice.term, answer))
+                self.asked = [*self.asked, Asked(pair, notice.term, answer)][-MAX_ASKED:]
                 about = raft.about(self.peer.file.id, notice.term, "request")
                 box = seal(suite, notice.key, raft.encode(request(pair.public)), about)
                 self.broadcast(Sealed(box), [notice.leader])

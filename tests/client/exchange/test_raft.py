@@ -1,6 +1,7 @@
 """Raft sessions in this process: what travels, who can read it, who takes part without a vote."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import Counter
@@ -171,6 +172,32 @@ def test_a_request_that_is_played_again_is_answered_once(
         assert [entry.round for entry in entries] == [1, 2, 3]
         assert summary.accuracy is not None
         assert summary.accuracy > 80
+
+
+def test_a_leader_that_never_answers_makes_nobody_try_ever_more_keys(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm.tracker()
+    tried: list[int] = []
+    sealed = raft.Member.on_sealed
+
+    def counting(member: raft.Member, sender: str, box: bytes) -> None:
+        tried.append(len(member.asked))
+        sealed(member, sender, box)
+
+    monkeypatch.setattr(raft.Member, "on_sealed", counting)
+    monkeypatch.setattr(aggregator.Term, "_answer", lambda *_: None)
+    monkeypatch.setattr(raft, "ASK_AGAIN_S", 0.01)
+    monkeypatch.setattr(raft, "MAX_ASKED", 3)
+
+    async def for_a_while() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(8):
+                await run_all(swarm, raft_file(swarm))
+
+    asyncio.run(for_a_while())
+    assert len(tried) > 20
+    assert max(tried) == 3
 
 
 def test_a_peer_that_comes_too_late_to_vote_takes_part_all_the_same(swarm: Swarm) -> None:
