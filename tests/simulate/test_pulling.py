@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.simulations import digits, small_setup
 
+from p2pl.learning.attacks import parse
 from p2pl.protocol.session import Gossip, changed
 from p2pl.simulate.engine import run
 from p2pl.simulate.numbers import numbers
@@ -26,6 +27,30 @@ def test_in_a_cohort_and_in_a_pull_the_peers_drawn_are_those_pulled_from() -> No
     cohort = small_setup(("exchange", "cohort", 2), peers=6)
     for setup in (cohort, gossip("pull")):
         assert sources(setup, 1) == [draw_cohort(setup, peer, 1) for peer in range(6)]
+
+
+def test_the_place_of_a_peer_that_is_shunned_goes_to_another() -> None:
+    setup = small_setup(("exchange", "cohort", 2), peers=6)
+    drawn = draw_cohort(setup, 0, 1)
+    bad = setup.ids[drawn[0]]
+    shunning = sources(setup, 1, {0: {bad}})
+    assert drawn[0] not in shunning[0]
+    assert drawn[1] in shunning[0]
+    assert len(shunning[0]) == 2
+    assert shunning[1:] == sources(setup, 1)[1:]
+    assert draw_cohort(setup, 0, 1, setup.ids) == ()
+
+
+def test_liars_who_are_seen_through_are_pulled_from_no_more() -> None:
+    attack = parse("sign-flip:2:-3")
+    setup = small_setup(("exchange", "cohort", 4), peers=6, rounds=6)
+    result = run(replace(setup, attack=attack[0], bad=attack[1]), digits(), torch.device("cpu"))
+    liars = set(setup.ids[4:])
+    asked = [
+        {who for entry in one.entries[:4] for who in entry.cohort} & liars for one in result.rounds
+    ]
+    assert asked[0] == liars
+    assert asked[-1] == set()
 
 
 def test_in_a_push_a_peer_pulls_from_those_who_drew_it() -> None:

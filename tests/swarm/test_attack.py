@@ -50,6 +50,9 @@ def test_two_of_six_that_lie_are_found_out_and_cost_little(swarm: Swarm) -> None
         assert weight_of(liars, peer, after=5) < 0.02
         reasons = [r for entry in peer.rounds() for who, r in entry["rejected"].items()]
         assert any("direction" in reason or "damage" in reason for reason in reasons)
+        # Once seen through, they are asked again in every tenth round alone.
+        asked = [bool(liars & set(entry["cohort"])) for entry in peer.rounds()[5:]]
+        assert sum(asked) <= 3, asked
 
 
 def test_a_liar_may_not_join_the_swarm_of_others(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ and nobody waits for anybody longer than a deadline.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from statistics import median_low
@@ -60,7 +60,7 @@ async def run_round(peer: Peer, state: PeerState) -> PeerState:
     on_step = stepper(peer.view, index, peer.stopping)
     trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
     await publish(peer, index, trained.vector, peer.learner.notes(state.trust))
-    cohort = await find_cohort(peer)
+    cohort = await find_cohort(peer, without=peer.learner.shunned(state.trust))
     pulls = await pull_all(peer, cohort, index)
     reached = min(peer.rounds, swarm_round(index, pulls.models))
     if peer.file.session.exchange.lockstep:
@@ -86,10 +86,10 @@ async def run_round(peer: Peer, state: PeerState) -> PeerState:
     return after
 
 
-async def find_cohort(peer: Peer) -> list[PeerAddress]:
+async def find_cohort(peer: Peer, without: Collection[str]) -> list[PeerAddress]:
     """Returns this round's cohort; empty, and said so, when there is nobody to ask."""
     try:
-        return await announce(peer, "update", peer.file.session.exchange.cohort)
+        return await announce(peer, "update", peer.file.session.exchange.cohort, without=without)
     except TrackerError as fault:
         peer.view.message(f"training alone this round: {fault}")
         return []

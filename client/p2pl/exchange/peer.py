@@ -5,7 +5,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_INTERVAL_S = 30.0  # until a tracker has said how often it wants to hear from me
-MAX_SPARE = 8  # asked for beyond the cohort, in the place of peers that cannot be reached
+MAX_SPARE = 8  # asked for beyond the cohort, in the place of peers that I will not ask
 MAX_WAITED_LAG = 2  # rounds; who is further behind is not waited for, and so holds nobody up
 
 
@@ -149,29 +149,35 @@ async def publish(peer: Peer, index: int, vector: Tensor, notes: bytes = b"") ->
     peer.mine = Held(digest, Model(index, samples, vector))
 
 
-async def announce(peer: Peer, event: Event, wanted: int) -> list[PeerAddress]:
+async def announce(
+    peer: Peer, event: Event, wanted: int, *, without: Collection[str] = ()
+) -> list[PeerAddress]:
     """Returns up to `wanted` peers: a random cohort from the tracker, or from those I know.
 
-    A peer that could not be reached lately is left out, and so costs no round a deadline.
+    A peer that could not be reached lately is left out, and so costs no round a deadline; so are
+    those of the ids `without`.
 
     Raises:
         TrackerError: no tracker answered, and no peer is known.
     """
     known = peer.directory.known
     known.hear(peer.newly_met())
-    spare = min(MAX_SPARE, sum(known.rests(one.id) for one in known.addresses())) if wanted else 0
+    resting = {one.id for one in known.addresses() if known.rests(one.id)}
+    spare = min(MAX_SPARE, len(resting.union(without))) if wanted else 0
     try:
         async with peer.announcing:
             peer.answer = await peer.directory.announce(event, numwant=wanted + spare)
     except TrackerError as fault:
-        cohort = known.sample(wanted)
+        cohort = known.sample(wanted, without=without)
         if not cohort:
             raise
         log.info("no tracker: going on with %d known peers; %s", len(cohort), fault)
         return cohort
-    there = [address for address in peer.answer.peers if not known.rests(address.id)]
+    avoided = resting.union(without)
+    there = [address for address in peer.answer.peers if address.id not in avoided]
     # A tracker that was just restarted knows fewer peers than I do.
-    there += known.sample(max(0, wanted - len(there)), without={one.id for one in there})
+    taken = avoided.union(one.id for one in there)
+    there += known.sample(max(0, wanted - len(there)), without=taken)
     return there[:wanted]
 
 

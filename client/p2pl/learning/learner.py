@@ -234,6 +234,15 @@ class Learner:
             return 0.0
         return self.validation_loss(theirs) - self.validation_loss(mine)
 
+    def shunned(self, state: trust.Trust) -> frozenset[str]:
+        """Returns the ids of those whom I need not ask: I would reject what they give.
+
+        Nobody where rounds are in step: there, what is mixed must not depend on who was met.
+        """
+        if self.session.mixing.rule != "degroot" or self.session.exchange.lockstep:
+            return frozenset()
+        return trust.shunned(state, self.peer_id, self.session.mixing)
+
     def notes(self, state: trust.Trust) -> bytes:
         """Returns what to tell others of what I measured; under privacy it was noised then."""
         if self.session.mixing.rule != "degroot":

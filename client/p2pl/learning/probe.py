@@ -5,6 +5,12 @@ its own classes. But it moves all examples of other classes alike, and a liar do
 class's score is first shifted back to the mean that it had over my examples; what is then lost
 of the right class's probability is what a model does to one example and not to another.
 
+Who never saw a class of mine cannot tell it from others either, and what it is given of the mix
+takes that much away. That is ignorance, and no lie. It shows in the scores: the shift against my
+classes costs far more than what is left once it is undone. So as much as the shift costs is
+excused, but no more than a model would cost that knows nothing at all of my examples; and what is
+excused is not known either way, so it counts as noise.
+
 Probabilities and not nats: under skew a few confident mistakes outweigh everything in nats.
 """
 
@@ -18,6 +24,7 @@ from torch.func import functional_call
 from p2pl.learning.examples import Source
 from p2pl.learning.weights import Layout
 
+SHARE = 1 / 3  # of the mix, given to a model that is judged; chosen: 1/5 sees less
 PROBE_EXAMPLES = 512  # resolve a harm of 0.003; more only costs time
 LARGE_MODEL, LARGE_EXAMPLES = 50_000, 256  # parameters from which examples are dear, and how many
 FEW_EXAMPLES = 10  # of a class count as half of what many do: they say little and vary much
@@ -27,7 +34,10 @@ class Judge(Protocol):
     """What can tell how good parameters are on my data."""
 
     def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns how much of the right class's probability a change costs, and its noise."""
+        """Returns how much of the right class's probability a change costs, and its noise.
+
+        The change is what comes of a mix when one model is given `SHARE` of it.
+        """
         ...
 
 
@@ -53,7 +63,8 @@ class Probe:
         """Returns how much of the right class's probability a change costs, and its standard error.
 
         The mean over my examples, the classes nearly alike; what shifts a class's score for all my
-        examples alike is left out. No error is taken to be smaller than one example.
+        examples alike is left out, and ignorance excused. No error is taken to be smaller than one
+        example, or than what is excused.
 
         Args:
             before: [P].
@@ -61,11 +72,15 @@ class Probe:
         """
         with torch.no_grad():
             old, new = self._scores(before), self._scores(after)
-            new = new - self._weight @ (new - old)
-            lost = self._right(old) - self._right(new)
+            right = self._right(old)
+            lost = right - self._right(new - self._weight @ (new - old))
             mean = self._weight @ lost
             variance = self._weight.square() @ (lost - mean).square()
-        return float(mean), max(math.sqrt(float(variance)), 1 / len(lost))
+            usual = self._weight @ old
+            unknowing = self._weight @ (right - self._right(usual + (1 - SHARE) * (old - usual)))
+            shift = self._weight @ (right - self._right(new)) - mean
+        excused = max(0.0, min(float(mean), float(unknowing), float(shift)))
+        return float(mean) - excused, max(math.sqrt(float(variance)), 1 / len(lost), excused)
 
     def _scores(self, vector: Tensor) -> Tensor:
         """Returns the scores before the softmax, [n, C]."""

@@ -18,6 +18,8 @@ does speak against a peer, over the rounds:
    weight falls off exponentially, and soon is 0. Strangers, whom neither I nor any of mine
    has met, weigh little until they are known, and all together no more than the known do: ids
    cost nothing.
+6. *Shunning*. Whom I know to do much harm I do not ask any more (`shunned`), but for every tenth
+   round: its place in my cohort goes to somebody whose model I can use.
 
 Judging needs examples. Without them (under privacy, where the answer would say something about
 them) there is screening, and what others say.
@@ -37,14 +39,13 @@ from torch import Tensor
 from p2pl.errors import FrameError
 from p2pl.learning import opinions
 from p2pl.learning.mixing import mix
-from p2pl.learning.probe import Judge
+from p2pl.learning.probe import SHARE, Judge
 from p2pl.learning.screening import Known, Offer, Received, mark_of, screen
 from p2pl.protocol.session import Mixing
 
 # Where a line below says "chosen", it was tried on MNIST, logistic regression, 6 and 20 peers, iid,
 # Dirichlet 0.5 and 0.1, and 2 classes a peer, with and without attackers, on seeds from 100 and on
 # training examples that were held out; CONTRIBUTING.md has the table.
-SHARE = 1 / 3  # of the mix, given to a model that is judged; chosen: 1/5 sees less
 CLEAR_HARM = 0.06  # of one round; beyond it, and well beyond the others, a model is out at once
 CLEAR_ERRORS = 3.0  # standard errors
 CLEAR_SPREADS = 4.0  # median absolute deviations of the cohort's harms
@@ -61,6 +62,9 @@ STRANGER = 0.25  # of a full weight
 MAX_REMEMBERED = 1_024  # peers; strangers can make ids for nothing
 SLANDER = 0.05  # said of me; chosen: honest peers stayed below it, whatever labels they hold
 MAX_HEARD = 32  # peers whose opinions are kept
+SHUN_HARM = 0.1  # chosen: specialists of 2 classes, wrongly found harmful, stayed below it
+SHUN_AFTER = 2  # rounds in which I met a peer; one bad round is no reason to ask no more
+FORGIVE_EVERY = 10  # rounds, after which all are asked again: who was wronged is heard
 
 Harm = Annotated[float, Meta(ge=-1, le=1)]
 
@@ -153,6 +157,25 @@ def learn(trust: Trust, mine: Mine, received: Sequence[Received], mixing: Mixing
         records=records, heard=heard, radius=screened.radius, rounds=trust.rounds + 1
     )
     return Learned((1 - sum(others), *others), remembered, rejected)
+
+
+def shunned(trust: Trust, me: str, mixing: Mixing) -> frozenset[str]:
+    """Returns whom there is no use in asking: by all that I know, they do a great deal of harm.
+
+    Their places in my cohort go to others. Without that, liars who are seen through would still
+    cost me the models that I could have had in their stead.
+
+    Args:
+        trust: what the last round left.
+        me: my id.
+        mixing: the session's settings.
+    """
+    if trust.rounds % FORGIVE_EVERY == 0:
+        return frozenset()
+    said = _credible(trust.heard, trust.records, (), me)
+    met = [peer for peer, one in trust.records.items() if one.rounds >= SHUN_AFTER]
+    beliefs = _beliefs(trust.records, said, met, mixing.trust_gate)
+    return frozenset(peer for peer in met if (beliefs[peer] or 0.0) > SHUN_HARM)
 
 
 def told(trust: Trust, mixing: Mixing) -> bytes:
@@ -278,7 +301,7 @@ def _listen(
 def _credible(
     heard: Mapping[str, bytes],
     records: Mapping[str, Record],
-    rejected: Mapping[str, str],
+    rejected: Collection[str],
     me: str,
 ) -> dict[str, Mapping[opinions.Name, float]]:
     """Returns what those say whom I have met before, but for those of whom I know that they lie.

@@ -149,7 +149,7 @@ def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
     Where no bad peer is in that cohort, one takes the place of the last.
     """
     victim, index = learners[VICTIM], moment.index
-    cohort = draw_cohort(setup, VICTIM, index)
+    cohort = draw_cohort(setup, VICTIM, index, victim.shunned(moment.trust[VICTIM]))
     if all(peer < setup.honest for peer in cohort):
         cohort = (*cohort[:-1], setup.peers - 1)
     names = setup.names_in(index)

@@ -220,7 +220,8 @@ def _round(
         trained = train_all(engine, learners, starts, index, forgiving=forgiving)
     with watch("mix"):
         offers = _offers(setup, learners, states, trained, memory, index)
-        drawn = enumerate(sources(setup, index)[: len(learners)])
+        shunned = {peer: learners[peer].shunned(states[peer].trust) for peer in everybody}
+        drawn = enumerate(sources(setup, index, shunned)[: len(learners)])
         pulls = [_pull(setup, offers, peer, index, cohort) for peer, cohort in drawn]
         at_leader = setup.session.exchange.kind == "raft" and not setup.baseline
         mixing = partial(mix_at_the_leader, setup) if at_leader else partial(mix_all, engine)

@@ -1,6 +1,7 @@
 """What one simulation is about: whose session, how many peers, who holds what."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
@@ -161,13 +162,20 @@ def peer_id(number: int, index: int = 0) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def draw_cohort(setup: Setup, me: int, index: int) -> tuple[int, ...]:
+def draw_cohort(
+    setup: Setup, me: int, index: int, without: Collection[str] = ()
+) -> tuple[int, ...]:
     """Returns the numbers of the peers that peer `me` pulls from in round `index`.
 
-    Uniform, without replacement, as a tracker draws. A peer that is absent is in no cohort.
+    Uniform, without replacement, as a tracker draws. A peer that is absent is in no cohort, nor is
+    one of the ids `without`.
     """
     absent = setup.attack is not None and setup.attack.served.kind == "absent"
     there = setup.honest if absent else setup.peers
     order = seeded(setup.name, setup.ids[me], index, "cohort")
-    drawn = torch.randperm(there - (me < there), generator=order)[: setup.pulls].tolist()
-    return tuple(other + (other >= me) for other in drawn)
+    drawn = torch.randperm(there - (me < there), generator=order)
+    names = setup.names_in(index)
+    # As many as may be left out are drawn on top, and not everybody: there may be thousands.
+    some = drawn[: setup.pulls + len(without)].tolist()
+    others = [other + (other >= me) for other in some]
+    return tuple([other for other in others if names[other] not in without][: setup.pulls])

@@ -36,10 +36,32 @@ def test_who_tells_them_apart_better_does_less_than_none() -> None:
     assert Probe(FOUR, Examples(X, Y)).harm(four(1.0, 0.0), four(3.0, 6.0))[0] < -0.1
 
 
+def test_a_model_that_never_saw_my_classes_is_excused_and_what_it_says_is_not_known() -> None:
+    probe = Probe(FOUR, Examples(X, Y))
+    known = four(3.0, 0.0)
+    unknowing = (1 - probing.SHARE) * known + probing.SHARE * four(0.0, 9.0)
+    harm, noise = probe.harm(known, unknowing)
+    assert harm == pytest.approx(0.0, abs=1e-6)
+    assert noise > 0.01
+
+
+def test_who_gives_no_reason_to_be_excused_is_not() -> None:
+    probe = Probe(FOUR, Examples(X, Y))
+    weaker = (1 - probing.SHARE) * four(3.0, 0.0)  # as if it knew nothing, and shifts no class
+    assert probe.harm(four(3.0, 0.0), weaker)[0] > 0.01
+
+
+def test_who_shifts_my_classes_and_lies_is_excused_no_more_than_ignorance_costs() -> None:
+    probe = Probe(FOUR, Examples(X, Y))
+    known = four(3.0, 0.0)
+    lie = (1 - probing.SHARE) * known + probing.SHARE * four(-6.0, 9.0)
+    assert probe.harm(known, lie)[0] > 0.1
+
+
 def test_the_classes_i_hold_count_nearly_alike() -> None:
     rare = torch.cat([torch.arange(400)[Y == 0], torch.arange(400)[Y == 1][:5]])
     x, y = X[rare], Y[rare]
-    before, after = GOOD, torch.tensor([-1.0, 0.0, 1.0, 0.5])
+    before, after = GOOD, torch.tensor([-4.0, 0.0, 4.0, 0.5])  # better: nothing to excuse
     old, new = (x @ vector.view(2, 2).T for vector in (before, after))
     count = int((Y == 0).sum())
     weight = torch.where(y == 0, 1 / (count + 10), 1 / 15)

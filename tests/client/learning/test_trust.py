@@ -14,7 +14,7 @@ from p2pl.learning.examples import Examples
 from p2pl.learning.probe import Probe
 from p2pl.learning.screening import Received
 from p2pl.learning.seeds import seeded
-from p2pl.learning.trust import Learned, Mine, Record, Trust, learn, told
+from p2pl.learning.trust import Learned, Mine, Record, Trust, learn, shunned, told
 from p2pl.protocol.session import Mixing
 
 # Two classes, told apart by the sign of the first input; the second input is noise.
@@ -210,6 +210,27 @@ def test_a_peer_screened_out_pays_for_it_later() -> None:
     trust = ask([*honest(3), -GOOD]).trust
     assert trust.records["d"].harm == trusting.HARM_RANGE
     assert list(ask(honest(4, 1), trust).rejected) == ["d"]
+
+
+def test_whom_i_found_to_do_much_harm_i_do_not_ask_again() -> None:
+    trust = known(a=0.2, b=trusting.SHUN_HARM - 0.01, c=0.0)
+    assert shunned(trust, ME, AT_ONCE) == {"a"}
+
+
+def test_one_bad_round_is_no_reason_to_ask_no_more() -> None:
+    once = Trust(records={"a": Record(0.25, 0.0, 1)}, rounds=5)
+    assert shunned(once, ME, AT_ONCE) == frozenset()
+
+
+def test_now_and_then_all_are_asked_again() -> None:
+    rounds = [n for n in range(1, 31) if not shunned(known(n, a=0.2), ME, AT_ONCE)]
+    assert rounds == [1, 10, 20, 30]  # in the first, a was met but once
+
+
+def test_whom_most_others_speak_for_i_ask_all_the_same() -> None:
+    trust = known(a=0.2, b=0.0, c=0.0)
+    spoken_for = msgspec.structs.replace(trust, heard={"b": say(a=0.0), "c": say(a=0.0)})
+    assert shunned(spoken_for, ME, AT_ONCE) == frozenset()
 
 
 def test_harm_of_a_peer_not_seen_fades() -> None:
