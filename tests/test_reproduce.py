@@ -217,3 +217,17 @@ def test_an_audit_that_finds_a_claim_false_is_a_result_and_no_failure(raw: Path)
     assert cell.command.startswith("p2pl audit ")
     assert experiments.run_cell(cell, raw, threads=1) == ""
     assert json.loads((raw / "broken.json").read_text())["figures"]["verdict"] == "broken"
+
+
+@pytest.mark.slow
+def test_all_names_what_it_includes() -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "reproduce", "all", "--list"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    assert "reproduce: all is tuning tables figures" in done.stderr
+    cells = {line.partition(":")[0] for line in done.stdout.splitlines()}
+    assert {"mnist-iid-rate-0.1", "fashion-mnist-iid-learned", "peers-2-iid-alone"} <= cells
