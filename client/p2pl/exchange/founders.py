@@ -3,7 +3,10 @@
 `p2pl.protocol.founding` decides; this brings the peers together and carries the messages.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TypeAlias
 
 from p2pl.errors import QuorumError, wrong
 from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet
@@ -13,6 +16,8 @@ from p2pl.exchange.post import Post
 from p2pl.protocol import founding, raft
 from p2pl.protocol.announce import MAX_NUMWANT
 from p2pl.protocol.founding import Pledge, Roll
+
+Step: TypeAlias = tuple[founding.State, founding.Answers]  # the next state, and what to tell
 
 PATIENCE_S = 3.0  # chosen: who has not the lowest id proposes only after three polls
 # Everybody who is still looking says so at each poll. Whom the tracker names without a word from it
@@ -38,6 +43,7 @@ class Founders:
         self._named = bool(self.members)
         self._size = len(self.members) or exchange.min_peers
         self._state = seat.seat.agreement(self._me)
+        self._stepping = asyncio.Lock()
         self._vouched: dict[Roll, set[str]] = {}  # which members have said that a roll is valid
         self._heard_s: dict[str, float] = {}  # when peers that are looking for members said so
         if self._state.valid and self._state.pledge and not self._named:
@@ -69,9 +75,8 @@ class Founders:
                 raise QuorumError(wrong("founding", got=got, allowed=allowed))
             present = self._present()
             peer.view.message(f"choosing {self._size} members; {len(present) + 1} peers are here")
-            if self._me < min(present, default=self._me) or waited_s > PATIENCE_S:
-                await self._settle(founding.propose(self._state, present, self._size))
-            self._tell(founding.say(self._state))
+            first = self._me < min(present, default=self._me) or waited_s > PATIENCE_S
+            await self._step(partial(self._propose, present if first else ()))
             self._post.send([one.id for one in there], raft.encode(raft.Who()))
             await self._bell.wait(POLL_S)
 
@@ -79,9 +84,7 @@ class Founders:
         """Takes in what another peer says about who may vote, and answers it."""
         if self._named:
             return
-        state, answers = founding.hear(self._state, sender, message, self._size)
-        await self._settle(state)
-        self._tell(answers)
+        await self._step(lambda state: founding.hear(state, sender, message, self._size))
         if isinstance(message, Pledge) and message.valid:
             self._vouch(sender, message.roll)
 
@@ -99,14 +102,22 @@ class Founders:
         self._heard_s = {one: at_s for one, at_s in self._heard_s.items() if at_s > since_s}
         return set(self._heard_s)
 
-    async def _settle(self, state: founding.State) -> None:
-        """Takes in a step of the founding; it is on disk when this returns."""
-        changed = state.saved != self._state.saved
-        self._state = state
-        if changed:
-            await self._seat.change(lambda seat: seat.agreed(state))
-        if state.valid and state.pledge and not self.members:
-            self._found(state.pledge.members)
+    def _propose(self, present: Collection[str], state: founding.State) -> Step:
+        """Returns the state of a peer that proposes those who are there, and what it tells them."""
+        state = founding.propose(state, present, self._size)
+        return state, founding.say(state)
+
+    async def _step(self, change: Callable[[founding.State], Step]) -> None:
+        """Takes a step of the founding: it is on disk before anybody is told, one after another."""
+        async with self._stepping:
+            state, messages = change(self._state)
+            if state.saved != self._state.saved:
+                await self._seat.change(lambda seat: seat.agreed(state))
+            self._state = state
+            if state.valid and state.pledge and not self.members:
+                self._found(state.pledge.members)
+            for to, message in messages:
+                self._post.send([to], raft.encode(message))
 
     def _vouch(self, sender: str, roll: Roll) -> None:
         """Believes, as a peer that came too late to be one, what a majority of the members say."""
@@ -123,7 +134,3 @@ class Founders:
         self.members = members
         self._events.note("members", members=sorted(members))
         self._bell.ring()
-
-    def _tell(self, messages: Sequence[tuple[str, founding.Message]]) -> None:
-        for to, message in messages:
-            self._post.send([to], raft.encode(message))

@@ -265,7 +265,7 @@ def test_peers_that_died_before_the_start_are_no_members(swarm: Swarm) -> None:
 def test_too_few_members_are_an_error_and_not_a_model(swarm: Swarm) -> None:
     swarm.tracker()
     file = raft_file(swarm, peers=3)
-    short = msgspec.structs.replace(file.session.exchange, start_deadline_s=0.5)
+    short = msgspec.structs.replace(file.session.exchange, start_deadline_s=3.0)
     file = replace(file, session=msgspec.structs.replace(file.session, exchange=short))
     with pytest.raises(QuorumError, match="2 peers"):
         asyncio.run(run_all(swarm, file, 2))
