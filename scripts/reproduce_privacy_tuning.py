@@ -6,10 +6,25 @@ may need another setting than who trains alone, and twenty with little data anot
 more, so each arm has the best of its own on each data set.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from experiments import FASHION, MNIST, NAMES, SESSIONS, Cell, Experiment, Results, main, table
+from experiments import (
+    FASHION,
+    MNIST,
+    NAMES,
+    ROOT,
+    SESSIONS,
+    Cell,
+    Experiment,
+    NotRun,
+    Results,
+    main,
+    read_results,
+    table,
+)
 
 ARMS = ("mixed", "isolated", "centralised")
 EPSILONS = (1, 3)
@@ -109,6 +124,27 @@ def best(
         for one in tried(arm, data, peers)
     ]
     return sorted(found, key=lambda pair: -pair[0])
+
+
+@cache
+def chosen(arm: str, data: str, peers: int, epsilon: int) -> Setting:
+    """Returns an arm's best setting, from the raw figures that are kept; exits if there are none.
+
+    Args:
+        arm: one of `ARMS`.
+        data: of the arm.
+        peers: among so many.
+        epsilon: any; below 3 it takes the setting of 1, from 3 on that of 3.
+    """
+    tuned = EPSILONS[0] if epsilon < EPSILONS[1] else EPSILONS[1]
+    raw = ROOT / "results" / "raw" / EXPERIMENT.name
+    results = read_results(
+        [cell(arm, data, peers, tuned, one) for one in tried(arm, data, peers)], raw, raw
+    )
+    try:
+        return best(results, arm, data, peers, tuned)[0][1]
+    except NotRun as missing:
+        sys.exit(f"reproduce: cell {missing} first: scripts/reproduce {EXPERIMENT.name}")
 
 
 def section(results: Results) -> str:

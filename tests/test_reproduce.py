@@ -231,3 +231,17 @@ def test_all_names_what_it_includes() -> None:
     assert "reproduce: all is tuning tables figures" in done.stderr
     cells = {line.partition(":")[0] for line in done.stdout.splitlines()}
     assert {"mnist-iid-rate-0.1", "fashion-mnist-iid-learned", "peers-2-iid-alone"} <= cells
+
+
+def test_private_training_takes_the_setting_that_did_best_on_held_out_examples() -> None:
+    kept = ROOT / "results" / "raw" / "privacy_tuning"
+    for arm in tuning.ARMS:
+        found = {
+            one["figures"]["accuracy"]["mean"]: one["arguments"]
+            for one in (json.loads(file.read_text()) for file in kept.glob(f"{arm}-mnist-6-1-*"))
+        }
+        best = tuning.chosen(arm, MNIST, 6, 1)
+        assert len(found) > 5
+        assert found[max(found)][-len(best.words) :] == list(best.words)
+        assert tuning.chosen(arm, MNIST, 6, 2) == best
+        assert tuning.chosen(arm, MNIST, 6, 8) == tuning.chosen(arm, MNIST, 6, 3) != best
