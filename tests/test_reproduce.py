@@ -6,8 +6,9 @@ from pathlib import Path
 
 import experiments
 import pytest
+import reproduce_privacy_tuning as tuning
 import reproduce_raft
-from experiments import Cell, Experiment, Results
+from experiments import MNIST, Cell, Experiment, Results
 from scipy import stats
 from support.processes import ROOT
 
