@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from experiments import (
     FASHION,
@@ -140,40 +141,63 @@ POOR = tuple(
 )
 POOR_RULES = ("uniform", "degroot", "median", "nnm-trimmed-mean")
 
+MIXED_SKEWS = ATTACKED_SKEWS[:2]  # peers hold most labels
+OWN = tuple(
+    Setting(data, "logreg", skew, 6, 4)
+    for data in (MNIST, FASHION)
+    for skew in ("classes:2", "dirichlet:0.1")
+)
+
 # Setting -> (rules, attacks). The published rules where all attacks are too many: the telling ones.
 ATTACKED: dict[Setting, tuple[Sequence[str], Sequence[str]]] = {
-    **{mnist(skew, peers=20): (LEARNED[:2], ATTACKS) for skew in ATTACKED_SKEWS},
     **{mnist(skew): (LEARNED[:2], ATTACKS) for skew in ATTACKED_SKEWS},
-    **{mnist(skew, cohort=5): (LEARNED[:2], TELLING) for skew in ("iid", "dirichlet:0.5")},
     **{
         Setting(data, model, skew, 6, 4): (LEARNED[:2], TELLING)
         for data, model in ((FASHION, "logreg"), (MNIST, "mlp"))
-        for skew in ("iid", "dirichlet:0.5")
+        for skew in MIXED_SKEWS
     },
+    **{mnist(skew, peers=20): (LEARNED[:2], ATTACKS) for skew in MIXED_SKEWS},
+    **{mnist(skew, peers=20): (LEARNED[:2], TELLING) for skew in ATTACKED_SKEWS[2:]},
+    **{mnist(skew, cohort=5): (LEARNED[:2], TELLING) for skew in MIXED_SKEWS},
 }
+BEST_PUBLISHED = ("median", "nnm-trimmed-mean", "clipped-gossip")
 COMPARED: dict[Setting, tuple[Sequence[str], Sequence[str]]] = {
-    **{mnist(skew): (PUBLISHED, TELLING) for skew in ATTACKED_SKEWS},
-    **{
-        mnist(skew, peers=20): (("median", "nnm-trimmed-mean", "clipped-gossip"), TELLING)
-        for skew in ("iid", "dirichlet:0.5")
-    },
+    **{mnist(skew): (PUBLISHED, TELLING) for skew in MIXED_SKEWS},
+    **{mnist(skew): (BEST_PUBLISHED, TELLING) for skew in ATTACKED_SKEWS[2:]},
+    **{mnist(skew, peers=20): (BEST_PUBLISHED, TELLING) for skew in MIXED_SKEWS},
 }
+
+
+def personal(setting: Setting, way: str) -> Cell:
+    """Returns a cell in which every peer keeps a personal model; way: learned, fixed, isolated."""
+    how = {
+        "learned": ("--mixing", "degroot"),
+        "fixed": ("--mixing", "uniform"),
+        "isolated": ("--baseline", "isolated"),
+    }
+    return Cell(
+        f"personal-{NAMES[setting.data]}-{setting.split}-{way}".lower().replace(":", "-"),
+        (
+            str(SESSIONS / "trust.toml"),
+            *("--data", setting.data, "--peers", str(setting.peers)),
+            *("--cohort", str(setting.cohort), "--partition", setting.split),
+            *("--seeds", "5", "--personal", *how[way]),
+        ),
+        minutes=0.4,
+    )
 
 
 def cells() -> Iterator[Cell]:
     """Yields every cell, the telling ones first; some more than once."""
-    for setting in NOBODY_BAD:
-        for rule in LEARNED:
-            yield cell(setting, rule)
-    for setting in POOR:
-        for rule in POOR_RULES:
-            for attack in ("absent", "noisy-labels"):
-                yield cell(setting, rule, attack)
-    for settings in (ATTACKED, COMPARED):
-        for setting, (rules, attacks) in settings.items():
-            for rule in rules:
-                for attack in attacks:
-                    yield cell(setting, rule, attack)
+    for setting, rule in product(NOBODY_BAD, LEARNED):
+        yield cell(setting, rule)
+    for setting, way in product(OWN, ("learned", "fixed", "isolated")):
+        yield personal(setting, way)
+    for setting, rule, attack in product(POOR, POOR_RULES, ("absent", "noisy-labels")):
+        yield cell(setting, rule, attack)
+    for setting, (rules, attacks) in (*ATTACKED.items(), *COMPARED.items()):
+        for rule, attack in product(rules, attacks):
+            yield cell(setting, rule, attack)
 
 
 # --- what they say -------------------------------------------------------------------------------
@@ -183,6 +207,7 @@ def section(results: Results) -> str:
     """Returns the tables."""
     parts = [_INTRODUCTION, "### Nobody is bad", clean_table(results)]
     parts += ["### Two of six have 60 % wrong labels", poor_table(results)]
+    parts += ["### A model of my own distribution", _PERSONAL, personal_table(results)]
     for setting, (rules, attacks) in ATTACKED.items():
         others, telling = COMPARED.get(setting, ((), ()))
         parts += [f"### {setting.title}, {BAD[setting.peers]} bad"]
@@ -202,7 +227,7 @@ def clean_table(results: Results) -> str:
     """Returns: nobody lies."""
     rows = []
     for setting in NOBODY_BAD:
-        figures = [results.figures[cell(setting, rule).name] for rule in LEARNED]
+        figures = [results.figures.get(cell(setting, rule).name) for rule in LEARNED]
         rows.append([setting.title, *(beside(one, figures[0]) for one in figures)])
     return table(["", *LEARNED], rows)
 
@@ -211,9 +236,36 @@ def poor_table(results: Results) -> str:
     """Returns: some peers are no liars but poor."""
     rows = []
     for setting in POOR:
-        figures = [results.figures[cell(setting, r, "noisy-labels").name] for r in POOR_RULES]
+        figures = [results.figures.get(cell(setting, r, "noisy-labels").name) for r in POOR_RULES]
         rows.append([setting.title, *(beside(one, figures[0]) for one in figures)])
     return table(["", *POOR_RULES], rows)
+
+
+_PERSONAL = """Accuracy on each peer's *own* label distribution, mean over the peers and 5 seeds.
+*personal*: the model that never leaves. *fine-tuned*: what a peer has after its local epoch, before
+it mixes, with equal sharing; *isolated*: what it trains alone."""
+
+
+def personal_table(results: Results) -> str:
+    """Returns: how good models are where each peer is at home."""
+    rows = []
+    for setting in OWN:
+        kept = {
+            way: results.figures.get(personal(setting, way).name)
+            for way in ("learned", "fixed", "isolated")
+        }
+        own = {way: figures["personal"] for way, figures in kept.items() if figures}
+        shown = (
+            ("learned", "mean"),
+            ("isolated", "shared"),
+            ("fixed", "fine_tuned"),
+            ("fixed", "shared"),
+            ("learned", "shared"),
+        )
+        values = [f"{own[way][name]:.2f}" if way in own else "" for way, name in shown]
+        rows.append([setting.title, *values])
+    head = ["", "personal", "isolated", "fine-tuned", "equal sharing", "learned, shared"]
+    return table(head, rows)
 
 
 def attack_table(
@@ -232,9 +284,9 @@ def attack_table(
             figures = results.figures.get(cell(setting, rule, attack).name)
             known = figures is not None and (rule in LEARNED or attack in telling)
             shown.append(beside(figures, clean[rule]) if known else "")
-        own = results.figures[cell(setting, "degroot", attack).name]
-        seen = [share(own["bad_weight_after_5"]), share(own["bad_rejected"])]
-        rows.append([attack, *shown, *seen, share(own["good_rejected"])])
+        own = results.figures.get(cell(setting, "degroot", attack).name)
+        seen = ("bad_weight_after_5", "bad_rejected", "good_rejected")
+        rows.append([attack, *shown, *(share(own[name]) if own else "" for name in seen)])
     head = ["attack", *rules, "weight of the bad", "bad rejected", "honest rejected"]
     return table(head, rows)
 

@@ -6,7 +6,8 @@ each other, whatever labels their owners hold.
 A model is rejected that is far larger or further away than the others, or points away. So is one
 that lies further on in the direction in which I have just moved: everybody else pulls me back to
 what we have in common, and whoever cancels that pull leaves me alone with my own data (dissensus:
-He, Karimireddy and Jaggi 2022, arXiv:2202.01545, section 4). Parameters that came before, from the
+He, Karimireddy and Jaggi 2022, arXiv:2202.01545, section 4). In the first round nobody has been
+pulled anywhere yet, and who is further on just has more data. Parameters that came before, from the
 same peer under an older round or from another one, count once. A model that is only somewhat
 further away is pulled in to the usual distance (clipping, section 5 there).
 """
@@ -97,7 +98,7 @@ def screen(
         for one in fresh
         if one.peer not in rejected
     ]
-    further = _further(offers, own, start)
+    further = {} if last_radius is None else _further(offers, own, start)
     rejected |= further
     offers = [offer for offer in offers if offer.peer not in further]
     if not offers:

@@ -64,21 +64,23 @@ def test_somewhat_against_me_is_allowed() -> None:
 def test_who_pushes_me_on_while_others_pull_me_back_is_rejected() -> None:
     start = OWN + 2 * DOWN  # I moved up
     back = [OWN + 2 * DOWN + ASIDE, OWN + 2 * DOWN + BACK]
-    screened = ask([*back, OWN + UP], start=start)
+    screened = ask([*back, OWN + UP], start=start, radius=1.0)
     assert list(screened.rejected) == ["c"]
     assert screened.rejected["c"].startswith("apart: got cosine 1.00")
-    assert not ask([*back, OWN + UP]).rejected  # it takes to know where I set out from
+    assert not ask([*back, OWN + UP], radius=1.0).rejected  # where did I set out from?
+    assert not ask([*back, OWN + UP], start=start).rejected  # in the first round it has more data
 
 
 def test_where_most_push_me_on_i_am_behind() -> None:
     onward = [OWN + 2 * UP + ASIDE, OWN + 2 * UP + BACK, OWN + DOWN]
-    assert not ask(onward, start=OWN + DOWN).rejected
+    assert not ask(onward, start=OWN + DOWN, radius=1.0).rejected
 
 
 def test_half_of_a_cohort_cannot_be_the_most() -> None:
     start = OWN + 2 * DOWN
     back = [OWN + 2 * DOWN + ASIDE, OWN + 2 * DOWN + BACK]
-    assert sorted(ask([*back, OWN + UP, OWN + 2 * UP], start=start).rejected) == ["c", "d"]
+    screened = ask([*back, OWN + UP, OWN + 2 * UP], start=start, radius=1.0)
+    assert sorted(screened.rejected) == ["c", "d"]
 
 
 def test_a_model_further_than_usual_is_pulled_in() -> None:
