@@ -1,13 +1,18 @@
 """Many virtual peers, through the same learner as a networked one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from support.simulations import digits, small_setup
+from torch import nn
 
 from p2pl.errors import DataError, InputError, TrainingDiverged
+from p2pl.learning import stacked
 from p2pl.learning.data import Data
+from p2pl.learning.evaluate import Scores
+from p2pl.learning.examples import Examples
 from p2pl.learning.train import Start
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session, changed
@@ -141,6 +146,36 @@ def test_the_engines_agree(data: Data) -> None:
         rows = [[e.trust for e in result.rounds[-1].entries] for result in results]
         for one, other in zip(*rows, strict=True):
             assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_who_mixes_the_same_gets_the_same_bits_and_is_scored_once(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[int] = []
+
+    def evaluate(
+        model: nn.Module,
+        vectors: Sequence[torch.Tensor],
+        test: Examples,
+        classes: int,
+        workers: int,
+    ) -> list[Scores]:
+        scored.append(len(vectors))
+        return judge(model, vectors, test, classes, workers)
+
+    judge = stacked.evaluate
+    monkeypatch.setattr(stacked, "evaluate", evaluate)
+    setup = replace(
+        small_setup(("mixing", "rule", "uniform"), ("exchange", "cohort", 4), peers=5, rounds=1),
+        engine="stacked",
+    )
+    result = run(setup, data, CPU)
+    assert all(torch.equal(vector, result.vectors[0]) for vector in result.vectors)
+    assert scored == [5, 1]  # as trained, and as mixed
+    apart = run(setup.changed(("exchange", "cohort", 2)), data, CPU)
+    assert scored[2:] == [5, 5]
+    alone = [one.judge(vector) for one, vector in zip(apart.learners, apart.vectors, strict=True)]
+    assert [one.accuracy for one in apart.scores] == [one.accuracy for one in alone]
 
 
 @pytest.mark.parametrize("kind", ["stacked", "sequential"])

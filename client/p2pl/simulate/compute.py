@@ -179,19 +179,28 @@ def _mix_stacked(
     trust: Sequence[Trust],
     index: int,
 ) -> list[Mixed]:
-    """Returns the mixes of a rule that learns nothing: one matrix product for all peers."""
+    """Returns the mixes of a rule that learns nothing: one matrix product for all peers.
+
+    A peer's own parameters are taken from among those that are served, where they are the same:
+    then peers who mix the same with the same weights get the same, to the last bit.
+    """
     column = {who: k for k, who in enumerate(offered)}
-    weights = torch.zeros(len(learners), len(offered))
+    weights, own = torch.zeros(len(learners), len(offered)), torch.zeros(len(learners))
     rows: list[dict[str, float]] = []
     for peer, (learner, models) in enumerate(zip(learners, received, strict=True)):
         usable = {who: models[who] for who in sorted(models)}
         row = learner.fixed_row(usable, index)
         rows.append(dict(zip((learner.peer_id, *usable), row, strict=True)))
         weights[peer, [column[who] for who in usable]] = torch.tensor(row[1:])
+        mine = offered.get(learner.peer_id)
+        if mine is not None and torch.equal(mine.vector, vectors[peer]):
+            weights[peer, column[learner.peer_id]] = row[0]
+        else:
+            own[peer] = row[0]
     served = torch.stack([model.vector for model in offered.values()])
-    own = torch.tensor([next(iter(row.values())) for row in rows])
-    mixed = torch.stack(list(vectors)).mul_(own.to(served).unsqueeze(1))
-    mixed.addmm_(weights.to(served), served)
+    mixed = weights.to(served) @ served
+    if own.any():
+        mixed += torch.stack(list(vectors)).mul_(own.to(served).unsqueeze(1))
     return [
         Mixed(mixed[peer], row, {}, state)
         for peer, (row, state) in enumerate(zip(rows, trust, strict=True))
@@ -239,7 +248,13 @@ def judge_all(
     model, test = learners[0].model, learners[0].test
     assert test is not None  # `peers_of` has seen to it
     classes = learners[0].session.task.classes
-    return stacked.evaluate(model, vectors, test, classes, engine.allowed)
+    # Peers who all mix the same end with the same model, which is scored once.
+    first, *others = vectors
+    alike = [torch.equal(vector, first) for vector in others]
+    apart = [vector for vector, same in zip(others, alike, strict=True) if not same]
+    scored, *rest = stacked.evaluate(model, [first, *apart], test, classes, engine.allowed)
+    left = iter(rest)
+    return [scored, *(scored if same else next(left) for same in alike)]
 
 
 def _scores_alone(engine: Engine, learners: Sequence[Learner]) -> bool:
