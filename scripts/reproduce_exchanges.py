@@ -147,14 +147,19 @@ def fate(figures: Figures | None) -> str:
 
 
 _INTRODUCTION = """Six peers, logistic regression, 15 rounds of one epoch; the sessions differ in
-`exchange.kind` and `mixing.rule` alone. *simulated* is the accuracy over 5 seeds. All else is from
-**one** run of six real processes and a tracker on one machine of two cores, each column a run of
-its own: what a peer pulled and how many messages it sent in its rounds, how long these took, and
-what the peers that are honest and alive reached, the fewest rounds of any of them, and the slowest
-of all their rounds. A peer (in `raft` the one that leads) or the tracker is killed in round 5; the
-liar serves -3 times its parameters from the start. Only the runs in which nothing happens had the
-machine to themselves, so of the seconds only theirs are to be compared. What is not run
-says so: a death is the business of the kind of exchange, so it is run with one rule, and the
+`exchange.kind` and `mixing.rule` alone. *simulated* is the accuracy over 5 seeds. In a simulation
+all are equally fast, so everybody in `braintorrent` merges what the leader in `raft` would, and
+with the rule `samples` both are federated averaging, to the last digit. Real peers are not in step:
+in `braintorrent` each merges with the few that have moved meanwhile, as published, and where labels
+are skewed that costs points that the simulation does not show.
+
+All else is from **one** run of six real processes and a tracker on one machine of two cores, each
+column a run of its own: what a peer pulled and how many messages it sent in its rounds, how long
+these took, and what the peers that are honest and alive reached, the fewest rounds of any of them,
+and the slowest of all their rounds. A peer (in `raft` the one that leads) or the tracker is killed
+in round 5; the liar serves -3 times its parameters from the start. Only the runs in which nothing
+happens had both cores to themselves, the others shared one, so of the seconds only theirs are to
+be compared. A death is the business of the kind of exchange, so it is run with one rule, and the
 tracker knows nothing of who holds which data, so it dies in one split."""
 
 
