@@ -105,7 +105,8 @@ def show(results: Results, split: str) -> str:
 
 def draw(results: Results, split: str) -> bytes:
     """Returns accuracy by round of every way, and of all data in one place."""
-    cells = {", ".join(way): cell(split, way) for way in WAYS}
+    alike = ("raft", "samples")  # as braintorrent, samples
+    cells = {", ".join(way): cell(split, way) for way in WAYS if way != alike}
     cells["centralised"] = CENTRALISED
     bands = {
         name: [
