@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import reproduce_tables as tables
@@ -26,6 +27,7 @@ from experiments import (
 from p2pl import pictures
 from p2pl.report import class_rows, class_scores, macro_score
 
+_Point: TypeAlias = tuple[float, float, float]  # place, mean, std over seeds
 UNIT = "accuracy on the test set (%)"
 LOGREG, MLP, MLP_CIFAR = (str(SESSIONS / f"{name}.toml") for name in ("logreg", "mlp", "mlp-cifar"))
 SEEDS = ("--seeds", "5")
@@ -56,13 +58,14 @@ def by_peers(peers: int, split: str, *, alone: bool) -> Cell:
 
 def show_peers(results: Results) -> str:
     """Returns accuracy against the number of peers."""
-    bands = {}
+    lines = {}
     for split in PEER_SPLITS:
         for alone in (False, True):
             name = f"{split}, {'alone' if alone else 'learned sharing'}"
-            bands[name] = _points(
+            lines[name] = _points(
                 results, {peers: by_peers(peers, split, alone=alone) for peers in PEERS}
             )
+    bands, lacking = _drawn(lines)
     png = pictures.draw_bands(
         bands,
         title="MNIST divided among more and more peers",
@@ -80,7 +83,8 @@ def show_peers(results: Results) -> str:
             results.picture("peers", png),
             "MNIST, logistic regression, 20 rounds, cohorts of 4 (fewer where there are fewer). "
             "All peers together hold the same 60,000 examples, so each of a hundred has 480 to "
-            f"train on. {'; '.join(said)}. The band is one standard deviation over 5 seeds.",
+            f"train on. {'; '.join(said)}. The band is one standard deviation over 5 seeds. "
+            f"{lacking}",
         ]
     )
 
@@ -136,10 +140,12 @@ HALF = 'wire.dtype="float16"'
 
 def show_cohorts(results: Results) -> str:
     """Returns accuracy against cohort size and local epochs, and against the bytes they cost."""
-    bands = {
-        work: _points(results, {cohort: by_cohort(cohort, work) for cohort in COHORTS})
-        for work in WORK
-    }
+    bands, lacking = _drawn(
+        {
+            work: _points(results, {cohort: by_cohort(cohort, work) for cohort in COHORTS})
+            for work in WORK
+        }
+    )
     sizes = pictures.draw_bands(
         bands,
         title="20 peers, MNIST, Dirichlet 0.5: how many to ask",
@@ -154,7 +160,7 @@ def show_cohorts(results: Results) -> str:
         cells = [by_cohort(cohort, work, *changes).name for cohort in COHORTS]
         costs[name] = [_cost(results.figures[each]) for each in cells if each in results.figures]
     spent = pictures.draw_bands(
-        costs,
+        _drawn(costs)[0],
         title="The same against the bytes that a peer receives",
         unit=UNIT,
         along="bytes received by a peer in the whole session",
@@ -165,12 +171,13 @@ def show_cohorts(results: Results) -> str:
             results.picture("cohorts", sizes),
             results.picture("bytes", spent),
             "20 peers, logistic regression, learned sharing. The same 40 epochs of local work in "
-            "all: in 40 rounds or in 10. *float16*: parameters travel as half-precision numbers.",
+            "all: in 40 rounds or in 10. *float16*: parameters travel as half-precision numbers. "
+            f"{lacking}",
         ]
     )
 
 
-def _cost(figures: Figures) -> tuple[float, float, float]:
+def _cost(figures: Figures) -> _Point:
     bytes_in = figures["bytes_per_peer_round"] * figures["rounds"]
     return _point(bytes_in, figures)
 
@@ -376,21 +383,27 @@ def _slug(text: str) -> str:
     return "-".join(part for part in "".join(kept).split("-") if part)
 
 
-def _point(place: float, figures: Figures) -> tuple[float, float, float]:
+def _point(place: float, figures: Figures) -> _Point:
     ours = figures["accuracy"]
     return place, ours["mean"], ours["std_over_seeds"]
 
 
-def _points(results: Results, cells: Mapping[int, Cell]) -> list[tuple[float, float, float]]:
+def _points(results: Results, cells: Mapping[int, Cell]) -> list[_Point]:
     """Returns the points of a line, of the cells that have been run."""
-    points = [
+    return [
         _point(place, results.figures[cell.name])
         for place, cell in cells.items()
         if cell.name in results.figures
     ]
-    if not points:
-        raise NotRun(next(iter(cells.values())).name)
-    return points
+
+
+def _drawn(bands: Mapping[str, Sequence[_Point]]) -> tuple[dict[str, Sequence[_Point]], str]:
+    """Returns the lines that have a point, and which have none, in a sentence."""
+    there = {name: points for name, points in bands.items() if points}
+    if not there:
+        raise NotRun(next(iter(bands)))
+    empty = [name for name in bands if name not in there]
+    return there, f"Not run yet: {'; '.join(empty)}." if empty else ""
 
 
 def cells() -> Sequence[Cell]:
