@@ -205,13 +205,15 @@ def cells() -> Iterator[Cell]:
 
 def section(results: Results) -> str:
     """Returns the tables."""
-    parts = [_INTRODUCTION, "### Nobody is bad", clean_table(results)]
+    parts = [_INTRODUCTION, "### What was asked, and where it is not met", met(results)]
+    parts += ["### Nobody is bad", clean_table(results)]
     parts += ["### Two of six have 60 % wrong labels", poor_table(results)]
     parts += ["### A model of my own distribution", _PERSONAL, personal_table(results)]
     for setting, (rules, attacks) in ATTACKED.items():
-        others, telling = COMPARED.get(setting, ((), ()))
-        parts += [f"### {setting.title}, {BAD[setting.peers]} bad"]
-        parts += [attack_table(results, setting, (*rules, *others), attacks, telling)]
+        if results.figures.get(cell(setting, "degroot", "absent").name):
+            others, telling = COMPARED.get(setting, ((), ()))
+            parts += [f"### {setting.title}, {BAD[setting.peers]} bad"]
+            parts += [attack_table(results, setting, (*rules, *others), attacks, telling)]
     return "\n\n".join(parts)
 
 
@@ -220,7 +222,78 @@ _INTRODUCTION = """## Trust
 Accuracies are means over the honest peers and 5 seeds, ± the standard deviation over the seeds; 12
 rounds of one epoch. In brackets: the paired difference to the first column (where nobody lies) or
 to the row *absent* (what the same honest peers reach, by the same rule, when the bad ones are not
-there), with its 95 % interval."""
+there), with its 95 % interval. What has not been run is empty. Trust is learned from harm: an
+attacker whose models do next to none (ALIE, `ipm:0.1`, a free rider) keeps its weight."""
+
+
+WITHIN = {"iid": 0.1}  # points below equal sharing, with nobody bad
+WITHIN_ELSE = 0.3
+MOST_LOST = {"iid": 1.0, "dirichlet:0.5": 3.0}  # points, to an attack
+MOST_WEIGHT = 2.0  # percent, of all bad peers together after round 5
+
+
+def met(results: Results) -> str:
+    """Returns: in how many cells the rule does what it should, and the names of the others."""
+    return "\n".join(
+        [
+            "Of the cells that have been run, means over 5 seeds:\n",
+            f"- With nobody bad, at most {WITHIN_ELSE:g} points below equal sharing "
+            f"({WITHIN['iid']:g} iid): {verdict(selfishness(results))}",
+            "- Under an attack, at most 1 point (iid) and 3 points (Dirichlet 0.5) below the same "
+            f"honest peers by themselves: {verdict(losses(results))}",
+            f"- Bad peers hold at most {MOST_WEIGHT:g} % of the weight after round 5: "
+            f"{verdict(weights(results))}",
+        ]
+    )
+
+
+def verdict(checks: Sequence[tuple[str, float, float]]) -> str:
+    """Returns how many of the checks hold, each (name, got, allowed), and names the others."""
+    failed = [f"{name} ({got:.2f})" for name, got, allowed in checks if got > allowed]
+    held = f"{len(checks) - len(failed)} of {len(checks)}"
+    return f"{held}; not {', '.join(failed)}." if failed else f"{held}."
+
+
+def selfishness(results: Results) -> list[tuple[str, float, float]]:
+    """Returns by how much learned trust is below equal sharing where nobody is bad."""
+    found = []
+    for setting in NOBODY_BAD:
+        learned, fixed = (
+            results.figures.get(cell(setting, rule).name) for rule in ("degroot", "uniform")
+        )
+        if learned and fixed:
+            below = fixed["accuracy"]["mean"] - learned["accuracy"]["mean"]
+            found.append((setting.title, below, WITHIN.get(setting.split, WITHIN_ELSE)))
+    return found
+
+
+def attacked(results: Results) -> Iterator[tuple[Setting, str, Figures]]:
+    """Yields what was run of learned trust under attack."""
+    for setting, (_, attacks) in ATTACKED.items():
+        for attack in attacks:
+            figures = results.figures.get(cell(setting, "degroot", attack).name)
+            if figures and attack != "absent":
+                yield setting, attack, figures
+
+
+def losses(results: Results) -> list[tuple[str, float, float]]:
+    """Returns what attacks cost, where labels are mixed well enough for a bound to be asked."""
+    found = []
+    for setting, attack, figures in attacked(results):
+        alone = results.figures.get(cell(setting, "degroot", "absent").name)
+        if alone and setting.split in MOST_LOST:
+            lost = alone["accuracy"]["mean"] - figures["accuracy"]["mean"]
+            found.append((f"{attack} in {setting.title}", lost, MOST_LOST[setting.split]))
+    return found
+
+
+def weights(results: Results) -> list[tuple[str, float, float]]:
+    """Returns what bad peers weigh after round 5."""
+    return [
+        (f"{attack} in {setting.title}", figures["bad_weight_after_5"], MOST_WEIGHT)
+        for setting, attack, figures in attacked(results)
+        if figures["bad_weight_after_5"] is not None
+    ]
 
 
 def clean_table(results: Results) -> str:

@@ -45,7 +45,7 @@ from p2pl.protocol.session import Mixing
 
 # Where a line below says "chosen", it was tried on MNIST, logistic regression, 6 and 20 peers, iid,
 # Dirichlet 0.5 and 0.1, and 2 classes a peer, with and without attackers, on seeds from 100 and on
-# training examples that were held out; CONTRIBUTING.md has the table.
+# training examples that were held out; `scripts/reproduce trust_tuning` has a table.
 CLEAR_HARM = 0.06  # of one round; beyond it, and well beyond the others, a model is out at once
 CLEAR_ERRORS = 3.0  # standard errors
 CLEAR_SPREADS = 4.0  # median absolute deviations of the cohort's harms
