@@ -52,7 +52,7 @@ def by_peers(peers: int, split: str, *, alone: bool) -> Cell:
             *("--data", MNIST, "--peers", str(peers), "--partition", PEER_SPLITS[split]),
             *("--rounds", "20", "--no-curves", *how, *SEEDS),
         ),
-        0.8,
+        0.5,
     )
 
 
@@ -131,7 +131,7 @@ def by_cohort(cohort: int, work: str, *changes: str) -> Cell:
             *(word for change in changes for word in ("--set", change)),
             *SEEDS,
         ),
-        0.8,
+        1.0,
     )
 
 
@@ -288,7 +288,7 @@ def by_help(name: str) -> Cell:
             *(word for change in HELPS[name] for word in ("--set", change)),
             *SEEDS,
         ),
-        4.0,
+        1.6,
     )
 
 
