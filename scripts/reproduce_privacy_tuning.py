@@ -161,6 +161,7 @@ def section(results: Results) -> str:
     rows = [
         [f"{NAMES[data]}, {peers}", arm, str(epsilon), str(setting), f"{mean:.2f}"]
         for data, peers in SETUPS
+        if is_tuned(data, peers)
         for epsilon in EPSILONS
         for arm in arms(peers)
         for mean, setting in best(results, arm, data, peers, epsilon)[:3]
