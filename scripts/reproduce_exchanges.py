@@ -39,8 +39,7 @@ EVENTS = {
     "tracker": "the tracker dies",
     "liar": "1 of 6 lies",
 }
-# A death is the business of the kind of exchange, whatever the mixing rule, and a tracker has
-# nothing to do with who holds which data: these are run once each.
+# A death is the business of the kind of exchange, whatever the mixing rule: it is run with one.
 NOT_RUN = "not run"
 
 
@@ -72,8 +71,6 @@ CENTRALISED = Cell(
 def swarm(split: str, way: tuple[str, str], event: str) -> Cell | None:
     """Returns one run of six processes; None where it is not run."""
     if event in ("peer", "tracker") and way[1] != "degroot":
-        return None
-    if event == "tracker" and split != "iid":
         return None
     setup = ("--data", MNIST, "--peers", "6", "--partition", SPLITS[split], "--event", event)
     arguments = (str(SPEC), *setup, *settings(way))
@@ -159,9 +156,9 @@ column a run of its own: what a peer pulled and how many messages it sent in its
 these took, and what the peers that are honest and alive reached, the fewest rounds of any of them,
 and the slowest of all their rounds. A peer (in `raft` the one that leads) or the tracker is killed
 in round 5; the liar serves -3 times its parameters from the start. Only the runs in which nothing
-happens had both cores to themselves, the others shared one, so of the seconds only theirs are to
-be compared. A death is the business of the kind of exchange, so it is run with one rule, and the
-tracker knows nothing of who holds which data, so it dies in one split."""
+happens were to have both cores to themselves, others shared one, so of the seconds only theirs are
+to be compared, and roughly. A death is the business of the kind of exchange, so it is run with one
+rule."""
 
 
 def cells() -> tuple[Cell, ...]:
