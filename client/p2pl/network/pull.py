@@ -188,7 +188,8 @@ def dealing(
         try:
             yield dealer, monitor
         finally:
-            dealer.disable_monitor()
+            if not dealer.closed:  # else its context was destroyed, and the monitor with it
+                dealer.disable_monitor()
             monitor.close()  # not left to the collector: an open socket holds up the whole context
     finally:
         dealer.close()
