@@ -60,7 +60,8 @@ async def run_round(peer: Peer, state: PeerState) -> PeerState:
     on_step = stepper(peer.view, index, peer.stopping)
     trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
     await publish(peer, index, trained.vector, peer.learner.notes(state.trust))
-    cohort = await find_cohort(peer, without=peer.learner.shunned(state.trust))
+    shunned = await peer.worker(partial(peer.learner.shunned, state.trust))
+    cohort = await find_cohort(peer, without=shunned)
     pulls = await pull_all(peer, cohort, index)
     reached = min(peer.rounds, swarm_round(index, pulls.models))
     if peer.file.session.exchange.lockstep:
