@@ -33,9 +33,10 @@ def versions_used(peer: Peer, other: str) -> list[int]:
 def test_each_version_is_fetched_exactly_once_by_each_other_peer(swarm: Swarm) -> None:
     swarm.tracker()
     torrent = swarm.create(SPEC, "digits", *KIND)
-    # The third goes on fine-tuning when the others only listen.
+    # The third needs news for each round, and the others have twelve for it: it goes on fine-tuning
+    # when they only listen.
     peers = [join(swarm, torrent, index, "--rounds", "6") for index in range(2)]
-    third = join(swarm, torrent, 2, "--rounds", "9")
+    third = join(swarm, torrent, 2, "--rounds", "20")
     for peer in (*peers, third):
         assert peer.wait(60) == 0, peer.text()
     bumped = third.summary()["peer_id"]
@@ -43,8 +44,8 @@ def test_each_version_is_fetched_exactly_once_by_each_other_peer(swarm: Swarm) -
     for peer in peers:
         used = versions_used(peer, bumped)
         assert used == sorted(set(used)), used  # none twice
-        assert used[-1] == 9
-        assert peer.text().count(f"merged version 9 of {bumped[:8]}") == 1
+        assert used[-1] == 20
+        assert f"merged version 20 of {bumped[:8]}" in peer.text()
         assert peer.summary()["accuracy"] > 85
     for peer in (*peers, third):
         for entry in peer.rounds():
