@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from p2pl.errors import TrainingDiverged, wrong
 from p2pl.learning.examples import Examples, Source
+from p2pl.learning.images import are_convolved, channels_last
 from p2pl.learning.weights import Layout
 from p2pl.protocol.session import Training
 
@@ -79,6 +80,7 @@ def train(
     """
     model.train()
     layout = Layout.of(model)
+    images = are_convolved(examples, model)
     vector = start.vector.clone()
     state = start.optimizer
     total_steps = math.ceil(len(examples) / training.batch_size) * training.local_epochs
@@ -87,6 +89,8 @@ def train(
         total = torch.zeros((), device=vector.device)
         for rows in _batches(len(examples), training.batch_size, generator):
             batch = examples.take(rows)
+            if images:
+                batch = channels_last(batch)
             batch_loss, gradient = _gradient(model, layout, vector, batch)
             vector, state = advance(vector, gradient, state, training)
             total += batch_loss * len(batch)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from p2pl.errors import InputError, TrainingDiverged, wrong
 from p2pl.learning import stacked
-from p2pl.learning.evaluate import Scores, has_convolutions
+from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Part
+from p2pl.learning.images import has_convolutions
 from p2pl.learning.learner import Learner, Mixed, Model, Scored
 from p2pl.learning.mixing import FIXED
 from p2pl.learning.schedule import Job
