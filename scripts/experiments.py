@@ -20,6 +20,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -211,7 +212,7 @@ def _run(missing: Sequence[Cell], raw: Path, jobs: int) -> dict[str, str]:
         work = sum(cell.minutes for cell in missing)
         task = bar.add_task(raw.name, total=work, done=0, cells=len(missing))
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, initializer=_keep_data) as pool:
+        with ProcessPoolExecutor(jobs, context, initializer=_be_worker) as pool:
             running = {pool.submit(run_cell, cell, raw, threads): cell for cell in missing}
             for number, done in enumerate(as_completed(running), 1):
                 cell = running[done]
@@ -223,10 +224,19 @@ def _run(missing: Sequence[Cell], raw: Path, jobs: int) -> dict[str, str]:
     return failed
 
 
-def _keep_data() -> None:
-    """Makes this process load the same data once, and not for every cell: ten seconds each."""
+def _be_worker() -> None:
+    """Makes this process load the same data once, not for every cell, and end with its parent."""
     os.chdir(ROOT)
-    data.load = cache(data.load)
+    data.load = cache(data.load)  # ten seconds each
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Waits for the parent's end, and ends this process, in the middle of a cell or not."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def run_cell(cell: Cell, raw: Path, threads: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import experiments
@@ -10,7 +11,7 @@ import reproduce_privacy_tuning as tuning
 import reproduce_raft
 from experiments import MNIST, Cell, Experiment, Results
 from scipy import stats
-from support.processes import ROOT
+from support.processes import ROOT, wait_until
 
 DIGITS = ("torrentfiles/digits.toml", "--data", "digits", "--peers", "3", "--rounds", "1")
 
@@ -84,6 +85,32 @@ def test_cells_run_side_by_side_and_only_those_that_are_missing(raw: Path) -> No
     (raw / "one.json").write_text(json.dumps({"arguments": list(DIGITS)}))
     assert list(experiments.run_cells(cells, raw, jobs=1)) == ["two"]
     assert json.loads((raw / "one.json").read_text()) == {"arguments": list(DIGITS)}
+
+
+def test_a_worker_ends_with_the_run_that_was_killed(raw: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); from pathlib import Path; import experiments\n"
+        f"cell = experiments.Cell('long', {(*DIGITS[:-1], '100000', '--seeds', '9')})\n"
+        f"if __name__ == '__main__': experiments.run_cells([cell], Path({str(raw)!r}), 1)"
+    )
+    script = raw / "run.py"
+    script.write_text(code)
+    run = subprocess.Popen([sys.executable, script], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: worker_of(run.pid) is not None, 30, "a worker")
+        worker = worker_of(run.pid)
+    finally:
+        run.kill()
+        run.wait(10)
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), 30, "the end of the worker")
+
+
+def worker_of(pid: int) -> str | None:
+    """Returns the process that a run has started for its cells, once it works on them."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+            return child
+    return None
 
 
 def test_timed_cells_run_one_at_a_time_and_after_the_others(
