@@ -79,6 +79,20 @@ def test_a_peer_is_missing_from_its_first_failure_until_it_is_met_again() -> Non
     assert peers.missing() == 0
 
 
+def test_a_peer_that_answers_nonsense_rests_and_is_not_missing() -> None:
+    peers = known()
+    peers.hear([address(1), address(2)])
+    peers.blame(address(1).id, answered=True)
+    assert peers.rests(address(1).id)
+    assert not peers.is_missing(address(1).id)
+    peers.hear([address(1)])
+    assert peers.rests(address(1).id)
+    assert peers.missing() == 0
+    peers.blame(address(1).id)
+    assert peers.is_missing(address(1).id)
+    assert peers.missing() == 1
+
+
 def test_a_resting_peer_goes_on_resting_when_others_name_it() -> None:
     peers = known()
     peers.hear([address(1), address(2)])

@@ -212,54 +212,57 @@ async def pull_all(peer: Peer, cohort: Sequence[PeerAddress], index: int) -> Pul
 
 async def _pull(peer: Peer, address: PeerAddress, index: int) -> Held | str:
     """Returns one peer's newest version, or why there is none."""
-    exchange = peer.file.session.exchange
     known = peer.held.get(address.id)
     lags = known is not None and known.model.round < index - MAX_WAITED_LAG
+    wait_s = 0.0 if lags else peer.file.session.exchange.wait_s
     before = known or peer.mine  # at the start, theirs is the initial checkpoint like mine
+    return await _ask_for(peer, address, index, wait_s, before)
+
+
+async def fetch(peer: Peer, address: PeerAddress) -> Held | str:
+    """Returns a peer's newest version as it is now, or why there is none."""
+    return await _ask_for(peer, address, 0, 0.0, None)
+
+
+async def _ask_for(
+    peer: Peer, address: PeerAddress, index: int, wait_s: float, before: Held | None
+) -> Held | str:
+    """Returns a peer's version, or why there is none; whose fault that is rests for a while.
+
+    Args:
+        peer: me.
+        address: whom to ask.
+        index: the round that it is to have reached.
+        wait_s: how long to wait for that.
+        before: a version that need not be sent again.
+    """
+    known = peer.directory.known
     try:
         pulled = await peer.wire.pull(
             address,
             have=before.digest if before else None,
             round=index,
-            wait_s=0.0 if lags else exchange.wait_s,
-            deadline_s=exchange.pull_deadline_s,
-            size=peer.learner.payload_bytes,
-        )
-        peer.directory.known.learn(address)
-        if isinstance(pulled, Unchanged):
-            if before is None:
-                raise FrameError("answer: got 'not modified', though I hold nothing of it")
-            return replace(before, model=replace(before.model, round=pulled.round))
-        vector = await peer.worker(partial(peer.learner.decode, pulled.payload))
-    except PullError as fault:
-        peer.directory.known.blame(address.id)
-        return str(fault)
-    except FrameError as fault:
-        return str(fault)
-    return Held(pulled.digest, Model(pulled.round, pulled.samples, vector, pulled.notes))
-
-
-async def fetch(peer: Peer, address: PeerAddress) -> Held | str:
-    """Returns a peer's newest version as it is now, or why there is none."""
-    try:
-        pulled = await peer.wire.pull(
-            address,
-            have=None,
-            round=0,
-            wait_s=0.0,
+            wait_s=wait_s,
             deadline_s=peer.file.session.exchange.pull_deadline_s,
             size=peer.learner.payload_bytes,
         )
-        peer.directory.known.learn(address)
         if isinstance(pulled, Unchanged):
-            raise FrameError("answer: got 'not modified', though I hold nothing of it")
-        vector = await peer.worker(partial(peer.learner.decode, pulled.payload))
+            if before is None:
+                raise FrameError("answer: got 'not modified', though I hold nothing of it")
+            model = replace(before.model, round=pulled.round)
+            held = replace(before, model=model)
+        else:
+            vector = await peer.worker(partial(peer.learner.decode, pulled.payload))
+            model = Model(pulled.round, pulled.samples, vector, pulled.notes)
+            held = Held(pulled.digest, model)
     except PullError as fault:
-        peer.directory.known.blame(address.id)
+        known.blame(address.id)
         return str(fault)
     except FrameError as fault:
+        known.blame(address.id, answered=True)
         return str(fault)
-    return Held(pulled.digest, Model(pulled.round, pulled.samples, vector, pulled.notes))
+    known.learn(address)
+    return held
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +322,7 @@ def _entry(peer: Peer, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         for peer_id in met
     }
     known = peer.directory.known
-    gone = [peer_id for peer_id in pulls.rejected if known.rests(peer_id)]
+    gone = [peer_id for peer_id in pulls.rejected if known.is_missing(peer_id)]
     here = [peer_id for peer_id in pulls.cohort if peer_id not in pulls.rejected]
     churn = peer.presence.look(now.clock_s, here, gone)
     return RoundEntry(

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p2pl.protocol.announce import PeerAddress
 
@@ -15,6 +15,7 @@ MAX_REST_S = 120.0  # chosen: a peer that comes back is tried again within two m
 class _Known:
     address: PeerAddress
     failures: int = 0  # in a row
+    is_missing: bool = False  # it did not answer the last time
     rest_until_s: float = 0.0
 
 
@@ -50,7 +51,7 @@ class KnownPeers:
         for address in addresses:
             before = self._known.get(address.id)
             if before and before.address == address:
-                self._put(_Known(address, before.failures, before.rest_until_s))
+                self._put(replace(before, address=address))
             else:
                 self._put(_Known(address))
 
@@ -58,11 +59,17 @@ class KnownPeers:
         """Takes in a peer that was met, just now, at `address`: its failures are forgiven."""
         self._put(_Known(address))
 
-    def blame(self, peer_id: str) -> None:
-        """Lets a peer that failed rest, longer each time; strangers are not kept."""
+    def blame(self, peer_id: str, *, answered: bool = False) -> None:
+        """Lets a peer that failed rest, longer each time; strangers are not kept.
+
+        Args:
+            peer_id: whose fault it was.
+            answered: whether it is there, and what it said is of no use.
+        """
         known = self._known.get(peer_id)
         if known:
             known.failures += 1
+            known.is_missing = not answered
             rest_s = min(MAX_REST_S, REST_S * 2.0 ** min(known.failures - 1, 30))
             known.rest_until_s = self._now() + rest_s * self._rng.uniform(0.5, 1.0)
 
@@ -77,7 +84,12 @@ class KnownPeers:
 
     def missing(self) -> int:
         """Returns how many peers could not be reached when they were last tried."""
-        return sum(known.failures > 0 for known in self._known.values())
+        return sum(known.is_missing for known in self._known.values())
+
+    def is_missing(self, peer_id: str) -> bool:
+        """Returns whether a peer could not be reached when it was last tried."""
+        known = self._known.get(peer_id)
+        return known is not None and known.is_missing
 
     def sample(self, count: int, *, without: Collection[str] = ()) -> list[PeerAddress]:
         """Returns up to `count` peers that do not rest, uniform without replacement."""
