@@ -4,6 +4,8 @@ A peer knows a model's harm on its own examples alone, and holds only some class
 cohort what it measured, and each combines what it hears: DeGroot's trust, about trust. Only what a
 peer measured itself is told, never what it heard, so nothing comes round twice. Nobody is heard
 about itself, and of what several say the median counts, so fewer than half of them cannot turn it.
+A voice weighs as often as I met who has it: ids cost nothing, and meetings do, so who takes a new id
+every round has as much to say in all as if it had kept its first.
 
 The notes are MessagePack: [1, first 8 bytes of the SHA-256 of each peer id, a signed byte each].
 Whoever finds another id with the same 8 bytes (2^64 tries) shares its reputation, and no more.
@@ -11,8 +13,7 @@ Whoever finds another id with the same 8 bytes (2^64 tries) shares its reputatio
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from statistics import median
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -82,11 +83,19 @@ def decode(notes: bytes) -> dict[Name, float]:
     }
 
 
-def pooled(mine: float, sure: bool, others: Sequence[float]) -> float:
+class Voice(NamedTuple):
+    """What somebody else holds of a peer."""
+
+    harm: float
+    met: int  # rounds in which I met who says it, at least 1
+
+
+def pooled(mine: float, sure: bool, others: Sequence[Voice]) -> float:
     """Returns what is held of a peer, all opinions taken together.
 
-    Mine is one voice among the others. Where they are too few for a median, mine counts alone if I
-    am sure of it; if I am not, a single other one counts as far as mine agrees.
+    Mine is one voice among the others, as heavy as the heaviest. Where they are too few for a
+    median, mine counts alone if I am sure of it; if I am not, a single other one counts as far as
+    mine agrees.
 
     Args:
         mine: the harm that I measured; 0 where I measured nothing.
@@ -94,7 +103,18 @@ def pooled(mine: float, sure: bool, others: Sequence[float]) -> float:
         others: those of others, none of them the peer itself.
     """
     if len(others) + 1 >= MIN_VOICES:
-        return median([mine, *others])
+        return _median([Voice(mine, max(one.met for one in others)), *others])
     if sure:
         return mine
-    return max(0.0, min(mine, *others)) if others else 0.0
+    return max(0.0, min(mine, *(one.harm for one in others))) if others else 0.0
+
+
+def _median(voices: Sequence[Voice]) -> float:
+    """Returns the harm that half of the weight is below and half above."""
+    left = sum(one.met for one in voices) / 2
+    ordered = sorted(voices)
+    for one, following in zip(ordered, [*ordered[1:], ordered[-1]], strict=True):
+        left -= one.met
+        if left <= 0:
+            return one.harm if left < 0 else (one.harm + following.harm) / 2
+    raise ValueError("no voices")

@@ -12,8 +12,8 @@ does speak against a peer, over the rounds:
    other classes.
 3. *Experience*. The harm of a peer is a mean over the rounds in which I met it, kept by peer id.
 4. *Opinions*. What peers measured themselves travels with their models (`p2pl.learning.opinions`);
-   the median of those whom I trust, me included, is what counts. Who is called harmless by
-   itself is not believed.
+   the median of those whom I trust, me included, each as heavy as I met it often, is what counts.
+   Who is called harmless by itself is not believed.
 5. *The row*. Harm within the noise, or that is usual in this cohort, counts as none. Beyond it a
    weight falls off exponentially, and soon is 0. Strangers, whom neither I nor any of mine
    has met, weigh little until they are known, and all together no more than the known do: ids
@@ -331,7 +331,11 @@ def _beliefs(
     for _ in range(2):
         voices = {peer: said[peer] for peer in said if (believed[peer] or 0.0) <= FREE_HARM}
         for peer, name in names.items():
-            others = [voices[one][name] for one in voices if one != peer and name in voices[one]]
+            others = [
+                opinions.Voice(voices[one][name], max(1, records[one].rounds))
+                for one in voices
+                if one != peer and name in voices[one]
+            ]
             met = peer in records
             mine = (sure[peer] if others == [] else records[peer].harm) or 0.0 if met else 0.0
             certain = met and sure[peer] is not None

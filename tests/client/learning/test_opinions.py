@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from statistics import median
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -5,7 +8,7 @@ from hypothesis import strategies as st
 
 from p2pl.errors import FrameError
 from p2pl.learning import opinions
-from p2pl.learning.opinions import decode, encode, name_of, pooled
+from p2pl.learning.opinions import Voice, decode, encode, name_of
 from p2pl.protocol.frame import MAX_NOTES_BYTES
 
 IDS = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -63,6 +66,11 @@ def test_notes_of_another_form_are_refused(said: object) -> None:
         decode(msgspec.msgpack.encode(said))
 
 
+def pooled(mine: float, sure: bool, others: Sequence[float]) -> float:
+    """Returns what is held when I met all the others equally often."""
+    return opinions.pooled(mine, sure, [Voice(harm, 3) for harm in others])
+
+
 def test_the_median_of_three_is_believed() -> None:
     assert pooled(0.0, True, [0.2, 0.1]) == 0.1
     assert pooled(0.0, False, [0.2, 0.1]) == 0.1
@@ -86,3 +94,21 @@ def test_who_is_not_sure_believes_one_other_as_far_as_they_agree() -> None:
 def test_noise_alone_is_no_harm() -> None:
     assert pooled(0.1, False, []) == 0.0
     assert pooled(0.1, True, []) == 0.1
+
+
+def test_without_differences_it_is_the_plain_median() -> None:
+    assert pooled(0.0, True, [0.1, 0.2, 0.25]) == pytest.approx(0.15)
+
+
+@given(st.lists(st.tuples(st.floats(-0.25, 0.25), st.integers(1, 9)), min_size=2, max_size=9))
+def test_a_voice_counts_as_often_as_its_peer_was_met(voices: list[tuple[float, int]]) -> None:
+    others = [Voice(*one) for one in voices]
+    heaviest = max(one.met for one in others)
+    repeated = [0.0] * heaviest + [one.harm for one in others for _ in range(one.met)]
+    assert opinions.pooled(0.0, True, others) == pytest.approx(median(repeated))
+
+
+def test_who_takes_a_new_id_every_round_is_not_heard_more_for_it() -> None:
+    honest = [Voice(0.0, 8)] * 2
+    once = [Voice(0.25, 1)] * 20
+    assert opinions.pooled(0.0, True, honest + once) == 0.0
