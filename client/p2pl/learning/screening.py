@@ -9,7 +9,8 @@ what we have in common, and whoever cancels that pull leaves me alone with my ow
 He, Karimireddy and Jaggi 2022, arXiv:2202.01545, section 4). In the first round nobody has been
 pulled anywhere yet, and who is further on just has more data. Parameters that came before, from the
 same peer under an older round or from another one, count once. A model that is only somewhat
-further away is pulled in to the usual distance (clipping, section 5 there).
+further away is pulled in to the usual distance (clipping, section 5 there). What is usual is the
+median of a cohort, within bounds that no cohort sets: the round before, and my own move.
 """
 
 import math
@@ -26,8 +27,9 @@ MAX_NORM_RATIO = 10.0  # to my own norm; honest models stayed within 1.3
 MIN_COSINE = -0.3  # chosen: honest models of 2 classes a peer stayed above it
 MAX_FURTHER = 0.4  # cosine; chosen: honest models stayed below 0.3, dissensus is above 0.4
 CLIP_RADII = 2.0  # median distances; chosen: equal shards stay within 1.5
-FAR_RADII = 20.0  # median distances; beyond this a model is rejected, not pulled in
+FAR_RADII = 8.0  # beyond it a model is rejected, not pulled in; honest ones stayed within 4
 RADIUS_GROWTH = 2.0  # from one round to the next, so that a cohort of liars cannot set the scale
+LEAST_RADIUS = 0.5  # of my own move: nor can liars by serving what is almost my own model
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +105,23 @@ def screen(
     offers = [offer for offer in offers if offer.peer not in further]
     if not offers:
         return Screened((), last_radius, rejected, repeated)
-    radius = median_low([offer.distance for offer in offers])
-    if last_radius:
-        radius = min(radius, RADIUS_GROWTH * last_radius)
+    radius = _radius(offers, last_radius, own, start)
     near = [_pulled_in(offer, radius) for offer in offers if offer.distance <= FAR_RADII * radius]
     for offer in offers:
         if offer.distance > FAR_RADII * radius:
             allowed = f"allowed at most {FAR_RADII * radius:.3g}"
             rejected[offer.peer] = f"distance: got {offer.distance:.3g}, {allowed}"
     return Screened(tuple(near), radius, rejected, repeated)
+
+
+def _radius(
+    offers: Sequence[Offer], last_radius: float | None, own: Tensor, start: Tensor | None
+) -> float:
+    """Returns the usual distance of others' models from mine."""
+    radius = median_low([offer.distance for offer in offers])
+    if last_radius:
+        radius = min(radius, RADIUS_GROWTH * last_radius)
+    return radius if start is None else max(radius, LEAST_RADIUS * float((own - start).norm()))
 
 
 def _repeated(received: Sequence[Received], seen: Mapping[str, Known]) -> dict[str, str]:

@@ -37,7 +37,7 @@ def test_models_like_mine_pass() -> None:
         (0 * OWN, "direction"),
         (1e6 * OWN, "norm"),
         (-1e6 * OWN, "norm"),
-        (OWN + 21 * UP, "distance"),
+        (OWN + 8.1 * UP, "distance"),
     ],
 )
 def test_a_model_of_nobody_s_session_is_rejected(bad: Tensor, reason: str) -> None:
@@ -95,6 +95,16 @@ def test_the_usual_distance_cannot_be_set_by_one_cohort() -> None:
     assert near.radius == 2.0
     assert sorted(near.rejected) == ["a", "b"]
     assert ask(far, own=own).radius != 2.0
+
+
+def test_the_usual_distance_cannot_be_made_small_by_who_repeats_me() -> None:
+    honest = [OWN + UP, OWN + ASIDE]
+    echoes = [OWN + 0.01 * DOWN, OWN + 0.01 * BACK]
+    assert len(ask([*honest, *echoes]).rejected) == 2  # where I set out from is not known
+    screened = ask([*honest, *echoes], start=OWN + ASIDE, radius=1.0)
+    assert not screened.rejected
+    assert screened.radius == 0.5
+    assert [offer.reach for offer in screened.offers] == [1.0] * 4
 
 
 def test_the_lower_median_is_usual_so_that_half_may_lie_far() -> None:
