@@ -4,8 +4,8 @@ A peer knows a model's harm on its own examples alone, and holds only some class
 cohort what it measured, and each combines what it hears: DeGroot's trust, about trust. Only what a
 peer measured itself is told, never what it heard, so nothing comes round twice. Nobody is heard
 about itself, and of what several say the median counts, so fewer than half of them cannot turn it.
-A voice weighs as often as I met who has it: ids cost nothing, and meetings do, so who takes a new id
-every round has as much to say in all as if it had kept its first.
+A voice weighs as often as I met who has it: ids cost nothing, and meetings do, so who takes a new
+id every round has as much to say in all as if it had kept its first.
 
 The notes are MessagePack: [1, first 8 bytes of the SHA-256 of each peer id, a signed byte each].
 Whoever finds another id with the same 8 bytes (2^64 tries) shares its reputation, and no more.
