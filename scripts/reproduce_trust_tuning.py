@@ -21,11 +21,16 @@ CONSTANTS = (
     "screening.MAX_FURTHER=0.6",
     "screening.CLIP_RADII=1.2",
     "screening.CLIP_RADII=4",
+    "screening.FAR_RADII=6",
+    "screening.FAR_RADII=20",
+    "screening.LEAST_RADIUS=0",
 )
 # Two splits where nobody is bad, and attacks that harm and geometry tell by little.
 TRIALS = (
     ("unbalanced", ""),
     ("classes:2", ""),
+    ("iid", "label-flip:2"),
+    ("iid", "sybil:2:label-flip"),
     ("dirichlet:0.5", "label-flip:2"),
     ("dirichlet:0.5", "dissensus:2"),
 )
