@@ -93,8 +93,8 @@ def held_out(results: Results, arm: str, epsilon: int, rate: float) -> float:
 
 
 _WHAT = f"""MNIST, six peers, iid; two convolutions of 4 and 8 channels, 13,818 parameters; 10
-rounds, batches of 256, delta 1e-5, gradients clipped to 1. **{SEEDS} seeds**, and only three learning
-rates tried for each arm: what two cores can bear."""
+rounds, batches of 256, delta 1e-5, gradients clipped to 1. **{SEEDS} seeds**, and only three
+learning rates tried for each arm: what two cores can bear."""
 
 _PUBLISHED = (
     "What is published for one place: Opacus' own MNIST example reaches "

@@ -694,6 +694,10 @@ def audit(
     ] = 16,
     confidence: Annotated[float, typer.Option(help="That the bound is true.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Of the coins; never of the noise.")] = 0,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="To compute with.  [default: 1 for small models, else all cores]"),
+    ] = None,
     fault: Annotated[str, typer.Option(hidden=True)] = "none",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -725,6 +729,7 @@ def audit(
         confidence=confidence,
         seed=seed,
         fault=fault,
+        threads=threads,
         **({"clip": asked.clip} if asked else {}),
     )
     with _extra("dp"):

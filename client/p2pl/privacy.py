@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pl.errors import InputError, PrivacyError, wrong
-from p2pl.learning import models
+from p2pl.learning import device, models
 from p2pl.learning.accountant import (
     MAX_NOISE,
     Budget,
@@ -199,6 +199,7 @@ class Audit:
     seed: int  # of the coins: who is in
     fault: str = "none"  # one of FAULTS, put in to see that the audit finds it
     clip: float = DEFAULT_CLIP
+    threads: int | None = None  # to compute with; None = one for small models, else all cores
 
 
 def audit(session: Session, data: Examples, wanted: Audit) -> tuple[Verdict, tuple[Attack, ...]]:
@@ -229,10 +230,12 @@ def audit(session: Session, data: Examples, wanted: Audit) -> tuple[Verdict, tup
         fault=fault,
     )
     coins = seeded("audit", str(wanted.seed), 0, "coins")
-    verdict = one_run(audited, own, wanted.canaries, wanted.confidence, coins)
-    if not wanted.models:
-        return verdict, ()
-    return verdict, attack(audited, own, wanted.models, wanted.confidence, coins)
+    threads = wanted.threads or device.auto_threads(len(audited.start), device.cores())
+    with device.computing_with(threads):
+        verdict = one_run(audited, own, wanted.canaries, wanted.confidence, coins)
+        if not wanted.models:
+            return verdict, ()
+        return verdict, attack(audited, own, wanted.models, wanted.confidence, coins)
 
 
 def _check(wanted: Audit) -> None:

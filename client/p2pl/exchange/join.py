@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import mmap
-import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -200,8 +199,8 @@ def _learner(
 
 
 def _compute_with(threads: int | None, learner: Learner) -> None:
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads or device.auto_threads(learner.layout.total, cores))
+    wanted = threads or device.auto_threads(learner.layout.total, device.cores())
+    torch.set_num_threads(wanted)
 
 
 def _beside(run: _Run) -> Path:

@@ -1,5 +1,9 @@
 """Where the numbers live, and how many threads may touch them."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from p2pl.errors import InputError, wrong
@@ -31,13 +35,29 @@ def pick(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
-def auto_threads(parameters: int, cores: int) -> int:
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def auto_threads(parameters: int, available: int) -> int:
     """Returns how many threads to compute with.
 
     One for a small model, so that several peers on one machine do not trample each other.
 
     Args:
         parameters: of the model.
-        cores: that this process may use.
+        available: cores that this process may use.
     """
-    return 1 if parameters < SMALL_MODEL_PARAMETERS else max(1, cores)
+    return 1 if parameters < SMALL_MODEL_PARAMETERS else max(1, available)
+
+
+@contextmanager
+def computing_with(count: int) -> Iterator[None]:
+    """Uses `count` threads for each operation inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

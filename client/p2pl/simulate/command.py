@@ -1,6 +1,5 @@
 """What `p2pl simulate` does: every seed, the screen, the run directories, the figures."""
 
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +43,7 @@ def simulate(setup: Setup, options: Options) -> dict[str, Any]:
     if options.out:
         check_out(options.out)
     device = devices.pick(options.device)
-    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(options.threads or devices.cores())
     whole = datasets.load(options.data, setup.session.task, data_dir=options.data_dir)
     if options.held_out:
         whole = datasets.hold_out(whole, options.held_out)

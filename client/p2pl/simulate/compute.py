@@ -7,8 +7,8 @@ does the run; where a step is long, it is tried with more threads too. They agre
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from p2pl.errors import InputError, TrainingDiverged, wrong
 from p2pl.learning import stacked
+from p2pl.learning.device import computing_with
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Part
 from p2pl.learning.images import has_convolutions
@@ -319,14 +320,3 @@ def _try(kind: str, stack: Stack, learners: Sequence[Learner]) -> None:
 
 def _on_gpu(learners: Sequence[Learner]) -> bool:
     return learners[0].device.type == "cuda"
-
-
-@contextmanager
-def computing_with(count: int) -> Iterator[None]:
-    """Uses `count` threads for each operation inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

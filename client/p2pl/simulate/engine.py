@@ -20,6 +20,7 @@ from torch import Tensor
 from p2pl.errors import DataError, FrameError, wrong
 from p2pl.learning import models, partition
 from p2pl.learning.data import Data
+from p2pl.learning.device import computing_with
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
 from p2pl.learning.flower import Clients, FlowerLearner
@@ -34,7 +35,6 @@ from p2pl.simulate import bad
 from p2pl.simulate.compute import (
     Engine,
     choose,
-    computing_with,
     judge_all,
     mix_all,
     score_all,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from p2pl.errors import InputError
-from p2pl.learning.device import SMALL_MODEL_PARAMETERS, auto_threads, pick
+from p2pl.learning.device import SMALL_MODEL_PARAMETERS, auto_threads, computing_with, pick
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
@@ -32,3 +32,16 @@ def test_small_models_take_one_thread_and_large_ones_all() -> None:
     assert auto_threads(7_850, 8) == 1
     assert auto_threads(SMALL_MODEL_PARAMETERS, 8) == 8
     assert auto_threads(SMALL_MODEL_PARAMETERS, 0) == 1
+
+
+def fail_with(threads: int) -> None:
+    with computing_with(threads):
+        assert torch.get_num_threads() == threads
+        raise ValueError("work")
+
+
+def test_threads_are_as_before_even_when_the_work_fails() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="work"):
+        fail_with(before + 1)
+    assert torch.get_num_threads() == before
