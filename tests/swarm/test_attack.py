@@ -38,15 +38,11 @@ def weight_of(liars: set[str], peer: Peer, after: int) -> float:
 
 
 def test_two_of_six_that_lie_are_found_out_and_cost_little(swarm: Swarm) -> None:
-    four = run(swarm, "digits", "digits", 2)
-    # On a busy machine one may come when the others have begun, and take over what its first cohort
-    # serves, which may be two liars of three (README, who can change what). That is another matter.
-    honest = [peer for peer in four if "taking its model" not in peer.text()]
-    assert len(honest) >= 2
+    honest = run(swarm, "digits", "digits", 2)
     accuracies = [peer.summary()["accuracy"] for peer in honest]
     # Four alone reach 97 in a simulation, and equal sharing under this attack 59.
     assert min(accuracies) > 94, accuracies
-    names = {peer.summary()["peer_id"] for peer in four}
+    names = {peer.summary()["peer_id"] for peer in honest}
     met = {other for peer in honest for other in peer.summary()["peers_met"]}
     liars = met - names
     assert len(liars) == 2

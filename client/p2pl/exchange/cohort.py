@@ -127,7 +127,9 @@ def swarm_round(index: int, models: Mapping[str, Model]) -> int:
 async def enter(peer: Peer, state: PeerState) -> PeerState:
     """Returns the state to begin with: mine once enough peers are there, or the swarm's.
 
-    A swarm that is already past my round is not made to wait: I take its model and its round.
+    A swarm that is well past my round is not made to wait: I take its model and its round. One that
+    is just ahead has nothing that I could not mix with mine in the usual way, judged as usual; and
+    whom I meet first may be liars.
 
     Raises:
         TrackerError: no tracker answered, and no peer is known.
@@ -139,7 +141,7 @@ async def enter(peer: Peer, state: PeerState) -> PeerState:
         cohort = await meet(peer, begun + TRACKER_PATIENCE_S)
         pulls = await pull_all(peer, cohort, state.round)
         rounds = [model.round for model in pulls.models.values()]
-        if rounds and median_low(rounds) > state.round:
+        if rounds and median_low(rounds) > state.round + MAX_LAG_ROUNDS:
             return await catch_up(peer, state, pulls.models)
         waited_s = peer.clock() - begun
         there = peer.answer.alive if peer.answer else 0

@@ -45,11 +45,18 @@ def swarm(tmp_path: Path) -> Iterator[Swarm]:
 
 
 def raft_file(
-    swarm: Swarm, *, rounds: int = ROUNDS, peers: int = 3, **settings: object
+    swarm: Swarm,
+    *,
+    rounds: int = ROUNDS,
+    peers: int = 3,
+    wait_s: float = 1.0,
+    **settings: object,
 ) -> SessionFile:
     """Returns a raft session that mixes by sample counts."""
     chosen = Raft(**{"term_s": 600.0, **settings})  # type: ignore[arg-type]
-    file = session_file(swarm, kind="raft", rounds=rounds, min_peers=peers, wait_s=1.0, raft=chosen)
+    file = session_file(
+        swarm, kind="raft", rounds=rounds, min_peers=peers, wait_s=wait_s, raft=chosen
+    )
     session = msgspec.structs.replace(file.session, mixing=Mixing(rule="samples"))
     return replace(file, session=session)
 
@@ -161,7 +168,8 @@ def test_a_request_that_is_played_again_is_answered_once(
 
     monkeypatch.setattr(aggregator.Term, "_answer", answering)
     monkeypatch.setattr(aggregator.Term, "open", open_twice)
-    summaries = asyncio.run(run_all(swarm, raft_file(swarm)))
+    # Long enough for the slowest of three on a busy machine: else a round is aggregated without it.
+    summaries = asyncio.run(run_all(swarm, raft_file(swarm, wait_s=15.0)))
     assert requests
     assert len(answered) == len(set(answered))
     # And nobody is the worse for it.
