@@ -4,13 +4,13 @@ All peers of a session start from one checkpoint, so honest models point the sam
 each other, whatever labels their owners hold.
 
 A model is rejected that is far larger or further away than the others, or points away. So is one
-that lies further on in the direction in which I have just moved: everybody else pulls me back to
-what we have in common, and whoever cancels that pull leaves me alone with my own data (dissensus:
-He, Karimireddy and Jaggi 2022, arXiv:2202.01545, section 4). In the first round nobody has been
-pulled anywhere yet, and who is further on just has more data. Parameters that came before, from the
-same peer under an older round or from another one, count once. A model that is only somewhat
-further away is pulled in to the usual distance (clipping, section 5 there). What is usual is the
-median of a cohort, within bounds that no cohort sets: the round before, and my own move.
+that takes back just what the others give: they pull me back to what we have in common, and whoever
+cancels that pull leaves me alone with my own data (dissensus: He, Karimireddy and Jaggi 2022,
+arXiv:2202.01545, section 4). In the first round nobody has been pulled anywhere yet. Parameters
+that came before, from the same peer under an older round or from another one, count once. A model
+that is only somewhat further away is pulled in to the usual distance (clipping, section 5 there).
+What is usual is the median of a cohort, within bounds that no cohort sets: the round before, and my
+own move.
 """
 
 import math
@@ -22,11 +22,13 @@ from torch import Tensor
 from torch.nn import functional
 from xxhash import xxh3_64_intdigest
 
+from p2pl.learning.mixing import mix
+
 # Where a line below says "chosen", it was tried as `p2pl.learning.trust` says.
 MAX_NORM_RATIO = 10.0  # to my own norm; honest models stayed within 1.3
 MIN_COSINE = -0.3  # chosen: honest models of 2 classes a peer stayed above it
-MAX_FURTHER = 0.4  # cosine; chosen: honest models stayed below 0.3, dissensus is above 0.4
-CLIP_RADII = 2.0  # median distances; chosen: equal shards stay within 1.5
+MAX_AGAINST = 0.75  # cosine; chosen: honest models stayed below 0.7, dissensus is mostly above 0.9
+CLIP_RADII = 1.4  # median distances; chosen: 1 costs accuracy under skew, 2 gives liars more
 FAR_RADII = 8.0  # beyond it a model is rejected, not pulled in; honest ones stayed within 4
 RADIUS_GROWTH = 2.0  # from one round to the next, so that a cohort of liars cannot set the scale
 LEAST_RADIUS = 0.5  # of my own move: nor can liars by serving what is almost my own model
@@ -50,7 +52,7 @@ class Known:
     mark: int  # see `mark_of`
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Offer:
     """A model that looks like one of this session."""
 
@@ -100,9 +102,9 @@ def screen(
         for one in fresh
         if one.peer not in rejected
     ]
-    further = {} if last_radius is None else _further(offers, own, start)
-    rejected |= further
-    offers = [offer for offer in offers if offer.peer not in further]
+    against = {} if last_radius is None else _against(offers, own, start)
+    rejected |= against
+    offers = [offer for offer in offers if offer.peer not in against]
     if not offers:
         return Screened((), last_radius, rejected, repeated)
     radius = _radius(offers, last_radius, own, start)
@@ -152,21 +154,25 @@ def _fault(vector: Tensor, own: Tensor, start: Tensor | None) -> str:
     return ""
 
 
-def _further(offers: Sequence[Offer], own: Tensor, start: Tensor | None) -> dict[str, str]:
-    """Returns who would push me on in the direction in which I moved while others pull me back.
+def _against(offers: Sequence[Offer], own: Tensor, start: Tensor | None) -> dict[str, str]:
+    """Returns who would push me on by what those take back who pull me back.
 
-    Where most push me on, it is I who am behind.
+    An honest peer that is further on than I, for it has more data, goes its own way there; only who
+    wants me to stay where I am undoes what the others do. Where most push me on, it is I who am
+    behind.
     """
-    if start is None or not offers:
+    if start is None:
         return {}
-    moved = own - start
-    cosines = {offer.peer: _cosine(offer.vector - own, moved) for offer in offers}
-    if median_low(cosines.values()) > 0:
+    onward = [one for one in offers if _cosine(one.vector - own, own - start) > 0]
+    back = [one.vector for one in offers if one not in onward]
+    if len(back) < max(1, len(onward)):
         return {}
+    given = mix(own, back, (0.0, *[1 / len(back)] * len(back))) - own
+    cosines = {one.peer: _cosine(own - one.vector, given) for one in onward}
     return {
-        peer: f"apart: got cosine {cosine:.2f} to my own move, allowed at most {MAX_FURTHER:g}"
+        peer: f"apart: got cosine {cosine:.2f} against what others give, allowed {MAX_AGAINST:g}"
         for peer, cosine in cosines.items()
-        if cosine > MAX_FURTHER
+        if cosine > MAX_AGAINST
     }
 
 
