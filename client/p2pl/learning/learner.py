@@ -185,12 +185,14 @@ class Learner:
         classes = self.session.task.classes
         return evaluate.evaluate(self.model, vector, judge, classes)
 
+    def validate(self, vector: Tensor) -> Scores:
+        """Returns the scores on my validation data."""
+        classes = self.session.task.classes
+        return evaluate.evaluate(self.model, vector, self.validation, classes)
+
     def score(self, before: Tensor, after: Tensor) -> Scored:
         """Returns how good the parameters before and after mixing are."""
-        held = self.validation
-        classes = self.session.task.classes
-        validation = evaluate.evaluate(self.model, after, held, classes)
-        return Scored(self.judge(before), self.judge(after), validation)
+        return Scored(self.judge(before), self.judge(after), self.validate(after))
 
     def personalise(
         self, trained: Tensor, before: Tensor | None, received: Mapping[str, Model], mixed: Mixed

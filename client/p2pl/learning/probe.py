@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from p2pl.learning.examples import Source
+from p2pl.learning.images import are_convolved, channels_last
 from p2pl.learning.weights import Layout
 
 SHARE = 1 / 3  # of the mix, given to a model that is judged; chosen: 1/5 sees less
@@ -54,6 +55,8 @@ class Probe:
         self._model, self._layout = model, Layout.of(model)
         most = PROBE_EXAMPLES if self._layout.total < LARGE_MODEL else LARGE_EXAMPLES
         part = validation.take(_spread(validation.labels, most))
+        if are_convolved(part, model):
+            part = channels_last(part)
         self._x, self._y = part.x, part.y
         held = torch.bincount(part.y)
         weight = 1 / (held + FEW_EXAMPLES)[part.y]

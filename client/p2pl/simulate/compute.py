@@ -223,14 +223,17 @@ def score_all(
         before: by peer, [P], as trained.
         after: by peer, [P], as mixed.
     """
-    if _scores_alone(engine, learners):
+    if not all(learner.stackable for learner in learners):
         return [
             learner.score(trained, mixed)
             for learner, trained, mixed in zip(learners, before, after, strict=True)
         ]
-    model, classes = learners[0].model, learners[0].session.task.classes
-    held = [_part(learner.validation) for learner in learners]
-    own = stacked.evaluate_own(model, after, held, classes)
+    if _scores_alone(engine, learners):
+        own = [one.validate(vector) for one, vector in zip(learners, after, strict=True)]
+    else:
+        held = [_part(learner.validation) for learner in learners]
+        classes = learners[0].session.task.classes
+        own = stacked.evaluate_own(learners[0].model, after, held, classes)
     each = (judge_all(engine, learners, before), judge_all(engine, learners, after), own)
     return [Scored(*scores) for scores in zip(*each, strict=True)]
 
@@ -245,18 +248,20 @@ def judge_all(
         learners: of the peers to score.
         vectors: by peer, [P].
     """
-    if _scores_alone(engine, learners):
+    if not all(learner.stackable for learner in learners):
         return [one.judge(vector) for one, vector in zip(learners, vectors, strict=True)]
-    model, test = learners[0].model, learners[0].test
-    assert test is not None  # `peers_of` has seen to it
-    classes = learners[0].session.task.classes
     # Peers who all mix the same end with the same model, which is scored once.
-    first, *others = vectors
-    alike = [torch.equal(vector, first) for vector in others]
-    apart = [vector for vector, same in zip(others, alike, strict=True) if not same]
-    scored, *rest = stacked.evaluate(model, [first, *apart], test, classes, engine.allowed)
-    left = iter(rest)
-    return [scored, *(scored if same else next(left) for same in alike)]
+    apart = [n for n, vector in enumerate(vectors) if n == 0 or not torch.equal(vector, vectors[0])]
+    if _scores_alone(engine, learners):
+        scores = [learners[n].judge(vectors[n]) for n in apart]
+    else:
+        model, test = learners[0].model, learners[0].test
+        assert test is not None  # `peers_of` has seen to it
+        classes = learners[0].session.task.classes
+        different = [vectors[n] for n in apart]
+        scores = stacked.evaluate(model, different, test, classes, engine.allowed)
+    scored = dict(zip(apart, scores, strict=True))
+    return [scored[n if n in scored else 0] for n in range(len(vectors))]
 
 
 def _scores_alone(engine: Engine, learners: Sequence[Learner]) -> bool:
