@@ -28,7 +28,8 @@ from p2pl.learning.mixing import mix
 MAX_NORM_RATIO = 10.0  # to my own norm; honest models stayed within 1.3
 MIN_COSINE = -0.3  # chosen: honest models of 2 classes a peer stayed above it
 MAX_AGAINST = 0.75  # cosine; chosen: honest models stayed below 0.7, dissensus is mostly above 0.9
-CLIP_RADII = 1.4  # median distances; chosen: 1 costs accuracy under skew, 2 gives liars more
+CLIP_RADII = 2.0  # median distances; chosen: equal shards stay within 1.5
+JUDGED_RADII = 3.0  # chosen: flipped labels are found sooner than with 2; 5 finds no more
 FAR_RADII = 8.0  # beyond it a model is rejected, not pulled in; honest ones stayed within 4
 RADIUS_GROWTH = 2.0  # from one round to the next, so that a cohort of liars cannot set the scale
 LEAST_RADIUS = 0.5  # of my own move: nor can liars by serving what is almost my own model
@@ -60,6 +61,7 @@ class Offer:
     vector: Tensor  # [P]
     distance: float  # to mine
     reach: float = 1.0  # how far towards it I go at most; below 1 it is pulled in
+    judged: float = 1.0  # how far when I judge it: further, so that harm shows that is small yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,8 @@ def _against(offers: Sequence[Offer], own: Tensor, start: Tensor | None) -> dict
 def _pulled_in(offer: Offer, radius: float) -> Offer:
     if not offer.distance:
         return offer
-    return replace(offer, reach=min(1.0, CLIP_RADII * radius / offer.distance))
+    usual = radius / offer.distance
+    return replace(offer, reach=min(1.0, CLIP_RADII * usual), judged=min(1.0, JUDGED_RADII * usual))
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:

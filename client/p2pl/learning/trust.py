@@ -193,8 +193,8 @@ def _judge(
 ) -> dict[str, _Judged]:
     """Returns what my examples say of each offer.
 
-    Each is given `SHARE` of the mix of the others. Who does clear harm spoils the mix that the rest
-    are judged in, so they are judged again without it.
+    Each is given `SHARE` of the mix of the others, and reaches further than when it is mixed. Who
+    does clear harm spoils the mix that the rest are judged in, so they are judged again without it.
 
     Args:
         own: [P].
@@ -222,7 +222,7 @@ def _harm_of(offer: Offer, own: Tensor, base: Sequence[Offer], probe: Judge) -> 
     others = [other for other in base if other is not offer]
     row = [1 / (len(others) + 1) * other.reach for other in others]
     rest = mix(own, [other.vector for other in others], [1 - sum(row), *row])
-    given = SHARE * offer.reach
+    given = SHARE * offer.judged
     changed = rest * (1 - SHARE) + own * (SHARE - given) + offer.vector * given
     return _Judged(*probe.harm(rest, changed))
 

@@ -91,7 +91,8 @@ def test_half_of_a_cohort_cannot_be_the_most() -> None:
 
 def test_a_model_further_than_usual_is_pulled_in() -> None:
     screened = ask([OWN + UP, OWN + DOWN, OWN + ASIDE, OWN + 4 * BACK])
-    assert [offer.reach for offer in screened.offers] == [1.0, 1.0, 1.0, 0.35]
+    assert [offer.reach for offer in screened.offers] == [1.0, 1.0, 1.0, 0.5]
+    assert [offer.judged for offer in screened.offers] == [1.0, 1.0, 1.0, 0.75]
 
 
 def test_the_usual_distance_cannot_be_set_by_one_cohort() -> None:
@@ -110,7 +111,7 @@ def test_the_usual_distance_cannot_be_made_small_by_who_repeats_me() -> None:
     screened = ask([*honest, *echoes], start=OWN + ASIDE, radius=1.0)
     assert not screened.rejected
     assert screened.radius == 0.5
-    assert [offer.reach for offer in screened.offers] == [0.7, 0.7, 1.0, 1.0]
+    assert [offer.reach for offer in screened.offers] == [1.0] * 4
 
 
 def test_the_lower_median_is_usual_so_that_half_may_lie_far() -> None:
