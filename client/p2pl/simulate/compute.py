@@ -229,7 +229,8 @@ def score_all(
             for learner, trained, mixed in zip(learners, before, after, strict=True)
         ]
     if _scores_alone(engine, learners):
-        own = [one.validate(vector) for one, vector in zip(learners, after, strict=True)]
+        with computing_with(_scoring_threads(engine, learners)):
+            own = [one.validate(vector) for one, vector in zip(learners, after, strict=True)]
     else:
         held = [_part(learner.validation) for learner in learners]
         classes = learners[0].session.task.classes
@@ -253,7 +254,8 @@ def judge_all(
     # Peers who all mix the same end with the same model, which is scored once.
     apart = [n for n, vector in enumerate(vectors) if n == 0 or not torch.equal(vector, vectors[0])]
     if _scores_alone(engine, learners):
-        scores = [learners[n].judge(vectors[n]) for n in apart]
+        with computing_with(_scoring_threads(engine, learners)):
+            scores = [learners[n].judge(vectors[n]) for n in apart]
     else:
         model, test = learners[0].model, learners[0].test
         assert test is not None  # `peers_of` has seen to it
@@ -269,6 +271,12 @@ def _scores_alone(engine: Engine, learners: Sequence[Learner]) -> bool:
     if engine.kind == "sequential" or not learners:
         return True
     return not _on_gpu(learners) and has_convolutions(learners[0].model)
+
+
+def _scoring_threads(engine: Engine, learners: Sequence[Learner]) -> int:
+    """Returns how many threads score one peer: all for convolutions, whose batches are large."""
+    large = bool(learners) and has_convolutions(learners[0].model)
+    return engine.allowed if large else engine.threads
 
 
 def _train_one(learner: Learner, start: Start, index: int, *, forgiving: bool) -> Trained:
