@@ -141,7 +141,7 @@ async def enter(peer: Peer, state: PeerState) -> PeerState:
         cohort = await meet(peer, begun + TRACKER_PATIENCE_S)
         pulls = await pull_all(peer, cohort, state.round)
         rounds = [model.round for model in pulls.models.values()]
-        if rounds and median_low(rounds) > state.round + MAX_LAG_ROUNDS:
+        if swarm_round(state.round, pulls.models) > state.round:
             return await catch_up(peer, state, pulls.models)
         waited_s = peer.clock() - begun
         there = peer.answer.alive if peer.answer else 0
