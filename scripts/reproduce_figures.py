@@ -337,7 +337,7 @@ SWARMS = (3, 6, 12)
 
 def by_swarm(peers: int) -> Cell:
     """Returns a swarm of real processes on this machine."""
-    return Cell(f"swarm-{peers}", (str(peers),), 0.5, script="scripts/swarm.py")
+    return Cell(f"swarm-{peers}", (str(peers),), 0.5, script="scripts/swarm.py", timed=True)
 
 
 def show_tracker(results: Results) -> str:

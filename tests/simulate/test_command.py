@@ -72,6 +72,15 @@ def test_settings_can_be_chosen_without_the_test_set() -> None:
     assert tuned["accuracy"]["mean"] == pytest.approx(100 * right / (4 * 250))
 
 
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+def test_layers_can_be_computed_in_half_precision(engine: str) -> None:
+    half = json.loads(simulate("--json", "--engine", engine, "--precision", "bfloat16"))
+    full = json.loads(simulate("--json", "--engine", engine))
+    assert (half["precision"], full["precision"]) == ("bfloat16", "float32")
+    assert half["consensus_distance"] != full["consensus_distance"]
+    assert half["accuracy"]["mean"] == pytest.approx(full["accuracy"]["mean"], abs=1.5)
+
+
 def test_people_get_a_table() -> None:
     assert "worst peer" in simulate("--mixing", "uniform")
 
@@ -84,6 +93,8 @@ def test_people_get_a_table() -> None:
         (("--partition", "classes:99"), "classes:99"),
         (("--peers", "1"), "--peers"),
         (("--device", "tpu"), "--device"),
+        (("--precision", "float16"), "--precision"),
+        (("--precision", "bfloat16", "--dp-epsilon", "8"), "--precision"),
         (("--set", "rounds=2"), "--set"),
         (("--set", "exchange.rounds"), "--set"),
         (("--set", "exchange.rounds=two"), "--set"),

@@ -150,6 +150,7 @@ def test_a_peer_alone_needs_nobody(swarm: Swarm) -> None:
         (("--data", "digits", "--partition", "magic", "--shard", "0/6"), "--partition"),
         (("--data", "./nowhere"), "--data"),
         (("--data", "digits", "--device", "abacus"), "--device"),
+        (("--data", "digits", "--precision", "half"), "--precision"),
         (("--data", "digits", "--tracker", "ftp://x"), "--tracker"),
         (("--data", "digits", "--listen", "nonsense"), "--listen"),
     ],

@@ -18,7 +18,7 @@ from p2pl.exchange import alone, attacker, braintorrent, checkpoint, cohort, gos
 from p2pl.exchange.attacker import Attacker
 from p2pl.exchange.peer import Interrupted, Peer, keep_announcing
 from p2pl.exchange.state import PeerState, load_state
-from p2pl.learning import device, flower, models
+from p2pl.learning import device, flower, models, precision
 from p2pl.learning.attacks import Attack
 from p2pl.learning.data import Data
 from p2pl.learning.examples import Source
@@ -59,6 +59,7 @@ class Options:
     alone: bool = False
     privacy: Wanted | None = None  # None: parameters say what they like of my data
     threads: int | None = None  # None = one for small models, else all cores
+    precision: str = "float32"  # of the layers' computation: one of precision.NAMES
     personal: bool = False  # whether to keep a model of my own distribution beside
     attack: Attack | None = None  # to test a swarm on this machine with; None: I am honest
 
@@ -183,14 +184,19 @@ def _learner(
     file: SessionFile, options: Options, peer_id: str, data: Data | NumPyClient
 ) -> Learner:
     """Returns the learner of a peer with these data, not private yet."""
+    precision.check(options.precision, private=options.privacy is not None)
     model = models.build(file.session).to(options.device)
     names = (file.id, peer_id)
     if not isinstance(data, Data):
-        if options.privacy or options.attack:
-            raise InputError("--flower: allowed without --dp-epsilon: nobody sees how it trains")
+        if options.privacy or options.attack or options.precision != "float32":
+            raise InputError(
+                "--flower: allowed without --dp-epsilon and --precision: the client trains by "
+                "itself, and nobody sees how"
+            )
         return FlowerLearner.around(file.session, names, model, data)
     if file.session.model.name == flower.MODEL:
         raise ModelError("--flower: missing; the model of this session is for clients of Flower")
+    precision.compute_in(options.precision, model, options.device)
     mine: Source = data.train.to(options.device)
     test = data.test and data.test.to(options.device)
     if options.attack:

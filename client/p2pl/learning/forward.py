@@ -16,6 +16,8 @@ from torch import Tensor, bmm, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
+from p2pl.learning import precision
+
 Parameters: TypeAlias = Mapping[str, Tensor]  # name -> [K, *shape]
 
 # Layers without parameters that treat every channel alike, so that K peers' channels may stand
@@ -48,6 +50,7 @@ class Forward:
         kinds = {type(layer) for _, layer in self._layers}
         self.is_pure = bool(self._layers)
         self.by_example = nn.Conv2d in kinds
+        self._compute = precision.as_in(model, self._by_layer)
 
     def __call__(self, parameters: Parameters, x: Tensor, *, shared: bool) -> Tensor:
         """Returns the logits, [K, C, B].
@@ -60,7 +63,8 @@ class Forward:
         if not self._layers:
             one = vmap(self._call, in_dims=(0, None if shared else 0))
             return one(dict(parameters), x).transpose(1, 2)
-        return self._by_layer(parameters, x, shared)
+        logits: Tensor = self._compute(parameters, x, shared)
+        return logits
 
     def _call(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         logits: Tensor = functional_call(self._model, parameters, x)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from p2pl.errors import DataError, FrameError, wrong
-from p2pl.learning import models, partition
+from p2pl.learning import models, partition, precision
 from p2pl.learning.data import Data
 from p2pl.learning.device import computing_with
 from p2pl.learning.evaluate import Scores
@@ -158,6 +158,7 @@ def peers_of(setup: Setup, data: Data | Clients, device: torch.device) -> tuple[
     """
     session = setup.seeded_session
     model = models.build(session).to(device)
+    precision.compute_in(setup.precision, model, device)
     if not isinstance(data, Data):
         names = [(setup.name, peer_id) for peer_id in setup.ids]
         clients = [data(number, setup.peers) for number in range(setup.peers)]

@@ -56,6 +56,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "first_seed": setup.seed,
         "engine": results[0].engine.kind,
         "training_threads": results[0].engine.threads,
+        "precision": setup.precision,
         **_privacy(results),
         "precision_macro": _mean([_mean([one.precision for one in c]) for c in classes]),
         "recall_macro": _mean([_mean([one.recall for one in c]) for c in classes]),

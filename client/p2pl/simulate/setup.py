@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from p2pl.errors import InputError, wrong
-from p2pl.learning import checkpoint, partition
+from p2pl.learning import checkpoint, partition, precision
 from p2pl.learning.attacks import Attack
 from p2pl.learning.promise import Wanted, check_session
 from p2pl.learning.seeds import seeded
@@ -44,6 +44,7 @@ class Setup:
     privacy: Wanted | None = None  # None: training is not private
     curves: bool = True  # False: peers are scored after the last round alone
     personal: bool = False  # whether every peer keeps a model of its own distribution beside
+    precision: str = "float32"  # of the layers' computation: one of precision.NAMES
 
     @classmethod
     def of(cls, spec: Spec, *, peers: int, partition: str = "iid") -> Self:
@@ -121,6 +122,7 @@ def check(setup: Setup) -> None:
     if setup.engine not in ENGINES:
         raise InputError(wrong("--engine", got=setup.engine, allowed=", ".join(ENGINES)))
     _check_attack(setup)
+    precision.check(setup.precision, private=setup.privacy is not None)
     if setup.privacy is not None:
         check_session(setup.session, setup.privacy)
     if setup.peer_ids and len(set(setup.peer_ids)) != setup.peers:

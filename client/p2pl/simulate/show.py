@@ -102,7 +102,7 @@ def _title(figures: dict[str, Any]) -> str:
     return (
         f"{figures['peers']} peers, {figures['partition']}, {what}, "
         f"{figures['rounds']} rounds, {figures['seeds']} seed(s), "
-        f"{figures['engine']} training"
+        f"{figures['engine']} training in {figures['precision']}"
     )
 
 

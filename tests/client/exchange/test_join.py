@@ -70,6 +70,34 @@ def test_a_personal_model_is_kept_beside_and_nobody_else_gets_it(swarm: Swarm) -
     assert read_run(theirs).rounds[-1].personal_accuracy is None
 
 
+def test_who_computes_in_half_precision_learns_with_who_does_not(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = session_file(swarm)
+
+    async def both() -> list[Summary]:
+        mine = run(swarm, file, "peer-0", precision="bfloat16")
+        return list(await asyncio.gather(mine, run(swarm, file, "peer-1")))
+
+    for summary in asyncio.run(both()):
+        assert summary.rounds == 4
+        assert summary.accuracy is not None
+        assert summary.accuracy > 80
+
+
+def test_half_precision_is_that_of_the_layers_and_not_of_the_parameters(swarm: Swarm) -> None:
+    file, identity = session_file(swarm), swarm.folder / "identity.pem"
+    models = []
+    for precision in ("float32", "bfloat16"):
+        name = f"{precision}-0"
+        mine = run(swarm, file, name, alone=True, rounds=1, identity=identity, precision=precision)
+        asyncio.run(mine)
+        models.append(load_file(swarm.folder / name / MODEL_FILE))
+    for layer, full in models[0].items():
+        half = models[1][layer]
+        assert 0 < (full - half).norm() < 0.1 * full.norm()
+        assert not torch.equal(half, half.bfloat16().float())
+
+
 def test_a_finished_run_is_not_run_again_and_more_rounds_go_on_from_it(swarm: Swarm) -> None:
     file = session_file(swarm)
     first = asyncio.run(run(swarm, file, "peer-0", alone=True))
