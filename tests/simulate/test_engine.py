@@ -9,10 +9,10 @@ from support.simulations import digits, small_setup
 from torch import nn
 
 from p2pl.errors import DataError, InputError, TrainingDiverged
-from p2pl.learning import stacked
+from p2pl.learning import evaluate, stacked
 from p2pl.learning.data import Data
 from p2pl.learning.evaluate import Scores
-from p2pl.learning.examples import Examples
+from p2pl.learning.examples import Examples, Source
 from p2pl.learning.train import Start
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session, changed
@@ -176,6 +176,31 @@ def test_who_mixes_the_same_gets_the_same_bits_and_is_scored_once(
     assert scored[2:] == [5, 5]
     alone = [one.judge(vector) for one, vector in zip(apart.learners, apart.vectors, strict=True)]
     assert [one.accuracy for one in apart.scores] == [one.accuracy for one in alone]
+
+
+def test_convolving_peers_who_mixed_the_same_are_scored_once(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert data.test is not None
+    test, scored = len(data.test), []
+
+    def counting(model: nn.Module, vector: torch.Tensor, examples: Source, classes: int) -> Scores:
+        if len(examples) == test:
+            scored.append(vector)
+        return judge(model, vector, examples, classes)
+
+    judge = evaluate.evaluate
+    monkeypatch.setattr(evaluate, "evaluate", counting)
+    small = (("model", "name", "cnn"), ("model", "arguments", {"width": 2, "hidden": 8}))
+    alike = small_setup(
+        *small, ("mixing", "rule", "uniform"), ("exchange", "cohort", 3), peers=4, rounds=1
+    )
+    run(alike, data, CPU)
+    as_trained, as_mixed, mean_model = 4, 1, 1
+    assert len(scored) == as_trained + as_mixed + mean_model
+    scored.clear()
+    run(alike.changed(("mixing", "rule", "none")), data, CPU)
+    assert len(scored) == as_trained + 4 + mean_model
 
 
 @pytest.mark.parametrize("kind", ["stacked", "sequential"])
