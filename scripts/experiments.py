@@ -122,6 +122,7 @@ class Results:
     commands: Mapping[str, tuple[str, str]]  # by cell: the command, and the file from `folder`
     folder: Path
     missing: tuple[str, ...] = ()  # the cells that have not been run
+    core_minutes: float = 0.0  # that those took which have been run
 
     def picture(self, name: str, png: bytes) -> str:
         """Writes a picture, and returns it as Markdown; the words that describe it go below."""
@@ -285,11 +286,14 @@ def is_done(cell: Cell, raw: Path) -> bool:
 def read_results(cells: Sequence[Cell], raw: Path, folder: Path) -> Results:
     """Returns what was kept of all cells; what an older command left counts as not run."""
     done = [cell for cell in cells if is_done(cell, raw)]
+    records = {cell.name: json.loads(cell.file(raw).read_bytes()) for cell in done}
+    mine = [records[cell.name] for cell in done if not cell.home]
     return Results(
-        Kept((cell.name, json.loads(cell.file(raw).read_bytes())["figures"]) for cell in done),
+        Kept((name, record["figures"]) for name, record in records.items()),
         {cell.name: (cell.command, str(cell.file(raw).relative_to(folder))) for cell in done},
         folder,
         tuple(cell.name for cell in cells if cell not in done),
+        sum(record["seconds"] * record["threads"] for record in mine) / 60,
     )
 
 
@@ -346,7 +350,12 @@ def commands(name: str, results: Results) -> str:
             f"[{cell}]({results.folder.name}/{file})"
             for cell, (_, file) in results.commands.items()
         )
-        parts += ["Each file names its command; the first:", f"    {first}", " ·\n".join(links)]
+        took = f"Together they took {math.ceil(results.core_minutes)} minutes of one core."
+        parts += [
+            f"{took} Each file names its command and its seconds; the first:",
+            f"    {first}",
+            " ·\n".join(links),
+        ]
     if results.missing:
         parts += [f"**Not run yet**, {len(results.missing)}:", " ·\n".join(results.missing)]
     return "\n\n".join([*parts, "</details>"])

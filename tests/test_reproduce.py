@@ -165,11 +165,13 @@ def test_a_section_names_one_command_in_full_and_a_file_for_each_cell(tmp_path: 
 
 def test_a_section_shows_what_has_been_run_and_says_what_has_not(raw: Path) -> None:
     one, two = Cell("one", DIGITS), Cell("two", (*DIGITS, "--seeds", "2"))
-    (raw / "one.json").write_text(json.dumps({"arguments": list(DIGITS), "figures": {"x": 1}}))
+    record = {"arguments": list(DIGITS), "figures": {"x": 1}, "seconds": 90.0, "threads": 2}
+    (raw / "one.json").write_text(json.dumps(record))
     # What another command left does not count.
     (raw / "two.json").write_text(json.dumps({"arguments": list(DIGITS), "figures": {"x": 2}}))
     results = experiments.read_results([one, two], raw, raw.parents[1])
     assert results.missing == ("two",)
+    assert "Together they took 3 minutes of one core." in experiments.commands("small", results)
 
     def show(results: Results) -> str:
         return " and ".join(str(results.figures[name]["x"]) for name in names)
