@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from p2pl.learning.evaluate import IMAGE_BATCH_EXAMPLES
 from p2pl.learning.examples import Source
 from p2pl.learning.images import are_convolved, channels_last
 from p2pl.learning.weights import Layout
@@ -55,9 +56,11 @@ class Probe:
         self._model, self._layout = model, Layout.of(model)
         most = PROBE_EXAMPLES if self._layout.total < LARGE_MODEL else LARGE_EXAMPLES
         part = validation.take(_spread(validation.labels, most))
-        if are_convolved(part, model):
+        images = are_convolved(part, model)
+        if images:
             part = channels_last(part)
-        self._x, self._y = part.x, part.y
+        self._inputs = torch.split(part.x, IMAGE_BATCH_EXAMPLES if images else most)
+        self._y = part.y
         held = torch.bincount(part.y)
         weight = 1 / (held + FEW_EXAMPLES)[part.y]
         self._weight = weight / weight.sum()  # [n]
@@ -87,8 +90,8 @@ class Probe:
 
     def _scores(self, vector: Tensor) -> Tensor:
         """Returns the scores before the softmax, [n, C]."""
-        scores: Tensor = functional_call(self._model, self._layout.unflatten(vector), self._x)
-        return scores
+        parameters = self._layout.unflatten(vector)
+        return torch.cat([functional_call(self._model, parameters, x) for x in self._inputs])
 
     def _right(self, scores: Tensor) -> Tensor:
         """Returns the probability of each example's right class, [n]."""
