@@ -65,10 +65,10 @@ _INTRODUCTION = """Means over ten peers and **3** seeds, full cohorts, no server
 FedAvg* is what the `niid_bench` baseline of Flower publishes for ten clients: two convolutions
 of 6 and 16 channels, 50 rounds of 10 local epochs, batch 64. Ours are wider and trained for
 much less: two convolutions of 16 and 32 channels (CIFAR-10: 32 and 64), 30 rounds of one local
-epoch (CIFAR-10: 20, and 30 once the test set showed that 20 were too few), batch 64, a seventeenth of
-the steps (20 rounds: a twenty-fifth); a rate that falls along a cosine, no augmentation, 5 % of
-each peer's data held back; CIFAR-10 with layers in bfloat16. So this says what a session without a
-server reaches, not that its algorithm beats FedAvg."""
+epoch (CIFAR-10: 20, and 30 once the test set showed that 20 were too few), batch 64, a
+seventeenth of the steps (20 rounds: a twenty-fifth); a rate that falls along a cosine, no
+augmentation, 5 % of each peer's data held back; CIFAR-10 with layers in bfloat16. So this says
+what a session without a server reaches, not that its algorithm beats FedAvg."""
 
 
 EXPERIMENT = Experiment(
