@@ -62,8 +62,8 @@ def cnn(task: Task, *, width: int = 16, hidden: int = 64) -> nn.Module:
     """
     channels, height, breadth = _image(task, "cnn")
     _check_sizes("width and hidden", (width, hidden))
-    # Pooling before ReLU: the greatest of four is the same either way, to the last bit, and ReLU has
-    # a quarter of the work (measured: training takes 0.80 to 0.96 of the time).
+    # Pooling before ReLU: the greatest of four is the same either way, to the last bit, and ReLU
+    # has a quarter of the work (measured: training takes 0.80 to 0.96 of the time).
     return nn.Sequential(
         nn.Conv2d(channels, width, 5, padding=2),
         nn.MaxPool2d(2),
