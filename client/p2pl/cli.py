@@ -255,7 +255,7 @@ def join(
         str,
         typer.Option(
             help="float32, or bfloat16: layers in half precision, which new processors and GPUs "
-            "compute two to three times as fast; what I send stays as it was."
+            "compute up to twice as fast; what I send stays as it was."
         ),
     ] = "float32",
     threads: Annotated[
