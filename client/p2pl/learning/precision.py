@@ -2,7 +2,7 @@
 
 bfloat16 has the range of float32, so losses need no scaling (Kalamkar et al. 2019,
 arXiv:1905.12322), and eight bits of significand. On one core that multiplies it in hardware, a
-convolutional network of 32 and 64 channels trained 2.2 times as fast, one of 8 and 16 1.2 times.
+convolutional network of 32 and 64 channels trained 2.2 times as fast, one of 8 and 16 1.2 to 1.3.
 Who uses it and who does not can learn together: parameters travel as before.
 
 Models of others are judged in it too, a little less sharply. Measured on the digits (8 peers, 2 of
