@@ -261,7 +261,7 @@ def by_skew(kind: str, data: str, skew: str, arm: str) -> Cell:
     )
 
 
-def show_skews(kind: str, said: str, results: Results) -> str:
+def show_skews(kind: str, results: Results) -> str:
     """Returns what skewed labels cost, beside all data in one place and each peer alone."""
     parts = []
     for (one, data), network in NETWORKS.items():
@@ -283,7 +283,7 @@ def show_skews(kind: str, said: str, results: Results) -> str:
         head = [NAMES[data], *ARMS, "learned: worst peer", "learned - isolated"]
         parts.append(f"{NAMES[data]}, {network.seeds} seeds; centralised {whole}.")
         parts.append(table(head, rows))
-    return "\n\n".join([*parts, said])
+    return "\n\n".join([*parts, SAID_OF[kind]])
 
 
 SAID_OF = {
@@ -470,11 +470,9 @@ def section(results: Results) -> str:
         "Accuracy against rounds": show_rounds,
         "Accuracy against cohort size, local epochs and bytes": show_cohorts,
         "Precision, recall, F1 and confusion": show_classes,
-        "One hidden layer, ten peers: what skewed labels cost": partial(
-            show_skews, "mlp", SAID_OF["mlp"]
-        ),
+        "One hidden layer, ten peers: what skewed labels cost": partial(show_skews, "mlp"),
         "A small convolutional network, ten peers: what skewed labels cost": partial(
-            show_skews, "cnn", SAID_OF["cnn"]
+            show_skews, "cnn"
         ),
         "Training for skewed data: schedule, quasi-global momentum, polish rounds": show_helps,
         "Time and bytes spent with the tracker": show_tracker,
