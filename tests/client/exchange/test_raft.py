@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -74,6 +75,12 @@ def models(swarm: Swarm, count: int = 3) -> set[bytes]:
     return {(swarm.folder / f"peer-{n}" / "model.safetensors").read_bytes() for n in range(count)}
 
 
+def events(swarm: Swarm, count: int = 3) -> list[dict[str, Any]]:
+    """Returns what the peers noted of elections and models."""
+    logs = (swarm.folder / f"peer-{number}" / "raft.jsonl" for number in range(count))
+    return [msgspec.json.decode(line) for log in logs for line in log.read_bytes().splitlines()]
+
+
 @dataclass
 class Recording:
     """Everything that peers of this process told and gave to each other, and all keys they made."""
@@ -126,10 +133,14 @@ def test_a_recording_shows_fresh_keys_and_nothing_in_clear(
     swarm.tracker()
     file = raft_file(swarm, suite=suite, rounds=2)
     asyncio.run(run_all(swarm, file))
+    # Who is not heard yet, or slow, is left out of a round: what happened says what was needed.
+    given = sum(len(one["received"]) - 1 for one in events(swarm) if "received" in one)
+    fetched = sum(one["event"] == "fetched" for one in events(swarm))
+    assert min(given, fetched) >= 2  # each of two rounds is made by two at least, and held by two
     announced = {one.key for one in recording.messages() if isinstance(one, protocol.Announce)}
     boxes = [one.box for one in recording.messages() if isinstance(one, protocol.Sealed)]
     assert len(announced) >= 3  # of two models, and of the initial one
-    assert len(boxes) >= 2 * 2 * 4  # two participants, two rounds: fetch and give, each answered
+    assert len(boxes) >= 2 * (given + fetched)  # each asked for, and answered
     # No public key twice: not among those made, nor among those that HPKE makes for each message.
     publics = [pair.public for pair in recording.pairs]
     assert len(set(publics)) == len(publics)
@@ -146,7 +157,7 @@ def test_a_recording_shows_fresh_keys_and_nothing_in_clear(
     # Nothing of a model, in any place where 16 bytes could show it.
     seen = b"".join(recording.told) + b"".join(recording.parcels)
     slices = {clear[at : at + 16] for clear in recording.clear for at in range(1_000, 15_000, 997)}
-    assert len(recording.parcels) >= 2 * 2 + 3
+    assert len(recording.parcels) >= given + len(announced)
     assert not [piece for piece in slices if len(set(piece)) > 4 and piece in seen]
 
 
@@ -248,12 +259,7 @@ def test_leadership_goes_round(swarm: Swarm) -> None:
     swarm.tracker()
     file = raft_file(swarm, rounds=25, term_s=0.5)
     asyncio.run(run_all(swarm, file))
-    events = [
-        msgspec.json.decode(line)
-        for number in range(3)
-        for line in (swarm.folder / f"peer-{number}" / "raft.jsonl").read_bytes().splitlines()
-    ]
-    led = {one["term"]: one["peer"] for one in events if one.get("role") == "leader"}
+    led = {one["term"]: one["peer"] for one in events(swarm) if one.get("role") == "leader"}
     assert len(led) >= 3
     first = [led[term] for term in sorted(led)][:6]
     assert max(Counter(first).values()) <= 3, first
