@@ -165,6 +165,27 @@ def test_my_data_or_my_client_must_be_named(
     assert words in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--dp-epsilon", "3"), ("--precision", "bfloat16"), ("--attack", "sign-flip")],
+)
+def test_how_a_client_of_flower_trains_is_not_ours_to_say(
+    tmp_path: Path, option: str, value: str
+) -> None:
+    (tmp_path / "theirs.py").write_text(
+        "class Client:\n"
+        "    def get_parameters(self, config): raise NotImplementedError\n"
+        "    def fit(self, parameters, config): raise NotImplementedError\n"
+        "    def evaluate(self, parameters, config): raise NotImplementedError\n"
+    )
+    torrent = DIGITS.with_suffix(".torrent")
+    tracker = ("--tracker", "http://127.0.0.1:1", "--listen", "127.0.0.1:0")
+    theirs = ("--flower", "theirs:Client")
+    done = p2pl("join", torrent, *theirs, option, value, *tracker, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{option}: allowed without --flower" in done.stderr
+
+
 def test_a_session_for_clients_of_flower_cannot_be_joined_with_data_alone(tmp_path: Path) -> None:
     toml = tmp_path / "x.toml"
     model = 'name = "arrays"\narguments = { a = [10, 64], b = [10] }'

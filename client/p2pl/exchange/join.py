@@ -188,11 +188,7 @@ def _learner(
     model = models.build(file.session).to(options.device)
     names = (file.id, peer_id)
     if not isinstance(data, Data):
-        if options.privacy or options.attack or options.precision != "float32":
-            raise InputError(
-                "--flower: allowed without --dp-epsilon and --precision: the client trains by "
-                "itself, and nobody sees how"
-            )
+        _check_left_to_the_client(options)
         return FlowerLearner.around(file.session, names, model, data)
     if file.session.model.name == flower.MODEL:
         raise ModelError("--flower: missing; the model of this session is for clients of Flower")
@@ -202,6 +198,20 @@ def _learner(
     if options.attack:
         mine = attacker.spoilt(options.attack, mine, file.session.task.classes, names)
     return Learner.of(file.session, names, model, mine, test)
+
+
+def _check_left_to_the_client(options: Options) -> None:
+    """Raises InputError for an option about how to train, which a client of Flower does itself."""
+    given = {
+        "--dp-epsilon": options.privacy is not None,
+        "--attack": options.attack is not None,
+        "--precision": options.precision != "float32",
+    }
+    for option in (name for name, is_given in given.items() if is_given):
+        raise InputError(
+            f"{option}: allowed without --flower; a client of Flower trains by itself, and nobody "
+            "sees how"
+        )
 
 
 def _compute_with(threads: int | None, learner: Learner) -> None:
