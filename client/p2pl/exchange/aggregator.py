@@ -59,6 +59,7 @@ class Term:
         bell: rung when something has come.
 
     Attributes:
+        began_s: when, by the peer's clock.
         notice: what I announce; None before the first model is served.
     """
 
@@ -69,7 +70,7 @@ class Term:
         broadcast: Callable[[raft.Clear, Iterable[str]], None],
         bell: Bell,
     ) -> None:
-        self.number = number
+        self.number, self.began_s = number, peer.clock()
         self.notice: Announce | None = None
         self._peer, self._broadcast, self._bell = peer, broadcast, bell
         self._exchange = peer.file.session.exchange

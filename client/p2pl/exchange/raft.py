@@ -426,10 +426,12 @@ class Member:
                 await term.serve(made, await self.to_serve(made.round, mixed.vector))
 
     def present(self) -> set[str]:
-        """Returns the members that answer my heartbeats."""
-        if self.leadership is None:
+        """Returns the members that answer my heartbeats, or have not had the time to."""
+        if self.leadership is None or self.term is None:
             return set()
         since_s = self.peer.clock() - self.settings.longest_timeout_s
+        if self.term.began_s > since_s:
+            return set(self.founders.members)
         echoes = self.leadership.state.echoes
         return {one for one, (at_s, _) in echoes.items() if at_s > since_s}
 

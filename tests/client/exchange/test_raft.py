@@ -20,14 +20,15 @@ from support.processes import Swarm
 
 from p2pl.errors import FrameError, QuorumError, RunDirError
 from p2pl.exchange import aggregator, raft
-from p2pl.exchange.leadership import SEAT_FILE, SeatFile
+from p2pl.exchange.leadership import SEAT_FILE, Leadership, SeatFile
 from p2pl.exchange.state import PeerState
 from p2pl.learning import learner
+from p2pl.learning.learner import Model
 from p2pl.network.keys import Identity
 from p2pl.network.runlog import Summary, read_run
 from p2pl.network.sealed import KeyPair, SuiteName, seal
 from p2pl.network.wire import Wire
-from p2pl.protocol import founding
+from p2pl.protocol import election, founding
 from p2pl.protocol import raft as protocol
 from p2pl.protocol.election import Stamp
 from p2pl.protocol.founding import roll_of
@@ -191,6 +192,38 @@ def test_a_request_that_is_played_again_is_answered_once(
         assert [entry.round for entry in entries] == [1, 2, 3]
         assert summary.accuracy is not None
         assert summary.accuracy > 80
+
+
+def test_who_has_not_answered_a_new_leader_yet_is_waited_for(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm.tracker()
+    hear, give = Leadership.hear, aggregator.Term.give
+    slow: dict[str, str] = {}  # for each that may lead: whom it hears late
+    until_s: list[float] = []
+
+    def hearing(leadership: Leadership, sender: str, message: election.Message) -> None:
+        slow[leadership._rules.me] = leadership._rules.others[-1]
+        reply = isinstance(message, election.VoteReply | election.HeartbeatReply)
+        if reply and sender == slow[leadership._rules.me]:
+            until_s.append(time.monotonic() + 2.0)
+            if time.monotonic() < until_s[0]:
+                return
+        hear(leadership, sender, message)
+
+    def giving(term: aggregator.Term, sender: str, base: Stamp, model: Model) -> None:
+        if sender == slow.get(term._peer.wire.identity.peer_id):
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.5, give, term, sender, base, model)
+        else:
+            give(term, sender, base, model)
+
+    monkeypatch.setattr(Leadership, "hear", hearing)
+    monkeypatch.setattr(aggregator.Term, "give", giving)
+    file = raft_file(swarm, wait_s=15.0, shortest_timeout_s=2.5, longest_timeout_s=4.0)
+    asyncio.run(run_all(swarm, file))
+    first = next(one for one in events(swarm) if one["event"] == "aggregated")
+    assert len(first["received"]) == 3
 
 
 def test_a_leader_that_never_answers_makes_nobody_try_ever_more_keys(
