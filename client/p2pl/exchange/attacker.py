@@ -13,9 +13,10 @@ from torch import Tensor
 
 from p2pl.errors import InputError, wrong
 from p2pl.learning import attacks, opinions
-from p2pl.learning.attacks import Attack, Probing, Sample, Seen
+from p2pl.learning.attacks import SAMPLE_EXAMPLES, Attack, Probing, Seen
 from p2pl.learning.examples import Source
 from p2pl.learning.learner import Learner, Model
+from p2pl.learning.sample import Sample
 from p2pl.learning.seeds import seeded
 from p2pl.learning.trust import Trust
 
@@ -114,5 +115,5 @@ class Attacker:
             models = {**pulled, ACCOMPLICE: Model(index, learner.samples, vector)}
             return learner.mix(own, models, index, Trust()).vector
 
-        sample = Sample.of(learner.model, learner.own)
+        sample = Sample(learner.model, learner.own, SAMPLE_EXAMPLES)
         return Probing(reply, sample.loss, sample.gradient)

@@ -28,13 +28,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional
+from torch import Tensor
 
 from p2pl.errors import InputError, wrong
 from p2pl.learning.examples import Examples, Part, Source
-from p2pl.learning.weights import Layout
 
 MAX_BAD = 100_000
 # What a ledger liar says of the harm that the others' models do, in the units of opinions.
@@ -70,37 +67,6 @@ class Probing:
     reply: Callable[[Tensor], Tensor]  # what the victim would mix if all bad peers served this
     loss: Callable[[Tensor], float]  # of parameters, on a sample of everybody's data, nats
     gradient: Callable[[Tensor], Tensor]  # of that loss by the parameters, [P]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Some examples, to measure harm by."""
-
-    model: nn.Module
-    layout: Layout
-    examples: Examples
-
-    @classmethod
-    def of(cls, model: nn.Module, source: Source) -> "Sample":
-        """Returns `SAMPLE_EXAMPLES` of the examples, evenly spaced."""
-        count = min(len(source), SAMPLE_EXAMPLES)
-        rows = torch.linspace(0, len(source) - 1, count).long()
-        return cls(model, Layout.of(model), source.take(rows))
-
-    def loss(self, vector: Tensor) -> float:
-        """Returns the mean cross-entropy of the parameters [P], nats."""
-        with torch.no_grad():
-            return float(self._loss(vector))
-
-    def gradient(self, vector: Tensor) -> Tensor:
-        """Returns its gradient by the parameters, [P]."""
-        at = vector.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self._loss(at), at)
-        return gradient
-
-    def _loss(self, vector: Tensor) -> Tensor:
-        logits = functional_call(self.model, self.layout.unflatten(vector), self.examples.x)
-        return functional.cross_entropy(logits, self.examples.y)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from p2pl.learning.data import split_validation
 from p2pl.learning.evaluate import Scores
 from p2pl.learning.examples import Examples, Source
 from p2pl.learning.private import PrivateTraining
+from p2pl.learning.sample import Sample
 from p2pl.learning.screening import Received
 from p2pl.learning.seeds import seeded
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained, follow, of_round, train
@@ -206,8 +207,8 @@ class Learner:
             mixed: what I made of it.
         """
         useful = [received[who].vector for who in sorted(received) if mixed.row.get(who, 0.0) > 0]
-        judge = personal.Judge(self.model, self.validation)
-        return personal.choose(trained, before, useful, judge)
+        mine = Sample(self.model, self.validation, personal.EXAMPLES)
+        return personal.choose(trained, before, useful, mine)
 
     def own_accuracy(self, scores: Scores) -> float:
         """Returns the accuracy, percent, that a model has where labels are as frequent as mine.
@@ -302,8 +303,8 @@ class Learner:
         if not self.stackable:
             return mixing.equal_row(0, [0] * len(usable)), state
         vectors = {naive.ME: own, **{who: one.vector for who, one in usable.items()}}
-        judge = (self.model, self.validation)
-        row, numbers = naive.learn(state.naive, vectors, judge, self.session.mixing)
+        mine = Sample(self.model, self.validation, naive.EXAMPLES)
+        row, numbers = naive.learn(state.naive, vectors, mine, self.session.mixing)
         return row, msgspec.structs.replace(state, naive=numbers)
 
     def probe(self, own: Tensor, received: Sequence[Tensor]) -> probe.Judge | None:

@@ -12,13 +12,10 @@ classes; what is learned together is lost.
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional
+from torch import Tensor
 
-from p2pl.learning.examples import Source
 from p2pl.learning.mixing import Row
-from p2pl.learning.weights import Layout
+from p2pl.learning.sample import Sample
 from p2pl.protocol.session import Mixing
 
 ME = ""  # under which my own number is kept
@@ -30,7 +27,7 @@ EXAMPLES = 512  # as many as `p2pl.learning.probe` asks
 def learn(
     logits: Mapping[str, float],
     vectors: Mapping[str, Tensor],
-    judge: tuple[nn.Module, Source],
+    mine: Sample,
     mixing: Mixing,
 ) -> tuple[Row, dict[str, float]]:
     """Returns the row of weights for this round, and the numbers behind it.
@@ -38,7 +35,7 @@ def learn(
     Args:
         logits: what the previous round left, by peer id.
         vectors: [P] by peer id, mine under `ME` first.
-        judge: what the parameters mean, and my validation examples.
+        mine: of my validation examples.
         mixing: `trust_rate` and `trust_steps` are read.
     """
     stacked = torch.stack(list(vectors.values()))
@@ -46,19 +43,9 @@ def learn(
     for _ in range(mixing.trust_steps):
         weights = numbers.softmax(0)
         mixed = weights @ stacked
-        slopes = (stacked - mixed) @ _gradient(mixed, *judge)
+        slopes = (stacked - mixed) @ mine.gradient(mixed)
         numbers = numbers - mixing.trust_rate * weights * slopes
         numbers = (numbers - numbers.mean()).clamp(-MAX_LOGIT, MAX_LOGIT)
     now = dict(zip(vectors, numbers.tolist(), strict=True))
     kept = {peer: z for peer, z in logits.items() if peer not in now}
     return tuple(numbers.softmax(0).tolist()), dict([*kept.items(), *now.items()][-MAX_REMEMBERED:])
-
-
-def _gradient(vector: Tensor, model: nn.Module, validation: Source) -> Tensor:
-    """Returns the gradient of my mean validation loss by the parameters, [P]."""
-    spaced = torch.linspace(0, len(validation) - 1, min(len(validation), EXAMPLES))
-    part = validation.take(spaced.long())
-    at = vector.detach().requires_grad_()
-    scores = functional_call(model, Layout.of(model).unflatten(at), part.x)
-    (gradient,) = torch.autograd.grad(functional.cross_entropy(scores, part.y), at)
-    return gradient

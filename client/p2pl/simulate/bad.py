@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from p2pl.learning import attacks, opinions
-from p2pl.learning.attacks import Probing, Sample, Seen
+from p2pl.learning.attacks import SAMPLE_EXAMPLES, Probing, Seen
 from p2pl.learning.examples import Examples, Part, Source
 from p2pl.learning.learner import Learner, Model
+from p2pl.learning.sample import Sample
 from p2pl.learning.seeds import seeded
 from p2pl.learning.trust import Trust
 from p2pl.network.runlog import RoundEntry
@@ -168,7 +169,7 @@ def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
         own, trust = moment.trained[VICTIM], moment.trust[VICTIM]
         return victim.mix(own, models, index, trust, start=moment.before[VICTIM]).vector
 
-    sample = Sample.of(victim.model, _whole(victim.own))
+    sample = Sample(victim.model, _whole(victim.own), SAMPLE_EXAMPLES)
     return Probing(reply, sample.loss, sample.gradient)
 
 

@@ -6,13 +6,14 @@ from p2pl.learning import naive
 from p2pl.learning.examples import Examples
 from p2pl.learning.learner import Learner, Model
 from p2pl.learning.naive import ME, learn
+from p2pl.learning.sample import Sample
 from p2pl.learning.trust import Trust
 from p2pl.protocol.session import Exchange, Mixing, Session, Task, Training
 from p2pl.protocol.session import Model as ModelSpec
 
 X = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
-JUDGE = (nn.Linear(2, 2, bias=False), Examples(X, Y))
+MINE = Sample(nn.Linear(2, 2, bias=False), Examples(X, Y), naive.EXAMPLES)
 GOOD = torch.tensor([-2.0, 0.0, 2.0, 0.0])
 BETTER, WORSE = 2 * GOOD, 0.5 * GOOD
 
@@ -21,7 +22,7 @@ def rounds(count: int, **others: Tensor) -> tuple[float, ...]:
     logits: dict[str, float] = {}
     row: tuple[float, ...] = ()
     for _ in range(count):
-        row, logits = learn(logits, {ME: GOOD, **others}, JUDGE, Mixing())
+        row, logits = learn(logits, {ME: GOOD, **others}, MINE, Mixing())
     return row
 
 
@@ -50,14 +51,14 @@ def test_the_slopes_are_those_of_the_loss_by_the_numbers() -> None:
     scores = X @ (numbers.softmax(0) @ stacked).view(2, 2).T
     (slopes,) = torch.autograd.grad(nn.functional.cross_entropy(scores, Y), numbers)
     logits = dict(zip(vectors, [0.3, -0.1, -0.2], strict=True))
-    _, after = learn(logits, vectors, JUDGE, Mixing(trust_steps=1, trust_rate=0.1))
+    _, after = learn(logits, vectors, MINE, Mixing(trust_steps=1, trust_rate=0.1))
     moved = torch.tensor(list(after.values())) - numbers.detach()
     assert torch.allclose(moved, -0.1 * slopes, atol=1e-6)
 
 
 def test_numbers_stay_bounded_and_so_does_memory() -> None:
     crowd = {f"peer {i}": 1.0 for i in range(2_000)}
-    _, logits = learn(crowd, {ME: GOOD, "a": -9 * GOOD}, JUDGE, Mixing(trust_rate=100))
+    _, logits = learn(crowd, {ME: GOOD, "a": -9 * GOOD}, MINE, Mixing(trust_rate=100))
     assert len(logits) == naive.MAX_REMEMBERED
     assert {ME, "a"} <= set(logits)
     assert max(map(abs, logits.values())) <= naive.MAX_LOGIT
