@@ -7,11 +7,12 @@ no YAML library is needed to read them here; a linter checks that the whole of i
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from demo import free_port
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -82,14 +83,6 @@ def last_words(out: Path, name: str) -> str:
     """Returns how a peer's run ended, in its own words."""
     lines = (out / f"{name}.log").read_text().splitlines()
     return next((line for line in reversed(lines) if line.startswith("finished")), "")
-
-
-def free_port() -> int:
-    """Returns a loopback port that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from demo import free_port
+
 BIN = Path(sys.executable).parent
 EVENTS = ("none", "peer", "tracker", "liar")
 LIE = "sign-flip:-3"
@@ -227,16 +229,6 @@ def inline(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(inline, value)) + "]"
     return json.dumps(value)
-
-
-def free_port() -> int:
-    """Returns a loopback port that nothing listens on right now."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":
