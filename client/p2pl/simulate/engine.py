@@ -235,19 +235,7 @@ def _round(
         )
     with watch("evaluate"):
         vectors = [one.vector for one in mixed]
-        some = scored_peers(setup, len(learners), index)
-        scores = score_all(
-            engine,
-            [learners[peer] for peer in some],
-            [trained[peer].vector for peer in some],
-            [vectors[peer] for peer in some],
-        )
-        scored = dict(zip(some, scores, strict=True))
-        judged = {peer: one.after for peer, one in scored.items()}
-        if index == setup.session.exchange.rounds:
-            rest = [peer for peer in everybody if peer not in judged]
-            last = judge_all(engine, [learners[p] for p in rest], [vectors[p] for p in rest])
-            judged |= dict(zip(rest, last, strict=True))
+        scored, judged = _evaluate(setup, engine, learners, trained, vectors, index)
         distance, accuracy = _consensus(learners[0], vectors[: len(vectors) - setup.bad])
     personal: list[Tensor | None] = [None] * len(learners)
     if setup.personal:
@@ -281,6 +269,31 @@ def _round(
     liars = bad.liars(setup, entries, index)
     one = Round(index, entries, liars, distance, accuracy, watch.seconds)
     return after, one, [judged[peer] for peer in sorted(judged)]
+
+
+def _evaluate(
+    setup: Setup,
+    engine: Engine,
+    learners: Sequence[Learner],
+    trained: Sequence[Trained],
+    mixed: Sequence[Tensor],
+    index: int,
+) -> tuple[dict[int, Scored], dict[int, Scores]]:
+    """Returns scores around the mix, by peer, and of the mixed parameters alone: at last of all."""
+    some = scored_peers(setup, len(learners), index)
+    around = score_all(
+        engine,
+        [learners[peer] for peer in some],
+        [trained[peer].vector for peer in some],
+        [mixed[peer] for peer in some],
+    )
+    scored = dict(zip(some, around, strict=True))
+    judged = {peer: one.after for peer, one in scored.items()}
+    if index == setup.session.exchange.rounds:
+        rest = [peer for peer in range(len(learners)) if peer not in judged]
+        last = judge_all(engine, [learners[p] for p in rest], [mixed[p] for p in rest])
+        judged |= dict(zip(rest, last, strict=True))
+    return scored, judged
 
 
 def scored_peers(setup: Setup, peers: int, index: int) -> tuple[int, ...]:
