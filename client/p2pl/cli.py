@@ -25,6 +25,8 @@ from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
 
 if TYPE_CHECKING:
+    from p2pl.learning.data import Data
+    from p2pl.learning.flower import NumPyClient
     from p2pl.view import View
 
 app = typer.Typer(
@@ -322,9 +324,7 @@ def join(
     with _extra("client"):
         from p2pl.exchange import join as joining
         from p2pl.learning import attacks
-        from p2pl.learning import data as datasets
         from p2pl.learning import device as devices
-        from p2pl.learning import flower as clients
         from p2pl.learning.promise import wanted
         from p2pl.view import Header, open_view
     from rich.console import Console
@@ -332,24 +332,7 @@ def join(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.ERROR, format="%(name)s %(message)s"
     )
-    mine: datasets.Data | clients.NumPyClient
-    if flower is not None:
-        if data is not None:
-            raise InputError("--data: allowed without --flower; a client of Flower has its own")
-        mine = clients.load(flower, part[:2] if part else (0, 1))
-        shown = f"flower {flower}"
-    elif data is None:
-        raise InputError("--data: missing; allowed: a data set, or --flower MODULE:CLIENT")
-    else:
-        home = os.environ.get("P2PL_DATA_DIR")
-        mine = datasets.load(
-            data,
-            read.session.task,
-            data_dir=Path(home) if home else None,
-            shard=datasets.Shard(*part) if part else None,
-        )
-        shown = f"{data} {shard} {partition}" if shard else data
-        shown += f", {len(mine.train)} examples"
+    mine, shown = _mine(read.session, data, flower, part)
     where.mkdir(parents=True, exist_ok=True)
     options = joining.Options(
         torrent=file,
@@ -387,6 +370,38 @@ def join(
     if summary.state == "interrupted":
         print("interrupted; the same command resumes", file=sys.stderr)
         raise typer.Exit(130)
+
+
+def _mine(
+    session: Session,
+    data: str | None,
+    flower: str | None,
+    part: tuple[int, int, str, int] | None,
+) -> "tuple[Data | NumPyClient, str]":
+    """Returns my data, or my client of Flower, and what to call them."""
+    from p2pl.learning import data as datasets
+    from p2pl.learning import flower as clients
+
+    if flower is not None:
+        if data is not None:
+            raise InputError("--data: allowed without --flower; a client of Flower has its own")
+        return clients.load(flower, part[:2] if part else (0, 1)), f"flower {flower}"
+    if data is None:
+        raise InputError("--data: missing; allowed: a data set, or --flower MODULE:CLIENT")
+    mine = datasets.load(
+        data,
+        session.task,
+        data_dir=_data_dir(),
+        shard=datasets.Shard(*part) if part else None,
+    )
+    share = f" {part[0]}/{part[1]} {part[2]}" if part else ""
+    return mine, f"{data}{share}, {len(mine.train)} examples"
+
+
+def _data_dir() -> Path | None:
+    """Returns where data sets are looked for first, if the person said so."""
+    home = os.environ.get("P2PL_DATA_DIR")
+    return Path(home) if home else None
 
 
 def _shard(text: str | None, partition: str, seed: int) -> tuple[int, int, str, int] | None:
@@ -524,7 +539,6 @@ def simulate(
         from p2pl.simulate import command
         from p2pl.simulate.setup import Setup
     made, bad = attacks.parse(attack) if attack else (None, 0)
-    home = os.environ.get("P2PL_DATA_DIR")
     setup = Setup(
         session=session,
         session_id=session_id,
@@ -544,7 +558,7 @@ def simulate(
     options = command.Options(
         name=name,
         data=data,
-        data_dir=Path(home) if home else None,
+        data_dir=_data_dir(),
         seeds=seeds,
         held_out=held_out,
         device=device,
@@ -608,8 +622,7 @@ def partition(
     with _extra("client"):
         from p2pl.learning import data as datasets
         from p2pl.shards import divide, shards_table
-    home = os.environ.get("P2PL_DATA_DIR")
-    labels, names = datasets.load_labels(data, data_dir=Path(home) if home else None)
+    labels, names = datasets.load_labels(data, data_dir=_data_dir())
     shards = divide(labels, names, how, peers, partition_seed)
     if plot:
         with _extra("report"):
@@ -726,11 +739,10 @@ def audit(
         from p2pl.learning import data as datasets
         from p2pl.learning.promise import budget, wanted
     asked = wanted(dp_epsilon, dp_delta, dp_clip)
-    home = os.environ.get("P2PL_DATA_DIR")
     mine = datasets.load(
         data,
         session.task,
-        data_dir=Path(home) if home else None,
+        data_dir=_data_dir(),
         shard=datasets.Shard(*part) if part else None,
     ).train
     what = private.Audit(
