@@ -261,29 +261,40 @@ def by_skew(kind: str, data: str, skew: str, arm: str) -> Cell:
     )
 
 
+WIDE = 5.0  # points of standard deviation over seeds, from which a mean alone says little
+
+
 def show_skews(kind: str, results: Results) -> str:
     """Returns what skewed labels cost, beside all data in one place and each peer alone."""
-    parts = []
-    for (one, data), network in NETWORKS.items():
-        if one != kind:
-            continue
-        if not any(name.startswith(_slug(f"{kind} {NAMES[data]} ")) for name in results.figures):
-            parts.append(f"{NAMES[data]}: not run yet.")
-            continue
-        rows = []
-        for skew in SKEWS:
-            arms = [results.figures.get(by_skew(kind, data, skew, arm).name) for arm in ARMS]
-            learned, alone = arms
-            worst = f"{learned['accuracy']['worst_peer']:.2f}" if learned else ""
-            gain = ""
-            if learned and alone:
-                gain = str(paired(*(one["accuracy"]["per_seed"] for one in (learned, alone))))
-            rows.append([skew, *map(accuracy, arms), worst, gain])
-        whole = accuracy(results.figures.get(by_skew(kind, data, "all", "centralised").name))
-        head = [NAMES[data], *ARMS, "learned: worst peer", "learned - isolated"]
-        parts.append(f"{NAMES[data]}, {network.seeds} seeds; centralised {whole}.")
-        parts.append(table(head, rows))
+    parts = [
+        part
+        for one, data in NETWORKS
+        if one == kind
+        for part in _skews_of(kind, data, results.figures)
+    ]
     return "\n\n".join([*parts, SAID_OF[kind]])
+
+
+def _skews_of(kind: str, data: str, figures: Mapping[str, Figures]) -> list[str]:
+    """Returns a heading, a table, and the seeds one by one where they are far apart."""
+    if not any(name.startswith(_slug(f"{kind} {NAMES[data]} ")) for name in figures):
+        return [f"{NAMES[data]}: not run yet."]
+    rows, wide = [], []
+    for skew in SKEWS:
+        arms = [figures.get(by_skew(kind, data, skew, arm).name) for arm in ARMS]
+        learned, alone = arms
+        worst = f"{learned['accuracy']['worst_peer']:.2f}" if learned else ""
+        gain = ""
+        if learned and alone:
+            gain = str(paired(*(one["accuracy"]["per_seed"] for one in (learned, alone))))
+        rows.append([skew, *map(accuracy, arms), worst, gain])
+        if learned and learned["accuracy"]["std_over_seeds"] > WIDE:
+            seeds = ", ".join(f"{seed:.1f}" for seed in learned["accuracy"]["per_seed"])
+            wide.append(f"{skew}, learned, seed by seed: {seeds}.")
+    whole = accuracy(figures.get(by_skew(kind, data, "all", "centralised").name))
+    head = [NAMES[data], *ARMS, "learned: worst peer", "learned - isolated"]
+    heading = f"{NAMES[data]}, {NETWORKS[kind, data].seeds} seeds; centralised {whole}."
+    return [heading, table(head, rows), *wide]
 
 
 SAID_OF = {
