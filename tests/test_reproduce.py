@@ -1,8 +1,10 @@
 """Experiments go on where they stopped, and say only what their raw figures say."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import experiments
@@ -23,6 +25,14 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "raw" / "small"
     folder.mkdir(parents=True)
     return folder
+
+
+def test_experiments_that_start_a_tracker_have_one_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(
+        r"p2pl\[(.*?)\]", " ".join(project["optional-dependencies"]["reproduce"])
+    )
+    assert "tracker" in extras.split(",")
 
 
 def test_a_cell_keeps_what_its_command_prints(raw: Path) -> None:
