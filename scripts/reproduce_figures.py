@@ -308,10 +308,10 @@ SAID_OF = {
         "layers in bfloat16. Small and short, to show what skew does; what a "
         "wider one reaches in 30 rounds: *Convolutional networks, ten peers*.\n\n"
         "The rate of 0.05 is the same everywhere and not tuned. With two classes a peer it is too "
-        "high: some seeds never leave chance; on MNIST the first with equal sharing (10.5). On Fashion "
-        "examples held out of training, seeds 100 and 101 end at 59.0 and 9.8 with it, and at 58.3 "
-        "and 44.0 with 0.01 (`--set training.learning_rate=0.01 --held-out 10000 --first-seed 100 "
-        "--seeds 2`), so choose a lower one where labels are so skewed."
+        "high: some seeds never leave chance, on MNIST the first with equal sharing (10.5). On "
+        "Fashion-MNIST examples held out of training, seeds 100 and 101 end at 59.0 and 9.8 with "
+        "it, and at 58.3 and 44.0 with 0.01 (`--set training.learning_rate=0.01 --held-out 10000 "
+        "--first-seed 100 --seeds 2`), so choose a lower one where labels are so skewed."
     ),
 }
 
