@@ -202,15 +202,16 @@ def _learner(
 
 def _check_left_to_the_client(options: Options) -> None:
     """Raises InputError for an option about how to train, which a client of Flower does itself."""
-    given = {
+    options_of_training = {
         "--dp-epsilon": options.privacy is not None,
         "--attack": options.attack is not None,
         "--precision": options.precision != "float32",
     }
-    for option in (name for name, is_given in given.items() if is_given):
+    given = [name for name, is_given in options_of_training.items() if is_given]
+    if given:
         raise InputError(
-            f"{option}: allowed without --flower; a client of Flower trains by itself, and nobody "
-            "sees how"
+            f"{', '.join(given)}: allowed without --flower; a client of Flower trains by itself, "
+            "and nobody sees how"
         )
 
 

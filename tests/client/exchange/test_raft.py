@@ -200,14 +200,14 @@ def test_who_has_not_answered_a_new_leader_yet_is_waited_for(
     swarm.tracker()
     hear, give = Leadership.hear, aggregator.Term.give
     slow: dict[str, str] = {}  # for each that may lead: whom it hears late
-    until_s: list[float] = []
+    until_s: dict[str, float] = {}  # for each that is heard late
 
     def hearing(leadership: Leadership, sender: str, message: election.Message) -> None:
         slow[leadership._rules.me] = leadership._rules.others[-1]
         reply = isinstance(message, election.VoteReply | election.HeartbeatReply)
         if reply and sender == slow[leadership._rules.me]:
-            until_s.append(time.monotonic() + 2.0)
-            if time.monotonic() < until_s[0]:
+            now_s = time.monotonic()
+            if now_s < until_s.setdefault(sender, now_s + 2.0):
                 return
         hear(leadership, sender, message)
 
