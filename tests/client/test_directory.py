@@ -361,12 +361,17 @@ async def test_an_answer_that_is_none_is_a_failure_of_that_tracker(
 async def test_a_tracker_that_hangs_costs_one_deadline(
     tracker: FakeTracker, other: FakeTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TRACKER_DEADLINE_S", 0.2)
     tracker.hangs = True
     async with directory([tracker.url], [other.url]) as peer:
-        for _ in range(3):
-            await asyncio.wait_for(peer.announce(numwant=0), 3)
-    assert (len(tracker.heard), len(other.heard)) == (1, 3)
+        monkeypatch.setattr(module, "TRACKER_DEADLINE_S", 0.2)
+        first = asyncio.create_task(peer.announce(numwant=0))
+        await asyncio.sleep(0)  # it has begun with the one that hangs…
+        monkeypatch.undo()  # …and the other may be slow
+        await asyncio.wait_for(first, 30)
+        for _ in range(2):
+            await peer.announce(numwant=0)
+    assert len(tracker.heard) <= 1  # none where this machine stood still until the deadline
+    assert len(other.heard) == 3
 
 
 async def test_all_hanging_trackers_together_cost_one_deadline(
@@ -376,8 +381,9 @@ async def test_all_hanging_trackers_together_cost_one_deadline(
     tracker.hangs = other.hangs = True
     async with directory([tracker.url], [other.url]) as peer:
         with pytest.raises(TrackerError, match=r"no answer in time.*not tried yet"):
-            await asyncio.wait_for(peer.announce(numwant=0), 3)
-    assert (len(tracker.heard), len(other.heard)) == (1, 0)
+            await asyncio.wait_for(peer.announce(numwant=0), 30)
+    assert len(tracker.heard) <= 1  # none where this machine stood still until the deadline
+    assert not other.heard
 
 
 async def test_leaving_tells_every_tracker_that_has_us_and_never_fails(

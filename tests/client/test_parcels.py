@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from support.wires import CHUNK, SESSION, served
+from support.wires import CHUNK, SESSION, late, served
 
 from p2pl.errors import FrameError, PullError
 from p2pl.network.serve import Limits
@@ -44,8 +44,10 @@ async def test_a_parcel_of_another_size_is_refused_before_it_comes() -> None:
 async def test_parcels_share_the_places_of_all_transfers() -> None:
     async with served(limits=Limits(transfers=0)) as alice, served() as bob:
         await alice.wire.put_parcel(NAME, b"payload")
-        with pytest.raises(PullError, match="late: busy"):
-            await bob.wire.collect(alice.address, NAME, size=7, deadline_s=0.4)
+        await late(
+            lambda deadline_s: bob.wire.collect(alice.address, NAME, size=7, deadline_s=deadline_s),
+            "busy",
+        )
 
 
 async def test_strangers_to_the_session_get_no_parcel() -> None:

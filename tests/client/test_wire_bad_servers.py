@@ -1,13 +1,14 @@
 """A server that lies, stalls, dies or babbles costs its puller one deadline at most."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
-from support.wires import CHUNK, HOST, Server, served, server_by_hand
+from support.wires import CHUNK, HOST, Server, late, served, server_by_hand
 from xxhash import xxh3_128
 
 from p2pl.errors import FrameError, PullError
@@ -28,7 +29,14 @@ from p2pl.protocol.frame import (
 pytestmark = pytest.mark.anyio
 CHUNKS = 60  # more than a wire takes in before the rest of its loop has had some turns
 DATA = bytes(range(256)) * (CHUNKS * CHUNK // 256)
-SLACK_S = 0.5
+AT_ONCE_S = 30.0  # a stalled machine included; see `patient`
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets no time limit but the deadline end a pull within a minute."""
+    for name in ("pull.CONNECT_MS", "pull.HANDSHAKE_MS", "wire.HANDSHAKE_MS"):
+        monkeypatch.setattr(f"p2pl.network.{name}", 60_000)
 
 
 def offer(server: Server, **changes: object) -> Offer:
@@ -86,10 +94,8 @@ async def test_another_size_than_the_sessions_is_refused_at_once(size: int) -> N
     async def script(server: Server, route: bytes) -> None:
         await server.send(route, offer(server, size=size))
 
-    began_s = time.monotonic()
     with pytest.raises(FrameError, match=rf"offer\.size: got {size}, allowed {len(DATA)}, by the"):
         await outcome(script)
-    assert time.monotonic() - began_s < 2
 
 
 async def test_bytes_that_do_not_match_the_digest_are_refused() -> None:
@@ -171,21 +177,18 @@ async def test_a_server_that_stops_in_mid_transfer_costs_the_deadline_and_no_mor
         await send_chunks(server, route, chunks)
         await asyncio.Event().wait()
 
-    began_s = time.monotonic()
-    done = chunks * CHUNK
-    with pytest.raises(PullError, match=rf"late: {done} of {len(DATA)} bytes after 0\.5 s"):
-        await outcome(script, deadline_s=0.5)
-    assert 0.5 <= time.monotonic() - began_s < 0.5 + SLACK_S
+    await late(
+        lambda deadline_s: outcome(script, deadline_s=deadline_s),
+        f"{chunks * CHUNK} of {len(DATA)} bytes",
+    )
 
 
 async def test_a_server_that_never_answers_costs_the_deadline() -> None:
     async def script(server: Server, route: bytes) -> None:
         await asyncio.Event().wait()
 
-    began_s = time.monotonic()
     with pytest.raises(PullError, match=r"late: no answer after 0\.3 s"):
         await outcome(script, deadline_s=0.3)
-    assert time.monotonic() - began_s < 0.3 + SLACK_S
 
 
 async def test_a_server_that_is_always_busy_costs_the_deadline_and_is_not_pestered() -> None:
@@ -198,9 +201,13 @@ async def test_a_server_that_is_always_busy_costs_the_deadline_and_is_not_pester
             await server.send(route, Busy(0))
             route, _ = await server.next_pull()
 
-    with pytest.raises(PullError, match="late: busy"):
-        await outcome(script, deadline_s=0.5)
-    assert 2 <= asked <= 11
+    async def ask(deadline_s: float) -> None:
+        nonlocal asked
+        asked = 0
+        await outcome(script, deadline_s=deadline_s)
+
+    deadline_s = await late(ask, "busy")
+    assert 1 <= asked <= 1 + deadline_s / 0.05
 
 
 async def test_not_modified_is_no_answer_to_someone_who_has_nothing() -> None:
@@ -220,7 +227,11 @@ async def test_a_chunk_without_an_offer_is_refused() -> None:
         await outcome(script)
 
 
-async def test_a_server_that_sends_everything_and_is_gone_has_done_its_part() -> None:
+async def test_a_server_that_sends_everything_and_is_gone_has_done_its_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2pl.network.pull.GRACE_S", 4.0)  # over when all is read, stall or not
+
     async def script(server: Server, route: bytes) -> None:
         await server.send(route, offer(server))
         await send_chunks(server, route, CHUNKS)
@@ -296,7 +307,7 @@ async def test_a_broken_frame_is_held_against_the_peer_that_sent_it() -> None:
         assert me.wire.traffic.garbage_by_peer == {server.identity.peer_id: 1}
 
 
-async def pull_from(host: str, port: int, *, deadline_s: float) -> float:
+async def pull_from(host: str, port: int, *, deadline_s: float, match: str) -> float:
     """Returns the seconds that it took to give up on something that is not a peer."""
     keys = CurveKeys.generate()
     address = PeerAddress(
@@ -304,40 +315,45 @@ async def pull_from(host: str, port: int, *, deadline_s: float) -> float:
     )
     async with served() as me:
         began_s = time.monotonic()
-        with pytest.raises(PullError, match=r"unreachable|late|address"):
+        with pytest.raises(PullError, match=match):
             await me.wire.pull(address, have=None, round=0, wait_s=0, deadline_s=deadline_s, size=1)
         return time.monotonic() - began_s
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_peer_that_is_gone_is_noticed_at_once() -> None:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
-    assert await pull_from(HOST, port, deadline_s=10) < 2
+    assert await pull_from(HOST, port, deadline_s=60, match="unreachable") < AT_ONCE_S
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_peer_with_another_curve_key_than_told_is_noticed_at_once() -> None:
     async with served() as other:
-        assert await pull_from(HOST, other.address.port, deadline_s=10) < 2
+        port = other.address.port
+        assert await pull_from(HOST, port, deadline_s=60, match="unreachable") < AT_ONCE_S
 
 
 async def test_something_that_accepts_and_never_answers_costs_the_deadline() -> None:
     with socket.create_server((HOST, 0)) as listener:
-        seconds = await pull_from(HOST, listener.getsockname()[1], deadline_s=0.4)
-    assert seconds < 0.4 + SLACK_S
+        port = listener.getsockname()[1]
+        await pull_from(HOST, port, deadline_s=0.4, match=r"late: no answer after 0\.4 s")
 
 
+@pytest.mark.usefixtures("patient")
 async def test_something_that_answers_in_another_protocol_is_noticed_at_once() -> None:
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 100)
-        await reader.read(10_000)
+        with contextlib.suppress(ConnectionError):  # libzmq may hang up before it has said a word
+            await reader.read(10_000)
         writer.close()
 
     listener = await asyncio.start_server(babble, HOST, 0)
     async with listener:
         port = listener.sockets[0].getsockname()[1]
-        assert await pull_from(HOST, port, deadline_s=10) < 2
+        assert await pull_from(HOST, port, deadline_s=60, match="unreachable") < AT_ONCE_S
 
 
 async def test_a_name_is_never_looked_up() -> None:
-    assert await pull_from("tracker.example", 80, deadline_s=10) < 1
+    await pull_from("tracker.example", 80, deadline_s=10, match="address: got 'tracker.example'")

@@ -1,13 +1,16 @@
 """Both ends of the wire by hand, for peers that do what p2pl never does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import pytest
 import zmq
 import zmq.asyncio
 
+from p2pl.errors import PullError
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.serve import Limits
 from p2pl.network.wire import Wire
@@ -27,6 +30,7 @@ SESSION = "ab" * 32
 HOST = "127.0.0.1"
 CHUNK = 1 << 16
 DEADLINE_S = 10.0
+TRIES_S = (0.4, 2.0, 8.0)  # deadlines; the longer ones where this machine stands still
 
 
 async def until(reached: Callable[[], object]) -> None:
@@ -34,6 +38,18 @@ async def until(reached: Callable[[], object]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not reached():  # noqa: ASYNC110  # no event tells: the counters are plain numbers
             await asyncio.sleep(0)
+
+
+async def late(ask: Callable[[float], Awaitable[object]], stage: str) -> float:
+    """Returns the deadline that `ask` was given and kept to, having come to `stage` by then."""
+    for deadline_s in TRIES_S:
+        began_s = time.monotonic()
+        with pytest.raises(PullError, match=f"late: .* after {deadline_s:g} s$") as caught:
+            await ask(deadline_s)
+        assert time.monotonic() - began_s >= deadline_s
+        if f"late: {stage} after" in str(caught.value):
+            return deadline_s
+    pytest.fail(f"it never came to {stage!r}: {caught.value}")
 
 
 @dataclass

@@ -143,6 +143,14 @@ class Server:
                 self._receive(route.bytes, frames)
             await asyncio.sleep(0)  # with messages waiting, nothing above ever yields
 
+    def _look_again(self) -> None:
+        """Has pyzmq look for what has come in, after something was sent while `run` waits.
+
+        Sending may take in the news of a message that has arrived, and the descriptor that `run`
+        waits for tells it only once (zmq_getsockopt(3), ZMQ_FD).
+        """
+        self._router.get(zmq.EVENTS)
+
     def close(self) -> None:
         """Forgets everybody; nothing is sent after this."""
         for waiting in self._waiting.values():
@@ -244,6 +252,7 @@ class Server:
         waiting = self._waiting.pop(route)
         waiting.timer.cancel()
         self._answer(route, waiting.peer_id, waiting.pull)
+        self._look_again()
 
     def _answer(self, route: Route, peer_id: str, pull: Pull) -> None:
         version = self._version_for(pull)
@@ -321,6 +330,7 @@ class Server:
         end_s = min(transfer.moved_s + limits.idle_s, transfer.began_s + limits.transfer_s)
         if self._now() >= end_s:
             self._drop(route, "too slow")
+            self._look_again()
         else:
             asyncio.get_running_loop().call_at(end_s, self._watch, route, transfer)
 
