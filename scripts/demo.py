@@ -5,8 +5,10 @@ would have reached alone is measured afterwards, with the same session and the s
 """
 
 import asyncio
+import contextlib
 import io
 import json
+import secrets
 import shutil
 import socket
 import subprocess
@@ -24,6 +26,7 @@ SPEC = ROOT / "torrentfiles" / "digits.toml"
 PEERS = 6
 PARTITION = "dirichlet:0.5"
 DEADLINE_S = 150.0
+SERVER_PORTS = range(20_000, 32_768)  # below those that Linux, macOS and Windows hand out
 console = Console()
 
 
@@ -57,11 +60,12 @@ def main() -> None:
 
 
 def free_port() -> int:
-    """Returns a loopback port that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Returns a loopback port that nothing has, and that no connection is given by itself."""
+    while True:
+        port = secrets.choice(SERVER_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def run(command: str, *arguments: object) -> None:

@@ -1,7 +1,9 @@
 """Real processes on loopback: a tracker, peers, and the means to kill them and read their logs."""
 
+import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 POLL_S = 0.05
+SERVER_PORTS = range(20_000, 32_768)  # below those that Linux, macOS and Windows hand out
 
 
 def wait_until(reached: Callable[[], bool], deadline_s: float, what: str) -> None:
@@ -28,11 +31,12 @@ def wait_until(reached: Callable[[], bool], deadline_s: float, what: str) -> Non
 
 
 def free_port() -> int:
-    """Returns a loopback port that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Returns a loopback port that nothing has, and that no connection is given by itself."""
+    while True:
+        port = secrets.choice(SERVER_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
