@@ -1,6 +1,17 @@
 """Fixtures that every part of the suite shares."""
 
+import os
+
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Before torch is imported: on a busy machine its threads wait for each other at every operation,
+# and what takes a second takes two minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A machine that stands still for a while is no finding.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -124,8 +124,8 @@ class Swarm:
             str(self.port),
         ]
         tracker = self.start("tracker", [*command, *options])
-        ready = f"listening on {self.url}"
-        wait_until(lambda: ready in tracker.text(), 20, f"tracker ready\n{tracker.text()}")
+        ready = f"listening on {self.url}\n"
+        wait_until(lambda: ready in tracker.text(), 60, f"tracker ready\n{tracker.text()}")
         return tracker
 
     def peer(self, name: str, torrent: Path, *options: str) -> Peer:

@@ -124,7 +124,7 @@ def test_members_are_found_without_privacy_and_hidden_with_it() -> None:
     assert [one.name for one in leaky] == ["loss threshold", "LiRA"]
     for bad, good in zip(leaky, safe, strict=True):
         assert bad.area > 0.65
-        assert 0.4 < good.area < 0.6
+        assert 0.38 < good.area < 0.62
         assert bad.advantage > good.advantage
         assert bad.true_positives[0] > good.true_positives[0]
         assert good.intervals[0].low <= good.true_positives[0] <= good.intervals[0].high

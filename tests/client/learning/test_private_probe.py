@@ -83,7 +83,8 @@ def test_the_noise_of_an_answer_is_what_it_says() -> None:
     answers = torch.tensor([probe.harm(vector, vector) for _ in range(200)])
     deviation = MAX_LOSS * opened.account.noise_multiplier / 400
     spread = float(answers[:, 0].std())
-    assert 0.85 * deviation < spread < 1.5 * deviation  # the noise on the shift adds some
+    # Of 200 normal numbers it is less one time in ten million; the noise on the shift adds some.
+    assert 0.75 * deviation < spread < 1.5 * deviation
     assert float(answers[0, 1]) == pytest.approx(math.hypot(deviation, MAX_LOSS / math.sqrt(400)))
 
 

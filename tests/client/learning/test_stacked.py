@@ -101,7 +101,7 @@ def test_training_together_equals_training_alone(make: models.Make, training: Tr
     alone, together = alone_and_together(make, training)
     for one, other in zip(alone, together, strict=True):
         # Adam divides by the root of its squares: rounding counts for more where they are small.
-        assert apart(other.vector, one.vector) < (1e-5 if training is ADAM else 1e-6)
+        assert apart(other.vector, one.vector) < (1e-4 if training is ADAM else 1e-6)
         assert other.loss == pytest.approx(one.loss, rel=1e-5)
         assert (other.steps, other.samples) == (one.steps, one.samples)
         assert other.optimizer.keys() == one.optimizer.keys()
