@@ -25,7 +25,7 @@ def attacked(text: str, rule: str = "uniform", rounds: int = 3) -> Setup:
     """Returns a full cohort of six under an attack."""
     setup = small_setup(("mixing", "rule", rule), ("exchange", "cohort", 5), peers=6, rounds=rounds)
     attack, bad = parse(text)
-    return replace(setup, attack=attack, bad=bad)
+    return replace(setup, attack=attack, bad=bad, engine="stacked")  # `auto` goes by time
 
 
 def mean(result: Result) -> float:

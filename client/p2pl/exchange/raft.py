@@ -248,14 +248,25 @@ class Member:
 
     async def participate_to_the_end(self) -> PeerState:
         """Returns my state once I hold the last model and have served it long enough."""
-        while self.held.round < self.peer.rounds:
-            with contextlib.suppress(Moved):
-                await self.participate()
 
-        async def nothing_new(peer: Peer, state: PeerState) -> PeerState:
-            return state
+        async def go_on(peer: Peer, state: PeerState) -> PeerState:
+            while self.held.round < self.peer.rounds or self.is_overtaken():
+                with contextlib.suppress(Moved):
+                    await self.participate()
+            return self.state
 
-        return await linger(self.peer, self.state, nothing_new)
+        return await linger(self.peer, await go_on(self.peer, self.state), go_on)
+
+    def is_overtaken(self) -> bool:
+        """Returns whether the last model that I hold was not decided, and a later leader goes on.
+
+        That leader has another one, or still waits for what I made of the one before.
+        """
+        notice = self.notice
+        if notice is None or notice.leader == self.me or self.leadership is None:
+            return False
+        awaited = self.done is not None and self.done.base == notice.stamp
+        return notice.stamp > self.held or awaited
 
     async def participate(self) -> None:
         """Does what is next: fetch the leader's model, or train it, or give the result away.
@@ -265,13 +276,14 @@ class Member:
             QuorumError: there was no leader for too long.
         """
         notice = await self.current_notice()
-        if notice.leader != self.me and notice.stamp != self.held:
-            await self.fetch(notice)
-        elif self.done is None or self.done.base != self.held:
-            self.done = await self.train()
-        else:
+        newest = self.held if notice.leader == self.me else notice.stamp
+        if self.done and self.done.base == newest:  # whatever I have made of it since, undecided
             await self.give_result(notice, self.done)
             await self.while_current(notice, asyncio.Event().wait())
+        elif self.held != newest:
+            await self.fetch(notice)
+        else:
+            self.done = await self.train()
 
     async def current_notice(self) -> Announce:
         """Returns what the present leader announces, as soon as there is one."""
@@ -441,7 +453,9 @@ class Member:
         """Holds this model from now on; it is on disk before anybody is told."""
         peer, done = self.peer, self.done
         optimizer = self.state.optimizer
-        if done and done.base == self.held:
+        of_mine = done is not None and done.base.round + 1 == stamp.round
+        instead = stamp.round == self.held.round  # of a model of that round that was not decided
+        if done and (done.base == self.held or (instead and of_mine)):
             follow = peer.learner.follow
             optimizer = follow(done.start, done.trained, mixed.vector, done.base.round + 1)
         after = PeerState(
@@ -453,7 +467,7 @@ class Member:
         )
         if stamp.round <= self.held.round:
             peer.log.drop_after(stamp.round - 1)  # what I had is not what was decided
-        if done and done.base == self.held and done.base.round + 1 == stamp.round:
+        if done and of_mine and (instead or done.base == self.held):
             score = partial(peer.learner.score, done.trained.vector, mixed.vector)
             scored = await peer.worker(score)
             outcome = Outcome(stamp.round, done.trained, pulls, mixed, scored)
