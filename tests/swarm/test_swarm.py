@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
-from support.processes import BIN, ROOT, Peer, Swarm, wait_until
+from support.processes import BIN, PATIENCE_S, ROOT, Peer, Swarm, wait_until
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 
 SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
 PEERS = 6
@@ -32,7 +33,7 @@ def test_six_strangers_end_up_with_one_good_model(swarm: Swarm) -> None:
     torrent = swarm.create(SPEC, "digits")
     peers = start_all(swarm, torrent)
     for peer in peers:
-        assert peer.wait(90) == 0, peer.text()
+        assert peer.wait() == 0, peer.text()
     summaries = [peer.summary() for peer in peers]
     accuracies = [summary["accuracy"] for summary in summaries]
     assert min(accuracies) > 90, accuracies
@@ -50,18 +51,18 @@ def test_a_swarm_survives_killed_peers_and_a_killed_tracker(swarm: Swarm) -> Non
     tracker = swarm.tracker()
     torrent = swarm.create(SPEC, "digits", *LONG)
     peers = start_all(swarm, torrent)
-    wait_until(lambda: peers[0].last_round() >= 5, 60, f"round 5\n{peers[0].text()}")
+    wait_until(lambda: peers[0].last_round() >= 5, PATIENCE_S, f"round 5\n{peers[0].text()}")
     peers[4].kill()
     peers[5].kill()
     before = peers[4].rounds()
-    returned = swarm.peer("peer-4", torrent, *shard(4))
-    wait_until(lambda: peers[0].last_round() >= 8, 60, f"round 8\n{peers[0].text()}")
+    returned = swarm.late_peer("peer-4", torrent, *shard(4), others=peers[:4])
+    wait_until(lambda: peers[0].last_round() >= 8, PATIENCE_S, f"round 8\n{peers[0].text()}")
     tracker.kill()
-    wait_until(lambda: peers[0].last_round() >= 12, 60, f"round 12\n{peers[0].text()}")
+    wait_until(lambda: peers[0].last_round() >= 12, PATIENCE_S, f"round 12\n{peers[0].text()}")
     swarm.tracker()
     left = [*peers[:4], returned]
     for peer in left:
-        assert peer.wait(120) == 0, peer.text()
+        assert peer.wait() == 0, peer.text()
     accuracies = [peer.summary()["accuracy"] for peer in left]
     assert min(accuracies) > 90, accuracies
     after = returned.rounds()
@@ -74,13 +75,12 @@ def test_a_swarm_survives_killed_peers_and_a_killed_tracker(swarm: Swarm) -> Non
 
 def test_a_late_peer_takes_the_swarms_model_and_ends_with_the_others(swarm: Swarm) -> None:
     swarm.tracker()
-    # Twice as long again: on a busy machine a process takes as long to load as 40 rounds last.
-    torrent = swarm.create(SPEC, "digits", *LONG, ("rounds = 40", "rounds = 80"))
+    torrent = swarm.create(SPEC, "digits", *LONG)
     peers = start_all(swarm, torrent)
-    wait_until(lambda: peers[0].last_round() >= 10, 60, f"round 10\n{peers[0].text()}")
-    late = swarm.peer("late", torrent, *shard(0, 7))
+    wait_until(lambda: peers[0].last_round() >= 10, PATIENCE_S, f"round 10\n{peers[0].text()}")
+    late = swarm.late_peer("late", torrent, *shard(0, 7), others=peers)
     for peer in (*peers, late):
-        assert peer.wait(120) == 0, peer.text()
+        assert peer.wait() == 0, peer.text()
     assert late.rounds()[0]["round"] > 10
     others = [peer.summary()["accuracy"] for peer in peers]
     assert late.summary()["accuracy"] > min(others) - 2
@@ -91,13 +91,13 @@ def test_ctrl_c_leaves_properly_and_the_same_command_resumes(swarm: Swarm) -> No
     torrent = swarm.create(SPEC, "digits", *LONG, ("min_peers = 6", "min_peers = 2"))
     one = swarm.peer("one", torrent, *shard(0))
     other = swarm.peer("other", torrent, *shard(1))
-    wait_until(lambda: one.last_round() >= 3, 60, f"round 3\n{one.text()}")
+    wait_until(lambda: one.last_round() >= 3, PATIENCE_S, f"round 3\n{one.text()}")
     assert one.stop(signal.SIGINT) == 130, one.text()
     before = one.rounds()
     assert one.summary()["state"] == "interrupted"
     again = swarm.peer("one", torrent, *shard(0))
-    assert again.wait(120) == 0, again.text()
-    assert other.wait(120) == 0, other.text()
+    assert again.wait() == 0, again.text()
+    assert other.wait() == 0, other.text()
     assert again.rounds()[: len(before)] == before
     assert again.summary()["rounds"] == 40
     assert again.summary()["peer_id"] == one.summary()["peer_id"]
@@ -106,16 +106,20 @@ def test_ctrl_c_leaves_properly_and_the_same_command_resumes(swarm: Swarm) -> No
 def test_bad_peers_are_named_and_cost_only_themselves(swarm: Swarm) -> None:
     swarm.tracker()
     spec = (("min_peers = 6", "min_peers = 8"), ("cohort = 3", "cohort = 7"))
-    deadline = ("start_deadline_s = 60.0", "start_deadline_s = 60.0\npull_deadline_s = 3.0")
+    deadline = ("start_deadline_s = 60.0", "start_deadline_s = 200.0\npull_deadline_s = 3.0")
     torrent = swarm.create(SPEC, "digits", *spec, deadline)
     checkpoint = torrent.with_name("digits.safetensors")
     script = Path(__file__).with_name("bad_peers.py")
+    peers = [swarm.peer(f"peer-{index}", torrent, *shard(index, 4)) for index in range(4)]
+    # Who fails rests, the longer the oftener: those who wait for a slow peer must not meet the bad
+    # ones all the while, or these would rest until all is over.
+    here = "waiting for peers: 4 of 8"
+    wait_until(lambda: all(here in peer.text() for peer in peers), PATIENCE_S, here)
     for kind in ("garbage", "nan", "stall", "liar"):
         options = ["--torrent", str(torrent), "--checkpoint", str(checkpoint)]
         swarm.start(kind, [sys.executable, str(script), kind, *options, "--tracker", swarm.url])
-    peers = [swarm.peer(f"peer-{index}", torrent, *shard(index, 4)) for index in range(4)]
     for peer in peers:
-        assert peer.wait(120) == 0, peer.text()
+        assert peer.wait() == 0, peer.text()
     for peer in peers:
         rounds = peer.rounds()
         reasons = {reason for entry in rounds for reason in entry["rejected"].values()}
@@ -123,14 +127,14 @@ def test_bad_peers_are_named_and_cost_only_themselves(swarm: Swarm) -> None:
         assert any("NaN" in reason for reason in reasons), reasons
         nonsense = [entry for entry in rounds if "NaN" in str(entry["rejected"])]
         assert len(nonsense) < len(rounds) / 2  # who answers nonsense is soon asked less often
-        assert max(entry["seconds"] for entry in rounds) < 3.0 + 5.0  # a deadline, and a slow peer
+        assert median(entry["seconds"] for entry in rounds) < 3.0  # no deadline in most of them
         assert peer.summary()["accuracy"] > 88
 
 
 def test_without_a_tracker_the_exit_code_is_3_and_nothing_is_left_half_done(swarm: Swarm) -> None:
     torrent = swarm.create(SPEC, "digits")
     peer = swarm.peer("peer", torrent, *shard(0))
-    assert peer.wait(60) == 3, peer.text()
+    assert peer.wait() == 3, peer.text()
     assert swarm.url in peer.text()
     assert peer.rounds() == []
 
@@ -138,7 +142,7 @@ def test_without_a_tracker_the_exit_code_is_3_and_nothing_is_left_half_done(swar
 def test_a_peer_alone_needs_nobody(swarm: Swarm) -> None:
     torrent = swarm.create(SPEC, "digits")
     peer = swarm.peer("peer", torrent, *shard(0), "--alone", "--rounds", "3")
-    assert peer.wait(60) == 0, peer.text()
+    assert peer.wait() == 0, peer.text()
     assert [entry["round"] for entry in peer.rounds()] == [1, 2, 3]
     assert peer.summary()["bytes_in"] == 0
 
@@ -161,7 +165,7 @@ def test_wrong_options_end_with_2_and_say_why(
     torrent = swarm.create(SPEC, "digits")
     where = str(swarm.folder / "run")
     command = [str(BIN / "p2pl"), "join", str(torrent), "--run-dir", where, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "got" in done.stderr
@@ -173,7 +177,7 @@ def test_a_port_in_use_ends_with_2(swarm: Swarm) -> None:
     swarm.tracker()
     listen = ("--listen", f"127.0.0.1:{swarm.port}", "--run-dir", str(swarm.folder / "run"))
     command = [str(BIN / "p2pl"), "join", str(torrent), *shard(0), *listen]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2, done.stderr
     assert str(swarm.port) in done.stderr
 
@@ -185,23 +189,23 @@ def test_a_tampered_checkpoint_is_refused_in_words(swarm: Swarm) -> None:
     data[-1] ^= 1
     checkpoint.write_bytes(data)
     peer = swarm.peer("peer", torrent, *shard(0), "--alone")
-    assert peer.wait(60) == 2, peer.text()
+    assert peer.wait() == 2, peer.text()
     assert "root" in peer.text()
 
 
 def test_a_run_directory_belongs_to_one_session(swarm: Swarm) -> None:
     torrent = swarm.create(SPEC, "digits")
-    assert swarm.peer("peer", torrent, *shard(0), "--alone", "--rounds", "1").wait(60) == 0
+    assert swarm.peer("peer", torrent, *shard(0), "--alone", "--rounds", "1").wait() == 0
     other = swarm.create(SPEC, "digits", ("seed = 1", "seed = 2"))
     peer = swarm.peer("peer", other, *shard(0), "--alone", "--rounds", "1")
-    assert peer.wait(60) == 2, peer.text()
+    assert peer.wait() == 2, peer.text()
     assert "--run-dir" in peer.text()
 
 
 def test_inspect_shows_what_create_made(swarm: Swarm) -> None:
     torrent = swarm.create(SPEC, "digits")
     command = [str(BIN / "p2pl"), "inspect", str(torrent), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     shown = json.loads(done.stdout)
     assert shown["name"] == "digits"
     assert shown["trackers"] == [[swarm.url]]

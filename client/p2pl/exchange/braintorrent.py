@@ -65,9 +65,11 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def moved(self, peer_id: str, version: int) -> bool:
         """Returns whether a peer's version is not the one I used; 0 is what everybody began with.
 
-        A lower one counts too: a peer that lost its state begins again.
+        A lower one counts too: a peer that lost its state begins again. But not the one before: a
+        peer that was killed before it had saved its newest makes it once more.
         """
-        return version != self.used.get(peer_id, 0)
+        used = self.used.get(peer_id, 0)
+        return version not in (used, used - 1)
 
     def after(self, models: Mapping[str, Model]) -> "Ledger":
         """Returns the ledger once these models have been merged."""

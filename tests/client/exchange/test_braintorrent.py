@@ -40,6 +40,13 @@ def test_a_peer_that_lost_its_state_and_begins_again_has_moved() -> None:
     assert Ledger().after(models(a=7)).moved("a", 1)
 
 
+def test_a_peer_that_was_killed_before_it_saved_its_newest_has_not_moved() -> None:
+    ledger = Ledger().after(models(a=7))
+    assert not ledger.moved("a", 6)
+    assert not ledger.moved("a", 7)
+    assert ledger.moved("a", 8)
+
+
 def test_the_vector_is_bounded_and_forgets_those_merged_longest_ago() -> None:
     many = {f"{number}": Model(1, 1, torch.zeros(1)) for number in range(MAX_KNOWN)}
     ledger = Ledger().after(many).after(models(new=1))
