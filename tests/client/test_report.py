@@ -257,7 +257,7 @@ def test_received_and_sent_have_a_bar_each(tmp_path: Path) -> None:
     assert {rgb(pictures.BLUE), rgb(pictures.ORANGE)} <= found
 
 
-@pytest.mark.parametrize(("peers", "classes"), [(1, 2), (6, 10), (200, 100)])
+@pytest.mark.parametrize(("peers", "classes"), [(1, 2), (6, 10), (50, 100)])
 def test_each_class_has_its_colour_in_the_picture_of_shards(
     tmp_path: Path, peers: int, classes: int
 ) -> None:

@@ -65,7 +65,8 @@ def test_no_peer_spends_more_than_its_budget_though_it_is_killed_and_comes_back(
     mine = peers[0].rounds()
     # Where the others were done before it was back, it took their model, and no round of its own.
     assert peers[0].summary()["rounds"] == 30
-    assert steps(peers[0]) >= a_round * (sum(1 for entry in mine if entry["samples"]) + 1)
+    # More than the rounds that are seen: what it had paid for when it was killed stays paid for.
+    assert steps(peers[0]) > a_round * sum(1 for entry in mine if entry["samples"])
     assert steps(peers[1]) == pytest.approx(30 * a_round, rel=0.1)
     accuracies = [peer.summary()["accuracy"] for peer in peers]
     assert min(accuracies) > 60, accuracies
