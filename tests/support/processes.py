@@ -1,11 +1,8 @@
 """Real processes on loopback: a tracker, peers, and the means to kill them and read their logs."""
 
-import contextlib
 import json
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,11 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from demo import free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 POLL_S = 0.05
-SERVER_PORTS = range(20_000, 32_768)  # below those that Linux, macOS and Windows hand out
 # For what comes as soon as the machine gets to it: it ends a test that hangs, and bounds no speed.
 # Six processes have loaded torch after 12 s on two idle cores, and after 75 s on two busy ones.
 PATIENCE_S = 240.0
@@ -31,15 +28,6 @@ def wait_until(reached: Callable[[], bool], deadline_s: float, what: str) -> Non
     while not reached():
         assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
         time.sleep(POLL_S)
-
-
-def free_port() -> int:
-    """Returns a loopback port that nothing has, and that no connection is given by itself."""
-    while True:
-        port = secrets.choice(SERVER_PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @dataclass

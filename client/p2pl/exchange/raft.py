@@ -453,9 +453,11 @@ class Member:
         """Holds this model from now on; it is on disk before anybody is told."""
         peer, done = self.peer, self.done
         optimizer = self.state.optimizer
-        of_mine = done is not None and done.base.round + 1 == stamp.round
-        instead = stamp.round == self.held.round  # of a model of that round that was not decided
-        if done and (done.base == self.held or (instead and of_mine)):
+        # I trained from what I hold; or from the one before, and what I hold was not decided.
+        trained = done and (
+            done.base == self.held or done.base.round + 1 == self.held.round == stamp.round
+        )
+        if done and trained:
             follow = peer.learner.follow
             optimizer = follow(done.start, done.trained, mixed.vector, done.base.round + 1)
         after = PeerState(
@@ -467,7 +469,7 @@ class Member:
         )
         if stamp.round <= self.held.round:
             peer.log.drop_after(stamp.round - 1)  # what I had is not what was decided
-        if done and of_mine and (instead or done.base == self.held):
+        if done and trained and done.base.round + 1 == stamp.round:
             score = partial(peer.learner.score, done.trained.vector, mixed.vector)
             scored = await peer.worker(score)
             outcome = Outcome(stamp.round, done.trained, pulls, mixed, scored)
