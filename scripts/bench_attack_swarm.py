@@ -23,12 +23,13 @@ from typing import Any
 import torch
 from demo import BIN, ROOT, free_port, run, start_tracker
 
-from p2pl.learning import checkpoint, models, partition
-from p2pl.learning import data as datasets
-from p2pl.learning.data import Data
+from p2pl.data import load as datasets
+from p2pl.data import partition
+from p2pl.data.load import Data
+from p2pl.learning import checkpoint, models
 from p2pl.learning.learner import Learner, Model
 from p2pl.learning.train import Start
-from p2pl.learning.trust import Trust
+from p2pl.mixing.trust.row import Trust
 from p2pl.protocol import session as sessions
 from p2pl.protocol.session import Session
 

@@ -17,13 +17,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from p2pl.data.examples import Examples
 from p2pl.learning import models
-from p2pl.learning.accountant import Account, Accountant, Budget
-from p2pl.learning.examples import Examples
-from p2pl.learning.per_example import has_closed_form
-from p2pl.learning.private import PrivateTraining, steps_a_round
 from p2pl.learning.train import Start, train
 from p2pl.learning.weights import flatten
+from p2pl.privacy.accountant import Account, Accountant, Budget
+from p2pl.privacy.clipping import has_closed_form
+from p2pl.privacy.training import PrivateTraining, steps_a_round
 from p2pl.protocol.session import Exchange, Model, Session, Task, Training
 
 MODELS = ("logreg", "mlp", "cnn", "resnet-gn")

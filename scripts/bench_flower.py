@@ -25,7 +25,7 @@ from flwr.server.strategy import FedAvg
 from flwr.simulation import run_simulation
 from torch.nn.functional import cross_entropy
 
-from p2pl.learning import data as datasets
+from p2pl.data import load as datasets
 from p2pl.learning import flower, models
 from p2pl.learning.weights import Layout
 from p2pl.protocol import session

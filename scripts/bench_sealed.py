@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 
 from p2pl.network.keys import Identity
 from p2pl.network.sealed import KeyPair, SuiteName, lock, seal, unlock
-from p2pl.protocol import raft
-from p2pl.protocol.election import Stamp
+from p2pl.protocol.raft import messages as raft
+from p2pl.protocol.raft.election import Stamp
 
 MIB = 1 << 20
 

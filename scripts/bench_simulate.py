@@ -32,10 +32,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from p2pl.data.examples import Examples
+from p2pl.data.load import Data, load
 from p2pl.learning import models
-from p2pl.learning.data import Data, load
 from p2pl.learning.evaluate import evaluate
-from p2pl.learning.examples import Examples
 from p2pl.learning.train import Start, train
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session, changed, read_spec

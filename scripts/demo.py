@@ -143,7 +143,7 @@ def progress(out: Path) -> Table:
 
 def show(out: Path, torrent: Path) -> None:
     """Trains each shard alone with the same budget, and draws both side by side."""
-    from p2pl.report import comparison_table, draw_alone_versus_together, write_report
+    from p2pl.report.run import comparison_table, draw_alone_versus_together, write_report
 
     together, alone = {}, {}
     for index in range(PEERS):
@@ -166,10 +166,10 @@ def train_alone(torrent: Path, run_dir: Path, index: int) -> float:
     """Returns the accuracy in percent that one shard reaches alone, with the same rounds."""
     import torch
 
+    from p2pl.data.load import Shard, load
     from p2pl.exchange.join import Options, join
-    from p2pl.learning.data import Shard, load
     from p2pl.protocol import session
-    from p2pl.view import Header, PlainView
+    from p2pl.terminal import Header, PlainView
 
     file = session.decode(torrent.read_bytes())
     data = load("digits", file.session.task, shard=Shard(index, PEERS, PARTITION))

@@ -46,9 +46,9 @@ from scipy import stats
 
 from p2pl import __version__
 from p2pl.cli import app
+from p2pl.data import load as data
 from p2pl.errors import P2PLError
-from p2pl.learning import data
-from p2pl.network.files import write_atomically
+from p2pl.run.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 SESSIONS = Path("scripts/sessions")  # from ROOT, where every cell is run

@@ -19,7 +19,7 @@ from experiments import (
     table,
 )
 
-from p2pl import pictures
+from p2pl.report import plots as pictures
 
 SPEC = SESSIONS / "exchange.toml"
 SPLITS = {"iid": "iid", "Dirichlet 0.5": "dirichlet:0.5"}

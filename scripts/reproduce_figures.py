@@ -25,8 +25,8 @@ from experiments import (
     table,
 )
 
-from p2pl import pictures
-from p2pl.report import class_rows, class_scores, macro_score
+from p2pl.report import plots as pictures
+from p2pl.report.run import class_rows, class_scores, macro_score
 
 _Point: TypeAlias = tuple[float, float, float]  # place, mean, std over seeds
 UNIT = "accuracy on the test set (%)"

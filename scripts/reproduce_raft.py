@@ -30,11 +30,11 @@ from demo import free_port, run, start_tracker
 from experiments import PAGE, Experiment, table, write_section
 from experiments import Results as Page
 
-from p2pl.learning import data as datasets
+from p2pl.data import load as datasets
 from p2pl.learning.learner import Learner, Model
 from p2pl.learning.train import Start
-from p2pl.learning.trust import Trust
 from p2pl.learning.weights import flatten
+from p2pl.mixing.trust.row import Trust
 from p2pl.protocol.session import Session, read_spec
 from p2pl.simulate.engine import peers_of
 from p2pl.simulate.raft import mix_at_the_leader

@@ -71,7 +71,7 @@ def section(results: Results) -> str:
         "## Settings tried for trust\n\n"
         "MNIST, logistic regression, six peers, cohorts of 4. Accuracy of the honest on 10,000 "
         "held-out training examples, mean of seeds 100 to 102. One constant of "
-        "`p2pl.learning.trust` or `p2pl.learning.screening` is changed at a time.\n\n"
+        "`p2pl.mixing.trust.row` or `p2pl.mixing.trust.screening` is changed at a time.\n\n"
         + table(head, rows)
     )
 

@@ -20,14 +20,14 @@ import typer
 
 from p2pl import __version__
 from p2pl.errors import InputError, P2PLError, SessionFileError, wrong
-from p2pl.network.files import write_atomically
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
+from p2pl.run.files import write_atomically
 
 if TYPE_CHECKING:
-    from p2pl.learning.data import Data
+    from p2pl.data.load import Data
     from p2pl.learning.flower import NumPyClient
-    from p2pl.view import View
+    from p2pl.terminal import View
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -322,11 +322,11 @@ def join(
     part = _shard(shard, partition, partition_seed)
     where = run_dir or _default_run_dir(read.name, shard)
     with _extra("client"):
+        from p2pl.attacks import kinds as attacks
         from p2pl.exchange import join as joining
-        from p2pl.learning import attacks
         from p2pl.learning import device as devices
-        from p2pl.learning.promise import wanted
-        from p2pl.view import Header, open_view
+        from p2pl.privacy.policy import wanted
+        from p2pl.terminal import Header, open_view
     from rich.console import Console
 
     logging.basicConfig(
@@ -379,7 +379,7 @@ def _mine(
     part: tuple[int, int, str, int] | None,
 ) -> "tuple[Data | NumPyClient, str]":
     """Returns my data, or my client of Flower, and what to call them."""
-    from p2pl.learning import data as datasets
+    from p2pl.data import load as datasets
     from p2pl.learning import flower as clients
 
     if flower is not None:
@@ -534,8 +534,8 @@ def simulate(
     named = (one for one in changes if one[2] is not None)
     session = session_format.changed(session, *map(_setting, settings or ()), *named)
     with _extra("client"):
-        from p2pl.learning import attacks
-        from p2pl.learning.promise import wanted
+        from p2pl.attacks import kinds as attacks
+        from p2pl.privacy.policy import wanted
         from p2pl.simulate import command
         from p2pl.simulate.setup import Setup
     made, bad = attacks.parse(attack) if attack else (None, 0)
@@ -620,13 +620,13 @@ def partition(
     `p2pl join --shard I/N` and `p2pl simulate` divide the data in the same way.
     """
     with _extra("client"):
-        from p2pl.learning import data as datasets
-        from p2pl.shards import divide, shards_table
+        from p2pl.data import load as datasets
+        from p2pl.report.shards import divide, shards_table
     labels, names = datasets.load_labels(data, data_dir=_data_dir())
     shards = divide(labels, names, how, peers, partition_seed)
     if plot:
         with _extra("report"):
-            from p2pl.pictures import draw_shards
+            from p2pl.report.plots import draw_shards
         title = f"{data}, {how}, {peers} peers, seed {partition_seed}"
         write_atomically(plot, draw_shards(shards.counts, shards.labels, title=title))
     if as_json:
@@ -671,7 +671,7 @@ def privacy(
     """
     read = _session_to_simulate(session)[1] if session else None
     with _extra("client"):
-        from p2pl import privacy as private
+        from p2pl.privacy import plan as private
     base = private.Setting.of(read, examples) if read else private.Setting(examples)
     setting = base.changed(
         batch=batch,
@@ -686,7 +686,7 @@ def privacy(
         made = private.plan(setting, epsilon or (() if noise else private.EPSILONS), noise or ())
     if plot:
         with _extra("report"):
-            from p2pl.pictures import draw_plan
+            from p2pl.report.plots import draw_plan
         write_atomically(plot, draw_plan(made.curves(), title="What privacy costs"))
     if as_json:
         print(json.dumps(made.as_dict()))
@@ -735,9 +735,9 @@ def audit(
     session = _session_to_simulate(file)[1]
     part = _shard(shard, partition, partition_seed)
     with _extra("client"):
-        from p2pl import privacy as private
-        from p2pl.learning import data as datasets
-        from p2pl.learning.promise import budget, wanted
+        from p2pl.data import load as datasets
+        from p2pl.privacy import plan as private
+        from p2pl.privacy.policy import budget, wanted
     asked = wanted(dp_epsilon, dp_delta, dp_clip)
     mine = datasets.load(
         data,
@@ -782,8 +782,8 @@ def report(
     with _extra("report"):
         from rich.console import Console
 
-        from p2pl.report import report_tables, write_report
-        from p2pl.simulated import is_simulation, simulation_tables, write_simulation_report
+        from p2pl.report.run import report_tables, write_report
+        from p2pl.report.simulation import is_simulation, simulation_tables, write_simulation_report
     if len(run_dirs) == 1 and is_simulation(run_dirs[0]):
         simulated = write_simulation_report(run_dirs[0], out)
         Console().print(simulation_tables(simulated))

@@ -19,7 +19,7 @@ from p2pl.learning import flower, models
 from p2pl.learning.flower import FlowerLearner
 from p2pl.learning.learner import Model
 from p2pl.learning.train import Start
-from p2pl.learning.trust import Trust
+from p2pl.mixing.trust.row import Trust
 from p2pl.protocol import session
 from p2pl.protocol.session import Session
 

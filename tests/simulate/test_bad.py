@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.simulations import digits, small_setup
 
+from p2pl.attacks.kinds import KINDS, parse
+from p2pl.data.load import Data
 from p2pl.errors import InputError
-from p2pl.learning.attacks import KINDS, parse
-from p2pl.learning.data import Data
 from p2pl.simulate.engine import Result, peers_of, run
 from p2pl.simulate.numbers import numbers
 from p2pl.simulate.setup import Setup, draw_cohort

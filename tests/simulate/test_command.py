@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from p2pl.cli import app
 from p2pl.errors import InputError, SessionFileError
-from p2pl.network.runlog import read_run
+from p2pl.run.log import read_run
 
 RUN = ["simulate", str(SPEC), "--data", "digits", "--peers", "4", "--rounds", "2"]
 

@@ -8,11 +8,12 @@ import torch
 from support.simulations import digits, small_setup
 from torch import nn
 
+from p2pl.data.examples import Examples, Source
+from p2pl.data.load import Data
 from p2pl.errors import DataError, InputError, TrainingDiverged
-from p2pl.learning import evaluate, stacked
-from p2pl.learning.data import Data
+from p2pl.learning import evaluate
+from p2pl.learning.batched import stacked
 from p2pl.learning.evaluate import Scores
-from p2pl.learning.examples import Examples, Source
 from p2pl.learning.train import Start
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session, changed

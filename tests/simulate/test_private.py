@@ -8,9 +8,9 @@ import pytest
 import torch
 from support.simulations import digits, small_setup
 
+from p2pl.attacks import kinds as attacks
 from p2pl.errors import InputError, PrivacyError
-from p2pl.learning import attacks
-from p2pl.learning.promise import Wanted
+from p2pl.privacy.policy import Wanted
 from p2pl.protocol.session import Model, Privacy
 from p2pl.simulate.engine import Result, run
 from p2pl.simulate.numbers import numbers

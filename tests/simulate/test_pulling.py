@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.simulations import digits, small_setup
 
-from p2pl.learning.attacks import parse
+from p2pl.attacks.kinds import parse
 from p2pl.protocol.session import Gossip, changed
 from p2pl.simulate.engine import run
 from p2pl.simulate.numbers import numbers

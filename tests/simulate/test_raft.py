@@ -7,8 +7,8 @@ import pytest
 import torch
 from support.processes import ROOT
 
-from p2pl.learning.attacks import parse_kind
-from p2pl.learning.data import load
+from p2pl.attacks.kinds import parse_kind
+from p2pl.data.load import load
 from p2pl.protocol.session import Mixing, Raft, Session, read_spec
 from p2pl.simulate.engine import Result, run
 from p2pl.simulate.raft import VirtualElection, leads, sources

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from p2pl.protocol.election import (
+from p2pl.protocol.raft.election import (
     Action,
     Ballot,
     Event,

@@ -8,13 +8,13 @@ import torch
 from rich.console import Console
 from support.processes import ROOT, Swarm
 
+from p2pl.data.load import Shard, load
 from p2pl.exchange.join import Options, join
 from p2pl.learning.checkpoint import build
-from p2pl.learning.data import Shard, load
-from p2pl.network.runlog import Summary
 from p2pl.protocol import session
 from p2pl.protocol.session import SessionFile
-from p2pl.view import Header, PlainView
+from p2pl.run.log import Summary
+from p2pl.terminal import Header, PlainView
 
 SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
 

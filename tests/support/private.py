@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from dp_accounting import dp_event, pld, rdp
 
-from p2pl.learning.accountant import Account, Budget, Spent
-from p2pl.learning.examples import Examples
+from p2pl.data.examples import Examples
+from p2pl.privacy.accountant import Account, Budget, Spent
 from p2pl.protocol.session import Exchange, Model, Session, Task, Training
 
 

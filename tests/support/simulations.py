@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from p2pl.learning.data import Data, load
+from p2pl.data.load import Data, load
 from p2pl.protocol import session
 from p2pl.simulate.setup import Setup
 

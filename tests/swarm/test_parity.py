@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from support.processes import ROOT, Swarm
 
-from p2pl.learning.data import load
+from p2pl.data.load import load
 from p2pl.network.keys import Identity
 from p2pl.protocol import session
 from p2pl.simulate.engine import Result, run

@@ -9,12 +9,12 @@ import threading
 import time
 from functools import partial
 
-from p2pl.exchange.peer import stepper
-from p2pl.exchange.state import PeerState, save_state
+from p2pl.exchange.node import stepper
 from p2pl.learning.learner import Learner
 from p2pl.learning.train import Start
-from p2pl.network.runlog import RoundEntry, RunLog
-from p2pl.view import View
+from p2pl.run.log import RoundEntry, RunLog
+from p2pl.run.state import PeerState, save_state
+from p2pl.terminal import View
 
 
 async def run(

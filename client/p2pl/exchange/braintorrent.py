@@ -21,7 +21,7 @@ from torch import Tensor
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
 from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet
 from p2pl.exchange.linger import linger
-from p2pl.exchange.peer import (
+from p2pl.exchange.node import (
     Held,
     Meter,
     Outcome,
@@ -34,12 +34,12 @@ from p2pl.exchange.peer import (
     save,
     stepper,
 )
-from p2pl.exchange.state import PeerState
 from p2pl.learning.learner import Mixed, Model
 from p2pl.learning.train import Start
 from p2pl.network.known import MAX_KNOWN
 from p2pl.protocol.announce import MAX_NUMWANT, PeerAddress
 from p2pl.protocol.frame import Newest
+from p2pl.run.state import PeerState
 
 PING_DEADLINE_S = 5.0  # chosen: what a TCP connection and a CURVE handshake take on a bad path
 NEWS_POLL_S = 0.25  # between two questions to the same peer; each takes some tens of bytes

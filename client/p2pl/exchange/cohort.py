@@ -13,7 +13,7 @@ from statistics import median_low
 import torch
 
 from p2pl.errors import TrackerError
-from p2pl.exchange.peer import (
+from p2pl.exchange.node import (
     Meter,
     Outcome,
     Peer,
@@ -25,10 +25,10 @@ from p2pl.exchange.peer import (
     save,
     stepper,
 )
-from p2pl.exchange.state import PeerState
 from p2pl.learning.learner import Model
 from p2pl.learning.train import Start
 from p2pl.protocol.announce import PeerAddress
+from p2pl.run.state import PeerState
 
 TRACKER_PATIENCE_S = 15.0  # at the start; chosen: a tracker's restart takes a few seconds
 MAX_LAG_ROUNDS = 2  # chosen: within it the wait for each other's round closes the gap

@@ -24,7 +24,7 @@ from torch import Tensor
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
 from p2pl.exchange.cohort import enter, swarm_round
 from p2pl.exchange.linger import linger
-from p2pl.exchange.peer import (
+from p2pl.exchange.node import (
     MAX_WAITED_LAG,
     Meter,
     Outcome,
@@ -36,11 +36,11 @@ from p2pl.exchange.peer import (
     save,
     stepper,
 )
-from p2pl.exchange.state import PeerState
 from p2pl.learning.learner import Mixed, Model
 from p2pl.learning.train import Start
 from p2pl.protocol import gossip as messages
 from p2pl.protocol.announce import PeerAddress
+from p2pl.run.state import PeerState
 
 PACE_POLL_S = 0.1
 PUSH_DEADLINE_S = 5.0  # chosen: what a TCP connection and a CURVE handshake take on a bad path

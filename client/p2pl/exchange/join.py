@@ -13,25 +13,28 @@ from pathlib import Path
 import msgspec
 import torch
 
+from p2pl.attacks import peer as attacker
+from p2pl.attacks.kinds import Attack
+from p2pl.attacks.peer import Attacker
+from p2pl.data.examples import Source
+from p2pl.data.load import Data
 from p2pl.errors import FrameError, InputError, ModelError, PullError, TrackerError
-from p2pl.exchange import alone, attacker, braintorrent, checkpoint, cohort, gossip, private, raft
-from p2pl.exchange.attacker import Attacker
-from p2pl.exchange.peer import Interrupted, Peer, keep_announcing
-from p2pl.exchange.state import PeerState, load_state
+from p2pl.exchange import alone, braintorrent, checkpoint, cohort, gossip
+from p2pl.exchange.node import Interrupted, Peer, keep_announcing
+from p2pl.exchange.raft import member as raft
 from p2pl.learning import device, flower, models, precision
-from p2pl.learning.attacks import Attack
-from p2pl.learning.data import Data
-from p2pl.learning.examples import Source
 from p2pl.learning.flower import FlowerLearner, NumPyClient
 from p2pl.learning.learner import Learner
-from p2pl.learning.promise import Wanted, check_session
 from p2pl.network.directory import Announcer, Directory
-from p2pl.network.files import write_atomically
 from p2pl.network.keys import Identity
-from p2pl.network.runlog import MODEL_FILE, PERSONAL_FILE, Marker, RunLog, Summary
 from p2pl.network.wire import Wire
+from p2pl.privacy import opening as private
+from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import SessionFile
-from p2pl.view import View
+from p2pl.run.files import write_atomically
+from p2pl.run.log import MODEL_FILE, PERSONAL_FILE, Marker, RunLog, Summary
+from p2pl.run.state import PeerState, load_state
+from p2pl.terminal import View
 
 CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order

@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 from p2pl.errors import TrackerError
 from p2pl.exchange.cohort import POLL_S, SEEDING_QUIET_S
-from p2pl.exchange.peer import Peer, announce
-from p2pl.exchange.state import PeerState
+from p2pl.exchange.node import Peer, announce
+from p2pl.run.state import PeerState
 
 LEAVING_S = 2 * POLL_S  # that others who have finished need to notice my last version
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from p2pl.learning.examples import Source
-from p2pl.learning.images import are_convolved, channels_last
+from p2pl.data.examples import Source
+from p2pl.learning.channels import are_convolved, channels_last
 from p2pl.learning.weights import load_into
 
 BATCH_EXAMPLES = 1_024  # chosen: keeps a small network's activations in tens of megabytes

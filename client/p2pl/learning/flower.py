@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from p2pl.data.examples import Examples
 from p2pl.errors import InputError, ModelError, TrainingDiverged, wrong
 from p2pl.learning import checkpoint, models, weights
 from p2pl.learning.evaluate import Scores
-from p2pl.learning.examples import Examples
 from p2pl.learning.learner import Learner, Scored
 from p2pl.learning.probe import Judge
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained

@@ -12,16 +12,19 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from p2pl.learning import evaluate, mixing, naive, personal, probe, robust, trust, weights
-from p2pl.learning.data import split_validation
+from p2pl.data.examples import Examples, Source
+from p2pl.data.load import split_validation
+from p2pl.learning import evaluate, probe, weights
 from p2pl.learning.evaluate import Scores
-from p2pl.learning.examples import Examples, Source
-from p2pl.learning.private import PrivateTraining
 from p2pl.learning.sample import Sample
-from p2pl.learning.screening import Received
-from p2pl.learning.seeds import seeded
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained, follow, of_round, train
+from p2pl.mixing import fixed as mixing
+from p2pl.mixing import naive, personal, robust
+from p2pl.mixing.trust import row as trust
+from p2pl.mixing.trust.screening import Received
+from p2pl.privacy.training import PrivateTraining
 from p2pl.protocol.session import Session, Training
+from p2pl.seeds import seeded
 
 MAX_AGE_ROUNDS = 5  # chosen: an older model holds the mix back more than it adds to it
 

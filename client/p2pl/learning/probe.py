@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from p2pl.data.examples import Source
+from p2pl.learning.channels import are_convolved, channels_last
 from p2pl.learning.evaluate import IMAGE_BATCH_EXAMPLES
-from p2pl.learning.examples import Source
-from p2pl.learning.images import are_convolved, channels_last
 from p2pl.learning.weights import Layout
 
 SHARE = 1 / 3  # of the mix, given to a model that is judged; chosen: 1/5 sees less

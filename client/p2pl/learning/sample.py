@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from p2pl.learning.examples import Examples, Source
+from p2pl.data.examples import Examples, Source
 from p2pl.learning.weights import Layout
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from p2pl.data.examples import Examples, Source
 from p2pl.errors import TrainingDiverged, wrong
-from p2pl.learning.examples import Examples, Source
-from p2pl.learning.images import are_convolved, channels_last
+from p2pl.learning.channels import are_convolved, channels_last
 from p2pl.learning.weights import Layout
 from p2pl.protocol.session import Training
 

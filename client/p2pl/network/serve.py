@@ -18,7 +18,7 @@ import zmq
 import zmq.asyncio
 
 from p2pl.errors import FrameError, wrong
-from p2pl.network.lines import Answering, Inbox
+from p2pl.network.connections import Answering, Inbox
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
 from p2pl.protocol.announce import PeerAddress

@@ -21,8 +21,8 @@ from zmq.auth import CURVE_ALLOW_ANY
 from zmq.auth.asyncio import AsyncioAuthenticator
 
 from p2pl.errors import FrameError, InputError, PullError, wrong
+from p2pl.network.connections import Calling, Inbox
 from p2pl.network.keys import CurveKeys, Identity
-from p2pl.network.lines import Calling, Inbox
 from p2pl.network.memory import reuse_freed_memory
 from p2pl.network.pull import FRAMING_BYTES, HANDSHAKE_MS, Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, Limits, Server

@@ -23,13 +23,7 @@ from msgspec import Meta
 
 from p2pl.errors import FrameError, wrong
 from p2pl.protocol.announce import CurveKey, Port
-from p2pl.protocol.identity import (
-    PUBLIC_KEY_BYTES,
-    SIGNATURE_BYTES,
-    is_signed_by,
-    peer_id_of,
-    sign,
-)
+from p2pl.protocol.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_signed_by, peer_id_of, sign
 
 MAX_HEADER_BYTES = 2_048  # the longest valid header, an offer with full notes, has about 1,300
 MAX_NOTES_BYTES = 1_024

@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from p2pl.errors import SessionFileError, wrong
 from p2pl.protocol import bencode, merkle
-from p2pl.protocol.founding import MAX_MEMBERS
+from p2pl.protocol.raft.bootstrap import MAX_MEMBERS
 
 FORMAT_VERSION = 1
 MAX_SESSION_FILE_BYTES = 8 << 20  # piece layers of a 1 TiB checkpoint at 4 MiB pieces
@@ -147,15 +147,15 @@ class Mixing(_Section, frozen=True):
         "balance",
         "ubar",
     ] = "degroot"
-    # For the robust rules; see p2pl.learning.robust.
+    # For the robust rules; see p2pl.mixing.robust.
     byzantine: Annotated[int, Meta(ge=0, le=256)] | None = None  # assumed bad in a cohort, me apart
     balance_gamma: Annotated[float, Meta(gt=0, le=1e6)] = 0.3  # of my own norm
     balance_kappa: Annotated[float, Meta(ge=0, le=100)] = 1.0  # how it shrinks, in all rounds
     own_share: Fraction = 0.5  # of my own model in the mix of `balance` and `ubar`
-    # For `degroot`; see p2pl.learning.trust.
+    # For `degroot`; see p2pl.mixing.trust.row.
     trust_gate: Annotated[float, Meta(ge=0, le=10)] = 2.0  # standard errors; less is noise
     warmup_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 1  # in which experience does not count
-    # For `degroot-naive`; see p2pl.learning.naive.
+    # For `degroot-naive`; see p2pl.mixing.naive.
     trust_rate: Annotated[float, Meta(gt=0, le=100)] = 5.0
     trust_steps: Annotated[int, Meta(ge=1, le=1_000)] = 10
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2pl.learning import attacks, opinions
-from p2pl.learning.attacks import SAMPLE_EXAMPLES, Probing, Seen
-from p2pl.learning.examples import Examples, Part, Source
+from p2pl.attacks import kinds as attacks
+from p2pl.attacks.kinds import SAMPLE_EXAMPLES, Probing, Seen
+from p2pl.data.examples import Examples, Part, Source
 from p2pl.learning.learner import Learner, Model
 from p2pl.learning.sample import Sample
-from p2pl.learning.seeds import seeded
-from p2pl.learning.trust import Trust
-from p2pl.network.runlog import RoundEntry
+from p2pl.mixing.trust import opinions
+from p2pl.mixing.trust.row import Trust
+from p2pl.run.log import RoundEntry
+from p2pl.seeds import seeded
 from p2pl.simulate.setup import Setup, draw_cohort
 
 VICTIM = 0  # the number of the peer into which an adaptive attacker has looked

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from p2pl.learning import data as datasets
+from p2pl.data import load as datasets
 from p2pl.learning import device as devices
 from p2pl.simulate.engine import run
 from p2pl.simulate.numbers import numbers

@@ -17,20 +17,20 @@ import msgspec
 import torch
 from torch import Tensor
 
+from p2pl.data.examples import Part
 from p2pl.errors import InputError, TrainingDiverged, wrong
-from p2pl.learning import stacked
+from p2pl.learning.batched import stacked
+from p2pl.learning.batched.schedule import Job
+from p2pl.learning.batched.stacked import Stack, Unstackable
+from p2pl.learning.channels import has_convolutions
 from p2pl.learning.device import computing_with
 from p2pl.learning.evaluate import Scores
-from p2pl.learning.examples import Part
-from p2pl.learning.images import has_convolutions
 from p2pl.learning.learner import Learner, Mixed, Model, Scored
-from p2pl.learning.mixing import FIXED
-from p2pl.learning.schedule import Job
-from p2pl.learning.seeds import seeded
-from p2pl.learning.stacked import Stack, Unstackable
 from p2pl.learning.train import Start, Trained, diverged, train
-from p2pl.learning.trust import Trust
 from p2pl.learning.weights import flatten
+from p2pl.mixing.fixed import FIXED
+from p2pl.mixing.trust.row import Trust
+from p2pl.seeds import seeded
 
 Clock: TypeAlias = Callable[[], float]  # in seconds
 

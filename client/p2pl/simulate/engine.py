@@ -17,29 +17,23 @@ import msgspec
 import torch
 from torch import Tensor
 
+from p2pl.data import partition
+from p2pl.data.examples import Examples, Source
+from p2pl.data.load import Data
 from p2pl.errors import DataError, FrameError, wrong
-from p2pl.learning import models, partition, precision
-from p2pl.learning.data import Data
+from p2pl.learning import models, precision
 from p2pl.learning.device import computing_with
 from p2pl.learning.evaluate import Scores
-from p2pl.learning.examples import Examples, Source
 from p2pl.learning.flower import Clients, FlowerLearner
 from p2pl.learning.learner import Learner, Mixed, Model, Scored
-from p2pl.learning.private import check_model
-from p2pl.learning.promise import Wanted, private_training
 from p2pl.learning.train import OptimizerState, Start, Trained
-from p2pl.learning.trust import Trust
 from p2pl.learning.weights import flatten
-from p2pl.network.runlog import RoundEntry
+from p2pl.mixing.trust.row import Trust
+from p2pl.privacy.policy import Wanted, private_training
+from p2pl.privacy.training import check_model
+from p2pl.run.log import RoundEntry
 from p2pl.simulate import bad
-from p2pl.simulate.compute import (
-    Engine,
-    choose,
-    judge_all,
-    mix_all,
-    score_all,
-    train_all,
-)
+from p2pl.simulate.compute import Engine, choose, judge_all, mix_all, score_all, train_all
 from p2pl.simulate.pulling import sources
 from p2pl.simulate.raft import mix_at_the_leader
 from p2pl.simulate.setup import Setup, check

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from p2pl.learning.evaluate import by_class
-from p2pl.network.runlog import RoundEntry
+from p2pl.run.log import RoundEntry
 from p2pl.simulate.engine import Result, Round
 
 

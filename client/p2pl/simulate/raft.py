@@ -1,8 +1,8 @@
 """The exchange kind `raft` in a simulation: who leads in which round, on a virtual clock.
 
-The election is that of a network (`p2pl.protocol.election`), its messages late by a drawn time, its
-clock one that jumps from event to event: a term of ten minutes costs no ten minutes. A round takes
-a second of that clock. Nobody trains while there is no leader.
+The election is that of a network (`p2pl.protocol.raft.election`), its messages late by a drawn
+time, its clock one that jumps from event to event: a term of ten minutes costs no ten
+minutes. A round takes a second of that clock. Nobody trains while there is no leader.
 """
 
 import heapq
@@ -15,8 +15,9 @@ from functools import lru_cache
 from torch import Tensor
 
 from p2pl.learning.learner import Learner, Mixed, Model
-from p2pl.learning.trust import Trust
-from p2pl.protocol.election import (
+from p2pl.mixing.trust.row import Trust
+from p2pl.protocol.raft.bootstrap import MAX_MEMBERS
+from p2pl.protocol.raft.election import (
     Ballot,
     Event,
     Received,
@@ -28,7 +29,6 @@ from p2pl.protocol.election import (
     begin,
     step,
 )
-from p2pl.protocol.founding import MAX_MEMBERS
 from p2pl.protocol.session import Raft
 from p2pl.simulate.setup import Setup
 

@@ -9,12 +9,13 @@ from typing import Self
 import msgspec
 import torch
 
+from p2pl.attacks.kinds import Attack
+from p2pl.data import partition
 from p2pl.errors import InputError, wrong
-from p2pl.learning import checkpoint, partition, precision
-from p2pl.learning.attacks import Attack
-from p2pl.learning.promise import Wanted, check_session
-from p2pl.learning.seeds import seeded
+from p2pl.learning import checkpoint, precision
+from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import Session, SessionFile, Spec, changed
+from p2pl.seeds import seeded
 
 BASELINES = ("centralised", "isolated")
 ENGINES = ("auto", "stacked", "sequential")

@@ -1,0 +1,226 @@
+"""What a raft leader has and does besides taking part: one `Term`, gone when its leadership ends.
+
+It gives the global model to those who ask, and takes in what they made of it. Behera et al. 2021,
+figure 3: a request is opened with the leader's key (S2), and answered sealed to the key that came
+with it (S3).
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import Tensor
+
+from p2pl.errors import FrameError, PullError
+from p2pl.exchange.node import Peer
+from p2pl.exchange.raft.leadership import Bell
+from p2pl.learning.learner import Model
+from p2pl.network.sealed import KeyPair, lock, locked_bytes, seal, unlock
+from p2pl.protocol.frame import PARCEL_NAME_BYTES
+from p2pl.protocol.raft import messages as raft
+from p2pl.protocol.raft.election import Stamp
+from p2pl.protocol.raft.messages import (
+    Announce,
+    Fetch,
+    Newest,
+    Reply,
+    Request,
+    Sealed,
+    Taken,
+    Update,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_GUESTS = 256  # peers without a vote that a leader speaks to; as many as a cohort at most
+GUEST_S = 10.0  # a guest that was not heard for so long is gone
+KEPT_KEYS = 2  # the announced one and the one before, for requests on their way
+MAX_ANSWERED = 4_096  # reply keys remembered for each of them, so that no request counts twice
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKey:
+    """A key that was announced, and the reply keys of the requests that it has opened."""
+
+    pair: KeyPair
+    answered: set[bytes] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A model that is given to those who know its name and key."""
+
+    stamp: Stamp
+    name: bytes
+    key: bytes
+
+
+class Term:
+    """One term as leader.
+
+    Args:
+        peer: me.
+        number: of the term.
+        broadcast: tells all other members something, and those named besides.
+        bell: rung when something has come.
+
+    Attributes:
+        began_s: when, by the peer's clock.
+        notice: what I announce; None before the first model is served.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        number: int,
+        broadcast: Callable[[raft.Clear, Iterable[str]], None],
+        bell: Bell,
+    ) -> None:
+        self.number, self.began_s = number, peer.clock()
+        self.notice: Announce | None = None
+        self._peer, self._broadcast, self._bell = peer, broadcast, bell
+        self._exchange = peer.file.session.exchange
+        self._keys: list[OwnKey] = []  # the newest last
+        self._parcels: list[Parcel] = []  # the newest last
+        self._results: dict[str, tuple[Stamp, Model]] = {}  # by peer id
+        self._coming: dict[str, asyncio.Task[None]] = {}  # results on their way, by peer id
+        self._guests: dict[str, float] = {}  # peer id -> when last heard
+
+    @property
+    def guests(self) -> set[str]:
+        """Peers without a vote that were heard of late."""
+        since_s = self._peer.clock() - GUEST_S
+        return {guest for guest, at_s in self._guests.items() if at_s > since_s}
+
+    async def close(self) -> None:
+        """Forgets everything; nobody gets anything more of this term."""
+        coming = list(self._coming.values())
+        for task in coming:
+            task.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
+        for parcel in self._parcels:
+            self._peer.wire.drop_parcel(parcel.name)
+
+    async def serve(self, held: Stamp, vector: Tensor) -> None:
+        """Gives this model to whoever asks from now on, and announces it with a new key."""
+        peer = self._peer
+        pair = await asyncio.to_thread(KeyPair.generate, self._exchange.raft.suite)
+        locked = await peer.worker(lambda: lock(peer.learner.encode(vector)))
+        parcel = Parcel(held, os.urandom(PARCEL_NAME_BYTES), locked.key)
+        await peer.wire.put_parcel(parcel.name, locked.box)
+        for old in self._parcels[:-1]:
+            peer.wire.drop_parcel(old.name)
+        self._parcels = [*self._parcels[-1:], parcel]
+        self._keys = [*self._keys, OwnKey(pair)][-KEPT_KEYS:]
+        key = peer.wire.identity.private_key
+        self.notice = raft.announce(key, peer.file.id, self.number, held, pair.public)
+        self.announce()
+        self._bell.ring()
+
+    def announce(self) -> None:
+        """Says again what is newest."""
+        if self.notice:
+            self._broadcast(self.notice, self.guests)
+
+    def welcome(self, guest: str) -> None:
+        """Speaks to a peer without a vote for a while."""
+        self._guests = {one: self._guests[one] for one in self.guests}
+        if guest in self._guests or len(self._guests) < MAX_GUESTS:
+            self._guests[guest] = self._peer.clock()
+
+    async def gather(
+        self, base: Stamp, members: frozenset[str], present: Callable[[], set[str]]
+    ) -> dict[str, Model]:
+        """Returns the results of a majority of the members at least, mine among them, by peer id.
+
+        Of all who are there, if they give theirs within `exchange.wait_s` of the majority.
+
+        Args:
+            base: the model that they are made of.
+            members: who counts for the majority.
+            present: returns the members that are there now.
+        """
+        me, enough_s = self._peer.wire.identity.peer_id, None
+        while True:
+            given = {one: model for one, (stamp, model) in self._results.items() if stamp == base}
+            if me in given and len(given.keys() & members) > len(members) // 2:
+                enough_s = enough_s or self._peer.clock()
+                late = self._peer.clock() - enough_s >= self._exchange.wait_s
+                if late or present() | self.guests <= given.keys():
+                    self._results = {}
+                    return given
+            await self._bell.wait(self._exchange.raft.heartbeat_s)
+
+    def give(self, sender: str, base: Stamp, model: Model) -> None:
+        """Takes in what a peer has made of a model."""
+        self._results[sender] = base, model
+        self._bell.ring()
+
+    def open(self, sender: str, box: bytes) -> bool:
+        """Returns whether a sealed message was for me; if so, it is being answered."""
+        about = raft.about(self._peer.file.id, self.number, "request")
+        for key in self._keys:
+            plain = key.pair.open(box, about)
+            if plain is not None:
+                self._on_request(sender, key, raft.decode_request(plain))
+                return True
+        return False
+
+    def _on_request(self, sender: str, key: OwnKey, request: Request) -> None:
+        if request.reply_key in key.answered or len(key.answered) >= MAX_ANSWERED:
+            log.debug("a request came again peer=%s", sender)
+            return
+        key.answered.add(request.reply_key)
+        newest = self._parcels[-1]
+        if isinstance(request, Fetch):
+            model = Newest(newest.stamp, newest.name, newest.key)
+            self._answer(sender, request.reply_key, model)
+            return
+        known = self._results.get(sender)
+        if request.stamp != newest.stamp or (known and known[0] == request.stamp):
+            self._answer(sender, request.reply_key, Taken(newest.stamp))
+        elif sender not in self._coming and len(self._coming) < 2 * MAX_GUESTS:
+            self._coming[sender] = asyncio.create_task(self._take(sender, request))
+
+    async def _take(self, sender: str, update: Update) -> None:
+        """Fetches a peer's result, and tells it so."""
+        try:
+            vector = await collect(self._peer, sender, update.parcel, update.lock_key)
+            self.give(sender, update.stamp, Model(update.stamp.round + 1, update.samples, vector))
+            self._answer(sender, update.reply_key, Taken(update.stamp))
+        except (PullError, FrameError) as fault:
+            self._peer.view.message(f"no result from {sender[:8]}: {fault}")
+        finally:
+            del self._coming[sender]
+
+    def _answer(self, sender: str, reply_key: bytes, reply: Reply) -> None:
+        """Seals an answer to the key that came with the request, and tells everybody."""
+        about = raft.about(self._peer.file.id, self.number, "reply")
+        try:
+            box = seal(self._exchange.raft.suite, reply_key, raft.encode(reply), about)
+        except FrameError as fault:
+            log.debug("no answer peer=%s reason=%s", sender, fault)
+            return
+        self._broadcast(Sealed(box), [sender])
+
+
+async def collect(peer: Peer, sender: str, name: bytes, key: bytes) -> Tensor:
+    """Returns the parameters in a locked parcel of another peer, [P].
+
+    Raises:
+        PullError, FrameError: it cannot be had, or is not what it should be.
+    """
+    address = peer.directory.known.find(sender)
+    if address is None:
+        raise PullError("nobody has said where this peer is")
+    size = locked_bytes(peer.learner.payload_bytes)
+    deadline_s = peer.file.session.exchange.pull_deadline_s
+    box = await peer.wire.collect(address, name, size=size, deadline_s=deadline_s)
+    return await peer.worker(partial(_open_model, peer, key, box))
+
+
+def _open_model(peer: Peer, key: bytes, box: memoryview) -> Tensor:
+    return peer.learner.decode(unlock(key, box))

@@ -1,0 +1,137 @@
+"""Finding out who may vote: named by the session, or agreed by those who meet first.
+
+`p2pl.protocol.raft.bootstrap` decides; this brings the peers together and carries the messages.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TypeAlias
+
+from p2pl.errors import QuorumError, wrong
+from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet
+from p2pl.exchange.node import Peer
+from p2pl.exchange.raft.leadership import Bell, EventLog, SeatFile
+from p2pl.exchange.raft.outbox import Post
+from p2pl.protocol.announce import MAX_NUMWANT
+from p2pl.protocol.raft import bootstrap as founding
+from p2pl.protocol.raft import messages as raft
+from p2pl.protocol.raft.bootstrap import Pledge, Roll
+
+Step: TypeAlias = tuple[founding.State, founding.Answers]  # the next state, and what to tell
+
+PATIENCE_S = 3.0  # chosen: who has not the lowest id proposes only after three polls
+# Everybody who is still looking says so at each poll. Whom the tracker names without a word from it
+# may be dead, and a dead peer on a roll would never pledge itself.
+PRESENT_S = 3 * POLL_S
+
+
+class Founders:
+    """My part in agreeing on the members.
+
+    Attributes:
+        members: who may vote; empty until it is known, and never changed afterwards.
+    """
+
+    def __init__(
+        self, peer: Peer, *, seat: SeatFile, post: Post, bell: Bell, events: EventLog
+    ) -> None:
+        exchange = peer.file.session.exchange
+        self.members: frozenset[str] = frozenset(exchange.raft.members)
+        self._peer, self._seat, self._post = peer, seat, post
+        self._bell, self._events = bell, events
+        self._me = peer.wire.identity.peer_id
+        self._named = bool(self.members)
+        self._size = len(self.members) or exchange.min_peers
+        self._state = seat.seat.agreement(self._me)
+        self._stepping = asyncio.Lock()
+        self._vouched: dict[Roll, set[str]] = {}  # which members have said that a roll is valid
+        self._heard_s: dict[str, float] = {}  # when peers that are looking for members said so
+        if self._state.valid and self._state.pledge and not self._named:
+            self._found(self._state.pledge.members)
+
+    @property
+    def charter(self) -> Pledge | None:
+        """What tells others who the members are, if I am one of those who agreed on it."""
+        state = self._state
+        return Pledge(state.pledge, valid=True) if state.valid and state.pledge else None
+
+    async def agree(self) -> frozenset[str]:
+        """Returns the members, once they are known and the tracker has introduced us.
+
+        Raises:
+            TrackerError: no tracker answered, and no peer is known.
+            QuorumError: the members did not meet within the start's deadline.
+        """
+        peer, begun_s = self._peer, self._peer.clock()
+        start_deadline_s = peer.file.session.exchange.start_deadline_s
+        while True:
+            there = await meet(peer, begun_s + TRACKER_PATIENCE_S, MAX_NUMWANT)
+            if self.members:
+                return self.members
+            waited_s = peer.clock() - begun_s
+            if waited_s > start_deadline_s:
+                got = f"{len(self._present()) + 1} peers"
+                allowed = f"{self._size} that agree on being the members, at the same time"
+                raise QuorumError(wrong("founding", got=got, allowed=allowed))
+            present = self._present()
+            peer.view.message(f"choosing {self._size} members; {len(present) + 1} peers are here")
+            first = self._me < min(present, default=self._me) or waited_s > PATIENCE_S
+            await self._step(partial(self._propose, present if first else ()))
+            self._post.send([one.id for one in there], raft.encode(raft.Who()))
+            await self._bell.wait(POLL_S)
+
+    async def hear(self, sender: str, message: founding.Message) -> None:
+        """Takes in what another peer says about who may vote, and answers it."""
+        if self._named:
+            return
+        await self._step(lambda state: founding.hear(state, sender, message, self._size))
+        if isinstance(message, Pledge) and message.valid:
+            self._vouch(sender, message.roll)
+
+    def notice(self, sender: str) -> None:
+        """Takes in that a peer is there and looks for members."""
+        known = self._present()
+        if not self.members and len(self._heard_s) < MAX_NUMWANT:
+            self._heard_s[sender] = self._peer.clock()
+            if sender not in known and len(known) + 2 >= self._size:
+                self._bell.ring()  # now there are enough
+
+    def _present(self) -> set[str]:
+        """Returns the peers that were heard of late."""
+        since_s = self._peer.clock() - PRESENT_S
+        self._heard_s = {one: at_s for one, at_s in self._heard_s.items() if at_s > since_s}
+        return set(self._heard_s)
+
+    def _propose(self, present: Collection[str], state: founding.State) -> Step:
+        """Returns the state of a peer that proposes those who are there, and what it tells them."""
+        state = founding.propose(state, present, self._size)
+        return state, founding.say(state)
+
+    async def _step(self, change: Callable[[founding.State], Step]) -> None:
+        """Takes a step of the founding: it is on disk before anybody is told, one after another."""
+        async with self._stepping:
+            state, messages = change(self._state)
+            if state.saved != self._state.saved:
+                await self._seat.change(lambda seat: seat.agreed(state))
+            self._state = state
+            if state.valid and state.pledge and not self.members:
+                self._found(state.pledge.members)
+            for to, message in messages:
+                self._post.send([to], raft.encode(message))
+
+    def _vouch(self, sender: str, roll: Roll) -> None:
+        """Believes, as a peer that came too late to be one, what a majority of the members say."""
+        stranger = self._me not in roll.members and sender in roll.members
+        if self.members or not stranger or len(roll.ids) != self._size:
+            return
+        if roll in self._vouched or len(self._vouched) < founding.MAX_REMEMBERED:
+            said = self._vouched.setdefault(roll, set())
+            said.add(sender)
+            if len(said) > self._size // 2:
+                self._found(roll.members)
+
+    def _found(self, members: frozenset[str]) -> None:
+        self.members = members
+        self._events.note("members", members=sorted(members))
+        self._bell.ring()

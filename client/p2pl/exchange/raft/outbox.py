@@ -1,0 +1,64 @@
+"""Short messages on their way: one after the other to each peer, and the oldest give way."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+
+from p2pl.errors import FrameError, PullError
+from p2pl.exchange.node import Peer
+
+log = logging.getLogger(__name__)
+
+WAITING = 16  # messages to one peer; chosen: two seconds of heartbeats, older ones are no news
+TELL_S = 1.0  # for one message; chosen: a connection that is made anew on a path of 200 ms
+
+
+class Post:
+    """Takes messages without waiting, and never more than `WAITING` for one peer.
+
+    Attributes:
+        sent, lost: messages that reached a peer's inbox, and those that did not in time.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        self.sent = self.lost = 0
+        self._peer = peer
+        self._waiting: dict[str, deque[bytes]] = {}
+        self._carrying: dict[str, asyncio.Task[None]] = {}
+
+    def send(self, receivers: Iterable[str], payload: bytes) -> None:
+        """Tells peers something as soon as the messages before it are there, or given up."""
+        for peer_id in receivers:
+            waiting = self._waiting.setdefault(peer_id, deque(maxlen=WAITING))
+            waiting.append(payload)
+            if peer_id not in self._carrying:
+                self._carrying[peer_id] = asyncio.create_task(self._carry(peer_id, waiting))
+
+    async def close(self) -> None:
+        """Gives up what is still on its way."""
+        tasks = list(self._carrying.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _carry(self, peer_id: str, waiting: deque[bytes]) -> None:
+        try:
+            while waiting:
+                payload = waiting.popleft()
+                try:
+                    await self._tell(peer_id, payload)
+                    self.sent += 1
+                except (PullError, FrameError) as fault:
+                    self.lost += 1
+                    log.debug("not told peer=%s reason=%s", peer_id, fault)
+        finally:
+            del self._carrying[peer_id], self._waiting[peer_id]
+
+    async def _tell(self, peer_id: str, payload: bytes) -> None:
+        known = self._peer.directory.known
+        known.hear(self._peer.newly_met())
+        address = known.find(peer_id)
+        if address is None:
+            raise PullError("nobody has said where this peer is")
+        await self._peer.wire.tell(address, payload, deadline_s=TELL_S)

@@ -1,0 +1,1 @@
+"""The computation of many peers at once, each step for all of them together."""

@@ -1,0 +1,51 @@
+"""The trust row as it is usually learned, kept to show what goes wrong: `degroot-naive`.
+
+All weights, my own among them, are a softmax of one number each, moved by the gradient of my own
+validation loss through the mixed parameters (as in L2C, Li et al. 2022, and APPLE, Luo and Wu
+2022, arXiv:2110.08394). Liars are thrown out as long as labels are alike. Under label skew my
+data like nobody's model as well as mine, so the row turns to me alone, and to those with my
+classes; what is learned together is lost.
+
+`p2pl.mixing.trust.row` says what to do instead.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from p2pl.learning.sample import Sample
+from p2pl.mixing.fixed import Row
+from p2pl.protocol.session import Mixing
+
+ME = ""  # under which my own number is kept
+MAX_LOGIT = 20.0  # e^20 to 1; more only overflows
+MAX_REMEMBERED = 1_024  # peers
+EXAMPLES = 512  # as many as `p2pl.learning.probe` asks
+
+
+def learn(
+    logits: Mapping[str, float],
+    vectors: Mapping[str, Tensor],
+    mine: Sample,
+    mixing: Mixing,
+) -> tuple[Row, dict[str, float]]:
+    """Returns the row of weights for this round, and the numbers behind it.
+
+    Args:
+        logits: what the previous round left, by peer id.
+        vectors: [P] by peer id, mine under `ME` first.
+        mine: of my validation examples.
+        mixing: `trust_rate` and `trust_steps` are read.
+    """
+    stacked = torch.stack(list(vectors.values()))
+    numbers = torch.tensor([logits.get(peer, 0.0) for peer in vectors]).to(stacked)
+    for _ in range(mixing.trust_steps):
+        weights = numbers.softmax(0)
+        mixed = weights @ stacked
+        slopes = (stacked - mixed) @ mine.gradient(mixed)
+        numbers = numbers - mixing.trust_rate * weights * slopes
+        numbers = (numbers - numbers.mean()).clamp(-MAX_LOGIT, MAX_LOGIT)
+    now = dict(zip(vectors, numbers.tolist(), strict=True))
+    kept = {peer: z for peer, z in logits.items() if peer not in now}
+    return tuple(numbers.softmax(0).tolist()), dict([*kept.items(), *now.items()][-MAX_REMEMBERED:])

@@ -1,0 +1,1 @@
+"""The rule `degroot`: trust in others, learned by experience."""

@@ -1,0 +1,1 @@
+"""Private training: what was promised, what it costs, and how a step is made private."""

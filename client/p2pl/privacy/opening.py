@@ -1,0 +1,146 @@
+"""What a private peer does before its first round: it opens its accounts, or goes on with them."""
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from p2pl.errors import BudgetSpent, PrivacyError
+from p2pl.learning.learner import Learner
+from p2pl.network.keys import Identity
+from p2pl.privacy.accountant import Account, Accountant, Budget, Charge, affordable, check_batch
+from p2pl.privacy.ledger import (
+    PURPOSE,
+    Accounts,
+    check_not_older,
+    load_accounts,
+    lost,
+    save_accounts,
+)
+from p2pl.privacy.policy import Wanted, budget, open_training, open_trust
+from p2pl.privacy.training import PrivateTraining, check_clip, check_model, steps_a_round
+from p2pl.run.state import PeerState
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """Where the accounts of a run are written, and by whom."""
+
+    directory: Path
+    session_id: str
+    key: bytes
+
+    @classmethod
+    def of(cls, directory: Path, session_id: str, identity: Identity) -> "Book":
+        """Returns the book of a run."""
+        return cls(directory, session_id, identity.secret_for(PURPOSE))
+
+    def load(self) -> Accounts | None:
+        """Returns the accounts; None where there are none. Raises RunDirError."""
+        return load_accounts(self.directory, self.session_id, self.key)
+
+    def save(self, accounts: Accounts) -> None:
+        """Writes the accounts down."""
+        save_accounts(self.directory, self.session_id, self.key, accounts)
+
+
+class _Clerk:
+    """Keeps both accounts in the one file, whichever of them changes."""
+
+    def __init__(self, book: Book, accounts: Accounts) -> None:
+        self._book, self._accounts = book, accounts
+        book.save(accounts)
+
+    def write_training(self, account: Account) -> None:
+        self._write(msgspec.structs.replace(self._accounts, training=account))
+
+    def write_trust(self, account: Account) -> None:
+        self._write(msgspec.structs.replace(self._accounts, trust=account))
+
+    def _write(self, accounts: Accounts) -> None:
+        self._book.save(accounts)
+        self._accounts = accounts
+
+
+def made_private(
+    learner: Learner, asked: Wanted | None, rounds: int, book: Book, state: PeerState | None
+) -> Learner:
+    """Returns the learner as the person wants it: one that trains privately, or itself.
+
+    The noise is that with which the budget lasts for all rounds of the run. It is found once: a
+    restart goes on with it, unless the person has changed the budget.
+
+    Args:
+        learner: with the peer's data.
+        asked: within what the session demands; None: no privacy.
+        rounds: of the whole run.
+        book: of this run.
+        state: what the run has reached; None before its first round.
+
+    Raises:
+        InputError: a budget that cannot be, too few data, or a run that lost its accounts.
+        BudgetSpent: nothing is left before the first round.
+    """
+    saved = book.load()
+    if asked is None:
+        if saved is not None:
+            raise PrivacyError(
+                "--dp-epsilon: got none, and this run trains privately; "
+                f"allowed: the same command as before (it was {saved.training.epsilon:g})"
+            )
+        return learner
+    if saved is None and state is not None:
+        raise lost(book.directory)
+    if saved is not None:
+        check_not_older(book.directory, saved, state.charged if state else 0)
+    clip = check_clip(asked.clip)
+    check_model(learner.model, learner.session.task.input)
+    accounts = _accounts(learner, asked, rounds, saved, state.round if state else 0)
+    clerk = _Clerk(book, accounts)
+    training = Accountant(accounts.training, clerk.write_training)
+    trust = Accountant(accounts.trust, clerk.write_trust) if accounts.trust else None
+    return replace(learner, private=PrivateTraining(training, clip, trust))
+
+
+def _accounts(
+    learner: Learner, asked: Wanted, rounds: int, saved: Accounts | None, done: int
+) -> Accounts:
+    """Returns the accounts to go on with from round `done` + 1."""
+    session, own = learner.session, len(learner.own)
+    allowed = budget(session.privacy, asked, own + len(learner.validation))
+    to_train = sum(1 for index in range(done + 1, rounds + 1) if learner.trains_in(index))
+    if saved is None:
+        return Accounts(
+            training=open_training(session, allowed, own, to_train),
+            trust=open_trust(session, allowed, rounds),
+        )
+    training, trust = saved.training, saved.trust
+    if training.budget != allowed:
+        training = _moved(training, allowed)
+        with contextlib.suppress(PrivacyError):  # nothing is left: the noise does not matter
+            training = open_training(session, allowed, own, to_train, training.spent)
+    if trust is not None and trust.budget != allowed:
+        trust = _moved(trust, allowed)
+        with contextlib.suppress(PrivacyError):
+            trust = open_trust(session, allowed, rounds - done, trust.spent)
+    _check_left(learner, training, done)
+    return Accounts(training=training, trust=trust)
+
+
+def _moved(account: Account, allowed: Budget) -> Account:
+    """Returns the account with another budget: all that was spent stays spent."""
+    return msgspec.structs.replace(account, epsilon=allowed.epsilon, delta=allowed.delta)
+
+
+def _check_left(learner: Learner, account: Account, done: int) -> None:
+    """Raises BudgetSpent where there is no round yet, and nothing left to begin one with."""
+    training, own = learner.session.training, len(learner.own)
+    rate = check_batch(training.batch_size, own)
+    first = Charge(account.noise_multiplier, rate, steps_a_round(training, own))
+    if not done and not affordable(account.budget, account.spent, first):
+        raise BudgetSpent(
+            f"--dp-epsilon {account.epsilon:g}: already {account.spent_epsilon:.3g} spent by "
+            "rounds that were begun and not finished; nothing is left for the first round, and "
+            "nothing was sent"
+        )

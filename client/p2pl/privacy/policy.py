@@ -1,0 +1,149 @@
+"""The privacy that a person asks for and a session demands, and the accounts that keep both."""
+
+from dataclasses import dataclass
+
+from p2pl.errors import PrivacyError, wrong
+from p2pl.privacy.accountant import Account, Accountant, Budget, Spent, check_batch
+from p2pl.privacy.probe import RELEASES
+from p2pl.privacy.training import DEFAULT_CLIP, PrivateTraining, check_clip, steps_a_round
+from p2pl.protocol.session import Privacy, Session
+
+# Mixing rules that look at nothing that is secret, or only in a way that is accounted for. A rule
+# that is new is refused until it stands here.
+PRIVATE_RULES = (
+    *("none", "uniform", "samples", "age", "degroot"),
+    *("median", "trimmed-mean", "krum", "multi-krum"),
+    *("nnm-median", "nnm-trimmed-mean", "nnm-krum", "nnm-multi-krum"),
+    *("clipped-gossip", "balance"),
+)
+# Questions to the validation examples that are planned for, beside one a round and peer asked:
+# who finds a liar judges the rest again. Chosen; when they are used up, nobody is judged any more.
+SPARE_QUESTIONS = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The privacy that the person asked for."""
+
+    epsilon: float
+    delta: float | None = None  # None: the session's, or one that fits the data
+    clip: float = DEFAULT_CLIP
+
+
+def wanted(epsilon: float | None, delta: float | None, clip: float | None) -> Wanted | None:
+    """Returns what three options ask for together; None where no privacy is asked for.
+
+    Raises:
+        PrivacyError: a delta or a clipping norm without an epsilon, or a norm that is none.
+    """
+    if epsilon is None:
+        if delta is not None or clip is not None:
+            raise PrivacyError("--dp-delta and --dp-clip: allowed only with --dp-epsilon")
+        return None
+    return Wanted(epsilon, delta, DEFAULT_CLIP if clip is None else check_clip(clip))
+
+
+def check_session(session: Session, asked: Wanted | None) -> None:
+    """Raises PrivacyError where the session demands more privacy than the person asked for."""
+    demanded = session.privacy
+    if asked is None:
+        if demanded.required:
+            raise PrivacyError(
+                "--dp-epsilon: got none, and this session demands differential privacy; allowed: "
+                f"above 0, at most {demanded.max_epsilon:g}; nothing was sent"
+            )
+        return
+    _check_bound("--dp-epsilon", asked.epsilon, demanded.max_epsilon)
+    _check_bound("--dp-delta", asked.delta, demanded.delta)
+    if session.mixing.rule not in PRIVATE_RULES:
+        raise PrivacyError(
+            wrong(
+                "mixing.rule, for private training",
+                got=session.mixing.rule,
+                allowed=", ".join(PRIVATE_RULES),
+                hint="it may ask my examples, and nobody counts what the answers say",
+            )
+        )
+
+
+def _check_bound(option: str, got: float | None, bound: float | None) -> None:
+    if got is not None and bound is not None and got > bound:
+        raise PrivacyError(
+            wrong(option, got=got, allowed=f"at most {bound:g}, which the session demands")
+        )
+
+
+def budget(demanded: Privacy, asked: Wanted, examples: int) -> Budget:
+    """Returns what may be spent; a delta that nobody chose is the session's where it has one.
+
+    Args:
+        demanded: by the session.
+        asked: by the person, within that.
+        examples: all of the peer's own.
+
+    Raises:
+        PrivacyError: a budget that cannot be.
+    """
+    made = Budget.checked(asked.epsilon, asked.delta, examples)
+    if asked.delta is None and demanded.delta is not None:
+        return Budget.checked(asked.epsilon, min(made.delta, demanded.delta), examples)
+    return made
+
+
+def private_training(
+    session: Session, asked: Wanted, sizes: tuple[int, int], rounds: tuple[int, int]
+) -> PrivateTraining:
+    """Returns how a peer trains privately whose accounts live as long as this process does.
+
+    Args:
+        session: what all peers agreed on.
+        asked: by the person, within what the session demands.
+        sizes: examples to train on, and held back for validation.
+        rounds: in which it trains, and in all.
+
+    Raises:
+        InputError: fewer examples than a batch, or a budget that cannot be.
+    """
+    allowed = budget(session.privacy, asked, sum(sizes))
+    training = Accountant(open_training(session, allowed, sizes[0], rounds[0]))
+    trust = open_trust(session, allowed, rounds[1])
+    return PrivateTraining(training, check_clip(asked.clip), Accountant(trust) if trust else None)
+
+
+def open_training(
+    session: Session, allowed: Budget, examples: int, rounds: int, spent: Spent = ()
+) -> Account:
+    """Returns an account whose noise makes the budget last for `rounds` more rounds of training.
+
+    Args:
+        session: how a round trains.
+        allowed: what may be spent, on all that was and will be done.
+        examples: to train on.
+        rounds: in which the peer trains.
+        spent: before.
+
+    Raises:
+        InputError: fewer examples than a batch, or a budget that no noise meets.
+    """
+    rate = check_batch(session.training.batch_size, examples)
+    steps = steps_a_round(session.training, examples) * max(1, rounds)
+    return Account.opened(allowed, rate, steps, spent)
+
+
+def open_trust(session: Session, allowed: Budget, rounds: int, spent: Spent = ()) -> Account | None:
+    """Returns the account from which validation examples are asked about other peers' models.
+
+    An example is trained on or asked, never both, and which of the two was settled without looking
+    at it. So both accounts may spend the whole budget: each example pays for one of them, and the
+    guarantee is the larger (parallel composition, McSherry 2009). None where no rule asks.
+
+    Args:
+        session: whom and how often a peer judges.
+        allowed: what may be spent.
+        rounds: of the whole run.
+        spent: before.
+    """
+    if session.mixing.rule != "degroot":
+        return None
+    questions = round(SPARE_QUESTIONS * max(1, session.exchange.cohort) * max(1, rounds))
+    return Account.opened(allowed, 1.0, RELEASES * questions, spent)

@@ -1,0 +1,146 @@
+"""Local work between two swaps, such that what comes out says little about any one example.
+
+DP-SGD (Abadi et al. 2016, arXiv:1607.00133): a step draws each example with a fixed chance, clips
+its gradient, adds noise to the sum, and divides by the number expected. Everything that is done
+with the outcome afterwards, by me or by anybody else, costs nothing more.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from p2pl.data.examples import Source
+from p2pl.errors import ModelError, PrivacyError, TrainingDiverged, wrong
+from p2pl.learning.train import OnStep, Start, Trained, advance
+from p2pl.privacy import noise
+from p2pl.privacy.accountant import Accountant, check_batch
+from p2pl.privacy.clipping import Clipped, check_layers, clipped_gradients, has_closed_form
+from p2pl.privacy.probe import PrivateProbe
+from p2pl.protocol.session import Training
+
+DEFAULT_CLIP = 1.0
+MAX_CLIP = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateTraining:
+    """How a peer trains privately, and what it has spent."""
+
+    accountant: Accountant  # changes in place
+    clip: float = DEFAULT_CLIP  # the largest norm of one example's gradient
+    trust: Accountant | None = None  # pays for asking validation examples; None: nobody asks them
+    gaussian: Callable[[int], Tensor] = noise.gaussian  # [count] float64
+    closed_form: bool = True  # False: every gradient through Opacus, to compare with
+
+    @property
+    def charged(self) -> int:
+        """All steps and answers ever paid for, of both accounts."""
+        return self.accountant.account.steps + (self.trust.account.steps if self.trust else 0)
+
+    def judge(self, model: nn.Module, validation: Source) -> PrivateProbe | None:
+        """Returns what judges other peers' models on these examples; None: nothing may.
+
+        Args:
+            model: what the parameters mean.
+            validation: examples that are never trained on.
+        """
+        if self.trust is None:
+            return None
+        return PrivateProbe(model, validation, self.trust, self.gaussian)
+
+    def train(
+        self,
+        model: nn.Module,
+        start: Start,
+        examples: Source,
+        training: Training,
+        on_step: OnStep | None = None,
+    ) -> Trained:
+        """Returns the parameters after as many steps of a round as the budget still allows.
+
+        All steps are paid for before the first is done. Without a budget nothing happens: the
+        parameters come back as they are, with 0 steps and a loss that is not a number.
+
+        Args:
+            model: what the parameters mean; its own are changed.
+            start: parameters and optimizer state of the previous round.
+            examples: the peer's, at least a batch, on the model's device.
+            training: the session's settings. A round has as many steps as without privacy; a
+                batch is what is expected, not what is drawn.
+            on_step: called between two steps. What it raises ends training and is passed on; the
+                steps stay paid for.
+
+        Raises:
+            TrainingDiverged: the parameters are no longer finite.
+        """
+        rate = check_batch(training.batch_size, len(examples))
+        steps = self.accountant.charge(rate, steps_a_round(training, len(examples)))
+        vector, state = start.vector.clone(), start.optimizer
+        drawn, loss = 0, 0.0
+        with clipped_gradients(model, closed_form=self.closed_form) as clipped:
+            for done in range(steps):
+                rows = noise.poisson_sample(len(examples), rate)
+                gradient, batch_loss = self._step(clipped, vector, examples, rows, training)
+                vector, state = advance(vector, gradient, state, training)
+                drawn += len(rows)
+                loss += batch_loss
+                if on_step is not None:
+                    on_step(done + 1, steps)
+        if not vector.isfinite().all():  # says nothing of the data: the vector is private already
+            raise TrainingDiverged(
+                wrong(
+                    "parameters",
+                    got="a number that is not finite",
+                    allowed="finite numbers",
+                    hint=f"training.learning_rate {training.learning_rate} is too high",
+                )
+            )
+        return Trained(vector, loss / drawn if drawn else math.nan, steps, drawn, state)
+
+    def _step(
+        self, clipped: Clipped, vector: Tensor, examples: Source, rows: Tensor, training: Training
+    ) -> tuple[Tensor, float]:
+        """Returns a noised mean gradient, [P], and the sum of the losses of who was drawn."""
+        summed = clipped(vector, examples.take(rows), self.clip)
+        deviation = self.accountant.account.noise_multiplier * self.clip
+        drawn = self.gaussian(vector.numel()).to(vector.device)
+        noised = (summed.gradient.double() + deviation * drawn).float()
+        return noised / training.batch_size, float(summed.loss)
+
+
+def steps_a_round(training: Training, examples: int) -> int:
+    """Returns how many steps a round has, with privacy or without."""
+    return math.ceil(examples / training.batch_size) * training.local_epochs
+
+
+def check_clip(clip: float) -> float:
+    """Returns the clipping norm, or raises PrivacyError."""
+    if not 0 < clip <= MAX_CLIP:
+        raise PrivacyError(
+            wrong("clipping norm", got=clip, allowed=f"above 0, at most {MAX_CLIP:g}")
+        )
+    return clip
+
+
+def check_model(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Raises ModelError unless each example has a gradient of its own in this model.
+
+    Args:
+        model: any.
+        shape: of one input.
+    """
+    if not has_closed_form(model):
+        check_layers(model)
+    device = next(model.parameters()).device
+    probe = torch.linspace(-1, 1, 2 * math.prod(shape), device=device).view(2, *shape)
+    model.eval()
+    with torch.no_grad():
+        together, alone = model(probe)[:1], model(probe[:1])
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
+        raise ModelError(
+            "model, for private training: what it makes of one example depends on the others in "
+            "the batch; allowed: layers that treat each example by itself"
+        )

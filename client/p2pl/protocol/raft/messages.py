@@ -1,0 +1,173 @@
+"""What peers of a `raft` session say to each other, in short messages (`Tell`).
+
+In clear: the election, the founding, and what the leader announces, with its newest public key,
+signed. Sealed: what a participant asks of the leader, and the leader's answer (Behera et al. 2021,
+figure 3). A request carries the public key that its answer is to be sealed to, so a sealed message
+has no sender, no receiver and no key in common with any other; models go as locked parcels whose
+name and key stand in a sealed message.
+"""
+
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Meta
+
+from p2pl.errors import FrameError, wrong
+from p2pl.protocol.frame import MAX_TELL_BYTES, Count, ParcelName
+from p2pl.protocol.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_signed_by, peer_id_of, sign
+from p2pl.protocol.raft import bootstrap as founding
+from p2pl.protocol.raft.election import (
+    Heartbeat,
+    HeartbeatReply,
+    Stamp,
+    Term,
+    VoteReply,
+    VoteRequest,
+)
+
+MAX_PUBLIC_KEY_BYTES = 440  # of RSA with 3,072 bits in DER: 422
+PURPOSE = b"p2pl raft announce 1"
+T = TypeVar("T")
+SealingKey = Annotated[bytes, Meta(min_length=32, max_length=MAX_PUBLIC_KEY_BYTES)]
+LockKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
+SuiteName: TypeAlias = Literal["hpke", "rsa"]
+
+
+class _Message(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag_field="type"
+):
+    """Travels as an array that begins with its tag; 1 to 6 are those of the other modules."""
+
+
+class Announce(_Message, frozen=True, tag=7):
+    """I lead this term; this is the newest global model, and the key to speak to me with."""
+
+    public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
+    term: Term
+    stamp: Stamp
+    key: SealingKey
+    signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+
+    @property
+    def leader(self) -> str:
+        """The id of the peer that says so, once `check` has passed."""
+        return peer_id_of(self.public_key)
+
+    def check(self, session_id: str) -> str:
+        """Returns the leader's peer id.
+
+        Raises:
+            FrameError: the leader has not signed this, for this session.
+        """
+        statement = _statement(session_id, self.term, self.stamp, self.key)
+        if not is_signed_by(self.public_key, PURPOSE, statement, self.signature):
+            raise FrameError("announce.signature: it is not that of announce.public_key")
+        return self.leader
+
+
+class Sealed(_Message, frozen=True, tag=8):
+    """For whoever can open it; all others pass it over."""
+
+    box: Annotated[bytes, Meta(max_length=MAX_TELL_BYTES)]
+
+
+class Who(_Message, frozen=True, tag=9):
+    """Who votes here, and who leads? I shall be listening for a while."""
+
+
+class Fetch(_Message, frozen=True, tag=1):
+    """Sealed to the leader: give me the newest global model."""
+
+    reply_key: SealingKey
+
+
+class Update(_Message, frozen=True, tag=2):
+    """Sealed to the leader: I have trained that model; the result is in this parcel."""
+
+    reply_key: SealingKey
+    stamp: Stamp
+    samples: Count  # that it was trained on, as the peer says
+    parcel: ParcelName
+    lock_key: LockKey
+
+
+class Newest(_Message, frozen=True, tag=1):
+    """Sealed to the reply key: it is in this parcel."""
+
+    stamp: Stamp
+    parcel: ParcelName
+    lock_key: LockKey
+
+
+class Taken(_Message, frozen=True, tag=2):
+    """Sealed to the reply key: I have your result, or do not need it."""
+
+    stamp: Stamp  # of the model that I hold
+
+
+Clear: TypeAlias = (
+    VoteRequest
+    | VoteReply
+    | Heartbeat
+    | HeartbeatReply
+    | founding.Pledge
+    | founding.Refusal
+    | Announce
+    | Sealed
+    | Who
+)
+Request: TypeAlias = Fetch | Update
+Reply: TypeAlias = Newest | Taken
+
+_ENCODER = msgspec.msgpack.Encoder()
+_CLEAR: msgspec.msgpack.Decoder[Clear] = msgspec.msgpack.Decoder(Clear)
+_REQUEST: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_REPLY: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Clear | Request | Reply) -> bytes:
+    """Returns the bytes of a message."""
+    return _ENCODER.encode(message)
+
+
+def decode(payload: bytes) -> Clear:
+    """Returns what a peer told me, or raises FrameError."""
+    return _decode(_CLEAR, payload)
+
+
+def decode_request(plain: bytes) -> Request:
+    """Returns what a participant wants, once its message is open, or raises FrameError."""
+    return _decode(_REQUEST, plain)
+
+
+def decode_reply(plain: bytes) -> Reply:
+    """Returns what the leader answered, once its message is open, or raises FrameError."""
+    return _decode(_REPLY, plain)
+
+
+def announce(
+    key: Ed25519PrivateKey, session_id: str, term: int, stamp: Stamp, sealing_key: bytes
+) -> Announce:
+    """Returns what the leader that holds the identity `key` announces."""
+    statement = _statement(session_id, term, stamp, sealing_key)
+    signature = sign(key, PURPOSE, statement)
+    return Announce(key.public_key().public_bytes_raw(), term, stamp, sealing_key, signature)
+
+
+def about(session_id: str, term: int, direction: Literal["request", "reply"]) -> bytes:
+    """Returns what a sealed message is bound to: it opens in this place only."""
+    return _ENCODER.encode(("p2pl raft 1", bytes.fromhex(session_id), term, direction))
+
+
+def _statement(session_id: str, term: int, stamp: Stamp, key: bytes) -> bytes:
+    return _ENCODER.encode((bytes.fromhex(session_id), term, stamp, key))
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+    if len(data) > MAX_TELL_BYTES:
+        raise FrameError(wrong("message", got=f"{len(data)} bytes", allowed=str(MAX_TELL_BYTES)))
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise FrameError(f"message: got {data[:32]!r}…; {fault}") from fault

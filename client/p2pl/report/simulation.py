@@ -1,0 +1,333 @@
+"""What came out of a simulation: its seeds side by side, as pictures, a page, and the numbers.
+
+`write_simulation_report` reads what `p2pl simulate --out DIR` wrote, and writes another directory:
+
+    report.md      a page for people, with every picture and table
+    report.json    what `p2pl simulate --json` printed, and every peer's accuracy
+    *.png          the pictures; one is left out where there is nothing to draw
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from rich.console import Group, RenderableType
+
+from p2pl.errors import InputError, RunDirError, wrong
+from p2pl.report import plots as pictures
+from p2pl.report.plots import Matrix
+from p2pl.report.run import (
+    NUMBERS_FILE,
+    PAGE_FILE,
+    ClassScore,
+    class_rows,
+    class_scores,
+    macro_score,
+    markdown_table,
+    terminal_table,
+    trust_when_last_met,
+)
+from p2pl.run.files import write_atomically
+from p2pl.run.log import MAX_RECORD_BYTES, Run, read_run
+from p2pl.terminal import human_bytes, percent, visible
+
+SIMULATION_FILE = "simulation.json"
+MAX_TRUST_PEERS = 100  # a side of the trust picture; more cells than that cannot be seen
+HEADINGS = {
+    "accuracy": "Accuracy",
+    "peers": "Peers",
+    "consensus": "Consensus distance",
+    "bad": "Bad peers",
+    "trust": "Trust",
+    "confusion": "Confusion",
+}
+CAPTIONS = {
+    "accuracy": "Accuracy on the test set by round, mean over the peers and the seeds. The band is "
+    "one standard deviation over the seeds. *Mean model*: of the mean of all peers' parameters.",
+    "peers": "Accuracy of each peer after the last mix; a dot is one seed, the line their mean.",
+    "consensus": "How far the peers' parameters are from their mean, squared, relative to it.",
+    "bad": "The bad peers' share in an honest peer's mix, all of them together.",
+    "trust": "The weight that a row's peer gave to a column's peer when it last asked for it, mean "
+    "over the seeds; 0 where it was rejected. Grey: the two never met.",
+    "confusion": "What the models took for what, summed over peers and seeds.",
+}
+
+
+class Accuracy(msgspec.Struct, frozen=True):
+    """Of the peers after the last mix, in percent."""
+
+    mean: float
+    std_over_seeds: float
+    std_over_peers: float
+    worst_peer: float
+    per_seed: tuple[float, ...]
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One round, mean over peers and seeds."""
+
+    round: int
+    accuracy: float | None = None
+    accuracy_std_over_seeds: float = 0.0
+    accuracy_before_mix: float | None = None
+    accuracy_of_mean_model: float | None = None
+    consensus_distance: float | None = None
+    bad_weight: float | None = None
+
+
+class Simulation(msgspec.Struct, frozen=True):
+    """What `simulation.json` holds, as far as a report shows it; the rest is passed over."""
+
+    peers: Annotated[int, Meta(ge=1)]
+    rounds: int
+    partition: str
+    mixing: str
+    accuracy: Accuracy
+    by_round: tuple[Point, ...]
+    name: str = ""
+    data: str = ""
+    model: str = ""
+    cohort: int = 0
+    local_epochs: int = 1
+    baseline: str | None = None
+    attack: str | None = None
+    bad_peers: int = 0
+    held_out: int | None = None
+    first_seed: int = 0
+    engine: str = ""
+    bytes_per_peer_round: int = 0
+    seconds: float = 0.0
+    consensus_distance: float | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationReport:
+    """What `write_simulation_report` wrote, and the numbers."""
+
+    page: Path
+    pictures: Mapping[str, Path]  # by kind: those of HEADINGS
+    simulation: Simulation
+    by_peer: Matrix  # [seeds, peers], percent
+    classes: tuple[ClassScore, ...]
+
+
+def is_simulation(directory: Path) -> bool:
+    """Returns whether `p2pl simulate --out` wrote this directory."""
+    return (directory / SIMULATION_FILE).is_file()
+
+
+def write_simulation_report(directory: Path, out: Path) -> SimulationReport:
+    """Returns the report on a simulation, written into the directory `out`.
+
+    Raises:
+        RunDirError: the simulation's directory is damaged or not complete.
+        InputError: `out` cannot be written.
+    """
+    simulation, raw = _read(directory)
+    runs = _runs(directory, simulation)
+    by_peer = np.array([[_accuracy(run) for run in seed] for seed in runs])
+    labels = _labels(runs, len(simulation.confusion))
+    confusion = np.asarray(simulation.confusion, dtype=np.float64)
+    drawn = _draw(simulation, runs, by_peer, labels)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise InputError(
+            wrong("--out", got=str(out), allowed=f"a directory ({fault.strerror})")
+        ) from fault
+    for kind, png in drawn.items():
+        write_atomically(out / f"{kind}.png", png)
+    written = SimulationReport(
+        page=out / PAGE_FILE,
+        pictures={kind: out / f"{kind}.png" for kind in drawn},
+        simulation=simulation,
+        by_peer=by_peer,
+        classes=class_scores(confusion, labels) if len(confusion) else (),
+    )
+    numbers = {**raw, "accuracy_by_peer": by_peer.tolist()}
+    encoded = msgspec.json.format(msgspec.json.encode(numbers), indent=2)
+    write_atomically(out / NUMBERS_FILE, encoded + b"\n")
+    write_atomically(written.page, _page(written).encode())
+    return written
+
+
+def simulation_tables(report: SimulationReport) -> RenderableType:
+    """Returns the report's tables for a terminal: accuracy by seed, and scores by class."""
+    parts: list[RenderableType] = [
+        terminal_table(visible(_title(report.simulation)), *_seed_rows(report))
+    ]
+    if report.classes:
+        rows = class_rows(report.classes, macro_score(report.classes))
+        parts.append(terminal_table("By class", *rows))
+    return Group(*parts)
+
+
+def _read(directory: Path) -> tuple[Simulation, dict[str, Any]]:
+    """Returns the simulation's figures, and the same as they stand in the file."""
+    path = directory / SIMULATION_FILE
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_RECORD_BYTES)
+        return msgspec.json.decode(raw, type=Simulation), msgspec.json.decode(raw, type=dict)
+    except OSError as fault:
+        raise RunDirError(f"{path}: cannot be read: {fault.strerror}") from fault
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        raise RunDirError(
+            wrong(str(path), got=str(fault), allowed="figures as p2pl simulate writes them")
+        ) from fault
+
+
+def _runs(directory: Path, simulation: Simulation) -> list[list[Run]]:
+    """Returns the runs by seed and peer; the honest peers are the first ones."""
+    seeds = sorted(directory.glob("seed-*"), key=lambda path: int(path.name.partition("-")[2]))
+    runs = [[read_run(run) for run in sorted(seed.glob("peer-*"))] for seed in seeds]
+    expected = (len(simulation.accuracy.per_seed), {len(runs[0])} if runs else set())
+    if (len(runs), {len(seed) for seed in runs}) != expected or not runs or not runs[0]:
+        raise RunDirError(
+            wrong(
+                str(directory),
+                got=f"{len(runs)} seeds of {sorted({len(seed) for seed in runs})} peers",
+                allowed=f"{expected[0]} seeds of the same number of peers",
+                hint="let the simulation finish, or run it again",
+            )
+        )
+    return runs
+
+
+def _accuracy(run: Run) -> float:
+    if run.summary is None or run.summary.accuracy is None:
+        raise RunDirError(
+            wrong(str(run.directory), got="no final accuracy", allowed="a run that has finished")
+        )
+    return run.summary.accuracy
+
+
+def _labels(runs: Sequence[Sequence[Run]], classes: int) -> tuple[str, ...]:
+    summary = runs[0][0].summary
+    known = summary.labels if summary else ()
+    return known if len(known) == classes else tuple(map(str, range(classes)))
+
+
+def _draw(
+    simulation: Simulation,
+    runs: Sequence[Sequence[Run]],
+    by_peer: pictures.Matrix,
+    labels: Sequence[str],
+) -> dict[str, bytes]:
+    """Returns the pictures, by kind."""
+    points = simulation.by_round
+    drawn = {
+        "accuracy": pictures.draw_bands(
+            {
+                "after mixing": [(p.round, p.accuracy, p.accuracy_std_over_seeds) for p in points],
+                "before mixing": [(p.round, p.accuracy_before_mix, 0.0) for p in points],
+                "mean model": [(p.round, p.accuracy_of_mean_model, 0.0) for p in points],
+            },
+            title="Accuracy, mean over peers and seeds",
+            unit="accuracy on the test set (%)",
+        ),
+        "peers": pictures.draw_by_peer(by_peer, bad=simulation.bad_peers),
+    }
+    distances = [(p.round, p.consensus_distance, 0.0) for p in points]
+    if any(distance for _, distance, _ in distances):
+        drawn["consensus"] = pictures.draw_bands(
+            {"all peers": distances},
+            title="Consensus distance after mixing",
+            unit="relative squared distance",
+            logarithmic="y",
+        )
+    weights = [(p.round, p.bad_weight, 0.0) for p in points]
+    if any(weight is not None for _, weight, _ in weights):
+        drawn["bad"] = pictures.draw_bands(
+            {"bad peers": weights}, title="Weight of the bad peers", unit="share of the mix (%)"
+        )
+    if len(runs[0]) <= MAX_TRUST_PEERS and simulation.baseline is None:
+        drawn["trust"] = _draw_trust(runs)
+    confusion = np.asarray(simulation.confusion, dtype=np.float64)
+    if len(confusion):
+        drawn["confusion"] = pictures.draw_confusion(
+            confusion, [visible(label) for label in labels], title="Confusion, all peers and seeds"
+        )
+    return drawn
+
+
+def _draw_trust(runs: Sequence[Sequence[Run]]) -> bytes:
+    """Returns the trust matrix, mean over those seeds in which the two met."""
+    ids = [run.peer_id for run in runs[0]]
+    names = [str(number) for number in range(len(ids))]
+    seen = np.zeros((len(ids), len(ids)))
+    total = np.zeros_like(seen)
+    column = {peer_id: number for number, peer_id in enumerate(ids)}
+    for seed in runs:
+        for row, run in enumerate(seed):
+            for peer_id, weight in trust_when_last_met(run.rounds).items():
+                seen[row, column[peer_id]] += 1
+                total[row, column[peer_id]] += weight
+    mean = np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
+    return pictures.draw_trust(names, names, mean)
+
+
+def _title(simulation: Simulation) -> str:
+    what = simulation.baseline or simulation.mixing
+    name = simulation.name or "simulation"
+    return f"{name}: {simulation.peers} peers, {simulation.partition}, {what}"
+
+
+def _page(report: SimulationReport) -> str:
+    """Returns the report as a Markdown page."""
+    simulation, accuracy = report.simulation, report.simulation.accuracy
+    parts = [
+        f"# {visible(_title(simulation))}",
+        f"**Accuracy {accuracy.mean:.2f} ± {accuracy.std_over_seeds:.2f} %**, the mean over the "
+        f"honest peers and {len(accuracy.per_seed)} seeds, ± the standard deviation over the "
+        f"seeds. Over the peers of one seed it is {accuracy.std_over_peers:.2f}, and the worst "
+        f"peer has {percent(accuracy.worst_peer)}.",
+        markdown_table(("setting", "value"), _settings(simulation)),
+        "## Seeds",
+        markdown_table(*_seed_rows(report)),
+    ]
+    for kind in report.pictures:
+        parts += [f"## {HEADINGS[kind]}", f"![{kind}]({kind}.png)", CAPTIONS[kind]]
+        if kind == "confusion":
+            rows = class_rows(report.classes, macro_score(report.classes))
+            parts.append(markdown_table(*rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _settings(simulation: Simulation) -> list[tuple[str, str]]:
+    judged = "the test set"
+    if simulation.held_out:
+        judged = f"{simulation.held_out} held-out training examples"
+    attack = f"{simulation.attack}, {simulation.bad_peers} peers" if simulation.attack else "none"
+    return [
+        ("data", simulation.data),
+        ("model", simulation.model),
+        ("judged on", judged),
+        ("rounds x epochs", f"{simulation.rounds} x {simulation.local_epochs}"),
+        ("cohort", str(simulation.cohort)),
+        ("attack", attack),
+        ("received a peer and round", human_bytes(simulation.bytes_per_peer_round)),
+        ("trained", simulation.engine),
+        ("seconds, all seeds", f"{simulation.seconds:.1f}"),
+    ]
+
+
+def _seed_rows(report: SimulationReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    simulation = report.simulation
+    honest = report.by_peer[:, : simulation.peers - simulation.bad_peers]
+    rows: list[tuple[str, ...]] = [
+        (
+            str(simulation.first_seed + number),
+            f"{float(seed.mean()):.2f}",
+            f"{float(seed.std()):.2f}",
+            f"{float(seed.min()):.2f}",
+            f"{float(seed.max()):.2f}",
+        )
+        for number, seed in enumerate(honest)
+    ]
+    return ("seed", "accuracy", "std over peers", "worst peer", "best peer"), rows

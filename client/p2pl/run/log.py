@@ -1,0 +1,435 @@
+"""The run directory: what one peer did in one session, for programs to read.
+
+    session.json       whose run this is: session id, session name, peer id
+    rounds.jsonl       one line a round, written as soon as the round is over
+    summary.json       how it ended; absent while the run is under way, or when it was killed
+    model.safetensors  the final weights (written by whoever has them)
+    lock               held by the process that is writing
+
+A line is on its way to the disk before `append` returns, so `kill -9` costs at most the line being
+written: such a torn last line is cut off when the directory is opened again. Readers ignore fields
+they do not know, so newer logs can be shown by older programs, and the other way round.
+
+Accuracies are in percent, losses in nats, bytes are those of parameters and their headers on the
+wire between peers. JSON has no NaN: a loss that is not finite is written as null.
+"""
+
+import fcntl
+import math
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, BinaryIO, Literal, Self, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from p2pl.errors import RunDirError, wrong
+from p2pl.run.files import write_atomically
+
+MARKER_FILE = "session.json"
+ROUNDS_FILE = "rounds.jsonl"
+SUMMARY_FILE = "summary.json"
+MODEL_FILE = "model.safetensors"
+PERSONAL_FILE = "personal.safetensors"
+LOCK_FILE = "lock"
+MAX_RECORD_BYTES = 64 << 20  # of one JSON file, or one line; 100,000 peers by id fit
+
+Percent = Annotated[float, Meta(ge=0, le=100)]
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+PeerId: TypeAlias = str
+T = TypeVar("T")
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One JSON object: frozen; unknown fields are ignored, and what is not finite becomes null."""
+
+    def __post_init__(self) -> None:
+        """Replaces what JSON cannot hold: NaN and the infinities."""
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            if isinstance(value, float) and not math.isfinite(value):
+                msgspec.structs.force_setattr(self, field, None)
+
+
+class Marker(_Record, frozen=True):
+    """Whose run this is."""
+
+    session_id: str
+    peer_id: PeerId
+    name: str = ""  # of the session
+
+
+class RoundEntry(_Record, frozen=True):
+    """One round of one peer."""
+
+    round: Annotated[int, Meta(ge=0)]
+    train_loss: float | None = None  # mean over the round's training
+    validation_loss: float | None = None  # after mixing, on own validation data
+    accuracy: Percent | None = None  # after mixing, on the test set
+    accuracy_before_mix: Percent | None = None  # after training, on the same test set
+    personal_accuracy: Percent | None = None  # of my personal model, labels as frequent as mine
+    own_accuracy: Percent | None = None  # after mixing, likewise; None: no personal model is kept
+    own_accuracy_before_mix: Percent | None = None  # after training, likewise
+    trust: dict[PeerId, float] = {}  # the row that was mixed with; me included
+    cohort: tuple[PeerId, ...] = ()  # whom I asked
+    received: tuple[PeerId, ...] = ()  # who delivered something usable
+    rejected: dict[PeerId, str] = {}  # who did not, and why
+    versions: dict[PeerId, Count] = {}  # of those who delivered: which of their versions
+    joined: tuple[PeerId, ...] = ()  # who was not there, as far as I knew, and now is
+    left: dict[PeerId, Seconds] = {}  # who is no longer there, and how long it had been
+    bytes_in: Count = 0
+    bytes_out: Count = 0
+    bytes_by_peer: dict[PeerId, tuple[Count, Count]] = {}  # (in, out)
+    messages_out: Count = 0  # to other peers
+    tracker_bytes: Count = 0  # both ways
+    tracker_seconds: Seconds | None = None  # None: no tracker answered this round
+    seconds: Seconds = 0.0
+    samples: Count | None = None  # trained on in this round
+    time: float | None = None  # of its end, seconds since 1970
+    epsilon: float | None = None  # privacy spent so far; None: training is not private
+    trust_epsilon: float | None = None  # by asking examples held back; it does not add to the other
+
+    def __post_init__(self) -> None:
+        """Drops trust weights that are not finite: JSON cannot hold them."""
+        super().__post_init__()
+        if not all(math.isfinite(weight) for weight in self.trust.values()):
+            finite = {peer: weight for peer, weight in self.trust.items() if math.isfinite(weight)}
+            msgspec.structs.force_setattr(self, "trust", finite)
+
+
+class Summary(_Record, frozen=True):
+    """How a run ended."""
+
+    accuracy: Percent | None = None  # of the last round, after mixing, on the test set
+    personal_accuracy: Percent | None = None  # of my personal model, labels as frequent as mine
+    rounds: Count = 0  # number of the last round that was completed
+    peer_id: PeerId = ""
+    epsilon: float | None = None
+    trust_epsilon: float | None = None
+    state: Literal["finished", "interrupted"] = "finished"
+    session_id: str = ""
+    name: str = ""  # of the session
+    peers_met: tuple[PeerId, ...] = ()  # those that delivered something usable
+    bytes_in: Count = 0
+    bytes_out: Count = 0
+    tracker_bytes: Count = 0
+    seconds: Seconds = 0.0  # sum over the rounds
+    samples: Count | None = None  # of mine, to train on
+    labels: tuple[str, ...] = ()  # class names, in the order of their numbers
+    confusion: tuple[tuple[Count, ...], ...] = ()  # [true class][predicted class], test samples
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the rounds in the log, those before a restart included."""
+
+    rounds: int = 0  # how many are in the log
+    bytes_in: int = 0
+    bytes_out: int = 0
+    tracker_bytes: int = 0
+    seconds: float = 0.0
+    peers_met: frozenset[PeerId] = frozenset()
+
+    def plus(self, entry: RoundEntry) -> "Totals":
+        """Returns the sums with one more round."""
+        return Totals(
+            rounds=self.rounds + 1,
+            bytes_in=self.bytes_in + entry.bytes_in,
+            bytes_out=self.bytes_out + entry.bytes_out,
+            tracker_bytes=self.tracker_bytes + entry.tracker_bytes,
+            seconds=self.seconds + entry.seconds,
+            peers_met=self.peers_met.union(entry.received),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run directory holds."""
+
+    directory: Path
+    session_id: str  # "" when the directory does not tell
+    name: str  # of the session
+    peer_id: PeerId  # the directory's name when it does not tell
+    rounds: tuple[RoundEntry, ...]
+    summary: Summary | None  # None: under way, or killed
+
+    @property
+    def state(self) -> str:
+        """How it ended: finished, interrupted, or unfinished (under way, or killed)."""
+        return self.summary.state if self.summary else "unfinished"
+
+
+class RunLog:
+    """The one writer of a run directory.
+
+    Opening it takes the directory for this process until `close`; use it as a context manager.
+
+    Attributes:
+        directory: where the files are.
+        last: the last round in the log; None before the first.
+        totals: sums over the rounds in the log.
+    """
+
+    def __init__(self, directory: Path, marker: Marker) -> None:
+        """Opens the run directory of this peer in this session, and creates it if need be.
+
+        Raises:
+            RunDirError: it belongs to another session or peer, another process is using it, its
+                files are damaged, or it cannot be written.
+        """
+        self.directory = directory
+        self.last: RoundEntry | None = None
+        self.totals = Totals()
+        with ExitStack() as held, _translated(directory):
+            _check_owner(directory, marker)  # before anything is created in a stranger's directory
+            directory.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_lock(directory / LOCK_FILE))
+            if _check_owner(directory, marker) is None:
+                _write_record(directory / MARKER_FILE, marker)
+            rounds = (directory / ROUNDS_FILE).open("ab", buffering=0)
+            self._file: BinaryIO = held.enter_context(rounds)
+            self._replay(until=None)
+            self._held = held.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets other processes use the directory."""
+        self._held.close()
+
+    def append(self, entry: RoundEntry) -> None:
+        """Writes one round; when this returns, `kill -9` cannot lose it.
+
+        Raises:
+            RunDirError: it cannot be written; the log is as it was before.
+        """
+        line = msgspec.json.encode(entry)
+        msgspec.json.decode(line, type=RoundEntry)  # what cannot be read back is not written
+        if self.last is not None and entry.round <= self.last.round:
+            raise ValueError(f"round {entry.round} after round {self.last.round}")
+        size = self._file.seek(0, os.SEEK_END)
+        with _translated(self.directory):
+            (self.directory / SUMMARY_FILE).unlink(missing_ok=True)  # of before the restart
+            written = self._file.write(line + b"\n")
+        if written != len(line) + 1:
+            self._file.truncate(size)
+            raise RunDirError(
+                wrong(
+                    str(self.directory / ROUNDS_FILE),
+                    got=f"a full disk at round {entry.round}",
+                    allowed="room for one more line",
+                    hint="free some space and join again; the run resumes",
+                )
+            )
+        self._add(entry)
+
+    def drop_after(self, round_index: int) -> None:
+        """Forgets the rounds later than this one: they are to be done again.
+
+        A peer that was killed between logging a round and saving its weights resumes from the
+        weights, so the log steps back to them.
+        """
+        with _translated(self.directory):
+            self._replay(until=round_index)
+
+    def finish(self, summary: Summary) -> None:
+        """Writes the summary: after a crash there is the old one or the new one, never a part.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        _write_record(self.directory / SUMMARY_FILE, summary)
+
+    def _replay(self, until: int | None) -> None:
+        """Reads the log from the start and cuts it after the last round that is to be kept."""
+        self.last, self.totals = None, Totals()
+        keep_bytes = 0
+        for entry, end in _complete_rounds(self.directory / ROUNDS_FILE):
+            if until is not None and entry.round > until:
+                break
+            self._add(entry)
+            keep_bytes = end
+        if keep_bytes < self._file.seek(0, os.SEEK_END):
+            self._file.truncate(keep_bytes)
+
+    def _add(self, entry: RoundEntry) -> None:
+        self.last, self.totals = entry, self.totals.plus(entry)
+
+
+def read_run(directory: Path) -> Run:
+    """Returns what a run directory holds; the directory may be in use, and is not touched.
+
+    Raises:
+        RunDirError: it is missing, is not a run directory, or is damaged.
+    """
+    if not (directory / ROUNDS_FILE).is_file():
+        raise RunDirError(
+            wrong(
+                "run directory",
+                got=str(directory),
+                allowed=f"a directory with a file {ROUNDS_FILE}",
+                hint="p2pl join --run-dir writes one",
+            )
+        )
+    with _translated(directory):
+        rounds = tuple(entry for entry, _ in _complete_rounds(directory / ROUNDS_FILE))
+        marker = _read_record(directory / MARKER_FILE, Marker)
+        summary = _read_record(directory / SUMMARY_FILE, Summary)
+    told: tuple[Marker | Summary, ...] = tuple(found for found in (marker, summary) if found)
+    return Run(
+        directory=directory,
+        session_id=next((one.session_id for one in told if one.session_id), ""),
+        name=next((one.name for one in told if one.name), ""),
+        peer_id=next((one.peer_id for one in told if one.peer_id), directory.resolve().name),
+        rounds=rounds,
+        summary=summary,
+    )
+
+
+def _complete_rounds(path: Path) -> Iterator[tuple[RoundEntry, int]]:
+    """Yields each round with the offset of the byte after it; stops at a torn last line."""
+    end, before = 0, -1
+    with path.open("rb") as lines:
+        number = 0
+        while line := lines.readline(MAX_RECORD_BYTES):
+            number += 1
+            try:
+                entry = _decode(line, RoundEntry, f"{path} line {number}")
+            except RunDirError:
+                # Valid JSON of a wrong type is no crash of ours, and neither is a line amid others.
+                if not lines.read(1) and not _is_json(line):
+                    return
+                raise
+            if not line.endswith(b"\n"):
+                return  # by chance the cut fell on the end of the object
+            if entry.round <= before:
+                raise RunDirError(
+                    wrong(
+                        f"{path} line {number}",
+                        got=f"round {entry.round}",
+                        allowed=f"a round later than {before}",
+                        hint="the file was edited, or put together from two runs",
+                    )
+                )
+            end, before = end + len(line), entry.round
+            yield entry, end
+
+
+def _check_owner(directory: Path, marker: Marker) -> Marker | None:
+    """Returns the directory's marker, None where there is none; raises if it is another's."""
+    found = _read_record(directory / MARKER_FILE, Marker)
+    if found is None:
+        if (directory / ROUNDS_FILE).exists():
+            raise RunDirError(
+                wrong(
+                    "run directory",
+                    got=f"{directory} with {ROUNDS_FILE} but no {MARKER_FILE}",
+                    allowed="a new directory, or one of this session",
+                    hint="give another --run-dir",
+                )
+            )
+        return None
+    for what, ours, theirs in (
+        ("session", marker.session_id, found.session_id),
+        ("peer", marker.peer_id, found.peer_id),
+    ):
+        if ours != theirs:
+            raise RunDirError(
+                wrong(
+                    f"run directory {directory}",
+                    got=f"the run of {what} {theirs}",
+                    allowed=f"a new directory, or the run of {what} {ours}",
+                    hint="give another --run-dir",
+                )
+            )
+    return found
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Holds the lock; the kernel lets go of it when the process dies."""
+    with path.open("a+b") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as taken:
+            lock.seek(0)
+            holder = lock.read(20).decode("ascii", "replace").strip() or "unknown"
+            raise RunDirError(
+                wrong(
+                    "run directory",
+                    got=f"{path.parent}, in use by process {holder}",
+                    allowed="a directory that no other process is writing to",
+                    hint="wait for that process to end, or give another --run-dir",
+                )
+            ) from taken
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n".encode())
+        lock.flush()
+        yield
+
+
+def _write_record(path: Path, record: _Record) -> None:
+    """Replaces the file in one step; one field a line, so that people can read it too."""
+    raw = msgspec.json.encode(record)
+    msgspec.json.decode(raw, type=type(record))  # what cannot be read back is not written
+    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    lines = (b'  "%s": %s' % (name.encode(), bytes(value)) for name, value in fields.items())
+    write_atomically(path, b"{\n" + b",\n".join(lines) + b"\n}\n")
+
+
+def _read_record(path: Path, kind: type[T]) -> T | None:
+    """Returns the record in a JSON file; None where there is no file."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_RECORD_BYTES)
+    except FileNotFoundError:
+        return None
+    return _decode(raw, kind, str(path))
+
+
+def _decode(raw: bytes, kind: type[T], where: str) -> T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        shown = raw[:80].decode("utf-8", "replace")
+        raise RunDirError(
+            wrong(where, got=shown, allowed=f"a JSON object as p2pl writes it ({fault})")
+        ) from fault
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+@contextmanager
+def _translated(directory: Path) -> Iterator[None]:
+    """Turns what the operating system says into a RunDirError that names the directory."""
+    try:
+        yield
+    except OSError as fault:
+        raise RunDirError(
+            wrong(
+                "run directory",
+                got=f"{directory}: {fault.strerror or fault}",
+                allowed="a directory that can be read and written",
+                hint="give another --run-dir",
+            )
+        ) from fault

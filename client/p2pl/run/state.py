@@ -1,0 +1,108 @@
+"""What a peer must remember to go on after a crash: one file, replaced whole after every round."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from p2pl.errors import RunDirError, wrong
+from p2pl.mixing.trust.row import Trust
+from p2pl.run.files import write_atomically
+
+STATE_FILE = "state.safetensors"
+FORMAT = "p2pl state 1"
+_WEIGHTS = "weights"
+_OPTIMIZER = "optimizer."
+_PERSONAL = "personal"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerState:
+    """A peer between two rounds."""
+
+    round: int  # the last round completed; 0 before the first
+    weights: Tensor  # [P] float32, after mixing
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
+    trust: Trust = field(default_factory=Trust)
+    directory: Mapping[str, Any] | None = None  # of peers and trackers, in builtins
+    memory: Mapping[str, Any] = field(default_factory=dict)  # of the kind of exchange, in builtins
+    charged: int = 0  # steps of private training paid for by then; see accounts.py
+    personal: Tensor | None = None  # [P] float32, my personal model; None: none is kept
+
+
+def save_state(directory: Path, session_id: str, state: PeerState) -> None:
+    """Replaces the state in a run directory; a crash leaves the old one or the new one.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    tensors = {_WEIGHTS: state.weights.detach().cpu().contiguous()}
+    for name, tensor in state.optimizer.items():
+        tensors[_OPTIMIZER + name] = tensor.detach().cpu().contiguous()
+    if state.personal is not None:
+        tensors[_PERSONAL] = state.personal.detach().cpu().contiguous()
+    told = {
+        "round": state.round,
+        "trust": msgspec.to_builtins(state.trust),
+        "directory": state.directory,
+        "memory": state.memory,
+        "charged": state.charged,
+    }
+    metadata = {"format": FORMAT, "session": session_id, "state": json.dumps(told)}
+    write_atomically(directory / STATE_FILE, save(tensors, metadata))
+
+
+def load_state(directory: Path, session_id: str, parameters: int) -> PeerState | None:
+    """Returns the state saved in a run directory; None where there is none.
+
+    Args:
+        directory: the run directory.
+        session_id: of the session being joined.
+        parameters: P, how many numbers the session's model has.
+
+    Raises:
+        RunDirError: the state is damaged, or of another session or model.
+    """
+    path = directory / STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        told = json.loads(metadata["state"])
+        if (metadata["format"], metadata["session"]) != (FORMAT, session_id):
+            raise RunDirError(
+                wrong(
+                    str(path),
+                    got=f"{metadata['format']} of session {metadata['session']}",
+                    allowed=f"{FORMAT} of session {session_id}",
+                    hint="use another --run-dir",
+                )
+            )
+        weights, personal = tensors.pop(_WEIGHTS), tensors.pop(_PERSONAL, None)
+        state = PeerState(
+            round=int(told["round"]),
+            weights=weights,
+            optimizer={name.removeprefix(_OPTIMIZER): item for name, item in tensors.items()},
+            trust=msgspec.convert(told["trust"], Trust),
+            directory=told["directory"],
+            memory=told.get("memory", {}),
+            charged=int(told.get("charged", 0)),
+            personal=personal,
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
+        raise RunDirError(
+            f"{path}: damaged ({fault}); delete it to start this peer's run again"
+        ) from fault
+    for vector in (weights, personal):
+        if vector is not None and vector.shape != (parameters,):
+            got = f"weights of shape {list(vector.shape)}"
+            raise RunDirError(wrong(str(path), got=got, allowed=f"[{parameters}]"))
+    return state

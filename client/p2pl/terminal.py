@@ -1,0 +1,452 @@
+"""What a person sees while `p2pl join` runs.
+
+`LiveView` redraws one screen of a terminal; `PlainView` writes one line a round, for log files and
+pipes. Both are told the same few things, and either may be told them from a worker thread.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from p2pl.run.log import PeerId, RoundEntry, Summary
+
+SHORT_ID_CHARS = 8  # 32 bits: two of 100 peers look alike once in a million swarms
+REFRESH_HZ = 4  # chosen: drawing takes milliseconds, and shares the interpreter with training
+ETA_ROUNDS = 10  # the pace is the mean over the last ones; a single slow round is no trend
+HISTORY_ROUNDS = 1_000  # kept for the small graphs
+GRAPH_CHARS = 24
+BAR_CHARS = 16
+MAX_REASON_CHARS = 60  # of why a peer was rejected; the run log has all of it
+NARROW_COLUMNS = 60  # below this the live view leaves out what is not essential
+SPARE_LINES = 14  # of the screen that are not rows of the cohort
+
+SPARKS = "▁▂▃▄▅▆▇█"
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What does not change during a run."""
+
+    name: str  # of the session
+    session_id: str
+    peer_id: PeerId
+    rounds: int  # of the session
+    model: str = ""
+    data: str = ""  # which data and how much of it is mine
+
+
+class View(Protocol):
+    """What `p2pl join` tells the person in front of it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def message(self, text: str) -> None:
+        """Shows what is going on between rounds, e.g. "waiting for peers: 3 of 6"."""
+
+    def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
+        """Shows how far local training is; may be called at every step. NaN: loss unknown."""
+
+    def round(self, entry: RoundEntry) -> None:
+        """Shows a round that is over."""
+
+    def finish(self, summary: Summary) -> None:
+        """Shows how the run ended."""
+
+
+def open_view(header: Header, console: Console) -> View:
+    """Returns the live view for a terminal that can draw it, else the plain one."""
+    if console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf"):
+        return LiveView(header, console)
+    return PlainView(header, console)
+
+
+class PlainView:
+    """One line a round."""
+
+    def __init__(self, header: Header, console: Console) -> None:
+        self._header, self._console = header, console
+        self._pace = _Pace(header.rounds)
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        header = self._header
+        known = (("model", header.model), ("data", header.data))
+        self._write(
+            f"session {visible(header.name)} {short_id(header.session_id)}",
+            f"peer {short_id(header.peer_id)}",
+            *(f"{what} {visible(value)}" for what, value in known if value),
+            f"rounds {header.rounds}",
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing to undo."""
+
+    def message(self, text: str) -> None:
+        """Writes the text, unless it is what was written last."""
+        if text != self._said:
+            self._said = text
+            self._write(visible(text))
+
+    def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
+        """Writes nothing: a log wants one line a round."""
+
+    def round(self, entry: RoundEntry) -> None:
+        """Writes the round's line."""
+        self._pace.add(entry)
+        self._said = ""
+        self._write(*round_line(entry, self._header.rounds), f"ETA {duration(self._pace.left_s())}")
+
+    def finish(self, summary: Summary) -> None:
+        """Writes how the run ended."""
+        self._write(*summary_line(summary))
+
+    def _write(self, *parts: str) -> None:
+        line = "  ".join(parts)
+        encoding = self._console.encoding
+        line = line.encode(encoding, "replace").decode(encoding)
+        # Text, not markup: part of it comes from strangers. Soft wrap: one line stays one line.
+        self._console.print(Text(line), soft_wrap=True, highlight=False)
+
+
+class LiveView:
+    """One screen, redrawn at most `REFRESH_HZ` times a second."""
+
+    def __init__(
+        self, header: Header, console: Console, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._header, self._console, self._now = header, console, now
+        self._pace = _Pace(header.rounds)
+        self._round_began = now()
+        # Replaced, never changed: another thread draws them.
+        self._accuracy: tuple[float | None, ...] = ()
+        self._loss: tuple[float | None, ...] = ()
+        self._in, self._out, self._tracker = 0, 0, 0
+        self._entry: RoundEntry | None = None
+        self._doing = "starting"
+        self._ended = False
+        self._live = Live(
+            console=console,
+            get_renderable=self.screen,
+            refresh_per_second=REFRESH_HZ,
+            vertical_overflow="crop",
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the last screen where it is."""
+        self._live.stop()
+
+    def message(self, text: str) -> None:
+        """Shows the text until there is something newer to show."""
+        self._doing = visible(text)
+
+    def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
+        """Shows how far local training is."""
+        known = f", loss {figure(loss)}" if math.isfinite(loss) else ""
+        self._doing = f"round {round_index}: training, step {step}/{steps}{known}"
+
+    def round(self, entry: RoundEntry) -> None:
+        """Shows the round's cohort, and adds the round to the graphs."""
+        self._pace.add(entry)
+        self._round_began = self._now()
+        self._accuracy = (*self._accuracy, entry.accuracy)[-HISTORY_ROUNDS:]
+        self._loss = (*self._loss, entry.train_loss)[-HISTORY_ROUNDS:]
+        self._in += entry.bytes_in
+        self._out += entry.bytes_out
+        self._tracker += entry.tracker_bytes
+        self._doing = f"round {entry.round} took {duration(entry.seconds)}"
+        self._entry = entry
+
+    def finish(self, summary: Summary) -> None:
+        """Shows how the run ended."""
+        self._ended = True
+        self._doing = "  ".join(summary_line(summary))
+
+    def screen(self) -> RenderableType:
+        """Returns the whole screen as it is now."""
+        narrow = self._console.width < NARROW_COLUMNS
+        parts: list[RenderableType] = [self._title(narrow), self._progress()]
+        if self._entry is not None:
+            rows = max(1, self._console.height - SPARE_LINES)
+            parts += [
+                self._graphs(),
+                Padding(cohort_table(self._entry, self._header.peer_id, rows, narrow), (1, 0)),
+                self._traffic(self._entry),
+            ]
+        parts.append(_one_line(self._doing, "bold" if self._ended else "cyan"))
+        return Group(*parts)
+
+    def _title(self, narrow: bool) -> RenderableType:
+        header = self._header
+        title = Text(f"p2pl · {visible(header.name)}", "bold")
+        title.append(f" · session {short_id(header.session_id)}", "dim")
+        title.append(f" · me {short_id(header.peer_id)}", "dim")
+        about = " · ".join(visible(part) for part in (header.model, header.data) if part)
+        if narrow or not about:
+            return Rule(title, style="dim", align="left")
+        return Group(Rule(title, style="dim", align="left"), _one_line(about, "dim"))
+
+    def _progress(self) -> RenderableType:
+        done, rounds = self._pace.done, self._header.rounds
+        row = _grid()
+        row.add_row(
+            Text(f"round {done}/{rounds}", "bold"),
+            Text("" if self._ended else f"ETA {duration(self._eta_s())}"),
+            ProgressBar(total=rounds, completed=done, width=BAR_CHARS * 2),
+        )
+        return row
+
+    def _eta_s(self) -> float | None:
+        """Returns the seconds left; the running round counts down."""
+        left_s = self._pace.left_s()
+        if left_s is None or self._pace.done >= self._header.rounds:
+            return left_s
+        return left_s - min(self._now() - self._round_began, self._pace.mean_s())
+
+    def _graphs(self) -> RenderableType:
+        rows = _grid()
+        accuracy, loss = self._accuracy, self._loss
+        rows.add_row(
+            "accuracy",
+            Text(percent(accuracy[-1]), "bold green"),
+            _one_line(sparkline(accuracy, GRAPH_CHARS)),
+        )
+        rows.add_row(
+            "loss", Text(figure(loss[-1]), "bold"), _one_line(sparkline(loss, GRAPH_CHARS))
+        )
+        return rows
+
+    def _traffic(self, entry: RoundEntry) -> RenderableType:
+        asked = (
+            "no answer this round, going on with known peers"
+            if entry.tracker_seconds is None
+            else f"answered in {duration(entry.tracker_seconds)}, {human_bytes(self._tracker)}"
+        )
+        rows = _grid(columns=2)
+        rows.add_row(
+            "traffic",
+            _one_line(
+                f"in {human_bytes(self._in)} (+{human_bytes(entry.bytes_in)})  "
+                f"out {human_bytes(self._out)} (+{human_bytes(entry.bytes_out)})"
+            ),
+        )
+        if entry.cohort or self._tracker:  # else this run is alone on purpose
+            style = "yellow" if entry.tracker_seconds is None else ""
+            rows.add_row("tracker", _one_line(asked, style))
+        if entry.epsilon is not None:
+            rows.add_row("privacy", _one_line(f"epsilon {figure(entry.epsilon)} spent"))
+        return rows
+
+
+def cohort_table(entry: RoundEntry, me: PeerId, rows: int, narrow: bool) -> Table:
+    """Returns the round's cohort, most trusted first, at most so many rows."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
+    table.add_column("peer", no_wrap=True)
+    if not narrow:
+        table.add_column("trust", no_wrap=True, min_width=BAR_CHARS)
+    table.add_column("weight", justify="right", no_wrap=True)
+    table.add_column(_one_line(f"in round {entry.round}"))  # the first to give way
+    peers = _by_trust(entry, me)
+    most = max([entry.trust.get(peer, 0.0) for peer in peers] + [1e-9])
+    for peer in peers[:rows]:
+        weight = entry.trust.get(peer)
+        cells: list[RenderableType] = [Text("me" if peer == me else short_id(peer))]
+        if not narrow:
+            cells.append(Text(bar((weight or 0.0) / most, BAR_CHARS), "blue"))
+        cells.append(Text("-" if weight is None else f"{weight:.3f}"))
+        cells.append(_state(entry, peer, me))
+        table.add_row(*cells)
+    if len(peers) > rows:
+        table.add_row(Text(f"and {len(peers) - rows} more", "dim"))
+    return table
+
+
+def _by_trust(entry: RoundEntry, me: PeerId) -> list[PeerId]:
+    """Returns me and the round's cohort, most trusted first, the rejected last."""
+    peers = {me, *entry.cohort, *entry.rejected}
+    return sorted(
+        peers, key=lambda peer: (peer in entry.rejected, -entry.trust.get(peer, 0.0), peer)
+    )
+
+
+def _state(entry: RoundEntry, peer: PeerId, me: PeerId) -> Text:
+    if peer in entry.rejected:
+        return _one_line(f"rejected: {_reason(entry.rejected[peer])}", "red")
+    if peer == me:
+        return Text("")
+    if peer in entry.received:
+        return _one_line("received", "green")
+    return _one_line("nothing received", "yellow")
+
+
+def round_line(entry: RoundEntry, rounds: int) -> list[str]:
+    """Returns the parts of the line that says how a round went."""
+    why = "; ".join(f"{short_id(peer)} {_reason(text)}" for peer, text in entry.rejected.items())
+    parts = [
+        f"round {entry.round}/{rounds}",
+        f"loss {figure(entry.train_loss)}",
+        f"accuracy {percent(entry.accuracy)}",
+        f"cohort {len(entry.cohort)} (rejected {len(entry.rejected)}{': ' + why if why else ''})",
+        f"in {human_bytes(entry.bytes_in)} out {human_bytes(entry.bytes_out)}",
+        duration(entry.seconds),
+    ]
+    if entry.epsilon is not None:
+        parts.insert(3, f"epsilon {figure(entry.epsilon)}")
+    return parts
+
+
+def summary_line(summary: Summary) -> list[str]:
+    """Returns the parts of the line that says how a run ended."""
+    return [
+        f"{summary.state} after round {summary.rounds}",
+        f"accuracy {percent(summary.accuracy)}",
+        f"in {human_bytes(summary.bytes_in)} out {human_bytes(summary.bytes_out)}",
+        duration(summary.seconds),
+        f"peers met {len(summary.peers_met)}",
+    ]
+
+
+def short_id(full_id: str) -> str:
+    """Returns the start of an id, enough to tell peers apart by eye."""
+    return visible(full_id)[:SHORT_ID_CHARS]
+
+
+def visible(text: str) -> str:
+    """Returns the text on one line, without what could move the cursor of a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def human_bytes(count: int) -> str:
+    """Returns a size in decimal units: 999 B, 125.6 kB, 1.2 GB."""
+    if count < 1_000:
+        return f"{count} B"
+    size, units = count / 1_000, ["kB", "MB", "GB", "TB"]
+    while size >= 999.95 and len(units) > 1:  # 999.95 would be shown as 1000.0
+        size /= 1_000
+        del units[0]
+    return f"{size:.1f} {units[0]}"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns a time in the unit that suits it: 12 ms, 1.4 s, 18 s, 2 min 5 s, 1 h 2 min."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.0005:
+        return "0 s"
+    if seconds < 0.0995:
+        return f"{seconds * 1_000:.0f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3_600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3_600} h {whole % 3_600 // 60} min"
+
+
+def percent(value: float | None) -> str:
+    """Returns an accuracy for reading: 91.8 %."""
+    return "-" if value is None else f"{value:.1f} %"
+
+
+def figure(value: float | None) -> str:
+    """Returns a number with three digits that matter: 0.312, 2.303, 1.2e-05."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if 0.001 <= abs(value) < 1_000 or value == 0 else f"{value:.3g}"
+
+
+def bar(share: float, chars: int) -> str:
+    """Returns a bar that fills this share, 0 to 1, of so many characters."""
+    eighths = round(max(0.0, min(1.0, share)) * chars * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (EIGHTHS[rest] if rest else "")
+
+
+def sparkline(values: Sequence[float | None], chars: int) -> str:
+    """Returns a graph of so many characters at most; each shows the last value of its share."""
+    if not values:
+        return ""
+    columns = min(chars, len(values))
+    shown = [values[(column + 1) * len(values) // columns - 1] for column in range(columns)]
+    known = [value for value in shown if value is not None]
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    return "".join(
+        " "
+        if value is None
+        else SPARKS[round((value - low) / span * (len(SPARKS) - 1)) if span else 0]
+        for value in shown
+    )
+
+
+def _reason(text: str) -> str:
+    shown = visible(text)
+    return shown if len(shown) <= MAX_REASON_CHARS else shown[: MAX_REASON_CHARS - 1] + "…"
+
+
+def _one_line(text: str, style: str = "") -> Text:
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+def _grid(columns: int = 3) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(columns - 1):
+        grid.add_column(no_wrap=True)
+    grid.add_column()  # may wrap, so it is the first to give way; its cells are of one line
+    return grid
+
+
+class _Pace:
+    """How long the rounds still to come will take, judged by the last ones."""
+
+    def __init__(self, rounds: int) -> None:
+        self.done = 0  # number of the last round that is over
+        self._rounds = rounds
+        self._seconds: tuple[float, ...] = ()
+
+    def add(self, entry: RoundEntry) -> None:
+        self.done = entry.round
+        self._seconds = (*self._seconds, entry.seconds)[-ETA_ROUNDS:]
+
+    def mean_s(self) -> float:
+        return sum(self._seconds) / len(self._seconds)
+
+    def left_s(self) -> float | None:
+        """Returns the seconds left; None before the first round is over."""
+        if not self._seconds:
+            return None
+        return max(0, self._rounds - self.done) * self.mean_s()

@@ -1,0 +1,410 @@
+"""Raft sessions in this process: what travels, who can read it, who takes part without a vote."""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import torch
+from support.announces import Speaker
+from support.joins import Watching, run, session_file
+from support.processes import Swarm
+
+from p2pl.errors import FrameError, QuorumError, RunDirError
+from p2pl.exchange.raft import aggregator
+from p2pl.exchange.raft import member as raft
+from p2pl.exchange.raft.leadership import SEAT_FILE, Leadership, SeatFile
+from p2pl.learning import learner
+from p2pl.learning.learner import Model
+from p2pl.network.keys import Identity
+from p2pl.network.sealed import KeyPair, SuiteName, seal
+from p2pl.network.wire import Wire
+from p2pl.protocol.frame import MAX_TELL_BYTES
+from p2pl.protocol.raft import bootstrap as founding
+from p2pl.protocol.raft import election
+from p2pl.protocol.raft import messages as protocol
+from p2pl.protocol.raft.bootstrap import roll_of
+from p2pl.protocol.raft.election import Stamp
+from p2pl.protocol.session import Mixing, Raft, SessionFile
+from p2pl.run.log import Summary, read_run
+from p2pl.run.state import PeerState
+
+ROUNDS = 3
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Iterator[Swarm]:
+    """Returns a place to start a tracker in."""
+    made = Swarm(tmp_path)
+    yield made
+    made.end()
+
+
+def raft_file(
+    swarm: Swarm,
+    *,
+    rounds: int = ROUNDS,
+    peers: int = 3,
+    wait_s: float = 1.0,
+    **settings: object,
+) -> SessionFile:
+    """Returns a raft session that mixes by sample counts."""
+    chosen = Raft(**{"term_s": 600.0, **settings})  # type: ignore[arg-type]
+    file = session_file(
+        swarm, kind="raft", rounds=rounds, min_peers=peers, wait_s=wait_s, raft=chosen
+    )
+    session = msgspec.structs.replace(file.session, mixing=Mixing(rule="samples"))
+    return replace(file, session=session)
+
+
+async def run_all(
+    swarm: Swarm, file: SessionFile, count: int = 3, **options: object
+) -> list[Summary]:
+    """Returns how each of the peers ended."""
+    runs = (run(swarm, file, f"peer-{number}", **options) for number in range(count))  # type: ignore[arg-type]
+    return list(await asyncio.gather(*runs))
+
+
+def models(swarm: Swarm, count: int = 3) -> set[bytes]:
+    """Returns the different final models of the peers."""
+    return {(swarm.folder / f"peer-{n}" / "model.safetensors").read_bytes() for n in range(count)}
+
+
+def events(swarm: Swarm, count: int = 3) -> list[dict[str, Any]]:
+    """Returns what the peers noted of elections and models."""
+    logs = (swarm.folder / f"peer-{number}" / "raft.jsonl" for number in range(count))
+    return [msgspec.json.decode(line) for log in logs for line in log.read_bytes().splitlines()]
+
+
+@dataclass
+class Recording:
+    """Everything that peers of this process told and gave to each other, and all keys they made."""
+
+    told: list[bytes] = field(default_factory=list)
+    parcels: list[bytes] = field(default_factory=list)
+    pairs: list[KeyPair] = field(default_factory=list)
+    clear: list[bytes] = field(default_factory=list)  # models before they were locked
+
+    def messages(self) -> list[protocol.Clear]:
+        """Returns what was told, each message once, however many got it."""
+        return [protocol.decode(told) for told in dict.fromkeys(self.told)]
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
+    """Records, and changes nothing."""
+    kept = Recording()
+    tell, put, generate = Wire.tell, Wire.put_parcel, KeyPair.generate
+    encode = learner.Learner.encode
+
+    async def telling(wire: Wire, address: object, payload: bytes, **more: object) -> None:
+        kept.told.append(payload)
+        await tell(wire, address, payload, **more)  # type: ignore[arg-type]
+
+    async def putting(wire: Wire, name: bytes, payload: bytes) -> None:
+        kept.parcels.append(bytes(payload))
+        await put(wire, name, payload)
+
+    def generating(suite: SuiteName) -> KeyPair:
+        pair = generate(suite)  # in threads of several peers at the same time
+        kept.pairs.append(pair)
+        return pair
+
+    def encoding(one: learner.Learner, vector: object) -> memoryview:
+        encoded = encode(one, vector)  # type: ignore[arg-type]
+        kept.clear.append(bytes(encoded))
+        return encoded
+
+    monkeypatch.setattr(Wire, "tell", telling)
+    monkeypatch.setattr(Wire, "put_parcel", putting)
+    monkeypatch.setattr(KeyPair, "generate", staticmethod(generating))
+    monkeypatch.setattr(learner.Learner, "encode", encoding)
+    return kept
+
+
+@pytest.mark.parametrize("suite", ["hpke", "rsa"])
+def test_a_recording_shows_fresh_keys_and_nothing_in_clear(
+    swarm: Swarm, recording: Recording, suite: SuiteName
+) -> None:
+    swarm.tracker()
+    file = raft_file(swarm, suite=suite, rounds=2)
+    asyncio.run(run_all(swarm, file))
+    # Who is not heard yet, or slow, is left out of a round: what happened says what was needed.
+    given = sum(len(one["received"]) - 1 for one in events(swarm) if "received" in one)
+    fetched = sum(one["event"] == "fetched" for one in events(swarm))
+    assert min(given, fetched) >= 2  # each of two rounds is made by two at least, and held by two
+    announced = {one.key for one in recording.messages() if isinstance(one, protocol.Announce)}
+    boxes = [one.box for one in recording.messages() if isinstance(one, protocol.Sealed)]
+    assert len(announced) >= 3  # of two models, and of the initial one
+    assert len(boxes) >= 2 * (given + fetched)  # each asked for, and answered
+    # No public key twice: not among those made, nor among those that HPKE makes for each message.
+    publics = [pair.public for pair in recording.pairs]
+    assert len(set(publics)) == len(publics)
+    assert len({box[:32] for box in boxes}) == len(boxes)
+    # Each message opens with exactly one key; an announced key with many, a reply key with one.
+    opened: Counter[bytes] = Counter()
+    terms = {one.term for one in recording.messages() if isinstance(one, protocol.Announce)}
+    about = [protocol.about(file.id, term, way) for term in terms for way in ("request", "reply")]
+    for box in boxes:
+        able = [p.public for p in recording.pairs if any(p.open(box, one) for one in about)]
+        assert len(able) == 1
+        opened.update(able)
+    assert all(count == 1 for key, count in opened.items() if key not in announced)
+    # Nothing of a model, in any place where 16 bytes could show it.
+    seen = b"".join(recording.told) + b"".join(recording.parcels)
+    slices = {clear[at : at + 16] for clear in recording.clear for at in range(1_000, 15_000, 997)}
+    assert len(recording.parcels) >= given + len(announced)
+    assert not [piece for piece in slices if len(set(piece)) > 4 and piece in seen]
+
+
+def test_a_request_that_is_played_again_is_answered_once(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm.tracker()
+    answered: list[bytes] = []
+    requests: list[bytes] = []
+    answer, opening = aggregator.Term._answer, aggregator.Term.open
+
+    def answering(term: aggregator.Term, sender: str, key: bytes, reply: protocol.Reply) -> None:
+        answered.append(key)
+        answer(term, sender, key, reply)
+
+    def open_twice(term: aggregator.Term, sender: str, box: bytes) -> bool:
+        requests.append(box)
+        return opening(term, sender, box) and opening(term, sender, box)
+
+    monkeypatch.setattr(aggregator.Term, "_answer", answering)
+    monkeypatch.setattr(aggregator.Term, "open", open_twice)
+    # Long enough for the slowest of three on a busy machine: else a round is aggregated without it.
+    summaries = asyncio.run(run_all(swarm, raft_file(swarm, wait_s=15.0)))
+    assert requests
+    assert len(answered) == len(set(answered))
+    # And nobody is the worse for it.
+    assert {(one.state, one.rounds) for one in summaries} == {("finished", ROUNDS)}
+    assert len(models(swarm)) == 1
+    for number, summary in enumerate(summaries):
+        entries = read_run(swarm.folder / f"peer-{number}").rounds
+        assert [entry.round for entry in entries] == [1, 2, 3]
+        assert summary.accuracy is not None
+        assert summary.accuracy > 80
+
+
+def test_who_has_not_answered_a_new_leader_yet_is_waited_for(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm.tracker()
+    hear, give = Leadership.hear, aggregator.Term.give
+    slow: dict[str, str] = {}  # for each that may lead: whom it hears late
+    until_s: dict[str, float] = {}  # for each that is heard late
+
+    def hearing(leadership: Leadership, sender: str, message: election.Message) -> None:
+        slow[leadership._rules.me] = leadership._rules.others[-1]
+        reply = isinstance(message, election.VoteReply | election.HeartbeatReply)
+        if reply and sender == slow[leadership._rules.me]:
+            now_s = time.monotonic()
+            if now_s < until_s.setdefault(sender, now_s + 2.0):
+                return
+        hear(leadership, sender, message)
+
+    def giving(term: aggregator.Term, sender: str, base: Stamp, model: Model) -> None:
+        if sender == slow.get(term._peer.wire.identity.peer_id):
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.5, give, term, sender, base, model)
+        else:
+            give(term, sender, base, model)
+
+    monkeypatch.setattr(Leadership, "hear", hearing)
+    monkeypatch.setattr(aggregator.Term, "give", giving)
+    file = raft_file(swarm, wait_s=15.0, shortest_timeout_s=2.5, longest_timeout_s=4.0)
+    asyncio.run(run_all(swarm, file))
+    made = (one for one in events(swarm) if one["event"] == "aggregated")
+    first = min(made, key=lambda one: float(one["time"]))
+    assert len(first["received"]) == 3
+
+
+def test_a_leader_that_never_answers_makes_nobody_try_ever_more_keys(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm.tracker()
+    tried: list[int] = []
+    sealed = raft.Member.on_sealed
+
+    def counting(member: raft.Member, sender: str, box: bytes) -> None:
+        tried.append(len(member.asked))
+        sealed(member, sender, box)
+
+    monkeypatch.setattr(raft.Member, "on_sealed", counting)
+    monkeypatch.setattr(aggregator.Term, "_answer", lambda *_: None)
+    monkeypatch.setattr(raft, "ASK_AGAIN_S", 0.01)
+    monkeypatch.setattr(raft, "MAX_ASKED", 3)
+
+    async def for_a_while() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(8):
+                await run_all(swarm, raft_file(swarm))
+
+    asyncio.run(for_a_while())
+    assert len(tried) > 20
+    assert max(tried) == 3
+
+
+def test_a_peer_that_comes_too_late_to_vote_takes_part_all_the_same(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = raft_file(swarm, peers=2, rounds=20)
+    reached, late_trains = asyncio.Event(), threading.Event()
+
+    class Early(Watching):
+        """A view whose peer waits after the fourth round until the late one takes part too."""
+
+        def round(self, entry: object) -> None:
+            if getattr(entry, "round", 0) == 4:
+                reached.set()
+
+        def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
+            if round_index > 4:
+                assert late_trains.wait(60)
+
+    class Late(Watching):
+        def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
+            late_trains.set()
+
+    view = Late()
+
+    async def two_and_one() -> Summary:
+        early = [
+            asyncio.create_task(run(swarm, file, f"peer-{number}", view=Early()))
+            for number in range(2)
+        ]
+        await reached.wait()
+        late = await run(swarm, file, "peer-2", view=view)
+        await asyncio.gather(*early)
+        return late
+
+    late = asyncio.run(two_and_one())
+    assert "taking part without a vote" in view.text.getvalue()
+    assert len(models(swarm)) == 1
+    taken = [
+        entry.received
+        for number in range(2)
+        for entry in read_run(swarm.folder / f"peer-{number}").rounds
+    ]
+    assert any(late.peer_id in received for received in taken)
+
+
+def test_leadership_goes_round(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = raft_file(swarm, rounds=25, term_s=0.5)
+    asyncio.run(run_all(swarm, file))
+    led = {one["term"]: one["peer"] for one in events(swarm) if one.get("role") == "leader"}
+    assert len(led) >= 3
+    first = [led[term] for term in sorted(led)][:6]
+    assert max(Counter(first).values()) <= 3, first
+    assert len(models(swarm)) == 1
+
+
+def test_peers_that_died_before_the_start_are_no_members(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = raft_file(swarm, rounds=1, peers=2)
+    for number in range(6):  # the tracker still names them
+        dead = Speaker(number, session=file.id, time_s=int(time.time()))
+        assert httpx.post(f"{swarm.url}/announce", content=dead.body()).status_code == 200
+    summaries = asyncio.run(run_all(swarm, file, 2, seeding_s=6.0))
+    assert {one.rounds for one in summaries} == {1}
+
+
+def test_all_end_with_one_model_though_the_last_leader_is_deposed(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm.tracker()
+    serve = aggregator.Term.serve
+    stalled: list[Stamp] = []
+
+    async def serving(term: aggregator.Term, held: Stamp, vector: torch.Tensor) -> None:
+        await serve(term, held, vector)
+        if held.round == ROUNDS and not stalled:
+            stalled.append(held)
+            time.sleep(2.5)  # noqa: ASYNC251  # nobody hears of it before others stand for election
+
+    monkeypatch.setattr(aggregator.Term, "serve", serving)
+    summaries = asyncio.run(run_all(swarm, raft_file(swarm, wait_s=15.0)))
+    assert {(one.state, one.rounds) for one in summaries} == {("finished", ROUNDS)}
+    assert len(models(swarm)) == 1
+    for number in range(len(summaries)):
+        entries = read_run(swarm.folder / f"peer-{number}").rounds
+        assert [entry.round for entry in entries] == [1, 2, 3]
+
+
+def test_too_few_members_are_an_error_and_not_a_model(swarm: Swarm) -> None:
+    swarm.tracker()
+    file = raft_file(swarm, peers=3)
+    short = msgspec.structs.replace(file.session.exchange, start_deadline_s=3.0)
+    file = replace(file, session=msgspec.structs.replace(file.session, exchange=short))
+    with pytest.raises(QuorumError, match="founding"):
+        asyncio.run(run_all(swarm, file, 2))
+
+
+def test_without_a_leader_patience_ends(swarm: Swarm) -> None:
+    swarm.tracker()
+    strangers = tuple(os.urandom(32).hex() for _ in range(3))
+    file = raft_file(swarm, members=strangers, patience_s=0.5)
+    with pytest.raises(QuorumError, match="leader"):
+        asyncio.run(run(swarm, file, "peer-0"))
+
+
+@pytest.mark.anyio
+async def test_a_seat_survives_a_restart_and_is_of_one_session(tmp_path: Path) -> None:
+    file = SeatFile(tmp_path, "ab")
+    roll = roll_of(1, [bytes([n] * 32).hex() for n in range(3)])
+    state = founding.State(sorted(roll.members)[0], roll, frozenset({roll_of(2, roll.members)}))
+    await file.change(lambda seat: seat.agreed(state))
+    await file.change(
+        lambda seat: seat.voted(replace(seat.ballot, term=4, voted_for="me", led={"me": 1}))
+    )
+    again = SeatFile(tmp_path, "ab").seat
+    assert (again.ballot.term, again.ballot.voted_for, again.ballot.led) == (4, "me", {"me": 1})
+    assert again.agreement(state.me).saved == state.saved
+    with pytest.raises(RunDirError, match="of session ab"):
+        SeatFile(tmp_path, "cd")
+    (tmp_path / SEAT_FILE).write_bytes(b"{")
+    with pytest.raises(RunDirError, match="damaged"):
+        SeatFile(tmp_path, "ab")
+
+
+def test_a_state_of_another_exchange_is_refused() -> None:
+    assert raft.stamp_of(PeerState(0, torch.zeros(1))) == Stamp(0, 0)
+    assert raft.stamp_of(PeerState(3, torch.zeros(1), memory={"term": 2})) == Stamp(2, 3)
+    with pytest.raises(RunDirError, match="one of raft"):
+        raft.stamp_of(PeerState(3, torch.zeros(1), memory={"used": {}}))
+
+
+def test_the_largest_request_fits_a_short_message() -> None:
+    pair = KeyPair.generate("rsa")
+    assert len(pair.public) <= protocol.MAX_PUBLIC_KEY_BYTES
+    largest = (1 << 53) - 1
+    stamp = Stamp(largest, largest)
+    update = protocol.Update(pair.public, stamp, largest, bytes(16), bytes(32))
+    box = seal("rsa", pair.public, protocol.encode(update), b"")
+    assert len(protocol.encode(protocol.Sealed(box))) < MAX_TELL_BYTES
+    announce = protocol.announce(
+        Identity.generate().private_key, "ab" * 32, largest, stamp, pair.public
+    )
+    assert len(protocol.encode(announce)) < MAX_TELL_BYTES
+
+
+def test_an_announcement_is_signed_for_one_session() -> None:
+    identity = Identity.generate()
+    announce = protocol.announce(identity.private_key, "ab" * 32, 3, Stamp(3, 7), bytes(32))
+    assert announce.check("ab" * 32) == identity.peer_id
+    with pytest.raises(FrameError, match="signature"):
+        announce.check("cd" * 32)
+    with pytest.raises(FrameError, match="signature"):
+        msgspec.structs.replace(announce, key=bytes(31) + b"x").check("ab" * 32)

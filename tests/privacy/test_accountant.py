@@ -1,0 +1,174 @@
+"""What privacy was spent, held to two other accountants, and what more the budget allows."""
+
+import msgspec
+import pytest
+from dp_accounting import pld, rdp
+from opacus.accountants import RDPAccountant
+from opacus.accountants.utils import get_noise_multiplier
+from support.private import composed
+
+from p2pl.errors import InputError, PrivacyError
+from p2pl.privacy.accountant import (
+    MAX_NOISE,
+    Account,
+    Accountant,
+    Budget,
+    Charge,
+    Spent,
+    affordable,
+    check_batch,
+    epsilon,
+    merged,
+    noise_multiplier,
+)
+
+DELTA = 1e-5
+# Shards of 240 to 48,000 examples, batches of 64 to 512, 5 to 60 epochs; epsilon 0.3 to 20.
+GRID = [
+    (Charge(noise, rate, steps),)
+    for rate, steps, noises in (
+        (0.333, 60, (2.0, 5.0, 12.0)),
+        (0.064, 312, (1.04, 1.92, 4.73)),
+        (0.032, 625, (0.86, 1.45, 3.39)),
+        (0.0107, 1875, (0.68, 1.0, 2.04)),
+        (0.004, 2000, (0.7,)),
+        (1.0, 20, (4.7, 18.1)),
+    )
+    for noise in noises
+]
+RESTARTED: Spent = (  # a run that was resumed with a larger budget, then with more data
+    Charge(4.7, 0.064, 100),
+    Charge(2.6, 0.064, 150),
+    Charge(2.6, 0.05, 40),
+)
+
+
+@pytest.mark.parametrize("spent", [*GRID, RESTARTED], ids=str)
+def test_epsilon_is_that_of_opacus_and_of_another_accountant(spent: Spent) -> None:
+    got = epsilon(spent, DELTA)
+    opacus = RDPAccountant()
+    opacus.history = [msgspec.structs.astuple(charge) for charge in spent]
+    assert got == pytest.approx(opacus.get_epsilon(DELTA), rel=0.01)
+    orders = [1 + x / 10 for x in range(1, 100)] + list(range(12, 64))
+    assert got == pytest.approx(composed(rdp.RdpAccountant(orders), spent, DELTA), rel=0.01)
+
+
+@pytest.mark.parametrize("spent", [*GRID, RESTARTED], ids=str)
+def test_epsilon_is_never_below_the_tightest_bound_and_not_far_above(spent: Spent) -> None:
+    # By privacy loss distributions: other mathematics, not only other code.
+    accountant = pld.PLDAccountant(value_discretization_interval=1e-3)
+    tightest = composed(accountant, spent, DELTA)
+    assert tightest <= epsilon(spent, DELTA) <= 1.35 * tightest
+
+
+def test_what_was_spent_adds_up_however_it_was_cut() -> None:
+    whole = (Charge(1.5, 0.03, 600),)
+    parts: Spent = ()
+    for steps in (1, 99, 300, 200):
+        parts = merged(parts, Charge(1.5, 0.03, steps))
+    assert parts == whole
+    alternating = (Charge(1.5, 0.03, 300), Charge(9.0, 0.5, 0), Charge(1.5, 0.03, 300))
+    assert epsilon(alternating, DELTA) == pytest.approx(epsilon(whole, DELTA))
+    assert epsilon((), DELTA) == epsilon((Charge(1.5, 0.03, 0),), DELTA) == 0
+
+
+@pytest.mark.filterwarnings("ignore:Optimal order is the largest alpha")  # Opacus, on its way
+@pytest.mark.parametrize(
+    ("wanted", "rate", "steps"),
+    [(0.5, 0.333, 60), (8.0, 0.333, 60), (1.0, 0.064, 312), (3.0, 0.03, 600)],
+)
+def test_the_noise_makes_the_budget_last_exactly(wanted: float, rate: float, steps: int) -> None:
+    noise = noise_multiplier(Budget(wanted, DELTA), (), rate, steps)
+    assert 0.99 * wanted < epsilon((Charge(noise, rate, steps),), DELTA) <= wanted
+    opacus = get_noise_multiplier(
+        target_epsilon=wanted,
+        target_delta=DELTA,
+        sample_rate=rate,
+        steps=steps,
+        accountant="rdp",
+        epsilon_tolerance=0.001,
+    )
+    assert noise == pytest.approx(opacus, rel=0.01)
+
+
+def test_no_noise_costs_everything() -> None:
+    assert epsilon((Charge(0.0, 0.1, 1),), DELTA) == float("inf")
+
+
+def test_a_budget_allows_the_steps_it_was_made_for_and_no_more() -> None:
+    account = Account.opened(Budget(3.0, DELTA), 0.064, 300)
+    accountant = Accountant(account)
+    assert [accountant.charge(0.064, 70) for _ in range(4)] == [70] * 4
+    left = accountant.charge(0.064, 70)
+    assert 20 <= left < 25  # the noise is found to a thousandth, which is a step or two
+    assert accountant.charge(0.064, 70) == 0
+    assert 2.97 < accountant.account.spent_epsilon <= 3.0
+
+
+def test_a_peer_with_less_data_pays_more_for_a_step() -> None:
+    budget = Budget(2.0, DELTA)
+    noise = [noise_multiplier(budget, (), 64 / count, 200) for count in (500, 2000, 8000)]
+    assert noise[0] > noise[1] > noise[2]
+
+
+def test_what_was_spent_before_leaves_less_for_what_comes() -> None:
+    before = (Charge(4.0, 0.064, 300),)
+    budget = Budget(3.0, DELTA)
+    more = noise_multiplier(budget, before, 0.064, 300)
+    assert more > noise_multiplier(budget, (), 0.064, 300)
+    assert epsilon((*before, Charge(more, 0.064, 300)), DELTA) <= 3.0
+    assert affordable(Budget(0.5, DELTA), before, Charge(4.0, 0.064, 300)) == 0
+
+
+def test_steps_are_written_down_before_they_are_done() -> None:
+    written: list[Account] = []
+    accountant = Accountant(Account.opened(Budget(3.0, DELTA), 0.064, 300), written.append)
+    accountant.charge(0.064, 10)
+    assert [account.steps for account in written] == [10]
+    assert written[-1] == accountant.account
+
+
+def test_steps_that_cannot_be_written_down_are_not_done() -> None:
+    def full(account: Account) -> None:
+        raise InputError("no space left on device")
+
+    accountant = Accountant(Account.opened(Budget(3.0, DELTA), 0.064, 300), full)
+    with pytest.raises(InputError, match="no space"):
+        accountant.charge(0.064, 10)
+    assert accountant.account.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "delta", "message"),
+    [
+        (0.0, None, "epsilon: got 0.0, allowed above 0"),
+        (-1.0, None, "epsilon"),
+        (float("nan"), None, "epsilon"),
+        (float("inf"), None, "epsilon"),
+        (101.0, None, "at most 100"),
+        (1.0, 0.0, "delta"),
+        (1.0, 1 / 1000, "below 1/n = 0.001"),
+        (1.0, float("nan"), "delta"),
+    ],
+)
+def test_a_budget_that_promises_nothing_is_refused(
+    wanted: float, delta: float | None, message: str
+) -> None:
+    with pytest.raises(PrivacyError, match=message):
+        Budget.checked(wanted, delta, 1000)
+
+
+def test_delta_fits_the_data_where_nobody_chose_it() -> None:
+    assert Budget.checked(1.0, None, 1000).delta == 1e-5
+    assert Budget.checked(1.0, None, 100_000).delta == pytest.approx(1e-6)
+
+
+def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:
+    with pytest.raises(PrivacyError, match=f"not even {MAX_NOISE:g} times"):
+        noise_multiplier(Budget(1e-3, DELTA), (), 0.5, 100_000)
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    assert check_batch(64, 64) == 1.0
+    with pytest.raises(InputError, match="got 65, allowed at most the 64"):
+        check_batch(65, 64)

@@ -1,0 +1,140 @@
+"""The planner's figures, and both commands as a person runs them."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.processes import ROOT
+from typer.testing import CliRunner
+
+from p2pl.cli import app
+from p2pl.errors import InputError, P2PLError, PrivacyError
+from p2pl.privacy.accountant import Charge, epsilon
+from p2pl.privacy.plan import Setting, plan
+
+SETTING = Setting(examples=10_000, batch=512, rounds=20, cohort=5)
+DIGITS = str(ROOT / "torrentfiles" / "digits.toml")
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def p2pl(*words: str) -> Done:
+    """Returns how `p2pl WORDS` ends, run in this process: torch and Opacus take seconds to load."""
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "100"})
+    if isinstance(result.exception, P2PLError):  # what `main` makes of it
+        return Done(result.exception.exit_code, result.stdout, str(result.exception))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Done(result.exit_code, result.stdout, result.stderr)
+
+
+def test_a_plan_counts_the_steps_that_a_peer_does() -> None:
+    assert (SETTING.trained_on, SETTING.steps) == (8_000, 320)
+    assert SETTING.sample_rate == pytest.approx(0.064)
+
+
+def test_the_noise_of_a_plan_spends_its_epsilon() -> None:
+    made = plan(SETTING, (1.0, 3.0), ())
+    for row in made.rows:
+        spent = epsilon((Charge(row.noise_multiplier, 0.064, 320),), made.delta)
+        assert spent == pytest.approx(row.epsilon, rel=0.01)
+    (back,) = plan(SETTING, (), (made.rows[0].noise_multiplier,)).rows
+    assert back.epsilon == pytest.approx(1.0, rel=0.01)
+
+
+def test_noise_beside_signal_is_what_it_says() -> None:
+    (row,) = plan(SETTING.changed(clip=0.5), (), (2.0,)).rows
+    assert row.noise_norm == pytest.approx(2.0 * 0.5 * math.sqrt(7_850) / 512)
+    assert row.noise_to_signal == pytest.approx(row.noise_norm / 0.5)
+    assert row.run_noise_to_signal == pytest.approx(row.noise_to_signal / math.sqrt(320))
+    assert row.mixed_noise_to_signal == pytest.approx(row.run_noise_to_signal / math.sqrt(6))
+
+
+def test_a_plan_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match=r"training\.batch_size"):
+        plan(SETTING.changed(batch=9_000), (1.0,), ())
+    with pytest.raises(PrivacyError, match="epsilon"):
+        plan(SETTING, (-1.0,), ())
+    with pytest.raises(PrivacyError, match="--noise"):
+        plan(SETTING, (), (0.0,))
+    with pytest.raises(PrivacyError, match="delta"):
+        plan(SETTING.changed(delta=0.5), (1.0,), ())
+
+
+def test_the_planner_takes_what_is_not_given_from_a_session(tmp_path: Path) -> None:
+    picture = tmp_path / "plan.png"
+    words = ("--examples", "1000", "--session", DIGITS, "--rounds", "5", "--plot", str(picture))
+    done = p2pl("privacy", *words, "--epsilon", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert (told["batch"], told["epochs"], told["rounds"]) == (16, 2, 5)
+    assert told["parameters"] == 64 * 64 + 64 + 64 * 10 + 10
+    assert told["steps"] == 5 * 2 * 50
+    assert [row["epsilon"] for row in told["rows"]] == [2.0]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_planner_shows_a_table_of_the_usual_budgets() -> None:
+    done = p2pl("privacy", "--examples", "1000")
+    assert done.returncode == 0, done.stderr
+    assert "noise multiplier" in done.stdout
+    assert len([line for line in done.stdout.splitlines() if line.rstrip().endswith("%")]) == 4
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    """Returns a session that is audited in a second: logistic regression, large batches."""
+    spec = Path(DIGITS).read_text().replace('"mlp"\narguments = { hidden = [64] }', '"logreg"')
+    spec = spec.replace("batch_size = 16", "batch_size = 256").replace("momentum = 0.9\n", "")
+    toml = tmp_path / "digits.toml"
+    toml.write_text(spec)
+    return str(toml)
+
+
+def test_an_audit_prints_claim_bound_confidence_and_verdict(small: str) -> None:
+    done = p2pl("audit", small, "--data", "digits", "--dp-epsilon", "3", "--models", "4")
+    assert done.returncode == 0, done.stderr
+    for part in (
+        "claimed   epsilon 3.0",
+        "95 % confidence",
+        "no contradiction",
+        "LiRA",
+        "0.1 % FPR",
+    ):
+        assert part in done.stdout, done.stdout
+    assert "allowed by the claim" in done.stdout
+
+
+def test_an_audit_that_finds_a_claim_false_ends_with_1(small: str) -> None:
+    words = ("audit", small, "--data", "digits", "--dp-epsilon", "1", "--models", "0", "--json")
+    done = p2pl(*words, "--fault", "no-noise", "--rounds", "40")
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode, told["verdict"]) == (1, "broken"), told
+    assert told["bound"] > told["claimed"]
+    assert told["membership"] == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--fault", "nonsense"), "--fault: got 'nonsense'"),
+        (("--confidence", "1"), "--confidence"),
+        (("--models", "2"), "--models: got 2, allowed 0, or at least 4"),
+        (("--dp-epsilon", "0"), "epsilon: got 0.0"),
+        (("--dp-epsilon", "1", "--dp-clip", "-1"), "clipping norm"),
+    ],
+)
+def test_what_cannot_be_audited_is_refused(words: tuple[str, ...], message: str) -> None:
+    done = p2pl("audit", DIGITS, "--data", "digits", *words)
+    assert done.returncode == 2
+    assert message in done.stderr

@@ -1,0 +1,187 @@
+"""Strangers agree on who may vote: never two ways, and quickly where all are there."""
+
+import random
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from p2pl.protocol.frame import MAX_TELL_BYTES
+from p2pl.protocol.raft.bootstrap import (
+    MAX_MEMBERS,
+    MAX_REMEMBERED,
+    Message,
+    Pledge,
+    Refusal,
+    Roll,
+    State,
+    hear,
+    propose,
+    roll_of,
+    say,
+)
+
+PEERS = tuple(bytes([number] * 32).hex() for number in range(1, 8))
+A, B, C, D, *_ = PEERS
+
+
+def test_the_lowest_ids_are_proposed_and_whoever_is_asked_joins() -> None:
+    one = propose(State(A), PEERS[:4], 3)
+    assert one.pledge == roll_of(1, [A, B, C])
+    assert say(one) == ((B, Pledge(one.pledge, valid=False)), (C, Pledge(one.pledge, valid=False)))
+    two, answers = hear(State(B), A, Pledge(one.pledge, valid=False), 3)
+    assert two.pledge == one.pledge
+    assert {to for to, _ in answers} == {A, C}
+
+
+def test_nobody_proposes_before_enough_are_there() -> None:
+    assert propose(State(A), [A, B], 3) == State(A)
+
+
+def test_a_roll_is_valid_once_all_have_pledged_themselves() -> None:
+    state = propose(State(A), PEERS, 3)
+    assert state.pledge is not None
+    pledge = Pledge(state.pledge, valid=False)
+    state, _ = hear(state, B, pledge, 3)
+    assert not state.valid
+    state, answers = hear(state, C, pledge, 3)
+    assert state.valid
+    assert answers == ((C, Pledge(state.pledge, valid=True)),)  # type: ignore[arg-type]
+
+
+def test_who_has_pledged_itself_refuses_other_rolls_for_ever() -> None:
+    state = propose(State(B), [B, C, D], 3)
+    other = roll_of(1, [A, B, C])
+    state, answers = hear(state, A, Pledge(other, valid=False), 3)
+    assert answers == ((A, Refusal(other)),)
+    assert state.pledge is not None
+    state, _ = hear(state, C, Refusal(state.pledge), 3)
+    assert state.pledge is None
+    state, answers = hear(state, A, Pledge(other, valid=False), 3)
+    assert answers == ((A, Refusal(other)),)
+
+
+def test_a_refused_peer_is_free_for_a_new_attempt_at_the_same_set() -> None:
+    state = propose(State(A), PEERS, 3)
+    assert state.pledge is not None
+    state, _ = hear(state, B, Refusal(state.pledge), 3)
+    assert propose(state, PEERS, 3).pledge == roll_of(2, [A, B, C])
+
+
+def test_a_refusal_of_another_roll_releases_nobody() -> None:
+    state = propose(State(A), PEERS, 3)
+    after, _ = hear(state, B, Refusal(roll_of(9, [A, B, D])), 3)
+    assert after.pledge == state.pledge
+
+
+@pytest.mark.parametrize(
+    ("sender", "roll"),
+    [
+        (D, roll_of(1, [A, B, C])),  # not on it
+        (B, roll_of(1, [A, B])),  # of another size
+        (B, Roll(1, (bytes.fromhex(B), bytes.fromhex(A), bytes.fromhex(C)))),  # not in order
+        (B, Roll(1, (bytes.fromhex(A), bytes.fromhex(B), bytes.fromhex(B)))),  # one twice
+    ],
+)
+def test_what_is_no_roll_is_ignored(sender: str, roll: Roll) -> None:
+    assert hear(State(A), sender, Pledge(roll, valid=True), 3) == (State(A), ())
+
+
+def test_made_up_rolls_do_not_fill_the_memory() -> None:
+    state = propose(State(A), PEERS, 3)
+    for number in range(2 * MAX_REMEMBERED):
+        state, _ = hear(state, D, Pledge(roll_of(number + 2, [A, C, D]), valid=False), 3)
+    assert len(state.heard) + len(state.dead) <= 2 * MAX_REMEMBERED
+
+
+def test_the_largest_roll_fits_a_short_message() -> None:
+    ids = tuple(bytes([number] * 32) for number in range(MAX_MEMBERS))
+    assert (
+        len(msgspec.msgpack.encode(Pledge(Roll((1 << 53) - 1, ids), valid=True))) < MAX_TELL_BYTES
+    )
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Three of five found a session, with messages in any order, lost or twice, and crashes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peers = {name: State(name) for name in PEERS[:5]}
+        self.flying: list[tuple[str, str, Message]] = []
+        self.valid: set[Roll] = set()
+
+    def _next(self, name: str, state: State, answers: tuple[tuple[str, Message], ...]) -> None:
+        self.peers[name] = state
+        self.flying += [(name, to, message) for to, message in answers]
+        if state.valid and state.pledge:
+            self.valid.add(state.pledge)
+
+    @rule(name=st.sampled_from(PEERS[:5]), present=st.sets(st.sampled_from(PEERS[:5])))
+    def somebody_proposes(self, name: str, present: set[str]) -> None:
+        state = propose(self.peers[name], present, 3)
+        self._next(name, state, say(state))
+
+    @precondition(lambda self: self.flying)
+    @rule(pick=st.integers(0, 1 << 16), keep=st.booleans())
+    def a_message_arrives(self, pick: int, keep: bool) -> None:
+        at = pick % len(self.flying)
+        sender, to, message = self.flying[at] if keep else self.flying.pop(at)
+        self._next(to, *hear(self.peers[to], sender, message, 3))
+
+    @precondition(lambda self: self.flying)
+    @rule()
+    def all_that_flies_arrives(self) -> None:
+        flying, self.flying = self.flying, []
+        for sender, to, message in flying:
+            self._next(to, *hear(self.peers[to], sender, message, 3))
+
+    @rule(
+        name=st.sampled_from(PEERS[:5]),
+        present=st.sets(st.sampled_from(PEERS[:5]), min_size=2),
+        reached=st.sets(st.sampled_from(PEERS[:5])),
+    )
+    def a_few_talk_undisturbed(self, name: str, present: set[str], reached: set[str]) -> None:
+        state = propose(self.peers[name], present, 3)
+        self.flying.clear()
+        self._next(name, state, say(state))
+        while self.flying:
+            sender, to, message = self.flying.pop(0)
+            if to in reached | {name}:
+                self._next(to, *hear(self.peers[to], sender, message, 3))
+
+    @rule(name=st.sampled_from(PEERS[:5]))
+    def somebody_restarts(self, name: str) -> None:
+        pledge, dead, valid = self.peers[name].saved
+        self.peers[name] = State(name, pledge, dead, valid)
+
+    @invariant()
+    def there_are_never_two_valid_rolls(self) -> None:
+        assert len(self.valid) < 2
+
+
+AnyOrder.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestAnyOrder = AnyOrder.TestCase
+
+
+def test_all_agree_soon_even_where_they_begin_with_different_views() -> None:
+    for seed in range(50):
+        rng = random.Random(seed)
+        peers = {name: State(name) for name in PEERS[:5]}
+        for turn in range(40):
+            for name in rng.sample(PEERS[:5], 5):
+                seen = PEERS[:5] if turn else rng.sample(PEERS[:5], rng.randint(1, 5))
+                if name == min(seen) or rng.random() < 0.2:
+                    peers[name] = propose(peers[name], seen, 5 if seed % 2 else 3)
+                for to, message in say(peers[name]):
+                    if rng.random() < 0.2:
+                        continue  # lost
+                    peers[to], answers = hear(peers[to], name, message, 5 if seed % 2 else 3)
+                    for back, answer in answers:
+                        peers[back], _ = hear(peers[back], to, answer, 5 if seed % 2 else 3)
+        valid = {state.pledge for state in peers.values() if state.valid}
+        assert len(valid) == 1
+        assert sum(state.valid for state in peers.values()) == (5 if seed % 2 else 3)

@@ -1,0 +1,550 @@
+"""A report has the right numbers, pictures that open, and clear words for what it cannot show."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from PIL import Image
+from rich.console import Console
+from sklearn.metrics import precision_recall_fscore_support
+
+from p2pl.errors import InputError, RunDirError
+from p2pl.report import plots as pictures
+from p2pl.report.run import (
+    Report,
+    class_scores,
+    comparison_table,
+    display_names,
+    draw_alone_versus_together,
+    report_tables,
+    trust_when_last_met,
+    write_report,
+)
+from p2pl.run.log import ROUNDS_FILE, Marker, RoundEntry, RunLog, Summary
+
+ALICE, BOB, CAROL = "a1" * 32, "b2" * 32, "c3" * 32
+SESSION = "5e" * 32
+
+
+def write_run(
+    directory: Path,
+    peer_id: str,
+    rounds: list[RoundEntry],
+    summary: Summary | None = None,
+    session_id: str = SESSION,
+) -> Path:
+    marker = Marker(session_id=session_id, peer_id=peer_id, name="digits")
+    with RunLog(directory, marker) as log:
+        for entry in rounds:
+            log.append(entry)
+        if summary is not None:
+            log.finish(summary)
+    return directory
+
+
+def two_runs(tmp_path: Path) -> list[Path]:
+    """Returns Alice's finished run of 3 rounds, and Bob's of 2, who was killed."""
+    alice = [
+        RoundEntry(
+            round=number,
+            train_loss=1.0 / number,
+            accuracy=accuracy,
+            accuracy_before_mix=accuracy - 1,
+            trust={ALICE: 0.6, BOB: 0.4},
+            cohort=(BOB, CAROL),
+            received=(BOB,),
+            rejected={CAROL: f"late in round {number}"},
+            bytes_in=100,
+            bytes_out=50,
+            bytes_by_peer={BOB: (100, 30), CAROL: (0, 20)},
+            tracker_bytes=7,
+            tracker_seconds=0.004,
+            seconds=2.0,
+        )
+        for number, accuracy in ((1, 60.0), (2, 90.0), (3, 80.0))
+    ]
+    bob = [
+        RoundEntry(round=number, train_loss=0.5, accuracy=70.0, trust={BOB: 1.0}, bytes_in=10)
+        for number in (1, 2)
+    ]
+    finished = Summary(
+        accuracy=80.0,
+        rounds=3,
+        peer_id=ALICE,
+        samples=80,
+        labels=("cat", "dog"),
+        confusion=((8, 2), (1, 9)),
+    )
+    return [
+        write_run(tmp_path / "alice", ALICE, alice, finished),
+        write_run(tmp_path / "bob", BOB, bob),
+    ]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Returns the report on `two_runs`, in `out` beside them; drawn once, for drawing is slow."""
+    root = tmp_path_factory.mktemp("shown")
+    return write_report(two_runs(root), root / "out")
+
+
+def colours_in(path: Path, pixels: int = 20) -> set[tuple[int, int, int]]:
+    """Returns the colours that at least so many pixels have, of a picture that opens."""
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 100
+        counted = image.convert("RGB").getcolors(maxcolors=1 << 24)
+    assert counted is not None
+    found: set[tuple[int, int, int]] = set()
+    for count, colour in counted:
+        assert isinstance(colour, tuple)
+        red, green, blue = colour
+        if count >= pixels:
+            found.add((red, green, blue))
+    return found
+
+
+def rgb(hex_colour: str) -> tuple[int, int, int]:
+    return int(hex_colour[1:3], 16), int(hex_colour[3:5], 16), int(hex_colour[5:7], 16)
+
+
+def test_the_numbers_of_a_report_are_those_of_the_runs(shown: Report) -> None:
+    numbers = json.loads(shown.numbers_file.read_text())
+    assert numbers == msgspec.json.decode(msgspec.json.encode(shown.numbers))
+    alice, bob = numbers["peers"]
+    assert (numbers["session_id"], numbers["name"]) == (SESSION, "digits")
+    assert alice == {
+        "peer_id": ALICE,
+        "directory": str(shown.page.parents[1] / "alice"),
+        "state": "finished",
+        "rounds": 3,
+        "accuracy": 80.0,
+        "best_accuracy": 90.0,
+        "accuracy_before_mix": 79.0,
+        "train_loss": pytest.approx(1 / 3),
+        "samples": 80,
+        "epsilon": None,
+        "bytes_in": 300,
+        "bytes_out": 150,
+        "tracker_bytes": 21,
+        "tracker_seconds": pytest.approx(0.012),
+        "seconds": 6.0,
+    }
+    assert (bob["state"], bob["rounds"], bob["accuracy"]) == ("unfinished", 2, 70.0)
+    assert numbers["trust"] == {ALICE: {ALICE: 0.6, BOB: 0.4, CAROL: 0.0}, BOB: {BOB: 1.0}}
+    assert numbers["rejections"] == [
+        {
+            "by": ALICE,
+            "peer_id": CAROL,
+            "rounds": 3,
+            "last_round": 3,
+            "last_reason": "late in round 3",
+        }
+    ]
+
+
+def test_the_mean_is_over_those_that_finished(tmp_path: Path) -> None:
+    runs = two_runs(tmp_path)
+    runs.append(
+        write_run(
+            tmp_path / "carol",
+            CAROL,
+            [RoundEntry(round=1, accuracy=60.0)],
+            Summary(accuracy=60.0, rounds=1),
+        )
+    )
+    spread = write_report(runs, tmp_path / "out").numbers.accuracy
+    assert spread is not None
+    assert (spread.peers, spread.mean, spread.std) == (2, 70.0, 10.0)
+    assert (spread.worst, spread.best) == (60.0, 80.0)
+    killed = write_report(runs[1:2], tmp_path / "out").numbers.accuracy
+    assert killed is not None
+    assert (killed.peers, killed.mean) == (1, 70.0)
+
+
+def test_confusion_is_summed_and_scored_by_class(tmp_path: Path) -> None:
+    one = [RoundEntry(round=1, accuracy=75.0)]
+    runs = [
+        write_run(tmp_path / "a", ALICE, one, Summary(confusion=((8, 2), (1, 9)))),
+        write_run(
+            tmp_path / "b", BOB, one, Summary(labels=("cat", "dog"), confusion=((6, 4), (3, 7)))
+        ),
+    ]
+    numbers = write_report(runs, tmp_path / "out").numbers
+    assert numbers.labels == ("cat", "dog")
+    assert numbers.confusion == ((14, 6), (4, 16))
+    cat, dog = numbers.classes
+    assert (cat.label, cat.support) == ("cat", 20)
+    assert cat.precision == pytest.approx(14 / 18)
+    assert cat.recall == pytest.approx(14 / 20)
+    assert cat.f1 == pytest.approx(28 / 38)
+    assert (dog.precision, dog.recall) == pytest.approx((16 / 22, 16 / 20))
+    assert dog.f1 == pytest.approx(32 / 42)
+    assert numbers.macro is not None
+    assert numbers.macro.f1 == pytest.approx((28 / 38 + 32 / 42) / 2)
+    assert numbers.macro.support == 40
+
+
+@given(
+    st.integers(min_value=2, max_value=5).flatmap(
+        lambda classes: st.lists(
+            st.lists(st.integers(min_value=0, max_value=9), min_size=classes, max_size=classes),
+            min_size=classes,
+            max_size=classes,
+        )
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_class_scores_are_those_of_scikit_learn(counts: list[list[int]]) -> None:
+    confusion = np.array(counts, dtype=np.float64)
+    true, predicted = np.indices(confusion.shape)
+    if not confusion.any():
+        counts[0][0] = 1
+        confusion[0, 0] = 1.0
+    expected = precision_recall_fscore_support(
+        true.ravel(),
+        predicted.ravel(),
+        labels=range(len(counts)),
+        sample_weight=confusion.ravel(),
+        zero_division=0,
+    )
+    scores = class_scores(confusion, [str(index) for index in range(len(counts))])
+    assert [score.precision for score in scores] == pytest.approx(list(expected[0]))
+    assert [score.recall for score in scores] == pytest.approx(list(expected[1]))
+    assert [score.f1 for score in scores] == pytest.approx(list(expected[2]))
+    assert [score.support for score in scores] == list(expected[3])
+
+
+def test_every_picture_opens_and_is_on_the_page(shown: Report) -> None:
+    assert set(shown.pictures) == {"accuracy", "loss", "trust", "confusion", "bytes"}
+    page = shown.page.read_text()
+    for kind, path in shown.pictures.items():
+        assert len(colours_in(path)) > 2
+        assert f"![{kind}]({path.name})" in page
+    assert sorted(path.name for path in shown.page.parent.iterdir()) == sorted(
+        [*(path.name for path in shown.pictures.values()), "report.json", "report.md"]
+    )
+
+
+def test_each_peer_has_a_line_of_its_own_colour(tmp_path: Path) -> None:
+    png = pictures.draw_curves(
+        {"a": [(1, 10.0), (9, 90.0)], "b": [(1, 90.0), (9, 10.0)], "c": []}, title="t", unit="u"
+    )
+    (tmp_path / "curves.png").write_bytes(png)
+    assert len({_hue(colour) for colour in colours_in(tmp_path / "curves.png")} - {None}) == 2
+
+
+def _hue(colour: tuple[int, int, int]) -> str | None:
+    """Returns which of two lines a pixel may be of; None for shades of grey."""
+    red, _, blue = colour
+    return "blue" if blue > red + 60 else "orange" if red > blue + 60 else None
+
+
+def test_received_and_sent_have_a_bar_each(tmp_path: Path) -> None:
+    png = pictures.draw_bytes({"a": (100, 50), "b": (10, 20)}, title="t")
+    (tmp_path / "bytes.png").write_bytes(png)
+    found = colours_in(tmp_path / "bytes.png", pixels=2_000)
+    assert {rgb(pictures.BLUE), rgb(pictures.ORANGE)} <= found
+
+
+@pytest.mark.parametrize(("peers", "classes"), [(1, 2), (6, 10), (50, 100)])
+def test_each_class_has_its_colour_in_the_picture_of_shards(
+    tmp_path: Path, peers: int, classes: int
+) -> None:
+    counts = np.full((peers, classes), 30)
+    labels = [f"class {number}" for number in range(classes)]
+    (tmp_path / "s.png").write_bytes(pictures.draw_shards(counts, labels, title="t $x$"))
+    assert len(colours_in(tmp_path / "s.png")) >= classes
+
+
+def test_peers_that_never_met_are_grey_in_the_trust_picture(tmp_path: Path) -> None:
+    weights = np.array([[0.5, 0.5], [np.nan, 1.0]])
+    grey = rgb(pictures.EMPTY_CELL)
+    (tmp_path / "gaps.png").write_bytes(pictures.draw_trust(["a", "b"], ["a", "b"], weights))
+    assert grey in colours_in(tmp_path / "gaps.png", pixels=2_000)
+    weights[1, 0] = 0.0
+    (tmp_path / "full.png").write_bytes(pictures.draw_trust(["a", "b"], ["a", "b"], weights))
+    assert grey not in colours_in(tmp_path / "full.png", pixels=2_000)
+
+
+def test_the_heat_maps_of_all_rounds_have_one_scale(tmp_path: Path) -> None:
+    even, one_sided = np.full((3, 3), 0.25), np.eye(3)
+    (tmp_path / "even.png").write_bytes(pictures.draw_trust_rounds("abc", {1: even}, title="t"))
+    both = {1: even, 20: one_sided}
+    (tmp_path / "both.png").write_bytes(pictures.draw_trust_rounds("abc", both, title="t"))
+    alone, beside = (colours_in(tmp_path / f"{name}.png", 9_000) for name in ("even", "both"))
+    pale, darkest = (rgb(to_hex(colormaps["Blues"](weight))) for weight in (0.25, 1.0))
+    assert darkest in alone & beside
+    assert not any(math.dist(colour, pale) < 3 for colour in alone)  # 0.25 is the most there
+    assert any(math.dist(colour, pale) < 3 for colour in beside)
+
+
+def test_a_rule_has_one_colour_for_its_mean_and_its_seeds(tmp_path: Path) -> None:
+    lines = {"a": [[(1, 1.0), (2, 1.0)], [(1, 1.2), (2, 1.4)]], "b": [[(1, 2.0), (2, 3.0)]]}
+    (tmp_path / "seeds.png").write_bytes(pictures.draw_seeds(lines, title="t $x$", unit="u"))
+    found = colours_in(tmp_path / "seeds.png", pixels=500)
+    assert {rgb(pictures.BLUE), rgb(pictures.ORANGE)} <= found
+
+
+def test_the_page_tells_what_happened(shown: Report) -> None:
+    page = shown.page.read_text().splitlines()
+    assert page[0] == "# digits"
+    assert (
+        "**Accuracy 80.0 %**, the mean over 1 peer "
+        "(standard deviation 0.0, worst 80.0 %, best 80.0 %)." in page
+    )
+    assert (
+        "| a1a1a1a1 | finished | 3 | 80.0 % | 90.0 % | 79.0 % | 0.333 | 80 "
+        "| 300 B | 150 B | 6.0 s | 12 ms, 21 B |" in page
+    )
+    bob = "| b2b2b2b2 | unfinished | 2 | 70.0 % | 70.0 % | - | 0.500 | - | 20 B | 0 B | 0 s |"
+    assert f"{bob} 0 ms, 0 B |" in page
+    assert "| cat | 0.889 | 0.800 | 0.842 | 10 |" in page
+    assert "| a1a1a1a1 | c3c3c3c3 | 3 | 3 | late in round 3 |" in page
+
+
+def test_the_terminal_gets_the_tables_within_its_width(shown: Report) -> None:
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(report_tables(shown))
+    lines = [line.split() for line in captured.get().splitlines()]
+    assert ["digits", "5e5e5e5e"] in lines
+    assert ["a1a1a1a1", "finished", "3", "80.0", "%", "79.0", "%", "300", "B", "150", "B"] in lines
+    assert ["mean", "±", "std", "80.0", "±", "0.0", "%"] in lines
+    assert ["cat", "0.889", "0.800", "0.842", "10"] in lines
+    narrow = Console(width=20)
+    with narrow.capture() as captured:
+        narrow.print(report_tables(shown))
+    assert max(map(len, captured.get().splitlines())) <= 20
+
+
+def test_one_short_run_with_the_least_that_a_log_may_hold_can_be_shown(tmp_path: Path) -> None:
+    (tmp_path / "peer").mkdir()
+    (tmp_path / "peer" / ROUNDS_FILE).write_text('{"round": 1, "accuracy": 50.0}\n')
+    report = write_report([tmp_path / "peer"], tmp_path / "out")
+    assert set(report.pictures) == {"accuracy"}
+    assert report.numbers.peers[0].peer_id == "peer"
+    assert report.numbers.macro is None
+    assert "unknown" in report.page.read_text()
+    with Console(width=80).capture():
+        Console(width=80).print(report_tables(report))
+
+
+def test_accuracy_that_only_the_summary_has_is_used(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", ALICE, [RoundEntry(round=1)], Summary(accuracy=42.0))
+    report = write_report([run], tmp_path / "out")
+    assert report.numbers.peers[0].accuracy == 42.0
+    assert report.pictures == {}
+    nothing = write_report(
+        [write_run(tmp_path / "b", BOB, [RoundEntry(round=1)])], tmp_path / "out"
+    )
+    assert nothing.numbers.accuracy is None
+    assert "**Accuracy" not in nothing.page.read_text()
+
+
+def test_one_run_shows_its_bytes_with_each_peer(tmp_path: Path) -> None:
+    heights = []
+    for others in ({}, {BOB: (60, 10)}, {BOB: (60, 10), CAROL: (40, 90)}):
+        directory = tmp_path / str(len(others))
+        entry = RoundEntry(round=1, bytes_in=100, bytes_out=100, bytes_by_peer=others)
+        report = write_report([write_run(directory, ALICE, [entry])], tmp_path / "out")
+        with Image.open(report.pictures["bytes"]) as image:
+            heights.append(image.height)
+    assert heights[0] == heights[1] < heights[2], "a bar for all of them, or for each"
+
+
+def test_a_run_without_rounds_is_listed_among_others(tmp_path: Path) -> None:
+    runs = [*two_runs(tmp_path), write_run(tmp_path / "carol", CAROL, [])]
+    report = write_report(runs, tmp_path / "out")
+    assert report.numbers.peers[2].rounds == 0
+    assert report.numbers.peers[2].accuracy is None
+
+
+def test_twenty_peers_and_many_classes_can_be_drawn(tmp_path: Path) -> None:
+    ids = [f"{number:02d}" * 32 for number in range(20)]
+    confusion = tuple(tuple(int(row == column) for column in range(50)) for row in range(50))
+    runs = [
+        write_run(
+            tmp_path / peer[:2],
+            peer,
+            [
+                RoundEntry(
+                    round=number,
+                    accuracy=50.0 + number,
+                    train_loss=1.0,
+                    trust={peer: 1.0},
+                    bytes_in=10,
+                )
+                for number in range(1, 4 + index % 3)
+            ],
+            Summary(accuracy=53.0, rounds=3, confusion=confusion),
+        )
+        for index, peer in enumerate(ids)
+    ]
+    report = write_report(runs, tmp_path / "out")
+    for path in report.pictures.values():
+        assert len(colours_in(path)) > 2
+
+
+def test_who_came_and_went_is_on_the_page(tmp_path: Path) -> None:
+    rounds = [
+        RoundEntry(round=1, time=0.0, joined=("cd" * 32,)),
+        RoundEntry(round=2, time=90.0, left={"cd" * 32: 45.0}),
+    ]
+    run = write_run(tmp_path / "run", "ab" * 32, rounds)
+    report = write_report([run], tmp_path / "out")
+    assert "| cdcdcdcd | 1 | 1 | 1 | 45 s | 45 s | 50.0 % |" in report.page.read_text()
+    assert report.numbers.churn[0].peer_id == "cd" * 32
+
+
+def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
+    write_report(two_runs(tmp_path), tmp_path / "out")
+    bare = write_run(tmp_path / "bare", CAROL, [RoundEntry(round=1, accuracy=1.0)])
+    write_report([bare], tmp_path / "out")
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.png"))] == ["accuracy.png"]
+
+
+@pytest.mark.parametrize("name", ["a|b", "<img src=x>", "$\\frac{", "日本", "x" * 90, "_hidden"])
+def test_names_by_strangers_are_shown_as_they_are(tmp_path: Path, name: str) -> None:
+    run = write_run(
+        tmp_path / "a",
+        ALICE,
+        [RoundEntry(round=1, accuracy=1.0, trust={name: 1.0}, rejected={BOB: name})],
+        Summary(labels=(name, "dog"), confusion=((1, 0), (0, 1))),
+    )
+    report = write_report([run], tmp_path / "out")
+    assert {"accuracy", "trust", "confusion"} == set(report.pictures)
+    page = report.page.read_text()
+    assert "<img" not in page.replace("\\<img", "")
+    assert all(
+        line.count("|") - line.count("\\|") == 6 for line in page.splitlines() if "dog" in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("second", "session_id", "told"),
+    [(BOB, "6f" * 32, f"session {'6f' * 32}"), (ALICE, SESSION, "another run of peer")],
+)
+def test_runs_that_do_not_belong_together_are_refused(
+    tmp_path: Path, second: str, session_id: str, told: str
+) -> None:
+    one = [RoundEntry(round=1, accuracy=1.0)]
+    runs = [
+        write_run(tmp_path / "1", ALICE, one),
+        write_run(tmp_path / "2", second, one, session_id=session_id),
+    ]
+    with pytest.raises(RunDirError, match=told):
+        write_report(runs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "confusion", [((1, 2),), ((1,), (2, 3)), ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+)
+def test_a_confusion_matrix_that_does_not_fit_is_refused(
+    tmp_path: Path, confusion: tuple[tuple[int, ...], ...]
+) -> None:
+    one = [RoundEntry(round=1, accuracy=1.0)]
+    runs = [
+        write_run(tmp_path / "1", ALICE, one, Summary(confusion=((1, 0), (0, 1)))),
+        write_run(tmp_path / "2", BOB, one, Summary(confusion=confusion)),
+    ]
+    with pytest.raises(RunDirError, match="2 rows of 2"):
+        write_report(runs, tmp_path / "out")
+
+
+def test_there_must_be_something_to_report(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one"):
+        write_report([], tmp_path / "out")
+    with pytest.raises(InputError, match="completed round"):
+        write_report([write_run(tmp_path / "a", ALICE, [])], tmp_path / "out")
+    with pytest.raises(RunDirError, match=ROUNDS_FILE):
+        write_report([tmp_path / "absent"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    runs = two_runs(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--out"):
+        write_report(runs, tmp_path / "file")
+    with pytest.raises(InputError, match="absent"):
+        draw_alone_versus_together({"a": 1.0}, {"a": 2.0}, tmp_path / "absent" / "x.png")
+
+
+def test_trust_is_that_of_the_last_meeting() -> None:
+    rounds = [
+        RoundEntry(round=1, trust={ALICE: 0.5, BOB: 0.5}, rejected={CAROL: "late"}),
+        RoundEntry(round=2, trust={ALICE: 0.25, CAROL: 0.75}),
+        RoundEntry(round=3, trust={ALICE: 1.0}, rejected={BOB: "lies"}),
+    ]
+    assert trust_when_last_met(rounds) == {ALICE: 1.0, BOB: 0.0, CAROL: 0.75}
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        (["a" * 64, "b" * 64], ["a" * 8, "b" * 8]),
+        (["a" * 64, "a" * 9 + "b" * 55], ["a" * 10, "a" * 9 + "b"]),
+        (["peer-1", "peer-2", "peer-1"], ["peer-1", "peer-2"]),
+        ([], []),
+    ],
+)
+def test_peers_are_named_by_as_little_as_tells_them_apart(ids: list[str], names: list[str]) -> None:
+    assert list(display_names(ids).values()) == names
+
+
+ALONE = {"a": 80.0, "b": 90.0}
+TOGETHER = {"a": 91.0, "b": 89.5}
+
+
+def test_alone_and_together_are_compared_peer_by_peer(tmp_path: Path) -> None:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(comparison_table(ALONE, TOGETHER))
+    lines = [line.split() for line in captured.get().splitlines()]
+    assert ["a", "80.0", "%", "91.0", "%", "+11.0"] in lines
+    assert ["b", "90.0", "%", "89.5", "%", "-0.5"] in lines
+    assert ["mean", "85.0", "%", "90.2", "%", "+5.2"] in lines
+    draw_alone_versus_together(ALONE, TOGETHER, tmp_path / "both.png")
+    assert {rgb(pictures.BLUE), rgb(pictures.ORANGE)} <= colours_in(tmp_path / "both.png")
+
+
+@pytest.mark.parametrize("together", [{}, {"a": 1.0}, {"a": 1.0, "c": 2.0}])
+def test_only_the_same_peers_can_be_compared(tmp_path: Path, together: Mapping[str, float]) -> None:
+    with pytest.raises(InputError, match="peers to compare"):
+        comparison_table(ALONE, together)
+    with pytest.raises(InputError, match="peers to compare"):
+        draw_alone_versus_together(ALONE, together, tmp_path / "both.png")
+    assert not (tmp_path / "both.png").exists()
+
+
+def test_without_matplotlib_the_extra_is_named() -> None:
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+from p2pl.errors import InputError
+try:
+    import p2pl.report
+except InputError as fault:
+    print(fault)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "pip install 'p2pl[report]'" in done.stdout
+
+
+def test_a_report_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import p2pl.report"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
