@@ -26,10 +26,10 @@ from demo import BIN, ROOT, free_port, run, start_tracker
 from p2pl.data import load as datasets
 from p2pl.data import partition
 from p2pl.data.load import Data
+from p2pl.learner import Learner
 from p2pl.learning import checkpoint, models
-from p2pl.learning.learner import Learner, Model
 from p2pl.learning.train import Start
-from p2pl.mixing.trust.row import Trust
+from p2pl.mixing.base import PeerModel
 from p2pl.protocol import session as sessions
 from p2pl.protocol.session import Session
 
@@ -140,13 +140,13 @@ def parts_of_a_round(text: str, reference: str) -> dict[str, float]:
     learners = {rule: one_of(session, whole, rule) for rule in ("degroot", "uniform")}
     learner = learners["degroot"]
     begin = learner.decode_checkpoint(checkpoint.build(session)[0])
-    vectors = [learner.train(Start(begin), index, nothing).vector for index in range(1, 6)]
-    others = {f"{index:064x}": Model(2, 1, one) for index, one in enumerate(vectors[1:])}
+    vectors = [learner.fit(Start(begin), index).vector for index in range(1, 6)]
+    others = {f"{index:064x}": PeerModel(2, 1, one) for index, one in enumerate(vectors[1:])}
     own = vectors[0]
     return {
-        "train": timed(lambda: learner.train(Start(own), 2, nothing)),
-        "mix degroot": timed(lambda: learner.mix(own, others, 2, Trust(), start=begin)),
-        "mix uniform": timed(lambda: learners["uniform"].mix(own, others, 2, Trust())),
+        "train": timed(lambda: learner.fit(Start(own), 2)),
+        "mix degroot": timed(lambda: learner.mix(own, others, 2, start=begin)),
+        "mix uniform": timed(lambda: learners["uniform"].mix(own, others, 2)),
         "score": timed(lambda: learner.score(own, own)),
     }
 

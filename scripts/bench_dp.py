@@ -19,6 +19,8 @@ from torch import nn
 
 from p2pl.data.examples import Examples
 from p2pl.learning import models
+from p2pl.learning.objective import Objective
+from p2pl.learning.task import task_of
 from p2pl.learning.train import Start, train
 from p2pl.learning.weights import flatten
 from p2pl.privacy.accountant import Account, Accountant, Budget
@@ -51,6 +53,7 @@ def ways(
 ) -> dict[str, Callable[[], object]]:
     """Returns what is measured, by name."""
     start = Start(flatten(model))
+    objective = Objective.of(model, task_of(wanted.task))
     order = torch.Generator().manual_seed(0)
     rate = wanted.training.batch_size / len(data)
     account = Account.opened(Budget(3.0, 1e-5), rate, steps)
@@ -62,7 +65,7 @@ def ways(
         )
 
     measured: dict[str, Callable[[], object]] = {
-        "plain": lambda: train(model, start, data, wanted.training, order),
+        "plain": lambda: train(objective, start, data, wanted.training, order),
         "private": private(closed_form=True),
     }
     if has_closed_form(model):

@@ -36,6 +36,8 @@ from p2pl.data.examples import Examples
 from p2pl.data.load import Data, load
 from p2pl.learning import models
 from p2pl.learning.evaluate import evaluate
+from p2pl.learning.objective import Objective
+from p2pl.learning.task import task_of
 from p2pl.learning.train import Start, train
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session, changed, read_spec
@@ -252,11 +254,12 @@ def operations(session: Session, examples: Examples) -> tuple[float, float]:
     model, size = models.build(session), session.training.batch_size
     batch = Examples(examples.x[:size], examples.y[:size])
     start = Start(flatten(model))
+    objective = Objective.of(model, task_of(session.task))
     order = torch.Generator().manual_seed(0)
     with FlopCounterMode(display=False) as training:
-        train(model, start, batch, session.training, order)
+        train(objective, start, batch, session.training, order)
     with FlopCounterMode(display=False) as scoring:
-        evaluate(model, start.vector, batch, session.task.classes)
+        evaluate(objective, start.vector, batch)
     return training.get_total_flops() / size, scoring.get_total_flops() / size
 
 
@@ -265,9 +268,9 @@ def profiled(session: Session, examples: Examples) -> list[tuple[str, float]]:
     model, size = models.build(session), 10 * session.training.batch_size
     part = Examples(examples.x[:size], examples.y[:size])
     with profile(activities=[ProfilerActivity.CPU]) as watched:
-        train(
-            model, Start(flatten(model)), part, session.training, torch.Generator().manual_seed(0)
-        )
+        objective = Objective.of(model, task_of(session.task))
+        order = torch.Generator().manual_seed(0)
+        train(objective, Start(flatten(model)), part, session.training, order)
     events = sorted(watched.key_averages(), key=lambda one: -one.self_cpu_time_total)
     total = sum(one.self_cpu_time_total for one in events)
     return [(one.key, one.self_cpu_time_total / total) for one in events[:8]]

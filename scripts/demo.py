@@ -4,9 +4,7 @@ Every process is a real one and talks over real sockets; only the machine is sha
 would have reached alone is measured afterwards, with the same session and the same shard.
 """
 
-import asyncio
 import contextlib
-import io
 import json
 import secrets
 import shutil
@@ -164,27 +162,11 @@ def show(out: Path, torrent: Path) -> None:
 
 def train_alone(torrent: Path, run_dir: Path, index: int) -> float:
     """Returns the accuracy in percent that one shard reaches alone, with the same rounds."""
-    import torch
+    import p2pl
 
-    from p2pl.data.load import Shard, load
-    from p2pl.exchange.join import Options, join
-    from p2pl.protocol import session
-    from p2pl.terminal import Header, PlainView
-
-    file = session.decode(torrent.read_bytes())
-    data = load("digits", file.session.task, shard=Shard(index, PEERS, PARTITION))
-    run_dir.mkdir()
-    options = Options(
-        torrent=torrent,
-        run_dir=run_dir,
-        identity=run_dir / "identity.pem",
-        device=torch.device("cpu"),
-        alone=True,
-    )
-    header = Header(name=file.name, session_id=file.id, peer_id="", rounds=0)
-    quiet = Console(file=io.StringIO())
-    summary = asyncio.run(join(file, options, data, lambda _: PlainView(header, quiet)))
-    return summary.accuracy or 0.0
+    shard = p2pl.Shard(index, PEERS, PARTITION)
+    run = p2pl.join(torrent, data="digits", shard=shard, alone=True, run_dir=run_dir)
+    return (run.summary and run.summary.accuracy) or 0.0
 
 
 if __name__ == "__main__":

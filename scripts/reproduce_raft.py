@@ -31,12 +31,13 @@ from experiments import PAGE, Experiment, table, write_section
 from experiments import Results as Page
 
 from p2pl.data import load as datasets
-from p2pl.learning.learner import Learner, Model
+from p2pl.learner import Learner
 from p2pl.learning.train import Start
 from p2pl.learning.weights import flatten
+from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust.row import Trust
 from p2pl.protocol.session import Session, read_spec
-from p2pl.simulate.engine import peers_of
+from p2pl.simulate.peers import peers_of, torch_trainer
 from p2pl.simulate.raft import mix_at_the_leader
 from p2pl.simulate.setup import Setup
 
@@ -86,17 +87,16 @@ class Row:
 def train(setup: Setup, data: datasets.Data) -> Row:
     """Returns what the last round of a session came to."""
     learners = peers_of(setup, data, torch.device("cpu"))
-    model = flatten(learners[0].model)
+    model = flatten(torch_trainer(learners[0]).model)
     starts = [Start(model) for _ in learners]
     for index in range(1, setup.session.exchange.rounds + 1):
         before = model
         trained = [
-            learner.train(start, index, lambda done, steps: None)
-            for learner, start in zip(learners, starts, strict=True)
+            learner.fit(start, index) for learner, start in zip(learners, starts, strict=True)
         ]
         vectors = [one.vector for one in trained]
         offers = {
-            learner.peer_id: Model(index, learner.samples, vector)
+            learner.peer_id: PeerModel(index, learner.samples, vector)
             for learner, vector in zip(learners, vectors, strict=True)
         }
         received = [

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,6 @@ from p2pl.run.files import write_atomically
 if TYPE_CHECKING:
     from p2pl.data.load import Data
     from p2pl.learning.flower import NumPyClient
-    from p2pl.terminal import View
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -126,33 +124,12 @@ def create(
     ] = None,
 ) -> None:
     """Make a session file, and its initial checkpoint beside it, from a TOML spec."""
-    wanted = _read_spec(spec)
-    tiers = tuple((url,) for url in tracker or ())
-    session_format.check_trackers(tiers)
-    if not out.parent.is_dir():
-        raise SessionFileError(
-            wrong("--out", got=str(out), allowed="a file in a folder that exists")
-        )
     with _extra("client"):
-        from p2pl.learning import checkpoint
+        from p2pl.api.session import create as make
         from p2pl.learning import flower as clients
-    session = wanted.session()
-    if flower is None:
-        payload, promised = checkpoint.build(session)
-    else:
-        session, payload, promised = clients.begin(session, clients.load(flower))
-    made = SessionFile(
-        name=wanted.name,
-        session=session,
-        checkpoint=promised,
-        trackers=tiers,
-        url_list=wanted.url_list,
-        comment=wanted.comment,
-        created_by=f"p2pl {__version__}",
-        created_at=int(time.time()),
-    )
-    write_atomically(out.parent / made.checkpoint_name, payload)
-    write_atomically(out, made.encode())
+    model = clients.load(flower) if flower else None
+    made = make(spec, out, trackers=tracker or (), model=model)
+    promised = made.checkpoint
     print(f"session    {made.name}")
     print(f"id         {made.id}")
     print(f"file       {out} ({out.stat().st_size} bytes)")
@@ -313,61 +290,47 @@ def join(
     "Who can see, change or stop what" in the README. Ctrl-C leaves properly and keeps the state.
     """
     read = read_session_file(file)
-    tiers = tuple((url,) for url in tracker or ())
-    session_format.check_trackers(tiers)
-    if not (tiers or read.trackers or alone):
-        raise SessionFileError(
-            wrong("trackers", got="none in the session file", allowed="at least one --tracker URL")
-        )
     part = _shard(shard, partition, partition_seed)
-    where = run_dir or _default_run_dir(read.name, shard)
     with _extra("client"):
+        from p2pl.api.join import default_run_dir, join_async
         from p2pl.attacks import kinds as attacks
-        from p2pl.exchange import join as joining
-        from p2pl.learning import device as devices
-        from p2pl.privacy.policy import wanted
-        from p2pl.terminal import Header, open_view
+        from p2pl.data.load import Shard
+        from p2pl.terminal import Screen
     from rich.console import Console
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.ERROR, format="%(name)s %(message)s"
     )
-    mine, shown = _mine(read.session, data, flower, part)
-    where.mkdir(parents=True, exist_ok=True)
-    options = joining.Options(
-        torrent=file,
-        run_dir=where,
-        identity=identity or where / "identity.pem",
-        device=devices.pick(device),
-        listen=listen,
-        rounds=rounds,
-        trackers=tiers,
-        seeding_s=seed_for,
-        alone=alone,
-        threads=threads,
-        privacy=wanted(dp_epsilon, dp_delta, dp_clip),
-        attack=attacks.parse_kind(attack) if attack else None,
-        personal=personal,
-        precision=precision,
-    )
-
-    def opened(peer_id: str) -> "View":
-        return open_view(
-            Header(
-                name=read.name,
-                session_id=read.id,
-                peer_id=peer_id,
-                rounds=rounds or read.session.exchange.rounds,
-                model=read.session.model.name,
-                data=shown,
-            ),
-            Console(),
+    client, mine, shown = _mine(read.session, data, flower, part)
+    where = run_dir or default_run_dir(read.name, Shard(*part) if part else None, alone=alone)
+    with _extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
+        run = asyncio.run(
+            join_async(
+                file,
+                client,
+                mine,
+                on_event=screen,
+                run_dir=where,
+                identity=identity,
+                listen=listen,
+                trackers=tracker or (),
+                rounds=rounds,
+                seed_for=seed_for,
+                alone=alone,
+                dp_epsilon=dp_epsilon,
+                dp_delta=dp_delta,
+                dp_clip=dp_clip,
+                personal=personal,
+                device=device,
+                precision=precision,
+                threads=threads,
+                attack=attacks.parse_kind(attack) if attack else None,
+                on_signals=True,
+            )
         )
-
-    with _extra("dp"):
-        summary = asyncio.run(joining.join(read, options, mine, opened))
+    summary = run.summary
     print(f"run directory {where}")
-    if summary.state == "interrupted":
+    if summary and summary.state == "interrupted":
         print("interrupted; the same command resumes", file=sys.stderr)
         raise typer.Exit(130)
 
@@ -377,15 +340,15 @@ def _mine(
     data: str | None,
     flower: str | None,
     part: tuple[int, int, str, int] | None,
-) -> "tuple[Data | NumPyClient, str]":
+) -> "tuple[NumPyClient | None, Data | None, str]":
     """Returns my data, or my client of Flower, and what to call them."""
     from p2pl.data import load as datasets
     from p2pl.learning import flower as clients
 
     if flower is not None:
         if data is not None:
-            raise InputError("--data: allowed without --flower; a client of Flower has its own")
-        return clients.load(flower, part[:2] if part else (0, 1)), f"flower {flower}"
+            raise InputError("--data: not allowed with --flower; a client of Flower has its own")
+        return clients.load(flower, part[:2] if part else (0, 1)), None, f"flower {flower}"
     if data is None:
         raise InputError("--data: missing; allowed: a data set, or --flower MODULE:CLIENT")
     mine = datasets.load(
@@ -395,7 +358,7 @@ def _mine(
         shard=datasets.Shard(*part) if part else None,
     )
     share = f" {part[0]}/{part[1]} {part[2]}" if part else ""
-    return mine, f"{data}{share}, {len(mine.train)} examples"
+    return None, mine, f"{data}{share}, {len(mine.train)} examples"
 
 
 def _data_dir() -> Path | None:
@@ -414,26 +377,6 @@ def _shard(text: str | None, partition: str, seed: int) -> tuple[int, int, str, 
     if int(index) > int(count):
         raise InputError(wrong("--shard", got=text, allowed=f"0/{count} to {count}/{count}"))
     return int(index) % int(count), int(count), partition, seed
-
-
-def _default_run_dir(name: str, shard: str | None) -> Path:
-    """Returns the run directory of an interrupted run, or a new one beside the finished ones."""
-    base = f"{name}-shard-{shard.replace('/', '-of-')}" if shard else name
-    for number in range(1, 10_000):
-        found = Path("runs") / (base if number == 1 else f"{base}-{number}")
-        if not _is_finished(found):
-            return found
-    raise InputError(
-        wrong("runs", got="10000 finished runs", allowed="fewer", hint="use --run-dir")
-    )
-
-
-def _is_finished(run_dir: Path) -> bool:
-    try:
-        summary = json.loads((run_dir / "summary.json").read_bytes())
-        return bool(summary.get("state") == "finished")
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 @app.command()
@@ -524,56 +467,56 @@ def simulate(
 
     Accuracies are means over the peers, on the whole test set, after the last mix.
     """
-    name, session, session_id = _session_to_simulate(file)
-    changes = (
-        ("mixing", "rule", mixing),
-        ("exchange", "rounds", rounds),
-        ("exchange", "cohort", cohort),
-        ("training", "local_epochs", local_epochs),
-    )
-    named = (one for one in changes if one[2] is not None)
-    session = session_format.changed(session, *map(_setting, settings or ()), *named)
+    changes = dict(map(_setting, settings or ()))
+    named = {
+        "mixing.rule": mixing,
+        "exchange.rounds": rounds,
+        "exchange.cohort": cohort,
+        "training.local_epochs": local_epochs,
+    }
+    changes |= {path: value for path, value in named.items() if value is not None}
     with _extra("client"):
-        from p2pl.attacks import kinds as attacks
-        from p2pl.privacy.policy import wanted
-        from p2pl.simulate import command
-        from p2pl.simulate.setup import Setup
-    made, bad = attacks.parse(attack) if attack else (None, 0)
-    setup = Setup(
-        session=session,
-        session_id=session_id,
-        peers=peers,
-        partition=partition,
-        partition_seed=partition_seed,
-        seed=first_seed,
-        baseline=baseline,
-        engine=engine,
-        attack=made,
-        bad=bad,
-        privacy=wanted(dp_epsilon, dp_delta, dp_clip),
-        curves=curves,
-        personal=personal,
-        precision=precision,
-    )
-    options = command.Options(
-        name=name,
-        data=data,
-        data_dir=_data_dir(),
-        seeds=seeds,
-        held_out=held_out,
-        device=device,
-        threads=threads,
-        out=out,
-        quiet=as_json,
-    )
-    with _extra("dp"):
-        figures = command.simulate(setup, options)
+        from p2pl.api.simulate import session_to_simulate
+        from p2pl.api.simulate import simulate as run_simulation
+        from p2pl.simulate.show import Bar, table
+    from rich.console import Console
+
+    session = session_to_simulate(file)
+    total = seeds * int(str(changes.get("exchange.rounds", session.session.exchange.rounds)))
+    with _extra("dp"), Bar(total, Console(file=sys.stderr)) as bar:
+        made = run_simulation(
+            session,
+            data,
+            peers,
+            partition=partition,
+            partition_seed=partition_seed,
+            seeds=seeds,
+            first_seed=first_seed,
+            changes=changes,
+            baseline=baseline,
+            attack=attack,
+            held_out=held_out,
+            dp_epsilon=dp_epsilon,
+            dp_delta=dp_delta,
+            dp_clip=dp_clip,
+            personal=personal,
+            engine=engine,
+            device=device,
+            precision=precision,
+            threads=threads,
+            out=out,
+            curves=curves,
+            data_dir=_data_dir(),
+            on_round=bar.round,
+        )
     if as_json:
-        print(json.dumps(figures))
+        print(json.dumps(made.figures))
+    else:
+        Console().print(table(dict(made.figures)))
 
 
-def _setting(text: str) -> tuple[str, str, object]:
-    """Returns (section, field, value) of `--set SECTION.FIELD=VALUE`."""
+def _setting(text: str) -> tuple[str, object]:
+    """Returns the path and the value of `--set SECTION.FIELD=VALUE`."""
     import tomllib
 
     path, _, value = text.partition("=")
@@ -586,7 +529,7 @@ def _setting(text: str) -> tuple[str, str, object]:
         raise InputError(
             wrong("--set", got=text, allowed="SECTION.FIELD=VALUE, with VALUE as in TOML")
         )
-    return section, field, read["value"]
+    return f"{section}.{field}", read["value"]
 
 
 def _session_to_simulate(path: Path) -> tuple[str, Session, str]:

@@ -7,6 +7,7 @@ pipes. Both are told the same few things, and either may be told them from a wor
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -19,6 +20,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from p2pl.events import Ended, Event, RoundEnded, Said, Started, Step
 from p2pl.run.log import PeerId, RoundEntry, Summary
 
 SHORT_ID_CHARS = 8  # 32 bits: two of 100 peers look alike once in a million swarms
@@ -77,6 +79,54 @@ def open_view(header: Header, console: Console) -> View:
     if console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf"):
         return LiveView(header, console)
     return PlainView(header, console)
+
+
+class Screen:
+    """The sink that shows a run on a terminal; a context manager, which gives the terminal back.
+
+    Args:
+        console: to draw on.
+        model: name of the session's model.
+        data: which data and how much of it is the peer's.
+    """
+
+    def __init__(self, console: Console, *, model: str = "", data: str = "") -> None:
+        self._console, self._model, self._data = console, model, data
+        self._shown = ExitStack()
+        self._view: View | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._shown.close()
+
+    def __call__(self, event: Event) -> None:
+        """Shows one event."""
+        if isinstance(event, Started):
+            header = Header(
+                event.name, event.session_id, event.peer_id, event.rounds, self._model, self._data
+            )
+            self._view = self._shown.enter_context(open_view(header, self._console))
+        elif self._view is not None:
+            tell(self._view, event)
+
+
+def tell(view: View, event: Event) -> None:
+    """Shows an event on a view; the beginning of a run is what the view was opened for."""
+    if isinstance(event, Step):
+        view.training(event.round, event.step, event.steps, math.nan)
+    elif isinstance(event, Said):
+        view.message(event.text)
+    elif isinstance(event, RoundEnded):
+        view.round(event.entry)
+    elif isinstance(event, Ended):
+        view.finish(event.summary)
 
 
 class PlainView:

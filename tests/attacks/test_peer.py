@@ -8,11 +8,11 @@ from torch import Tensor
 from p2pl.attacks.kinds import DEFAMED, KINDS, parse_kind
 from p2pl.attacks.peer import Attacker, check, spoilt
 from p2pl.errors import InputError
-from p2pl.learning.learner import Learner, Model
+from p2pl.learner import Learner
 from p2pl.learning.weights import flatten
+from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust import opinions
-from p2pl.mixing.trust.row import Trust
-from p2pl.simulate.engine import peers_of
+from p2pl.simulate.peers import peers_of, torch_trainer
 
 HERE = (("http://127.0.0.1:6969",), ("http://localhost:1", "http://[::1]:2"))
 
@@ -22,18 +22,21 @@ def learner() -> Learner:
     return peers_of(small_setup(), digits(), torch.device("cpu"))[0]
 
 
-def models(*vectors: Tensor) -> dict[str, Model]:
-    return {str(at): Model(1, 10, vector) for at, vector in enumerate(vectors)}
+def models(*vectors: Tensor) -> dict[str, PeerModel]:
+    return {str(at): PeerModel(1, 10, vector) for at, vector in enumerate(vectors)}
 
 
 def test_it_lies_from_the_first_round_on(learner: Learner) -> None:
-    attacker, own = Attacker(parse_kind("sign-flip:-3"), learner), flatten(learner.model)
+    attacker, own = (
+        Attacker(parse_kind("sign-flip:-3"), learner),
+        flatten(torch_trainer(learner).model),
+    )
     assert torch.equal(attacker.lie(0, own, {}), own)
     assert torch.equal(attacker.lie(1, own, {}), -3 * own)
 
 
 def test_it_goes_by_what_it_pulled(learner: Learner) -> None:
-    own = flatten(learner.model)
+    own = flatten(torch_trainer(learner).model)
     one, two = own + 1, own + 3
     rider = Attacker(parse_kind("free-rider"), learner)
     torch.testing.assert_close(rider.lie(1, own, models(one, two)), own + 2)
@@ -46,12 +49,12 @@ def test_it_goes_by_what_it_pulled(learner: Learner) -> None:
 
 
 def test_an_adaptive_one_tries_its_lie_on_its_own_rule(learner: Learner) -> None:
-    own = flatten(learner.model)
+    own = flatten(torch_trainer(learner).model)
     others = models(own * 1.01, own * 0.99, own * 1.02)
     lie = Attacker(parse_kind("adaptive"), learner).lie(1, own, others)
-    before = learner.mix(own, others, 1, Trust()).vector
-    after = learner.mix(own, {**others, "liar": Model(1, 10, lie)}, 1, Trust()).vector
-    assert learner.validation_loss(after) > learner.validation_loss(before)
+    before = learner.mix(own, others, 1).vector
+    after = learner.mix(own, {**others, "liar": PeerModel(1, 10, lie)}, 1).vector
+    assert learner.loss_by_taking(after, before) > 0
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"sybil", "absent"}))
@@ -59,13 +62,13 @@ def test_every_attack_has_something_to_serve_alone_and_with_others(
     kind: str, learner: Learner
 ) -> None:
     check(parse_kind(kind), HERE)
-    attacker, own = Attacker(parse_kind(kind), learner), flatten(learner.model)
+    attacker, own = Attacker(parse_kind(kind), learner), flatten(torch_trainer(learner).model)
     for index, pulled in enumerate(({}, models(own + 1), models(own + 1, own + 2)), 1):
         assert attacker.lie(index, own, pulled).shape == own.shape
 
 
 def test_a_ledger_liar_defames_whom_it_met(learner: Learner) -> None:
-    met = models(flatten(learner.model))
+    met = models(flatten(torch_trainer(learner).model))
     liar = Attacker(parse_kind("ledger-liar"), learner)
     assert opinions.decode(liar.gossip(b"", met)) == {
         opinions.name_of("0"): pytest.approx(DEFAMED, abs=opinions.STEP)
@@ -76,9 +79,9 @@ def test_a_ledger_liar_defames_whom_it_met(learner: Learner) -> None:
 
 
 def test_its_labels_are_changed_before_it_trains(learner: Learner) -> None:
-    rows = torch.arange(50)
-    flipped = spoilt(parse_kind("label-flip"), learner.own, 10, ("s", "p")).take(rows).y
-    assert torch.equal(flipped, 9 - learner.own.take(rows).y)
+    rows, own = torch.arange(50), torch_trainer(learner).own
+    flipped = spoilt(parse_kind("label-flip"), own, 10, ("s", "p")).take(rows).y
+    assert torch.equal(flipped, 9 - own.take(rows).y)
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,16 @@ from support.processes import Swarm
 
 from p2pl.errors import RunDirError
 from p2pl.exchange.braintorrent import Ledger
-from p2pl.learning.learner import Model
+from p2pl.mixing.base import PeerModel
+from p2pl.mixing.trust.row import Trust
 from p2pl.network.known import MAX_KNOWN
 from p2pl.run.log import Summary, read_run
 from p2pl.run.state import PeerState, load_state
 
 
-def models(**versions: int) -> dict[str, Model]:
+def models(**versions: int) -> dict[str, PeerModel]:
     """Returns one model of each version."""
-    return {peer: Model(version, 10, torch.zeros(1)) for peer, version in versions.items()}
+    return {peer: PeerModel(version, 10, torch.zeros(1)) for peer, version in versions.items()}
 
 
 def test_at_the_start_nobody_has_moved() -> None:
@@ -48,7 +49,7 @@ def test_a_peer_that_was_killed_before_it_saved_its_newest_has_not_moved() -> No
 
 
 def test_the_vector_is_bounded_and_forgets_those_merged_longest_ago() -> None:
-    many = {f"{number}": Model(1, 1, torch.zeros(1)) for number in range(MAX_KNOWN)}
+    many = {f"{number}": PeerModel(1, 1, torch.zeros(1)) for number in range(MAX_KNOWN)}
     ledger = Ledger().after(many).after(models(new=1))
     assert len(ledger.used) == MAX_KNOWN
     assert not ledger.moved("new", 1)
@@ -85,7 +86,7 @@ def test_two_peers_merge_each_others_versions_and_save_which(swarm: Swarm) -> No
     assert used == sorted(set(used))
     assert used
     assert entries[0].joined == (other.peer_id,)
-    state = load_state(swarm.folder / "peer-0", file.id, parameters=4_810)
+    state = load_state(swarm.folder / "peer-0", file.id, parameters=4_810, memory=Trust)
     assert state is not None
     assert Ledger.of(state).used == {other.peer_id: 4}
 

@@ -3,13 +3,13 @@
 import torch
 
 from p2pl.exchange.cohort import in_step, middle, swarm_round
-from p2pl.exchange.node import Pulls
-from p2pl.learning.learner import Model
+from p2pl.exchange.swap import Pulls
+from p2pl.mixing.base import PeerModel
 
 
-def models(*rounds: int) -> dict[str, Model]:
+def models(*rounds: int) -> dict[str, PeerModel]:
     """Returns one model of each round."""
-    return {str(at): Model(value, 10, torch.zeros(1)) for at, value in enumerate(rounds)}
+    return {str(at): PeerModel(value, 10, torch.zeros(1)) for at, value in enumerate(rounds)}
 
 
 def test_a_peer_alone_counts_its_own_rounds() -> None:

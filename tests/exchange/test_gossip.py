@@ -12,16 +12,16 @@ from support.processes import Swarm
 
 from p2pl.errors import RunDirError
 from p2pl.exchange.gossip import Age, age_of
-from p2pl.learning.learner import Mixed, Model
+from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.mixing.trust.row import Trust
 from p2pl.protocol.session import Exchange, Gossip
 from p2pl.run.log import Summary, read_run
 from p2pl.run.state import PeerState
 
 
-def models(**ages: int) -> dict[str, Model]:
+def models(**ages: int) -> dict[str, PeerModel]:
     """Returns one model of each age."""
-    return {peer: Model(age, 10, torch.zeros(1)) for peer, age in ages.items()}
+    return {peer: PeerModel(age, 10, torch.zeros(1)) for peer, age in ages.items()}
 
 
 def mixed(**row: float) -> Mixed:

@@ -291,7 +291,7 @@ def test_the_initial_checkpoint_comes_from_a_peer_when_no_seed_gives_it(swarm: S
     async def both() -> list[Summary]:
         holder = run(swarm, other, "peer-0")
         # The second peer keeps its session file elsewhere, with nothing beside it.
-        asking = run(swarm, other, "peer-1", torrent=swarm.folder / "away" / "digits.torrent")
+        asking = run(swarm, other, "peer-1", beside=swarm.folder / "away")
         first = asyncio.create_task(holder)
         return [await asking, await first]
 

@@ -10,15 +10,17 @@ import pytest
 
 pytest.importorskip("flwr", reason="has an environment of its own: scripts/check_flower")
 
+import msgspec
 import numpy as np
 import torch
 from support.processes import Swarm
 
 from p2pl.errors import InputError, ModelError, TrainingDiverged
+from p2pl.learner import Learner
 from p2pl.learning import flower, models
-from p2pl.learning.flower import FlowerLearner
-from p2pl.learning.learner import Model
+from p2pl.learning.flower import FlowerTrainer
 from p2pl.learning.train import Start
+from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust.row import Trust
 from p2pl.protocol import session
 from p2pl.protocol.session import Session
@@ -51,21 +53,29 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.path[:] = [path for path in sys.path if path != str(HERE)]
 
 
-def learner(name: str = "torch_client", part: int = 0, parts: int = 3) -> FlowerLearner:
+def learner(name: str = "torch_client", part: int = 0, parts: int = 3) -> Learner:
     """Returns the learner around one of the clients, in a session made from it."""
     module = "jax_clients" if name == "jax_client" else "clients"
     client = flower.load(f"{module}:{name}", (part, parts))
     wanted, _, _ = flower.begin(session.read_spec(SPEC).session(), client)
-    return FlowerLearner.around(wanted, ("ab" * 32, str(part)), models.build(wanted), client)
+    return of_client(wanted, str(part), client)
 
 
-def start(of: FlowerLearner) -> torch.Tensor:
+def of_client(wanted: Session, peer_id: str, client: flower.NumPyClient) -> Learner:
+    """Returns the learner of a peer around a client."""
+    trainer = FlowerTrainer.around(wanted, models.build(wanted), client)
+    return Learner.around(wanted, ("ab" * 32, peer_id), trainer)
+
+
+def client_of(peer: Learner) -> flower.NumPyClient:
+    """Returns the client of a learner."""
+    assert isinstance(peer.trainer, FlowerTrainer)
+    return peer.trainer.client
+
+
+def start(of: Learner) -> torch.Tensor:
     """Returns the parameters that the client begins with."""
-    return flower.flatten(of.client.get_parameters({}), of.layout)
-
-
-def quiet(done: int, steps: int) -> None:
-    """Shows nothing."""
+    return flower.flatten(client_of(of).get_parameters({}), of.trainer.layout)
 
 
 @pytest.mark.parametrize("name", ["torch_client", "scikit_client", "jax_client"])
@@ -74,7 +84,7 @@ def test_a_client_trains_and_judges_through_the_learner(name: str) -> None:
         pytest.importorskip("jax", reason="JAX does not install everywhere")
     peer = learner(name)
     before = start(peer)
-    trained = peer.train(Start(before), 1, quiet)
+    trained = peer.fit(Start(before), 1)
     assert trained.samples == peer.samples == 480
     assert not torch.equal(trained.vector, before)
     scored = peer.score(before, trained.vector)
@@ -86,27 +96,27 @@ def test_what_the_client_gets_is_what_was_mixed_in_its_own_types() -> None:
     peer = learner("scikit_client")
     vector = torch.arange(650, dtype=torch.float32)
     peer.judge(vector)
-    coef, intercept = peer.client.get_parameters({})
+    coef, intercept = client_of(peer).get_parameters({})
     assert (coef.dtype, intercept.dtype) == (np.float64, np.float64)
-    assert torch.equal(flower.flatten([coef, intercept], peer.layout), vector)
+    assert torch.equal(flower.flatten([coef, intercept], peer.trainer.layout), vector)
 
 
 def test_trust_is_learned_from_losses_alone() -> None:
     peers = [learner("torch_client", part, 6) for part in range(6)]
-    liar = peers[5].client
+    liar = client_of(peers[5])
     liar.train = (liar.train[0], 9 - liar.train[1])  # type: ignore[attr-defined]
     initial = start(peers[0])
     trained = [initial] * 6
     for index in range(1, 6):
         trained = [
-            peer.train(Start(vector), index, quiet).vector
+            peer.fit(Start(vector), index).vector
             for peer, vector in zip(peers, trained, strict=True)
         ]
-    received = {str(part): Model(1, 240, trained[part]) for part in range(1, 6)}
-    state = Trust()
+    received = {str(part): PeerModel(1, 240, trained[part]) for part in range(1, 6)}
+    state: msgspec.Struct = Trust()
     for index in range(1, 6):
         mixed = peers[0].mix(trained[0], received, index, state)
-        state = mixed.trust
+        state = mixed.memory
     honest = [mixed.row.get(str(part), 0.0) for part in range(1, 5)]
     assert mixed.row.get("5", 0.0) < 0.1 * max(honest)
     assert sum(weight > 0.1 for weight in honest) >= 3
@@ -138,18 +148,19 @@ def toml(shapes: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} = {list(shape)}" for name, shape in shapes.items())
 
 
-def around(client: flower.NumPyClient, **shapes: tuple[int, ...]) -> FlowerLearner:
-    wanted = session_of(**shapes)
-    return FlowerLearner.around(wanted, ("ab" * 32, "me"), models.build(wanted), client)
+def around(client: flower.NumPyClient, **shapes: tuple[int, ...]) -> Learner:
+    return of_client(session_of(**shapes), "me", client)
 
 
 def test_a_client_that_only_trains_can_join_and_shares_equally() -> None:
     peer = around(Mute(), a=(2, 3), b=(), c=(4,))
-    assert peer.layout.shapes == ((2, 3), (), (4,))
-    trained = peer.train(Start(torch.zeros(11)), 1, quiet)
+    assert peer.trainer.layout.shapes == ((2, 3), (), (4,))
+    trained = peer.fit(Start(torch.zeros(11)), 1)
     assert torch.equal(trained.vector, torch.ones(11))
     assert math.isnan(peer.judge(trained.vector).accuracy)
-    mixed = peer.mix(torch.ones(11), {"a": Model(1, 10, torch.ones(11) * 1.01)}, 1, Trust(rounds=5))
+    mixed = peer.mix(
+        torch.ones(11), {"a": PeerModel(1, 10, torch.ones(11) * 1.01)}, 1, Trust(rounds=5)
+    )
     assert 0 < mixed.row["a"] <= 0.5  # judged by geometry alone
 
 
@@ -169,7 +180,7 @@ def test_a_client_whose_training_leaves_the_numbers_stops() -> None:
             return [array * np.nan for array in parameters], 10, {}
 
     with pytest.raises(TrainingDiverged):
-        around(Diverging(), a=(2,)).train(Start(torch.ones(2)), 1, quiet)
+        around(Diverging(), a=(2,)).fit(Start(torch.ones(2)), 1)
 
 
 @pytest.mark.parametrize(

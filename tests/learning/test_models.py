@@ -4,7 +4,7 @@ from torch import nn
 
 from p2pl.errors import ModelError
 from p2pl.learning import models
-from p2pl.learning.models import build, initial_vector
+from p2pl.learning.models import MODELS, build, initial_vector
 from p2pl.learning.weights import Layout, flatten
 from p2pl.protocol.session import Argument, Exchange, Model, Session, Task, Training
 
@@ -106,7 +106,10 @@ def test_a_session_cannot_name_an_importable_path() -> None:
         ("resnet-gn", {"width": 0}, "width"),
         ("arrays", {"a": 3}, "a: got 3"),
         ("arrays", {"a": (0,)}, r"a: got \(0,\)"),
-        ("arrays", {"a.b": (1,)}, "without dots"),
+        ("arrays", {"a..b": (1,)}, "dots"),
+        ("arrays", {"training": (1,)}, "'training', allowed names that a module can have"),
+        ("arrays", {"forward.x": (1,)}, "'forward.x', allowed names that a module can have"),
+        ("arrays", {"a": (1,), "a.b": (1,)}, "'a.b', allowed names that a module can have"),
         ("arrays", {"a": (1 << 20, 1 << 20)}, "parameters', allowed at most"),
         ("arrays", {"a": (1 << 30,) * 3}, "parameters', allowed at most"),
     ],
@@ -149,7 +152,8 @@ def install(monkeypatch: pytest.MonkeyPatch, made: object) -> None:
     def found(group: str) -> list[Point]:
         return [Point(made)] if group == "p2pl.models" else []
 
-    monkeypatch.setattr("p2pl.learning.models.entry_points", found)
+    monkeypatch.setattr("p2pl.registry.entry_points", found)
+    monkeypatch.setattr(MODELS, "_installed", {})
 
 
 def tiny(task: Task, *, bias: int = 1) -> nn.Module:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from support.objectives import objective
 from torch import nn
 from torch.func import functional_call
 
@@ -8,11 +9,11 @@ from p2pl.errors import InputError
 from p2pl.learning import precision
 from p2pl.learning.batched.forward import Forward
 from p2pl.learning.evaluate import evaluate
-from p2pl.learning.probe import Probe
 from p2pl.learning.train import Start, train
 from p2pl.learning.weights import Layout, flatten, load_into
 from p2pl.protocol.session import Training
 from p2pl.seeds import seeded
+from p2pl.tasks.probe import Probe
 
 CPU = torch.device("cpu")
 ROUNDING = 2**-8  # of bfloat16, relative
@@ -74,7 +75,7 @@ def test_training_moves_float32_parameters_almost_as_without_it() -> None:
     made = []
     for model in (network(), reduced()):
         start = Start(flatten(model))
-        made.append(train(model, start, examples(), training, seeded("", "", 1, "x")))
+        made.append(train(objective(model), start, examples(), training, seeded("", "", 1, "x")))
         assert made[-1].vector.dtype == torch.float32
         assert not is_rounded(made[-1].vector)
     moved = made[0].vector - flatten(network())
@@ -86,7 +87,8 @@ def test_scores_and_probes_are_those_of_the_reduced_model() -> None:
     exact, model, held = network(), reduced(), examples()
     vector = flatten(exact)
     other = vector + 0.05 * torch.randn(len(vector), generator=torch.Generator().manual_seed(3))
-    scores, wanted = evaluate(model, vector, held, 3), evaluate(exact, vector, held, 3)
+    scores = evaluate(objective(model, 3), vector, held)
+    wanted = evaluate(objective(exact, 3), vector, held)
     assert scores.loss != wanted.loss
     assert scores.loss == pytest.approx(wanted.loss, rel=0.05)
     harm, sure = Probe(model, held).harm(vector, other), Probe(exact, held).harm(vector, other)

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from support.objectives import objective
 from torch import Tensor, nn
 
 from p2pl.data.examples import Examples
@@ -33,9 +34,9 @@ def shuffle(round_index: int = 0) -> torch.Generator:
 
 def two_rounds(training: Training) -> Trained:
     model = net()
-    first = train(model, Start(flatten(model)), EXAMPLES, training, shuffle(0))
+    first = train(objective(model), Start(flatten(model)), EXAMPLES, training, shuffle(0))
     start = Start(first.vector, first.optimizer)
-    return train(model, start, EXAMPLES, training, shuffle(1))
+    return train(objective(model), start, EXAMPLES, training, shuffle(1))
 
 
 def test_the_cosine_schedule_falls_from_the_rate_to_almost_nothing() -> None:
@@ -80,18 +81,20 @@ def test_two_rounds_are_those_of_torch_optim(name: str) -> None:
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_forgetting_the_optimizer_state_gives_another_result(name: str) -> None:
     model = net()
-    first = train(model, Start(flatten(model)), EXAMPLES, SETTINGS[name], shuffle(0))
-    second = train(model, Start(first.vector), EXAMPLES, SETTINGS[name], shuffle(1))
+    first = train(objective(model), Start(flatten(model)), EXAMPLES, SETTINGS[name], shuffle(0))
+    second = train(objective(model), Start(first.vector), EXAMPLES, SETTINGS[name], shuffle(1))
     assert not torch.allclose(second.vector, two_rounds(SETTINGS[name]).vector, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_training_changes_none_of_its_inputs(name: str) -> None:
     model = net()
-    first = train(model, Start(flatten(model)), EXAMPLES, SETTINGS[name], shuffle())
+    first = train(objective(model), Start(flatten(model)), EXAMPLES, SETTINGS[name], shuffle())
     vector = first.vector.clone()
     state: OptimizerState = {key: value.clone() for key, value in first.optimizer.items()}
-    train(model, Start(first.vector, first.optimizer), EXAMPLES, SETTINGS[name], shuffle(1))
+    train(
+        objective(model), Start(first.vector, first.optimizer), EXAMPLES, SETTINGS[name], shuffle(1)
+    )
     assert torch.equal(first.vector, vector)
     assert all(torch.equal(first.optimizer[key], state[key]) for key in state)
     assert torch.equal(flatten(model), flatten(net()))
@@ -100,7 +103,10 @@ def test_training_changes_none_of_its_inputs(name: str) -> None:
 def test_the_same_generator_gives_the_same_model_and_another_gives_another() -> None:
     model = net()
     start = Start(flatten(model))
-    runs = [train(model, start, EXAMPLES, SETTINGS["sgd"], shuffle(i)).vector for i in (0, 0, 1)]
+    runs = [
+        train(objective(model), start, EXAMPLES, SETTINGS["sgd"], shuffle(i)).vector
+        for i in (0, 0, 1)
+    ]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
 
@@ -108,13 +114,13 @@ def test_the_same_generator_gives_the_same_model_and_another_gives_another() -> 
 def test_counts_and_loss_are_of_this_round() -> None:
     training = Training(learning_rate=0.5, batch_size=16, local_epochs=20)
     model = net()
-    trained = train(model, Start(flatten(model)), EXAMPLES, training, shuffle())
+    trained = train(objective(model), Start(flatten(model)), EXAMPLES, training, shuffle())
     assert (trained.steps, trained.samples) == (140, 2_000)
     assert trained.loss < 0.1 < math.log(2)
     with torch.no_grad():
         first_loss = float(nn.functional.cross_entropy(model(X), Y))
     still = Training(learning_rate=1e-9, batch_size=16)
-    frozen = train(model, Start(flatten(model)), EXAMPLES, still, shuffle())
+    frozen = train(objective(model), Start(flatten(model)), EXAMPLES, still, shuffle())
     assert frozen.loss == pytest.approx(first_loss, abs=1e-5)
 
 
@@ -128,7 +134,7 @@ def test_whoever_watches_can_stop_between_two_steps() -> None:
 
     model = net()
     with pytest.raises(KeyboardInterrupt):
-        train(model, Start(flatten(model)), EXAMPLES, SETTINGS["sgd"], shuffle(), watch)
+        train(objective(model), Start(flatten(model)), EXAMPLES, SETTINGS["sgd"], shuffle(), watch)
     assert seen == [(1, 7), (2, 7), (3, 7)]
 
 
@@ -136,7 +142,7 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_rate() -> None:
     training = Training(learning_rate=1000.0, momentum=0.9, batch_size=1, local_epochs=50)
     model = net()
     with pytest.raises(TrainingDiverged, match=r"allowed a finite number.*learning_rate 1000\.0"):
-        train(model, Start(flatten(model)), Examples(1e6 * X, Y), training, shuffle())
+        train(objective(model), Start(flatten(model)), Examples(1e6 * X, Y), training, shuffle())
 
 
 def test_examples_move_and_split() -> None:

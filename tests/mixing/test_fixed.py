@@ -2,14 +2,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from p2pl.mixing.fixed import FIXED, age_row, fixed_row, mix, sample_row
-from p2pl.protocol.session import Mixing
+from p2pl.data.examples import Examples
+from p2pl.learning.torch_trainer import TorchTrainer
+from p2pl.mixing.base import MIXERS, Own, PeerModel, weighted_mean
+from p2pl.mixing.fixed import FixedRow, age_row, sample_row
+from p2pl.protocol.session import Exchange, Mixing, Model, Session, Task, Training
 
+FIXED = ("age", "none", "samples", "uniform")
 OWN = torch.tensor([0.0, 4.0])
 ONE = torch.tensor([2.0, 0.0])
 TWO = torch.tensor([4.0, 8.0])
+EXAMPLES = Examples(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64))
 
 vectors = st.lists(
     st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=3), min_size=1, max_size=6
@@ -17,41 +22,58 @@ vectors = st.lists(
 counts = st.lists(st.integers(0, 10**9), min_size=6, max_size=6)
 
 
+def fixed_row(rule: str, own: int, counts: list[int]) -> tuple[float, ...]:
+    """Returns the row of a rule, given what each peer says: its samples, which is its age too."""
+    session = Session(
+        task=Task(input=(1,), classes=2),
+        model=Model(name="logreg"),
+        training=Training(learning_rate=0.1),
+        exchange=Exchange(rounds=3, cohort=2, kind="gossip"),
+        mixing=Mixing(rule=rule),
+    )
+    mixer = MIXERS.find(rule)(session, "me")
+    assert isinstance(mixer, FixedRow)
+    trainer = TorchTrainer.of(session, ("s", "me"), nn.Linear(1, 2), EXAMPLES)
+    models = {str(at): PeerModel(count, count, ONE) for at, count in enumerate(counts)}
+    return mixer.row(Own(OWN, own, own, trainer), models)
+
+
 def test_a_mix_is_the_weighted_mean() -> None:
-    assert mix(OWN, [ONE, TWO], (0.5, 0.25, 0.25)).tolist() == [1.5, 4.0]
+    assert weighted_mean(OWN, [ONE, TWO], (0.5, 0.25, 0.25)).tolist() == [1.5, 4.0]
 
 
 def test_a_stack_of_vectors_mixes_like_a_list() -> None:
     stack = list(torch.stack([ONE, TWO]))
-    assert torch.equal(mix(OWN, stack, (0.2, 0.3, 0.5)), mix(OWN, [ONE, TWO], (0.2, 0.3, 0.5)))
+    assert torch.equal(
+        weighted_mean(OWN, stack, (0.2, 0.3, 0.5)), weighted_mean(OWN, [ONE, TWO], (0.2, 0.3, 0.5))
+    )
 
 
 def test_mixing_changes_nobody() -> None:
     before = [OWN.clone(), ONE.clone()]
-    mix(OWN, [ONE], (0.5, 0.5))
+    weighted_mean(OWN, [ONE], (0.5, 0.5))
     assert torch.equal(OWN, before[0])
     assert torch.equal(ONE, before[1])
 
 
 def test_a_vector_with_no_weight_has_no_say_whatever_is_in_it() -> None:
     bad = torch.tensor([float("nan"), float("inf")])
-    assert mix(OWN, [bad, ONE], (0.5, 0.0, 0.5)).tolist() == [1.0, 2.0]
+    assert weighted_mean(OWN, [bad, ONE], (0.5, 0.0, 0.5)).tolist() == [1.0, 2.0]
 
 
 def test_a_row_of_another_length_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        mix(OWN, [ONE, TWO], (0.5, 0.5))
+        weighted_mean(OWN, [ONE, TWO], (0.5, 0.5))
 
 
 def test_every_rule_a_session_may_name_is_there() -> None:
-    for name in ("uniform", "samples", "none", "age"):
-        assert Mixing(rule=name).rule in FIXED
-    assert set(FIXED) == {"uniform", "samples", "none", "age"}
+    fixed = [name for name in MIXERS.names() if issubclass(MIXERS.find(name), FixedRow)]
+    assert fixed == list(FIXED)
 
 
 @pytest.mark.parametrize("rule", FIXED)
 def test_alone_i_keep_what_i_have(rule: str) -> None:
-    assert torch.equal(mix(OWN, [], fixed_row(rule, 7, [])), OWN)
+    assert torch.equal(weighted_mean(OWN, [], fixed_row(rule, 7, [])), OWN)
 
 
 def test_rules_on_numbers_one_can_check_by_hand() -> None:
@@ -61,12 +83,12 @@ def test_rules_on_numbers_one_can_check_by_hand() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(sorted(FIXED)), vectors, counts)
+@given(st.sampled_from(FIXED), vectors, counts)
 def test_every_rule_stays_within_what_was_offered(
     rule: str, offered: list[Tensor], samples: list[int]
 ) -> None:
     own, *received = offered
-    mixed = mix(own, received, fixed_row(rule, samples[0], samples[1 : len(offered)]))
+    mixed = weighted_mean(own, received, fixed_row(rule, samples[0], samples[1 : len(offered)]))
     stack = torch.stack(offered)
     slack = 1e-5 * (1 + stack.abs().max())
     assert (mixed >= stack.min(0).values - slack).all()
@@ -74,13 +96,13 @@ def test_every_rule_stays_within_what_was_offered(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(sorted(FIXED)), vectors, counts)
+@given(st.sampled_from(FIXED), vectors, counts)
 def test_the_order_in_which_models_arrive_does_not_matter(
     rule: str, offered: list[Tensor], samples: list[int]
 ) -> None:
     own, received, said = offered[0], offered[1:], samples[1 : len(offered)]
-    forward = mix(own, received, fixed_row(rule, samples[0], said))
-    backward = mix(own, received[::-1], fixed_row(rule, samples[0], said[::-1]))
+    forward = weighted_mean(own, received, fixed_row(rule, samples[0], said))
+    backward = weighted_mean(own, received[::-1], fixed_row(rule, samples[0], said[::-1]))
     assert torch.allclose(forward, backward, rtol=1e-4, atol=1e-2)
 
 

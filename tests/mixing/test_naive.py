@@ -1,19 +1,20 @@
 import pytest
 import torch
+from support.objectives import objective
 from torch import Tensor, nn
 
 from p2pl.data.examples import Examples
-from p2pl.learning.learner import Learner, Model
+from p2pl.learner import Learner
 from p2pl.learning.sample import Sample
 from p2pl.mixing import naive
+from p2pl.mixing.base import PeerModel
 from p2pl.mixing.naive import ME, learn
-from p2pl.mixing.trust.row import Trust
 from p2pl.protocol.session import Exchange, Mixing, Session, Task, Training
 from p2pl.protocol.session import Model as ModelSpec
 
 X = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
-MINE = Sample(nn.Linear(2, 2, bias=False), Examples(X, Y), naive.EXAMPLES)
+MINE = Sample(objective(nn.Linear(2, 2, bias=False), 2), Examples(X, Y), naive.EXAMPLES)
 GOOD = torch.tensor([-2.0, 0.0, 2.0, 0.0])
 BETTER, WORSE = 2 * GOOD, 0.5 * GOOD
 
@@ -75,10 +76,10 @@ def test_a_learner_remembers_the_numbers_between_rounds() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
     learner = Learner.of(session, ("s", "me"), model, Examples(X, Y), None)
     own = torch.tensor([0.0, 0.0, -2.0, 0.0, 2.0, 0.0])
-    received = {"a": Model(1, 9, 2 * own), "b": Model(1, 9, -own)}
-    first = learner.mix(own, received, 1, Trust())
-    second = learner.mix(own, received, 2, first.trust)
+    received = {"a": PeerModel(1, 9, 2 * own), "b": PeerModel(1, 9, -own)}
+    first = learner.mix(own, received, 1)
+    second = learner.mix(own, received, 2, first.memory)
     assert second.row["b"] < first.row["b"] < 0.1
     assert second.row["a"] > first.row["a"] > 0.4
     assert second.rejected == {}
-    assert learner.notes(second.trust) == b""
+    assert learner.notes(second.memory) == b""

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from support.objectives import objective
 from torch import Tensor, nn
 
 from p2pl.data.examples import Examples
@@ -9,7 +10,7 @@ from p2pl.mixing.personal import EXAMPLES, choose
 X = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] + 0.5 * X[:, 1] > 0).long()
 MODEL = nn.Linear(2, 2, bias=False)
-MINE = Sample(MODEL, Examples(X, Y), EXAMPLES)
+MINE = Sample(objective(MODEL, 2), Examples(X, Y), EXAMPLES)
 ALONG_X = torch.tensor([-3.0, 0.0, 3.0, 0.0])  # sees the first input
 ALONG_Y = torch.tensor([0.0, -3.0, 0.0, 3.0])  # sees the second
 LIAR = -3 * ALONG_X

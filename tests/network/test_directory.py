@@ -15,7 +15,7 @@ from support.processes import Swarm
 
 from p2pl.errors import RunDirError, TrackerError
 from p2pl.network import directory as module
-from p2pl.network.directory import Announcer, Directory
+from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN
 from p2pl.protocol import announce as messages
@@ -102,9 +102,11 @@ class FakeTracker:
         self.server.close()
 
 
-def directory(*tiers: list[str], clock: Clock | None = None, **options: Any) -> Directory:  # noqa: ANN401
+def directory(*tiers: list[str], clock: Clock | None = None, **options: Any) -> TrackerDirectory:  # noqa: ANN401
     clock = clock or Clock()
-    return Directory(tiers, ANNOUNCER, now=clock, wall=clock, rng=random.Random(1), **options)
+    return TrackerDirectory(
+        tiers, ANNOUNCER, now=clock, wall=clock, rng=random.Random(1), **options
+    )
 
 
 @pytest.fixture
@@ -232,7 +234,7 @@ async def test_within_a_tier_the_order_is_shuffled_and_success_moves_to_the_fron
         tracker.heard.clear()
         clock = Clock()
         urls = [[tracker.url, other.url]]
-        async with Directory(
+        async with TrackerDirectory(
             urls, ANNOUNCER, now=clock, wall=clock, rng=random.Random(seed)
         ) as peer:
             await peer.announce(numwant=0)
@@ -452,7 +454,9 @@ async def test_peers_met_by_other_means_are_kept(tracker: FakeTracker) -> None:
 async def test_a_swarm_survives_the_real_tracker_s_restart(tmp_path: Path) -> None:
     swarm = Swarm(tmp_path)
     peers = [
-        Directory([[swarm.url]], Announcer(SESSION, Identity.generate(), CURVE_KEY, 9_000 + number))
+        TrackerDirectory(
+            [[swarm.url]], Announcer(SESSION, Identity.generate(), CURVE_KEY, 9_000 + number)
+        )
         for number in range(3)
     ]
     try:
@@ -475,7 +479,7 @@ async def test_a_swarm_survives_the_real_tracker_s_restart(tmp_path: Path) -> No
         swarm.end()
 
 
-async def _until_answered(peer: Directory) -> Any:  # noqa: ANN401
+async def _until_answered(peer: TrackerDirectory) -> Any:  # noqa: ANN401
     async with asyncio.timeout(10):
         while True:
             try:

@@ -1,34 +1,32 @@
 """A private run: what it agrees to, what it writes down, and what it refuses to go on with."""
 
 import asyncio
-import io
 import json
 import shutil
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import msgspec
 import pytest
-import torch
 from dp_accounting.rdp import RdpAccountant
-from rich.console import Console
+from support.joins import run_with
 from support.private import composed, examples
 from support.private import session as small_session
 
 from p2pl.data.load import Data
 from p2pl.errors import BudgetSpent, InputError, P2PLError, PrivacyError, RunDirError
-from p2pl.exchange.join import Options, join
 from p2pl.learning import checkpoint, models
-from p2pl.learning.learner import Learner
+from p2pl.learning.torch_trainer import TorchTrainer
+from p2pl.mixing.base import MIXERS
 from p2pl.network.keys import Identity
 from p2pl.privacy.accountant import Account, Charge
-from p2pl.privacy.ledger import ACCOUNTS_FILE, Accounts, load_accounts, save_accounts
+from p2pl.privacy.ledger import ACCOUNTS_FILE, PURPOSE, Accounts, load_accounts, save_accounts
 from p2pl.privacy.opening import Book, made_private
-from p2pl.privacy.policy import PRIVATE_RULES, Wanted, check_session, wanted
+from p2pl.privacy.policy import Wanted, check_session, wanted
+from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.protocol.session import Mixing, Privacy, Session, SessionFile
 from p2pl.run.log import Summary, read_run
 from p2pl.run.state import STATE_FILE
-from p2pl.terminal import Header, PlainView
 
 KEY = bytes(32)
 SESSION = "ab" * 32
@@ -48,19 +46,8 @@ def run(
 ) -> Summary:
     """Returns the summary of a run alone, with `count` examples."""
     directory.mkdir(exist_ok=True)
-    options = Options(
-        torrent=directory / "small.torrent",
-        run_dir=directory,
-        identity=directory / "identity.pem",
-        device=torch.device("cpu"),
-        alone=True,
-        privacy=privacy,
-        **more,  # type: ignore[arg-type]
-    )
     data = Data(train=examples(count), test=None, labels=())
-    header = Header(name="small", session_id=file.id, peer_id="", rounds=3)
-    view = PlainView(header, Console(file=io.StringIO()))
-    return asyncio.run(join(file, options, data, lambda _: view))
+    return asyncio.run(run_with(file, directory, data, None, alone=True, privacy=privacy, **more))
 
 
 def accounts(directory: Path) -> Account:
@@ -69,10 +56,10 @@ def accounts(directory: Path) -> Account:
     return msgspec.convert(told, Account)
 
 
-def learner(file: SessionFile, count: int = 100) -> Learner:
-    """Returns the learner of a peer with `count` examples."""
+def trainer(file: SessionFile, count: int = 100) -> TorchTrainer:
+    """Returns the trainer of a peer with `count` examples."""
     model = models.build(file.session)
-    return Learner.of(file.session, (file.id, "cd" * 32), model, examples(count), None)
+    return TorchTrainer.of(file.session, (file.id, "cd" * 32), model, examples(count))
 
 
 # --- whole runs ----------------------------------------------------------------------------------
@@ -147,10 +134,10 @@ def test_a_budget_that_crashes_used_up_before_round_1_is_an_error_of_its_own(
 ) -> None:
     file = session_file()
     identity = Identity.load_or_create(tmp_path / "identity.pem")
-    book = Book.of(tmp_path, file.id, identity)
-    private = made_private(learner(file), Wanted(2.0), 3, book, None).private
-    assert private is not None
-    while private.accountant.charge(0.2, 5):  # rounds that were begun and killed
+    book = Book(tmp_path, file.id, identity.secret_for(PURPOSE))
+    made = made_private(file.session, trainer(file), Wanted(2.0), 3, book, None)
+    assert isinstance(made, PrivateTrainer)
+    while made.private.accountant.charge(0.2, 5):  # rounds that were begun and killed
         pass
     with pytest.raises(BudgetSpent, match="nothing is left for the first round") as caught:
         run(tmp_path, file, Wanted(2.0))
@@ -246,13 +233,13 @@ def test_a_peer_may_be_stricter_than_the_session(tmp_path: Path) -> None:
     assert accounts(tmp_path).delta == 1e-6  # the session's, where the person chose none
 
 
-def test_every_mixing_rule_is_known_to_be_private_or_refused() -> None:
-    rules = get_args(get_type_hints(Mixing)["rule"])
-    # These two compare losses on my examples, without noise and unaccounted for.
-    assert set(rules) - set(PRIVATE_RULES) == {"ubar", "degroot-naive"}
-    for rule in rules:
+def test_every_mixing_rule_says_that_it_keeps_privacy_or_is_refused() -> None:
+    keeping = {name for name in MIXERS.names() if MIXERS.find(name).keeps_privacy}
+    # These two compare losses on the peer's examples, without noise and unaccounted for.
+    assert set(MIXERS.names()) - keeping == {"ubar", "degroot-naive"}
+    for rule in MIXERS.names():
         asking = session_file(mixing=Mixing(rule=rule)).session
-        if rule in PRIVATE_RULES:
+        if rule in keeping:
             check_session(asking, Wanted(1.0))
         else:
             with pytest.raises(PrivacyError, match=f"mixing.rule.*{rule}"):
@@ -272,11 +259,12 @@ def test_a_private_peer_says_a_public_number_in_the_place_of_its_sample_count(
 ) -> None:
     file = session_file()
     for count in (90, 300):
-        plain = learner(file, count)
+        plain = trainer(file, count)
         book = Book(tmp_path / str(count), SESSION, KEY)
         book.directory.mkdir()
         assert plain.samples == len(plain.own)
-        assert made_private(plain, Wanted(2.0), 3, book, None).samples == 16
+        made = made_private(file.session, plain, Wanted(2.0), 3, book, None)
+        assert made.samples == 16
 
 
 # --- the file ------------------------------------------------------------------------------------

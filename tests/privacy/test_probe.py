@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.objectives import objective
 from support.private import account, examples, session
 from torch import Tensor, nn
 
@@ -26,7 +27,11 @@ def trained(count: int = 400) -> tuple[nn.Module, Tensor, Examples]:
     means = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     data = Examples(data.x + means[data.y], data.y)
     order = torch.Generator().manual_seed(0)
-    return model, train(model, Start(flatten(model)), data, wanted.training, order).vector, data
+    return (
+        model,
+        train(objective(model), Start(flatten(model)), data, wanted.training, order).vector,
+        data,
+    )
 
 
 def paying(questions: int = 50, epsilon: float = 3.0) -> Accountant:

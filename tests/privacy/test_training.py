@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.objectives import objective
 from support.private import account, examples, session
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -183,7 +184,7 @@ def test_without_noise_and_clipping_it_is_ordinary_training(name: str, optimizer
     wanted = session(name, batch_size=40, local_epochs=3, optimizer=optimizer, learning_rate=0.05)
     model, data = models.build(wanted), examples(40)
     start = Start(flatten(model))
-    plain = train(model, start, data, wanted.training, seeded("s", "p", 1, "batches"))
+    plain = train(objective(model), start, data, wanted.training, seeded("s", "p", 1, "batches"))
     training = PrivateTraining(Accountant(account(40, 40, 3)), clip=1e6, gaussian=silence)
     private = training.train(model, start, data, wanted.training)
     assert torch.allclose(private.vector, plain.vector, atol=1e-4)

@@ -212,7 +212,7 @@ def test_random_bytes_are_refused_in_words(data: bytes) -> None:
         ('rule = "uniform"', 'rule = "age"', "with mixing.rule age"),
         ("rounds = 20", "rounds = 20\npolish_rounds = 20", "exchange.polish_rounds: got 20"),
         ("momentum = 0.9", "quasi_global = true", "a momentum above 0"),
-        ('rule = "uniform"', 'rule = "magic"', "mixing.rule: got 'magic'"),
+        ('rule = "uniform"', 'rule = "no rule"', "mixing.rule: got 'no rule'"),
         ('name = "two-peers"', 'name = "a/b"', "name: got 'a/b'"),
         ("https://example.org", "ftp://example.org", "url-list"),
         ("[32, 16]", "[0.5]", "model.arguments"),

@@ -33,7 +33,7 @@ MARKER = Marker(session_id="5" * 64, peer_id=ALICE, name="digits")
 WRITER = """
 import sys
 from pathlib import Path
-from p2pl.network.runlog import Marker, RoundEntry, RunLog
+from p2pl.run.log import Marker, RoundEntry, RunLog
 log = RunLog(Path(sys.argv[1]), Marker(session_id="5" * 64, peer_id="a" * 64, name="digits"))
 print("open", flush=True)
 for number in sys.stdin:
@@ -384,7 +384,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from p2pl.errors import RunDirError
-from p2pl.network.runlog import Marker, RoundEntry, RunLog
+from p2pl.run.log import Marker, RoundEntry, RunLog
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 directory = Path(sys.argv[1])
 with RunLog(directory, Marker(session_id="5", peer_id="a")) as log:

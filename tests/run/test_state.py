@@ -33,7 +33,7 @@ def state() -> PeerState:
 
 def test_a_state_reads_back_as_it_was_saved(tmp_path: Path) -> None:
     save_state(tmp_path, SESSION, state())
-    read = load_state(tmp_path, SESSION, parameters=3)
+    read = load_state(tmp_path, SESSION, parameters=3, memory=Trust)
     assert read is not None
     assert (read.round, read.trust, read.directory) == (5, state().trust, state().directory)
     assert read.memory == state().memory
@@ -45,22 +45,22 @@ def test_a_state_reads_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_who_keeps_no_personal_model_has_none_afterwards(tmp_path: Path) -> None:
     save_state(tmp_path, SESSION, replace(state(), personal=None))
-    read = load_state(tmp_path, SESSION, parameters=3)
+    read = load_state(tmp_path, SESSION, parameters=3, memory=Trust)
     assert read is not None
     assert read.personal is None
     assert set(read.optimizer) == {"0.weight/momentum_buffer"}
 
 
 def test_a_new_run_has_no_state(tmp_path: Path) -> None:
-    assert load_state(tmp_path, SESSION, parameters=3) is None
+    assert load_state(tmp_path, SESSION, parameters=3, memory=Trust) is None
 
 
 def test_a_state_of_another_session_or_model_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path, SESSION, state())
     with pytest.raises(RunDirError, match="another --run-dir"):
-        load_state(tmp_path, "00" * 32, parameters=3)
+        load_state(tmp_path, "00" * 32, parameters=3, memory=Trust)
     with pytest.raises(RunDirError, match=r"\[3\]"):
-        load_state(tmp_path, SESSION, parameters=4)
+        load_state(tmp_path, SESSION, parameters=4, memory=Trust)
 
 
 @pytest.mark.parametrize("cut", [0, 5, 40, -1])
@@ -69,4 +69,4 @@ def test_a_damaged_state_is_refused_in_words(tmp_path: Path, cut: int) -> None:
     path = tmp_path / STATE_FILE
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(RunDirError, match="delete it to start"):
-        load_state(tmp_path, SESSION, parameters=3)
+        load_state(tmp_path, SESSION, parameters=3, memory=Trust)

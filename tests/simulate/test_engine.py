@@ -11,14 +11,17 @@ from torch import nn
 from p2pl.data.examples import Examples, Source
 from p2pl.data.load import Data
 from p2pl.errors import DataError, InputError, TrainingDiverged
-from p2pl.learning import evaluate
+from p2pl.learning import evaluate as evaluating
+from p2pl.learning import torch_trainer as torch_trainers
 from p2pl.learning.batched import stacked
-from p2pl.learning.evaluate import Scores
+from p2pl.learning.objective import Objective
+from p2pl.learning.task import Scores
 from p2pl.learning.train import Start
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session, changed
-from p2pl.simulate.engine import Result, peers_of, run
+from p2pl.simulate.engine import Result, run
 from p2pl.simulate.numbers import numbers
+from p2pl.simulate.peers import peers_of, torch_trainer
 from p2pl.simulate.setup import ENGINES, Setup, draw_cohort
 
 CPU = torch.device("cpu")
@@ -44,8 +47,9 @@ def test_another_seed_changes_start_shards_and_cohorts_but_not_the_rule(data: Da
     assert zero.name == zero.session_id != one.name
     assert zero.seeded_session == zero.session
     first, second = (peers_of(setup, data, CPU)[0] for setup in (zero, one))
-    assert not torch.equal(flatten(first.model), flatten(second.model))
-    assert not torch.equal(first.own.take(torch.arange(9)).x, second.own.take(torch.arange(9)).x)
+    assert not torch.equal(*(flatten(torch_trainer(one).model) for one in (first, second)))
+    shards = [torch_trainer(one).own.take(torch.arange(9)).x for one in (first, second)]
+    assert not torch.equal(*shards)
     drawn = {
         seed: [draw_cohort(replace(zero, seed=seed), me, 1) for me in range(4)] for seed in (0, 1)
     }
@@ -76,8 +80,8 @@ def test_a_cohort_is_drawn_from_the_others_each_at_most_once() -> None:
 def test_a_round_is_the_even_mean_of_what_the_cohort_trained_in_it(data: Data) -> None:
     setup = small_setup(("mixing", "rule", "uniform"), peers=3, rounds=1)
     learners = peers_of(setup, data, CPU)
-    start = Start(flatten(learners[0].model))
-    trained = [one.train(start, 1, lambda done, steps: None).vector for one in learners]
+    start = Start(flatten(torch_trainer(learners[0]).model))
+    trained = [one.fit(start, 1).vector for one in learners]
     expected = torch.stack(trained).mean(0)  # a cohort of 2 is everybody else
     for vector in run(setup, data, CPU).vectors:
         torch.testing.assert_close(vector, expected)
@@ -111,10 +115,10 @@ def test_the_figures_hold_what_the_command_promises(data: Data) -> None:
     assert accuracy["std_over_seeds"] == pytest.approx(abs(means[0] - means[1]) / 2**0.5)
     assert accuracy["worst_peer"] < accuracy["mean"]
     learner = results[0].learners[0]
-    assert figures["bytes_per_peer_round"] == 2 * learner.payload_bytes
+    assert figures["bytes_per_peer_round"] == 2 * learner.codec.payload_bytes
     entry = results[0].rounds[0].entries[0]
-    assert entry.bytes_in == 2 * learner.payload_bytes
-    assert sum(e.bytes_out for e in results[0].rounds[0].entries) == 8 * learner.payload_bytes
+    assert entry.bytes_in == 2 * learner.codec.payload_bytes
+    assert sum(e.bytes_out for e in results[0].rounds[0].entries) == 8 * learner.codec.payload_bytes
     assert len(figures["by_round"]) == 2
 
 
@@ -186,13 +190,13 @@ def test_convolving_peers_who_mixed_the_same_are_scored_once(
     assert data.test is not None
     test, scored = len(data.test), []
 
-    def counting(model: nn.Module, vector: torch.Tensor, examples: Source, classes: int) -> Scores:
+    def counting(objective: Objective, vector: torch.Tensor, examples: Source) -> Scores:
         if len(examples) == test:
             scored.append(vector)
-        return judge(model, vector, examples, classes)
+        return judge(objective, vector, examples)
 
-    judge = evaluate.evaluate
-    monkeypatch.setattr(evaluate, "evaluate", counting)
+    judge = evaluating.evaluate
+    monkeypatch.setattr(torch_trainers, "evaluate", counting)
     small = (("model", "name", "cnn"), ("model", "arguments", {"width": 2, "hidden": 8}))
     alike = small_setup(
         *small, ("mixing", "rule", "uniform"), ("exchange", "cohort", 3), peers=4, rounds=1
@@ -232,9 +236,9 @@ def test_quasi_global_momentum_follows_the_mix(kind: str, data: Data) -> None:
     setup = replace(small_setup(*changes, peers=3, rounds=1), engine=kind)
     training = setup.session.training
     learner = peers_of(setup, data, CPU)[0]
-    start = Start(flatten(learner.model))
+    start = Start(flatten(torch_trainer(learner).model))
     mixed = run(setup, data, CPU).vectors[0]
-    trained = learner.train(start, 1, lambda done, steps: None)
+    trained = learner.fit(start, 1)
     assert not trained.optimizer
     step = training.learning_rate * trained.steps
     expected = (1 - training.momentum) * (start.vector - mixed) / step

@@ -11,6 +11,7 @@ from support.simulations import digits, small_setup
 from p2pl.attacks import kinds as attacks
 from p2pl.errors import InputError, PrivacyError
 from p2pl.privacy.policy import Wanted
+from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.protocol.session import Model, Privacy
 from p2pl.simulate.engine import Result, run
 from p2pl.simulate.numbers import numbers
@@ -40,7 +41,9 @@ def test_every_peer_spends_its_own_budget_and_no_more() -> None:
         assert curve == sorted(curve)  # type: ignore[type-var]
         assert 1.97 < curve[-1] <= 2.0  # type: ignore[operator]
     noises = {
-        one.private.accountant.account.noise_multiplier for one in result.learners if one.private
+        one.trainer.private.accountant.account.noise_multiplier
+        for one in result.learners
+        if isinstance(one.trainer, PrivateTrainer)
     }
     assert len(noises) > 1  # who has less data needs more noise
 

@@ -2,19 +2,22 @@
 
 import io
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import msgspec
 import torch
 from rich.console import Console
 from support.processes import ROOT, Swarm
 
-from p2pl.data.load import Shard, load
+from p2pl.api.trainer import Computing, trainer_for
+from p2pl.data.load import Data, Shard, load
 from p2pl.exchange.join import Options, join
 from p2pl.learning.checkpoint import build
 from p2pl.protocol import session
 from p2pl.protocol.session import SessionFile
 from p2pl.run.log import Summary
-from p2pl.terminal import Header, PlainView
+from p2pl.terminal import Header, PlainView, tell
 
 SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
 
@@ -46,12 +49,22 @@ async def run(
     run_dir = swarm.folder / name
     run_dir.mkdir(exist_ok=True)
     data = load("digits", file.session.task, shard=Shard(int(name[-1]), 3, "iid"))
+    return await run_with(file, run_dir, data, view, **options)
+
+
+async def run_with(
+    file: SessionFile, run_dir: Path, data: Data, view: PlainView | None = None, **options: object
+) -> Summary:
+    """Returns the summary of one peer's run with these data."""
+    precision = str(options.pop("precision", "float32"))
     chosen = Options(
-        torrent=swarm.folder / "digits.torrent",
         run_dir=run_dir,
         identity=run_dir / "identity.pem",
-        device=torch.device("cpu"),
+        beside=run_dir.parent,
         listen="127.0.0.1:0",
     )
     chosen = replace(chosen, **options)  # type: ignore[arg-type]
-    return await join(file, chosen, data, lambda _: view or Watching())
+    computing = Computing(torch.device("cpu"), precision, attack=chosen.attack)
+    trainer = trainer_for(file, None, data, computing)
+    shown = partial(tell, view or Watching())
+    return await join(file, chosen, trainer, [shown], on_signals=True)

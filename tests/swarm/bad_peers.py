@@ -22,7 +22,7 @@ import zmq.asyncio
 from xxhash import xxh3_128
 
 from p2pl.errors import FrameError, TrackerError
-from p2pl.network.directory import Announcer, Directory
+from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.protocol import session
 from p2pl.protocol.frame import Chunk, Offer, Pull, decode_ask, encode, issue_card
@@ -104,7 +104,7 @@ async def join(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     serving = asyncio.create_task(server.serve())
-    async with Directory([options.tracker], me) as directory:
+    async with TrackerDirectory([options.tracker], me) as directory:
         print(f"{options.kind} peer {server.identity.peer_id}", flush=True)  # noqa: T201  # a script
         while not stopping.is_set():
             with contextlib.suppress(TrackerError):

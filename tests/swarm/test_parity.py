@@ -52,7 +52,7 @@ def test_a_swarm_in_lockstep_and_a_simulation_give_the_same_parameters(
             assert entry["trust"] == pytest.approx(dict(one.entries[number].trust), abs=1e-5)
         learner = simulated.learners[number]
         ours = load_file(peer.run_dir / "model.safetensors")
-        theirs = learner.layout.unflatten(simulated.vectors[number])
+        theirs = learner.trainer.layout.unflatten(simulated.vectors[number])
         assert ours.keys() == theirs.keys()
         for name, tensor in ours.items():
             torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5)

@@ -15,10 +15,9 @@ from p2pl.attacks import kinds as attacks
 from p2pl.attacks.kinds import SAMPLE_EXAMPLES, Attack, Probing, Seen
 from p2pl.data.examples import Source
 from p2pl.errors import InputError, wrong
-from p2pl.learning.learner import Learner, Model
-from p2pl.learning.sample import Sample
+from p2pl.learner import Learner
+from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust import opinions
-from p2pl.mixing.trust.row import Trust
 from p2pl.seeds import seeded
 
 NEEDS_A_SIMULATION = ("sybil", "absent")  # an identity for each round; nobody at all
@@ -73,7 +72,7 @@ class Attacker:
     first: Tensor | None = None  # [P], what it published first
     middle: Tensor | None = None  # [P], the mean of what it pulled for its last lie
 
-    def lie(self, index: int, own: Tensor, pulled: Mapping[str, Model]) -> Tensor:
+    def lie(self, index: int, own: Tensor, pulled: Mapping[str, PeerModel]) -> Tensor:
         """Returns what to serve in the place of `own`, [P].
 
         Args:
@@ -100,21 +99,23 @@ class Attacker:
         generator = seeded(learner.session_id, learner.peer_id, index, "attack")
         return attacks.craft(self.attack, seen, generator)
 
-    def gossip(self, notes: bytes, pulled: Mapping[str, Model]) -> bytes:
+    def gossip(self, notes: bytes, pulled: Mapping[str, PeerModel]) -> bytes:
         """Returns what to say of the others in the place of `notes`: it does not know the bad."""
         if not attacks.lies_about_others(self.attack):
             return notes
         return opinions.encode(dict.fromkeys(sorted(pulled), attacks.DEFAMED))
 
-    def _probing(self, index: int, own: Tensor, pulled: Mapping[str, Model]) -> Probing | None:
+    def _probing(self, index: int, own: Tensor, pulled: Mapping[str, PeerModel]) -> Probing | None:
         """Returns its own rule and data, to be asked in the place of a victim's."""
         if self.attack.served.kind != "adaptive":
             return None
         learner = self.learner
 
         def reply(vector: Tensor) -> Tensor:
-            models = {**pulled, ACCOMPLICE: Model(index, learner.samples, vector)}
-            return learner.mix(own, models, index, Trust()).vector
+            models = {**pulled, ACCOMPLICE: PeerModel(index, learner.samples, vector)}
+            return learner.mix(own, models, index).vector
 
-        sample = Sample(learner.model, learner.own, SAMPLE_EXAMPLES)
+        sample = learner.trainer.sample("train", SAMPLE_EXAMPLES)
+        if sample is None:
+            return None
         return Probing(reply, sample.loss, sample.gradient)

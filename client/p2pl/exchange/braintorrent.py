@@ -12,30 +12,19 @@ tracker introduces them, and everybody begins whenever it has fine-tuned.
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated
 
 import msgspec
-from torch import Tensor
 
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
+from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet
 from p2pl.exchange.linger import linger
-from p2pl.exchange.node import (
-    Held,
-    Meter,
-    Outcome,
-    Peer,
-    Pulls,
-    announce,
-    fetch,
-    publish,
-    remember,
-    save,
-    stepper,
-)
-from p2pl.learning.learner import Mixed, Model
-from p2pl.learning.train import Start
+from p2pl.exchange.node import Held, Node
+from p2pl.exchange.round import save
+from p2pl.exchange.swap import Pulls, announce, fetch, publish
+from p2pl.learning.train import Trained
+from p2pl.mixing.base import PeerModel
 from p2pl.network.known import MAX_KNOWN
 from p2pl.protocol.announce import MAX_NUMWANT, PeerAddress
 from p2pl.protocol.frame import Newest
@@ -71,7 +60,7 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         used = self.used.get(peer_id, 0)
         return version not in (used, used - 1)
 
-    def after(self, models: Mapping[str, Model]) -> "Ledger":
+    def after(self, models: Mapping[str, PeerModel]) -> "Ledger":
         """Returns the ledger once these models have been merged."""
         used = {peer_id: was for peer_id, was in self.used.items() if peer_id not in models}
         used |= {peer_id: model.round for peer_id, model in models.items()}
@@ -92,101 +81,84 @@ class News:
     silent: Mapping[str, str]  # peer id -> why there is no answer
 
 
-async def run(peer: Peer, state: PeerState) -> PeerState:
-    """Returns the peer's state once it has fine-tuned as often as the session says, and left.
+@EXCHANGES.builtin("braintorrent")
+class BrainTorrent(Exchange):
+    """Everybody is asked for its version, and those that moved send their weights."""
 
-    Raises:
-        TrackerError: no tracker answered at the start, and no peer is known.
-        RunDirError: the saved state is of another kind of exchange.
+    async def enter(self, node: Node, state: PeerState) -> PeerState:
+        """Returns the state once enough peers are there."""
+        await enter(node, state)
+        return state
+
+    async def collect(self, node: Node, state: PeerState, trained: Trained) -> Collected:
+        """Serves what was trained, and returns the models of those that have moved since."""
+        index = state.round + 1  # the peer's own entry of the version vector
+        await publish(node, index, trained.vector, node.learner.notes(state.trust))
+        ledger = Ledger.of(state)
+        pulls = await fetch_moved(node, await wait_for_news(node, ledger))
+        return Collected(
+            pulls,
+            of_this_round(pulls, index),
+            age=index,
+            reached=index,
+            memory=lambda mixed: ledger.after(pulls.models).memory(),
+        )
+
+    async def finish(self, node: Node, state: PeerState) -> PeerState:
+        """Returns the state once the others are done, with what they have made meanwhile."""
+        return await linger(node, state, merge_news)
+
+
+def of_this_round(pulls: Pulls, index: int) -> dict[str, PeerModel]:
+    """Returns the models as if of round `index`.
+
+    Versions count each peer's own fine-tunes and are no clock, so none is older than another.
     """
-    await enter(peer, state)
-    while state.round < peer.rounds:
-        state = await run_round(peer, state)
-    return await linger(peer, state, merge_news)
+    return {who: replace(model, round=index) for who, model in pulls.models.items()}
 
 
-async def run_round(peer: Peer, state: PeerState) -> PeerState:
-    """Returns the peer's state after one round: fine-tune, ask, fetch what moved, merge."""
-    index = state.round + 1  # my own entry of the version vector
-    meter = Meter.read(peer)
-    start = Start(state.weights, state.optimizer)
-    on_step = stepper(peer.view, index, peer.stopping)
-    trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
-    await publish(peer, index, trained.vector, peer.learner.notes(state.trust))
-    ledger = Ledger.of(state)
-    news = await wait_for_news(peer, ledger)
-    pulls = await fetch_moved(peer, news)
-    mixed = await peer.worker(partial(merge, peer, state, trained.vector, pulls))
-    scored = await peer.worker(partial(peer.learner.score, trained.vector, mixed.vector))
-    after = PeerState(
-        round=index,
-        weights=mixed.vector,
-        optimizer=peer.learner.follow(start, trained, mixed.vector, index),
-        trust=mixed.trust,
-        memory=ledger.after(pulls.models).memory(),
-    )
-    await remember(peer, after, Outcome(index, trained, pulls, mixed, scored), meter)
-    return after
-
-
-def merge(peer: Peer, state: PeerState, own: Tensor, pulls: Pulls) -> Mixed:
-    """Returns my model merged with those fetched, by the session's rule.
-
-    Args:
-        peer: me.
-        state: after my last round.
-        own: what I have made of it since, [P].
-        pulls: what was fetched.
-    """
-    index = state.round + 1
-    # Versions count each peer's own fine-tunes and are no clock, so none is older than mine.
-    models = {who: replace(model, round=index) for who, model in pulls.models.items()}
-    start = None if own is state.weights else state.weights  # where my fine-tune began, if any
-    return peer.learner.mix(own, models, index, state.trust, start=start)
-
-
-async def enter(peer: Peer, state: PeerState) -> None:
+async def enter(node: Node, state: PeerState) -> None:
     """Returns when enough peers are there, or when it shows that the others have begun.
 
     Raises:
         TrackerError: no tracker answered, and no peer is known.
     """
-    exchange = peer.file.session.exchange
-    begun_s = peer.clock()
-    await publish(peer, state.round, state.weights)
+    exchange = node.session.exchange
+    begun_s = node.clock()
+    await publish(node, state.round, state.weights)
     while True:
-        await meet(peer, begun_s + TRACKER_PATIENCE_S)
-        there = peer.answer.alive if peer.answer else 0
-        late = peer.clock() - begun_s > exchange.start_deadline_s
+        await meet(node, begun_s + TRACKER_PATIENCE_S)
+        there = node.answer.alive if node.answer else 0
+        late = node.clock() - begun_s > exchange.start_deadline_s
         if state.round or late or there >= exchange.min_peers:
             return
-        if (await ask_everybody(peer, await find_everybody(peer), Ledger())).begun:
+        if (await ask_everybody(node, await find_everybody(node), Ledger())).begun:
             return
-        peer.view.message(f"waiting for peers: {there} of {exchange.min_peers}")
+        node.events.said(f"waiting for peers: {there} of {exchange.min_peers}")
         await asyncio.sleep(POLL_S)
 
 
-async def find_everybody(peer: Peer) -> list[PeerAddress]:
+async def find_everybody(node: Node) -> list[PeerAddress]:
     """Returns all peers that the tracker or I know; empty, and said so, where there are none."""
     try:
-        return await announce(peer, "update", MAX_NUMWANT)
+        return await announce(node, "update", MAX_NUMWANT)
     except TrackerError as fault:
-        peer.view.message(f"alone for now: {fault}")
+        node.events.said(f"alone for now: {fault}")
         return []
 
 
 async def ask_everybody(
-    peer: Peer, everybody: list[PeerAddress], ledger: Ledger, *, blame: bool = True
+    node: Node, everybody: list[PeerAddress], ledger: Ledger, *, blame: bool = True
 ) -> News:
     """Returns which version each peer says it has; who cannot be reached is skipped.
 
     Args:
-        peer: me.
+        node: the peer.
         everybody: whom to ask.
         ledger: what I have used.
         blame: whether those who cannot be reached rest for a while, and count as missing.
     """
-    answers = await asyncio.gather(*(_ask(peer, address, blame) for address in everybody))
+    answers = await asyncio.gather(*(_ask(node, address, blame) for address in everybody))
     said = list(zip(everybody, answers, strict=True))
     versions = [(address, it.round) for address, it in said if isinstance(it, Newest)]
     return News(
@@ -197,69 +169,70 @@ async def ask_everybody(
     )
 
 
-async def _ask(peer: Peer, address: PeerAddress, blame: bool) -> Newest | str:
-    deadline_s = min(PING_DEADLINE_S, peer.file.session.exchange.pull_deadline_s)
+async def _ask(node: Node, address: PeerAddress, blame: bool) -> Newest | str:
+    deadline_s = min(PING_DEADLINE_S, node.session.exchange.pull_deadline_s)
     try:
-        newest = await peer.wire.ping(address, deadline_s=deadline_s)
+        newest = await node.transport.ping(address, deadline_s=deadline_s)
     except PullError as fault:
         if blame:
-            peer.directory.known.blame(address.id)
+            node.directory.known.blame(address.id)
         return str(fault)
     except FrameError as fault:
         return str(fault)
-    peer.directory.known.learn(address)
+    node.directory.known.learn(address)
     return newest
 
 
-async def wait_for_news(peer: Peer, ledger: Ledger) -> News:
+async def wait_for_news(node: Node, ledger: Ledger) -> News:
     """Returns the news as soon as anybody has moved, or after a while without any.
 
     Fine-tuning again on what is merged already only leads away from the others.
     """
-    begun_s = found_s = peer.clock()
-    everybody = await find_everybody(peer)
+    begun_s = found_s = node.clock()
+    everybody = await find_everybody(node)
     silent: dict[str, str] = {}
     while True:
-        news = await ask_everybody(peer, everybody, ledger)
+        news = await ask_everybody(node, everybody, ledger)
         silent |= news.silent
-        late = peer.clock() - begun_s > peer.file.session.exchange.wait_s
-        last = peer.answer is not None and peer.answer.training <= 1  # the others only listen
+        late = node.clock() - begun_s > node.session.exchange.wait_s
+        last = node.answer is not None and node.answer.training <= 1  # the others only listen
         if news.moved or not news.here or late or last:
             return replace(news, silent=silent)
         await asyncio.sleep(NEWS_POLL_S)
         everybody = list(news.here)
-        if peer.clock() - found_s > POLL_S:
-            found_s, everybody = peer.clock(), await find_everybody(peer)
+        if node.clock() - found_s > POLL_S:
+            found_s, everybody = node.clock(), await find_everybody(node)
 
 
-async def fetch_moved(peer: Peer, news: News) -> Pulls:
+async def fetch_moved(node: Node, news: News) -> Pulls:
     """Returns the models of exactly those peers that moved, and why others gave none."""
-    answers = await asyncio.gather(*(fetch(peer, address) for address in news.moved))
+    answers = await asyncio.gather(*(fetch(node, address) for address in news.moved))
     fetched = {address.id: it for address, it in zip(news.moved, answers, strict=True)}
-    peer.held = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, Held)}
-    models = {peer_id: held.model for peer_id, held in peer.held.items()}
+    node.held = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, Held)}
+    models = {peer_id: held.model for peer_id, held in node.held.items()}
     failed = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, str)}
     asked = (*(address.id for address in news.here), *news.silent)
     return Pulls(asked, models, {**news.silent, **failed})
 
 
-async def merge_news(peer: Peer, state: PeerState) -> PeerState:
+async def merge_news(node: Node, state: PeerState) -> PeerState:
     """Returns the state after one more merge without a fine-tune; the same where nobody moved."""
     ledger = Ledger.of(state)
     # Who is done leaves, and is not missing for that.
-    others = peer.directory.known.sample(MAX_NUMWANT)
-    news = await ask_everybody(peer, others, ledger, blame=False)
-    pulls = await fetch_moved(peer, news)
+    others = node.directory.known.sample(MAX_NUMWANT)
+    news = await ask_everybody(node, others, ledger, blame=False)
+    pulls = await fetch_moved(node, news)
     if not pulls.models:
         return state
-    mixed = await peer.worker(partial(merge, peer, state, state.weights, pulls))
+    index = state.round + 1
+    mixed = await node.mix(state, state.weights, of_this_round(pulls, index), index)
     after = replace(
         state,
         weights=mixed.vector,
-        trust=mixed.trust,
+        trust=mixed.memory,
         memory=ledger.after(pulls.models).memory(),
     )
-    await save(peer, after)
+    await save(node, after)
     for peer_id, model in pulls.models.items():
-        peer.view.message(f"merged version {model.round} of {peer_id[:8]}")
+        node.events.said(f"merged version {model.round} of {peer_id[:8]}")
     return after

@@ -48,12 +48,12 @@ def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
     return payload
 
 
-async def find(file: SessionFile, beside: Path, fetch_from_peers: Fetch) -> bytes:
+async def find(file: SessionFile, beside: Path | None, fetch_from_peers: Fetch) -> bytes:
     """Returns the verified bytes of the initial checkpoint, from the first source that has it.
 
     Args:
         file: the session file.
-        beside: where the checkpoint would lie next to the session file.
+        beside: where the checkpoint would lie next to the session file; None: nowhere.
         fetch_from_peers: asks the swarm; its answer is verified like any other.
 
     Raises:
@@ -86,11 +86,13 @@ async def find(file: SessionFile, beside: Path, fetch_from_peers: Fetch) -> byte
 
 
 async def _sources(
-    file: SessionFile, beside: Path, fetch_from_peers: Fetch
+    file: SessionFile, beside: Path | None, fetch_from_peers: Fetch
 ) -> AsyncIterator[tuple[str, bytes | Exception]]:
     """Yields each source's name and what it has, cheapest first."""
-    if (found := await asyncio.to_thread(_read, beside, file.checkpoint.size + 1)) is not None:
-        yield str(beside), found
+    if beside is not None:
+        found = await asyncio.to_thread(_read, beside, file.checkpoint.size + 1)
+        if found is not None:
+            yield str(beside), found
     yield "the session's seed", build(file.session)[0]
     for url in file.url_list:
         try:

@@ -13,20 +13,12 @@ from statistics import median_low
 import torch
 
 from p2pl.errors import TrackerError
-from p2pl.exchange.node import (
-    Meter,
-    Outcome,
-    Peer,
-    Pulls,
-    announce,
-    publish,
-    pull_all,
-    remember,
-    save,
-    stepper,
-)
-from p2pl.learning.learner import Model
-from p2pl.learning.train import Start
+from p2pl.exchange.base import EXCHANGES, Collected, Exchange
+from p2pl.exchange.node import Node
+from p2pl.exchange.round import save
+from p2pl.exchange.swap import Pulls, announce, publish, pull_all
+from p2pl.learning.train import Trained
+from p2pl.mixing.base import PeerModel
 from p2pl.protocol.announce import PeerAddress
 from p2pl.run.state import PeerState
 
@@ -39,60 +31,38 @@ POLL_S = 1.0  # between two looks at the swarm while waiting for others
 SEEDING_QUIET_S = 20.0
 
 
-async def run(peer: Peer, state: PeerState) -> PeerState:
-    """Returns the peer's state after the session's last round.
+@EXCHANGES.builtin("cohort")
+class Cohort(Exchange):
+    """A random few of the swarm in each round, named by the tracker."""
 
-    Raises:
-        TrackerError: no tracker answered at the start, and no peer is known.
-    """
-    state = await enter(peer, state)
-    while state.round < peer.rounds:
-        state = await run_round(peer, state)
-    await seed(peer, state)
-    return state
+    async def enter(self, node: Node, state: PeerState) -> PeerState:
+        """Returns the state to begin with: the peer's own, or the swarm's."""
+        return await enter(node, state)
 
+    async def collect(self, node: Node, state: PeerState, trained: Trained) -> Collected:
+        """Serves what was trained, and returns what a new cohort serves."""
+        index = state.round + 1
+        await publish(node, index, trained.vector, node.learner.notes(state.trust))
+        blocked = await node.worker(partial(node.learner.blocked, state.trust))
+        cohort = await find_cohort(node, without=blocked)
+        pulls = await pull_all(node, cohort, index)
+        reached = swarm_round(index, pulls.models)
+        if node.session.exchange.lockstep:
+            pulls = in_step(pulls, index)
+        return Collected(pulls, pulls.models, age=index, reached=reached)
 
-async def run_round(peer: Peer, state: PeerState) -> PeerState:
-    """Returns the peer's state after one round: train, swap, trust, mix, evaluate, log."""
-    index = state.round + 1
-    meter = Meter.read(peer)
-    start = Start(state.weights, state.optimizer)
-    on_step = stepper(peer.view, index, peer.stopping)
-    trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
-    await publish(peer, index, trained.vector, peer.learner.notes(state.trust))
-    shunned = await peer.worker(partial(peer.learner.shunned, state.trust))
-    cohort = await find_cohort(peer, without=shunned)
-    pulls = await pull_all(peer, cohort, index)
-    reached = min(peer.rounds, swarm_round(index, pulls.models))
-    if peer.file.session.exchange.lockstep:
-        pulls = in_step(pulls, index)
-    mixed = await peer.worker(
-        partial(
-            peer.learner.mix,
-            trained.vector,
-            pulls.models,
-            index,
-            state.trust,
-            start=state.weights,
-        )
-    )
-    scored = await peer.worker(partial(peer.learner.score, trained.vector, mixed.vector))
-    after = PeerState(
-        round=reached,
-        weights=mixed.vector,
-        optimizer=peer.learner.follow(start, trained, mixed.vector, index),
-        trust=mixed.trust,
-    )
-    await remember(peer, after, Outcome(index, trained, pulls, mixed, scored), meter)
-    return after
+    async def finish(self, node: Node, state: PeerState) -> PeerState:
+        """Serves the final model until the others are done, or nobody asks for it any more."""
+        await seed(node, state)
+        return state
 
 
-async def find_cohort(peer: Peer, without: Collection[str]) -> list[PeerAddress]:
+async def find_cohort(node: Node, without: Collection[str]) -> list[PeerAddress]:
     """Returns this round's cohort; empty, and said so, when there is nobody to ask."""
     try:
-        return await announce(peer, "update", peer.file.session.exchange.cohort, without=without)
+        return await announce(node, "update", node.session.exchange.cohort, without=without)
     except TrackerError as fault:
-        peer.view.message(f"training alone this round: {fault}")
+        node.events.said(f"training alone this round: {fault}")
         return []
 
 
@@ -112,7 +82,7 @@ def in_step(pulls: Pulls, index: int) -> Pulls:
     return replace(pulls, models=models, rejected={**pulls.rejected, **others})
 
 
-def swarm_round(index: int, models: Mapping[str, Model]) -> int:
+def swarm_round(index: int, models: Mapping[str, PeerModel]) -> int:
     """Returns the round I have reached: mine, or my cohort's where that is well ahead.
 
     A peer that is much slower than the others would otherwise still train when they have left. The
@@ -124,7 +94,7 @@ def swarm_round(index: int, models: Mapping[str, Model]) -> int:
     return others if others > index + MAX_LAG_ROUNDS else index
 
 
-async def enter(peer: Peer, state: PeerState) -> PeerState:
+async def enter(node: Node, state: PeerState) -> PeerState:
     """Returns the state to begin with: mine once enough peers are there, or the swarm's.
 
     A swarm that is well past my round is not made to wait: I take its model and its round. One that
@@ -134,50 +104,50 @@ async def enter(peer: Peer, state: PeerState) -> PeerState:
     Raises:
         TrackerError: no tracker answered, and no peer is known.
     """
-    exchange = peer.file.session.exchange
-    begun = peer.clock()
-    await publish(peer, state.round, state.weights)
+    exchange = node.session.exchange
+    begun = node.clock()
+    await publish(node, state.round, state.weights)
     while True:
-        cohort = await meet(peer, begun + TRACKER_PATIENCE_S)
-        pulls = await pull_all(peer, cohort, state.round)
+        cohort = await meet(node, begun + TRACKER_PATIENCE_S)
+        pulls = await pull_all(node, cohort, state.round)
         rounds = [model.round for model in pulls.models.values()]
         if swarm_round(state.round, pulls.models) > state.round:
-            return await catch_up(peer, state, pulls.models)
-        waited_s = peer.clock() - begun
-        there = peer.answer.alive if peer.answer else 0
+            return await catch_up(node, state, pulls.models)
+        waited_s = node.clock() - begun
+        there = node.answer.alive if node.answer else 0
         if any(rounds) or there >= exchange.min_peers or waited_s > exchange.start_deadline_s:
             return state
-        peer.view.message(f"waiting for peers: {there} of {exchange.min_peers}")
+        node.events.said(f"waiting for peers: {there} of {exchange.min_peers}")
         await asyncio.sleep(POLL_S)
 
 
-async def meet(peer: Peer, until_s: float, wanted: int | None = None) -> list[PeerAddress]:
+async def meet(node: Node, until_s: float, wanted: int | None = None) -> list[PeerAddress]:
     """Returns the first cohort; a tracker that does not answer is asked again until `until_s`."""
-    wanted = wanted or max(1, peer.file.session.exchange.cohort)
+    wanted = wanted or max(1, node.session.exchange.cohort)
     while True:
         try:
-            return await announce(peer, "update", wanted)
+            return await announce(node, "update", wanted)
         except TrackerError as fault:
-            if peer.clock() > until_s:
+            if node.clock() > until_s:
                 raise
-            peer.view.message(f"{fault}; trying again for {TRACKER_PATIENCE_S:.0f} s")
+            node.events.said(f"{fault}; trying again for {TRACKER_PATIENCE_S:.0f} s")
             await asyncio.sleep(POLL_S)
 
 
-async def catch_up(peer: Peer, state: PeerState, models: Mapping[str, Model]) -> PeerState:
+async def catch_up(node: Node, state: PeerState, models: Mapping[str, PeerModel]) -> PeerState:
     """Returns my state moved to the swarm's round, with its model unless it is no good for my data.
 
     A specialist's own model fits its own data better than the swarm's does, so a little worse is no
     reason to stay behind.
     """
-    reached = min(peer.rounds, median_low([model.round for model in models.values()]))
+    reached = min(node.rounds, median_low([model.round for model in models.values()]))
     theirs = middle([model.vector for model in models.values()])
-    lost = await peer.worker(partial(peer.learner.loss_by_taking, theirs, state.weights))
+    lost = await node.worker(partial(node.learner.loss_by_taking, theirs, state.weights))
     good = lost < MAX_WORSE_NATS
     model = "taking its model" if good else "its model is no good on my data, keeping mine"
-    peer.view.message(f"the swarm is at round {reached}: {model}")
+    node.events.said(f"the swarm is at round {reached}: {model}")
     moved = replace(state, round=reached, weights=theirs if good else state.weights)
-    await save(peer, moved)
+    await save(node, moved)
     return moved
 
 
@@ -191,25 +161,25 @@ def middle(vectors: list[torch.Tensor]) -> torch.Tensor:
     return stacked.median(dim=0).values if len(vectors) >= 3 else stacked.mean(dim=0)
 
 
-async def seed(peer: Peer, state: PeerState) -> None:
+async def seed(node: Node, state: PeerState) -> None:
     """Serves the final model until the others are done too, or nobody asks for it any more.
 
     While somebody is missing who was here before, I stay a little: a peer that crashed and comes
     back should find the swarm's model, even if all who held it have finished.
     """
-    await publish(peer, state.round, state.weights)
-    begun = quiet_since = peer.clock()
-    served = peer.wire.traffic.transfers_out
-    while peer.clock() - begun < peer.seeding_s and peer.clock() - quiet_since < SEEDING_QUIET_S:
+    await publish(node, state.round, state.weights)
+    begun = quiet_since = node.clock()
+    served = node.transport.traffic.transfers_out
+    while node.clock() - begun < node.seeding_s and node.clock() - quiet_since < SEEDING_QUIET_S:
         try:
             # Every time: a tracker that was restarted would count me as training still.
-            await announce(peer, "completed", 0)
-            missing = peer.directory.known.missing()
-            if peer.answer and peer.answer.training == 0 and not missing:
+            await announce(node, "completed", 0)
+            missing = node.directory.known.missing()
+            if node.answer and node.answer.training == 0 and not missing:
                 return
         except TrackerError:
             pass
-        peer.view.message("done; serving the final model to peers that still train or come back")
+        node.events.said("done; serving the final model to peers that still train or come back")
         await asyncio.sleep(POLL_S)
-        if peer.wire.traffic.transfers_out != served:
-            served, quiet_since = peer.wire.traffic.transfers_out, peer.clock()
+        if node.transport.traffic.transfers_out != served:
+            served, quiet_since = node.transport.traffic.transfers_out, node.clock()

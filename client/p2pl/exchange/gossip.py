@@ -15,29 +15,19 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Annotated
 
 import msgspec
-from torch import Tensor
 
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
+from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.cohort import enter, swarm_round
 from p2pl.exchange.linger import linger
-from p2pl.exchange.node import (
-    MAX_WAITED_LAG,
-    Meter,
-    Outcome,
-    Peer,
-    announce,
-    publish,
-    pull_all,
-    remember,
-    save,
-    stepper,
-)
-from p2pl.learning.learner import Mixed, Model
-from p2pl.learning.train import Start
+from p2pl.exchange.node import Node
+from p2pl.exchange.round import save
+from p2pl.exchange.swap import MAX_WAITED_LAG, announce, publish, pull_all
+from p2pl.learning.train import Trained
+from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.protocol import gossip as messages
 from p2pl.protocol.announce import PeerAddress
 from p2pl.run.state import PeerState
@@ -75,82 +65,64 @@ class Neighbours:
     until: int = 0  # the last round of this list
 
 
-async def run(peer: Peer, state: PeerState) -> PeerState:
-    """Returns the peer's state after the session's last round.
+@EXCHANGES.builtin("gossip")
+class Gossip(Exchange):
+    """Neighbours that a peer pulls from, or tells to pull, or both."""
 
-    Raises:
-        TrackerError: no tracker answered at the start, and no peer is known.
-        RunDirError: the saved state is of another kind of exchange.
-    """
-    age = Age.of(state)
-    entered = await enter(peer, state)
-    if entered.weights is not state.weights:  # the swarm's, as old as its round
-        age = entered.round
-    state = replace(entered, memory={"age": age})
-    neighbours = Neighbours()
-    while state.round < peer.rounds:
-        state = await run_round(peer, state, neighbours)
-    return await linger(peer, state, merge_pushes)
+    def __init__(self) -> None:
+        self._neighbours = Neighbours()
 
+    async def enter(self, node: Node, state: PeerState) -> PeerState:
+        """Returns the state to begin with, with the age of its model."""
+        age = Age.of(state)
+        entered = await enter(node, state)
+        if entered.weights is not state.weights:  # the swarm's, as old as its round
+            age = entered.round
+        return replace(entered, memory={"age": age})
 
-async def run_round(peer: Peer, state: PeerState, neighbours: Neighbours) -> PeerState:
-    """Returns the peer's state after one round: train, discover, push, pull, average."""
-    index, age = state.round + 1, Age.of(state) + 1
-    mode = peer.file.session.exchange.gossip.mode
-    meter = Meter.read(peer)
-    start = Start(state.weights, state.optimizer)
-    on_step = stepper(peer.view, index, peer.stopping)
-    trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
-    await publish(peer, age, trained.vector, peer.learner.notes(state.trust))
-    await discover(peer, neighbours, index)
-    if mode != "pull":
-        await push(peer, neighbours.addresses, age)
-    if mode == "push":
-        await keep_pace(peer, neighbours.addresses, age)
-    pulled = take_pushes(peer) if mode == "push" else [*neighbours.addresses, *take_pushes(peer)]
-    pulls = await pull_all(peer, awake(peer, pulled), age)
-    mixed = await peer.worker(partial(average, peer, state, trained.vector, pulls.models, age))
-    scored = await peer.worker(partial(peer.learner.score, trained.vector, mixed.vector))
-    after = PeerState(
-        round=min(peer.rounds, swarm_round(index, pulls.models)),
-        weights=mixed.vector,
-        optimizer=peer.learner.follow(start, trained, mixed.vector, index),
-        trust=mixed.trust,
-        memory={"age": age_of(mixed, pulls.models, age, index)},
-    )
-    await remember(peer, after, Outcome(index, trained, pulls, mixed, scored), meter)
-    return after
+    async def collect(self, node: Node, state: PeerState, trained: Trained) -> Collected:
+        """Discovers neighbours, tells them, and returns what they have: push, pull, or both."""
+        index, age = state.round + 1, Age.of(state) + 1
+        mode, neighbours = node.session.exchange.gossip.mode, self._neighbours
+        await publish(node, age, trained.vector, node.learner.notes(state.trust))
+        await discover(node, neighbours, index)
+        if mode != "pull":
+            await push(node, neighbours.addresses, age)
+        if mode == "push":
+            await keep_pace(node, neighbours.addresses, age)
+        pushers = [] if mode == "pull" else take_pushes(node)
+        pulled = pushers if mode == "push" else [*neighbours.addresses, *pushers]
+        pulls = await pull_all(node, awake(node, pulled), age)
+        models = pulls.models
+        return Collected(
+            pulls,
+            capped(models, index),
+            age=age,
+            reached=swarm_round(index, models),
+            memory=lambda mixed: {"age": age_of(mixed, models, age, index)},
+        )
+
+    async def finish(self, node: Node, state: PeerState) -> PeerState:
+        """Returns the state once the others are done, with what they have pushed meanwhile."""
+        return await linger(node, state, merge_pushes)
 
 
-def average(
-    peer: Peer, state: PeerState, own: Tensor, models: Mapping[str, Model], age: int
-) -> Mixed:
-    """Returns my model averaged with others by the session's rule, their ages capped.
-
-    Args:
-        peer: me.
-        state: after my last round.
-        own: what I have made of it since, [P].
-        models: of others, by peer id; their `round` is their age.
-        age: of my own model.
-    """
-    cap = state.round + 1
-    capped = {who: replace(model, round=min(model.round, cap)) for who, model in models.items()}
-    start = None if own is state.weights else state.weights  # where my training began, if any
-    return peer.learner.mix(own, capped, age, state.trust, start=start)
+def capped(models: Mapping[str, PeerModel], cap: int) -> dict[str, PeerModel]:
+    """Returns the models with ages of at most `cap` rounds: an age is what a stranger says."""
+    return {who: replace(model, round=min(model.round, cap)) for who, model in models.items()}
 
 
-def age_of(mixed: Mixed, models: Mapping[str, Model], age: int, cap: int) -> int:
+def age_of(mixed: Mixed, models: Mapping[str, PeerModel], age: int, cap: int) -> int:
     """Returns the age of an average: that of the oldest model in it."""
     used = [models[who].round for who, weight in mixed.row.items() if weight and who in models]
     return min(cap, max([age, *used]))
 
 
-async def discover(peer: Peer, neighbours: Neighbours, index: int) -> None:
+async def discover(node: Node, neighbours: Neighbours, index: int) -> None:
     """Keeps the list of neighbours up to date; one that cannot be reached is replaced at once."""
-    known, exchange = peer.directory.known, peer.file.session.exchange
-    known.hear(peer.newly_met())
-    if index <= neighbours.until and len(awake(peer, neighbours.addresses)) == exchange.cohort:
+    known, exchange = node.directory.known, node.session.exchange
+    known.hear(node.newly_met())
+    if index <= neighbours.until and len(awake(node, neighbours.addresses)) == exchange.cohort:
         return
     neighbours.until = index + exchange.gossip.keep_rounds - 1
     if exchange.gossip.form == "client-to-client":
@@ -158,79 +130,80 @@ async def discover(peer: Peer, neighbours: Neighbours, index: int) -> None:
         if neighbours.addresses:
             return
     try:
-        neighbours.addresses = await announce(peer, "update", exchange.cohort)
+        neighbours.addresses = await announce(node, "update", exchange.cohort)
     except TrackerError as fault:
         neighbours.addresses = []
-        peer.view.message(f"without neighbours this round: {fault}")
+        node.events.said(f"without neighbours this round: {fault}")
 
 
-def awake(peer: Peer, addresses: Sequence[PeerAddress]) -> list[PeerAddress]:
+def awake(node: Node, addresses: Sequence[PeerAddress]) -> list[PeerAddress]:
     """Returns each peer once, without those that could not be reached lately."""
-    known = peer.directory.known
+    known = node.directory.known
     return list({one.id: one for one in addresses if not known.rests(one.id)}.values())
 
 
-async def push(peer: Peer, neighbours: Sequence[PeerAddress], age: int) -> None:
+async def push(node: Node, neighbours: Sequence[PeerAddress], age: int) -> None:
     """Tells the neighbours that I have a new model; whoever wants it pulls it."""
-    await asyncio.gather(*(_push(peer, address, age) for address in awake(peer, neighbours)))
+    await asyncio.gather(*(_push(node, address, age) for address in awake(node, neighbours)))
 
 
-async def _push(peer: Peer, address: PeerAddress, age: int) -> None:
-    known = peer.directory.known
-    deadline_s = min(PUSH_DEADLINE_S, peer.file.session.exchange.pull_deadline_s)
+async def _push(node: Node, address: PeerAddress, age: int) -> None:
+    known = node.directory.known
+    deadline_s = min(PUSH_DEADLINE_S, node.session.exchange.pull_deadline_s)
     payload = messages.push(age, known.sample(messages.MAX_HINTS, without={address.id}))
     try:
-        await peer.wire.tell(address, payload, deadline_s=deadline_s)
+        await node.transport.tell(address, payload, deadline_s=deadline_s)
     except PullError:
         known.blame(address.id)
     except FrameError:
         pass  # counted by the wire; a pull will name it
 
 
-async def keep_pace(peer: Peer, neighbours: Sequence[PeerAddress], age: int) -> None:
+async def keep_pace(node: Node, neighbours: Sequence[PeerAddress], age: int) -> None:
     """Waits a little for neighbours that are a round or two behind, as a pull from them would."""
-    until_s = peer.clock() + peer.file.session.exchange.wait_s
-    await asyncio.gather(*(_wait(peer, at, age, until_s) for at in awake(peer, neighbours)))
+    until_s = node.clock() + node.session.exchange.wait_s
+    await asyncio.gather(*(_wait(node, at, age, until_s) for at in awake(node, neighbours)))
 
 
-async def _wait(peer: Peer, address: PeerAddress, age: int, until_s: float) -> None:
+async def _wait(node: Node, address: PeerAddress, age: int, until_s: float) -> None:
     with contextlib.suppress(PullError, FrameError):
-        while peer.clock() < until_s:
-            newest = await peer.wire.ping(address, deadline_s=PUSH_DEADLINE_S)
+        while node.clock() < until_s:
+            newest = await node.transport.ping(address, deadline_s=PUSH_DEADLINE_S)
             if not age - MAX_WAITED_LAG <= newest.round < age:
                 return
             await asyncio.sleep(PACE_POLL_S)
 
 
-def take_pushes(peer: Peer) -> list[PeerAddress]:
+def take_pushes(node: Node) -> list[PeerAddress]:
     """Returns where those are who have told me of a new model, and takes in their hints."""
-    known, seen = peer.directory.known, peer.wire.seen
+    known, seen = node.directory.known, node.transport.seen
     pushers: dict[str, None] = {}
-    for message in peer.wire.inbox.take_all():
+    for message in node.transport.inbox.take_all():
         try:
             told = messages.read(message.payload)
         except FrameError:
-            peer.wire.traffic.broke(message.peer_id)
+            node.transport.traffic.broke(message.peer_id)
             continue
         pushers.pop(message.peer_id, None)
         pushers[message.peer_id] = None  # the newest last
         if len(known) < HINTS_UNTIL:
             known.hear(one for one in told.addresses() if one.id not in known)
-    limit = max(MIN_PUSHES, 2 * peer.file.session.exchange.cohort)
+    limit = max(MIN_PUSHES, 2 * node.session.exchange.cohort)
     return [seen[peer_id] for peer_id in list(pushers)[-limit:] if peer_id in seen]
 
 
-async def merge_pushes(peer: Peer, state: PeerState) -> PeerState:
+async def merge_pushes(node: Node, state: PeerState) -> PeerState:
     """Returns the state averaged once more, with those who have told me of a new model since."""
-    pushers = awake(peer, take_pushes(peer))
+    pushers = awake(node, take_pushes(node))
     if not pushers:
         return state
     age = Age.of(state)
-    pulls = await pull_all(peer, pushers, 0)
+    pulls = await pull_all(node, pushers, 0)
     if not pulls.models:
         return state
-    mixed = await peer.worker(partial(average, peer, state, state.weights, pulls.models, age))
+    models = capped(pulls.models, state.round + 1)
+    mixed = await node.mix(state, state.weights, models, age)
     reached = age_of(mixed, pulls.models, age, state.round)
-    after = replace(state, weights=mixed.vector, trust=mixed.trust, memory={"age": reached})
-    await save(peer, after)
+    after = replace(state, weights=mixed.vector, trust=mixed.memory, memory={"age": reached})
+    await save(node, after)
     return after

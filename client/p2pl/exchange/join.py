@@ -1,121 +1,192 @@
-"""Taking part in a session: puts a peer together, runs its exchange, and leaves properly."""
+"""Taking part in a session: puts a node together, runs its exchange, and leaves properly."""
 
 import asyncio
 import contextlib
 import mmap
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import torch
 
-from p2pl.attacks import peer as attacker
+from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
 from p2pl.attacks.peer import Attacker
-from p2pl.data.examples import Source
-from p2pl.data.load import Data
-from p2pl.errors import FrameError, InputError, ModelError, PullError, TrackerError
-from p2pl.exchange import alone, braintorrent, checkpoint, cohort, gossip
-from p2pl.exchange.node import Interrupted, Peer, keep_announcing
-from p2pl.exchange.raft import member as raft
-from p2pl.learning import device, flower, models, precision
-from p2pl.learning.flower import FlowerLearner, NumPyClient
-from p2pl.learning.learner import Learner
-from p2pl.network.directory import Announcer, Directory
+from p2pl.errors import FrameError, InputError, PullError, TrackerError
+from p2pl.events import Ended, Events, Sink, Started, Stop, into
+from p2pl.exchange import checkpoint, cohort
+from p2pl.exchange.alone import Alone
+from p2pl.exchange.base import EXCHANGES, Exchange
+from p2pl.exchange.node import Node, Worker
+from p2pl.exchange.round import run
+from p2pl.exchange.swap import keep_announcing
+from p2pl.learner import Learner
+from p2pl.learning import device
+from p2pl.learning.torch_trainer import TorchTrainer
+from p2pl.learning.trainer import Trainer
+from p2pl.mixing.base import rule_of
+from p2pl.network.directory import Announcer, TrackerDirectory
+from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
+from p2pl.network.transport import Directory, Transport
 from p2pl.network.wire import Wire
-from p2pl.privacy import opening as private
+from p2pl.privacy.ledger import PURPOSE
+from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
-from p2pl.run.log import MODEL_FILE, PERSONAL_FILE, Marker, RunLog, Summary
+from p2pl.run.log import MODEL_FILE, PERSONAL_FILE, SESSION_FILE, Marker, RunLog, Summary
 from p2pl.run.state import PeerState, load_state
-from p2pl.terminal import View
 
 CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
-KINDS: Mapping[str, Callable[[Peer, PeerState], Awaitable[PeerState]]] = {
-    "braintorrent": braintorrent.run,
-    "cohort": cohort.run,
-    "gossip": gossip.run,
-    "raft": raft.run,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is mine alone: everything that is not in the session file."""
+    """What is one peer's alone: everything that is not in the session file.
 
-    torrent: Path  # the session file; its checkpoint may lie beside it
+    Attributes:
+        run_dir: where the log, the state and the model go.
+        identity: the peer's key file.
+        beside: the folder of the session file, where the checkpoint may lie too; None: nowhere.
+        listen: HOST:PORT to serve other peers at.
+        rounds: to do in all; None: the session's.
+        trackers: tiers of URLs; (): the session file's.
+        seeding_s: how long others are served at most, once all rounds are done; seconds.
+        alone: whether the peer trains without anybody.
+        privacy: None: parameters say what they like of the peer's examples.
+        threads: to compute with; None: one for a small model, else all cores.
+        personal: whether to keep a model of the peer's own distribution beside.
+        attack: to test a swarm on this machine with; None: the peer is honest.
+        labels: names of the classes, in the order of their numbers; (): nobody gave any.
+    """
+
     run_dir: Path
     identity: Path
-    device: torch.device
+    beside: Path | None = None
     listen: str = "0.0.0.0:0"  # a peer is there to be reached
-    rounds: int | None = None  # None = the session's
-    trackers: tuple[tuple[str, ...], ...] = ()  # () = the session file's
+    rounds: int | None = None
+    trackers: tuple[tuple[str, ...], ...] = ()
     seeding_s: float = 60.0
     alone: bool = False
-    privacy: Wanted | None = None  # None: parameters say what they like of my data
-    threads: int | None = None  # None = one for small models, else all cores
-    precision: str = "float32"  # of the layers' computation: one of precision.NAMES
-    personal: bool = False  # whether to keep a model of my own distribution beside
-    attack: Attack | None = None  # to test a swarm on this machine with; None: I am honest
+    privacy: Wanted | None = None
+    threads: int | None = None
+    personal: bool = False
+    attack: Attack | None = None
+    labels: tuple[str, ...] = ()
 
 
 async def join(
-    file: SessionFile, options: Options, data: Data | NumPyClient, open_view: Callable[[str], View]
+    file: SessionFile,
+    options: Options,
+    trainer_for: Callable[[str], Trainer],
+    sinks: Sequence[Sink] = (),
+    *,
+    on_signals: bool = False,
 ) -> Summary:
-    """Returns how the run ended: after the last round, or when the person interrupted it.
+    """Returns how the run ended: after the last round, or when it was stopped.
+
+    A run that is cancelled leaves properly as well: its state is saved and the swarm is told, and
+    then the cancellation goes on.
 
     Args:
         file: the session.
-        options: what is mine alone.
-        data: mine, checked against the session's task; or a client that has its own.
-        open_view: given my peer id, returns what shows the run.
+        options: what is the peer's alone.
+        trainer_for: given the peer's id, returns its trainer.
+        sinks: are told what happens, after the run log.
+        on_signals: whether Ctrl-C and SIGTERM end the run properly; in the main thread alone.
 
     Raises:
-        InputError: something I was given cannot be used.
+        InputError: something that was given cannot be used.
         TrackerError: no tracker answered, and no peer is known.
         TrainingDiverged: the local loss is no longer finite.
         BudgetSpent: nothing is left of the privacy budget, and no round was done.
     """
+    session = file.session
     if options.attack:
-        attacker.check(options.attack, options.trackers or file.trackers)
-    if options.personal and not isinstance(data, Data):
-        raise InputError("--personal: allowed without --flower; such a client has no gradients")
-    check_session(file.session, options.privacy)
+        attackers.check(options.attack, options.trackers or file.trackers)
+    check_session(session, options.privacy)
+    exchange = Alone() if options.alone else EXCHANGES.find(session.exchange.kind)()
     identity = Identity.load_or_create(options.identity)
+    rounds = options.rounds or session.exchange.rounds
     marker = Marker(session_id=file.id, peer_id=identity.peer_id, name=file.name)
-    with RunLog(options.run_dir, marker) as log, open_view(identity.peer_id) as view:
-        learner = _learner(file, options, identity.peer_id, data)
-        _compute_with(options.threads, learner)
-        rounds = options.rounds or file.session.exchange.rounds
-        state = load_state(options.run_dir, file.id, learner.layout.total)
-        book = private.Book.of(options.run_dir, file.id, identity)
-        learner = private.made_private(learner, options.privacy, rounds, book, state)
-        run = _Run(file, options, identity, learner, log, view, rounds)
+    with RunLog(options.run_dir, marker) as log:
+        write_atomically(options.run_dir / SESSION_FILE, file.encode())
+        trainer = trainer_for(identity.peer_id)
+        _compute_with(options.threads, trainer)
+        state = _saved_state(file, options, trainer)
+        trainer = _as_asked(file, options, identity, trainer, state)
+        learner = Learner.around(session, (file.id, identity.peer_id), trainer)
+        events = Events((into(log), *sinks))
         log.drop_after(state.round if state else 0)
-        with _stopping_on_signals(run.stopping):
+        begun = state.round if state else 0
+        events(Started(file.name, file.id, identity.peer_id, begun, rounds))
+        with contextlib.closing(Worker()) as worker, _Stopping() as stopping:
+            one = _Run(file, options, identity, learner, exchange, events, rounds, worker, stopping)
+            if on_signals:
+                stopping.listen()
             try:
-                state = await (
-                    _train_alone(run, state) if options.alone else _take_part(run, state)
-                )
-            except (asyncio.CancelledError, Interrupted):
-                if not run.stopping.is_set():
-                    raise
-                state = _saved_state(run)
-        summary = _sum_up(run, state, data.labels if isinstance(data, Data) else ())
-        if state is not None:
-            write_atomically(options.run_dir / MODEL_FILE, learner.checkpoint(state.weights))
-            summary = _keep_personal(run, state, summary)
-        log.finish(summary)
-        view.finish(summary)
+                state = await _take_part(one, state)
+            except (asyncio.CancelledError, Stop) as why:
+                stopping.stop(why)
+                state = await worker(partial(_saved_state, file, options, trainer))
+            stopping.ignore()
+            summary = await worker(partial(_sum_up, one, log, state))
+            events(Ended(summary))
+    stopping.go_on()
     return summary
+
+
+class _Stopping:
+    """Whether a run is to end before its last round, and who wants it."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._cancelled: asyncio.CancelledError | None = None
+        self._listening = False
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def __enter__(self) -> "_Stopping":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ignore()
+
+    def listen(self) -> None:
+        """Turns the first Ctrl-C (or SIGTERM) into a proper leave; the second one kills."""
+        self._listening = True
+        for name in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(name, self._on_signal)
+
+    def stop(self, why: BaseException) -> None:
+        """Takes in why the run ends early; a cancellation that nobody here made is kept."""
+        if isinstance(why, asyncio.CancelledError) and not self.asked.is_set():
+            self._cancelled = why
+        self.asked.set()
+
+    def go_on(self) -> None:
+        """Raises the cancellation again that came from outside, if there was one."""
+        if self._cancelled is not None:
+            raise self._cancelled
+
+    def _on_signal(self) -> None:
+        self.asked.set()
+        self.ignore()
+        if self._task is not None:
+            self._task.cancel()
+
+    def ignore(self) -> None:
+        """Gives signals their usual meaning again."""
+        if self._listening:
+            self._listening = False
+            for name in (signal.SIGINT, signal.SIGTERM):
+                self._loop.remove_signal_handler(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,116 +197,122 @@ class _Run:
     options: Options
     identity: Identity
     learner: Learner
-    log: RunLog
-    view: View
+    exchange: Exchange
+    events: Events
     rounds: int
-    stopping: threading.Event = field(default_factory=threading.Event)
+    worker: Worker
+    stopping: _Stopping
 
 
-def _saved_state(run: _Run) -> PeerState | None:
-    return load_state(run.options.run_dir, run.file.id, run.learner.layout.total)
+def _as_asked(
+    file: SessionFile,
+    options: Options,
+    identity: Identity,
+    trainer: Trainer,
+    state: PeerState | None,
+) -> Trainer:
+    """Returns the trainer, private where the person asked for it.
+
+    Raises:
+        InputError: it cannot do what was asked for.
+    """
+    if options.personal and trainer.sample("validation", 1) is None:
+        raise InputError("--personal: not allowed with this trainer; it gives no gradients")
+    if type(trainer) is not TorchTrainer:
+        if options.privacy is not None:
+            raise InputError(
+                "--dp-epsilon: not allowed with a client of Flower or a training loop of your own; "
+                "it trains by itself, and nobody sees how"
+            )
+        return trainer
+    book = Book(options.run_dir, file.id, identity.secret_for(PURPOSE))
+    rounds = options.rounds or file.session.exchange.rounds
+    return made_private(file.session, trainer, options.privacy, rounds, book, state)
 
 
-async def _train_alone(run: _Run, state: PeerState | None) -> PeerState:
-    if state is None:
-        payload = await checkpoint.find(run.file, _beside(run), _nobody)
-        state = PeerState(round=0, weights=run.learner.decode_checkpoint(payload))
-    return await alone.run(run.learner, run.log, run.view, state, run.rounds, run.stopping)
+def _saved_state(file: SessionFile, options: Options, trainer: Trainer) -> PeerState | None:
+    memory = rule_of(file.session).Memory
+    return load_state(options.run_dir, file.id, trainer.layout.total, memory)
 
 
-async def _take_part(run: _Run, state: PeerState | None) -> PeerState:
+def _compute_with(threads: int | None, trainer: Trainer) -> None:
+    torch.set_num_threads(threads or device.auto_threads(trainer.layout.total, device.cores()))
+
+
+async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
     """Returns the state after the last round; the swarm is left properly whatever happens."""
-    file, options = run.file, run.options
-    wire = Wire(
-        run.identity,
-        session_id=file.id,
-        listen=options.listen,
-        chunk_bytes=file.session.wire.chunk_bytes,
-    )
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(wire)
-        me = Announcer(file.id, run.identity, wire.curve_key, wire.port)
-        tiers = options.trackers or file.trackers
-        directory = Directory(tiers, me, state=state.directory if state else None)
-        await stack.enter_async_context(directory)
-        stack.push_async_callback(_leave, directory)
-        donors = partial(_checkpoint_of_the_swarm, wire, directory, file)
-        payload = await checkpoint.find(file, _beside(run), donors)
-        await wire.publish_checkpoint(_on_disk(run, payload))
+        transport, directory = await _network(one, state, stack)
+        swarm = partial(_checkpoint_of_the_swarm, transport, directory, one.file)
+        donors = _nobody if one.options.alone else swarm
+        payload = await checkpoint.find(one.file, _beside(one), donors)
+        await transport.publish_checkpoint(_on_disk(one, payload))
         if state is None:
-            state = PeerState(round=0, weights=run.learner.decode_checkpoint(payload))
-        peer = Peer(
-            file=file,
-            wire=wire,
-            directory=directory,
-            learner=run.learner,
-            log=run.log,
-            view=run.view,
-            rounds=run.rounds,
-            seeding_s=options.seeding_s,
-            stopping=run.stopping,
-            attacker=Attacker(options.attack, run.learner) if options.attack else None,
-            keeps_personal=options.personal,
-            personal=state.personal,
-        )
+            state = PeerState(round=0, weights=one.learner.decode_checkpoint(payload))
         del payload  # from here on it is on disk
-        async with _announcing(peer):
-            return await KINDS[file.session.exchange.kind](peer, state)
+        node = _node(one, transport, directory, state)
+        async with _announcing(node):
+            return await run(node, one.exchange, state)
 
 
-def _learner(
-    file: SessionFile, options: Options, peer_id: str, data: Data | NumPyClient
-) -> Learner:
-    """Returns the learner of a peer with these data, not private yet."""
-    precision.check(options.precision, private=options.privacy is not None)
-    model = models.build(file.session).to(options.device)
-    names = (file.id, peer_id)
-    if not isinstance(data, Data):
-        _check_left_to_the_client(options)
-        return FlowerLearner.around(file.session, names, model, data)
-    if file.session.model.name == flower.MODEL:
-        raise ModelError("--flower: missing; the model of this session is for clients of Flower")
-    precision.compute_in(options.precision, model, options.device)
-    mine: Source = data.train.to(options.device)
-    test = data.test and data.test.to(options.device)
-    if options.attack:
-        mine = attacker.spoilt(options.attack, mine, file.session.task.classes, names)
-    return Learner.of(file.session, names, model, mine, test)
-
-
-def _check_left_to_the_client(options: Options) -> None:
-    """Raises InputError for an option about how to train, which a client of Flower does itself."""
-    options_of_training = {
-        "--dp-epsilon": options.privacy is not None,
-        "--attack": options.attack is not None,
-        "--precision": options.precision != "float32",
-    }
-    given = [name for name, is_given in options_of_training.items() if is_given]
-    if given:
-        raise InputError(
-            f"{', '.join(given)}: allowed without --flower; a client of Flower trains by itself, "
-            "and nobody sees how"
+async def _network(
+    one: _Run, state: PeerState | None, stack: contextlib.AsyncExitStack
+) -> tuple[Transport, Directory]:
+    """Returns how others are reached, until the stack is closed: nobody is, by who trains alone."""
+    file, options = one.file, one.options
+    if options.alone:
+        return MemoryNetwork().join(one.identity)
+    wire = await stack.enter_async_context(
+        Wire(
+            one.identity,
+            session_id=file.id,
+            listen=options.listen,
+            chunk_bytes=file.session.wire.chunk_bytes,
         )
+    )
+    me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
+    tiers = options.trackers or file.trackers
+    directory = TrackerDirectory(tiers, me, state=state.directory if state else None)
+    await stack.enter_async_context(directory)
+    stack.push_async_callback(_leave, directory)
+    return wire, directory
 
 
-def _compute_with(threads: int | None, learner: Learner) -> None:
-    wanted = threads or device.auto_threads(learner.layout.total, device.cores())
-    torch.set_num_threads(wanted)
-
-
-def _beside(run: _Run) -> Path:
-    return run.options.torrent.parent / run.file.checkpoint_name
+def _node(one: _Run, transport: Transport, directory: Directory, state: PeerState) -> Node:
+    options = one.options
+    return Node(
+        file=one.file,
+        learner=one.learner,
+        transport=transport,
+        directory=directory,
+        events=one.events,
+        run_dir=options.run_dir,
+        rounds=one.rounds,
+        seeding_s=options.seeding_s,
+        worker=one.worker,
+        stopping=one.stopping.asked,
+        attacker=Attacker(options.attack, one.learner) if options.attack else None,
+        keeps_personal=options.personal and not options.alone,
+        personal=state.personal,
+    )
 
 
 async def _nobody() -> bytes:
     raise PullError("not asked: training alone")
 
 
-async def _checkpoint_of_the_swarm(wire: Wire, directory: Directory, file: SessionFile) -> bytes:
+def _beside(one: _Run) -> Path | None:
+    folder = one.options.beside
+    return folder / one.file.checkpoint_name if folder else None
+
+
+async def _checkpoint_of_the_swarm(
+    transport: Transport, directory: Directory, file: SessionFile
+) -> bytes:
     """Returns what some peer serves as the initial checkpoint; it is not verified yet.
 
-    Whoever made the session may join a little later than I do, so it is asked for until the start's
-    deadline.
+    Whoever made the session may join a little later than this peer, so it is asked for until the
+    start's deadline.
     """
     loop = asyncio.get_running_loop()
     until_s = loop.time() + file.session.exchange.start_deadline_s
@@ -246,7 +323,7 @@ async def _checkpoint_of_the_swarm(wire: Wire, directory: Directory, file: Sessi
         for address in directory.known.sample(CHECKPOINT_DONORS):
             try:
                 return bytes(
-                    await wire.pull_checkpoint(
+                    await transport.pull_checkpoint(
                         address,
                         size=file.checkpoint.size,
                         deadline_s=file.session.exchange.pull_deadline_s,
@@ -260,9 +337,9 @@ async def _checkpoint_of_the_swarm(wire: Wire, directory: Directory, file: Sessi
         await asyncio.sleep(cohort.POLL_S)
 
 
-def _on_disk(run: _Run, payload: bytes) -> memoryview:
-    """Returns the checkpoint as a mapped file, so that serving it takes no memory of ours."""
-    path = run.options.run_dir / CHECKPOINT_FILE
+def _on_disk(one: _Run, payload: bytes) -> memoryview:
+    """Returns the checkpoint as a mapped file, so that serving it takes no memory of its own."""
+    path = one.options.run_dir / CHECKPOINT_FILE
     if not path.exists() or path.stat().st_size != len(payload):
         write_atomically(path, payload)
     with path.open("rb") as opened:
@@ -271,16 +348,16 @@ def _on_disk(run: _Run, payload: bytes) -> memoryview:
 
 
 async def _leave(directory: Directory) -> None:
-    """Tells the tracker that I am gone; it would notice by itself, only later."""
+    """Tells the tracker that the peer is gone; it would notice by itself, only later."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LEAVE_DEADLINE_S):
             await directory.leave()
 
 
 @contextlib.asynccontextmanager
-async def _announcing(peer: Peer) -> AsyncIterator[None]:
+async def _announcing(node: Node) -> AsyncIterator[None]:
     """Keeps the tracker from forgetting a peer whose rounds are long."""
-    task = asyncio.create_task(keep_announcing(peer))
+    task = asyncio.create_task(keep_announcing(node))
     try:
         yield
     finally:
@@ -288,65 +365,47 @@ async def _announcing(peer: Peer) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-@contextlib.contextmanager
-def _stopping_on_signals(stopping: threading.Event) -> Iterator[None]:
-    """Turns the first Ctrl-C (or SIGTERM) into a proper leave; the second one kills."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-    def stop() -> None:
-        stopping.set()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(name)
-        if task is not None:
-            task.cancel()
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stop)
-    try:
-        yield
-    finally:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(name)
-
-
-def _keep_personal(run: _Run, state: PeerState, summary: Summary) -> Summary:
-    """Writes my personal model, where I keep one, and returns the summary with its accuracy."""
-    saved = _saved_state(run)
-    kept = saved.personal if saved else None
-    vector = state.weights if run.options.alone else kept
-    if not run.options.personal or vector is None:
-        return summary
-    learner = run.learner
-    vector = vector.to(learner.device)
-    write_atomically(run.options.run_dir / PERSONAL_FILE, learner.checkpoint(vector))
-    accuracy = learner.own_accuracy(learner.judge(vector))
-    return msgspec.structs.replace(summary, personal_accuracy=accuracy)
-
-
-def _sum_up(run: _Run, state: PeerState | None, labels: tuple[str, ...]) -> Summary:
-    """Returns the summary of the whole run, rounds before a restart included."""
-    totals = run.log.totals
+def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
+    """Returns the summary of the whole run, rounds before a restart included; saves the models."""
+    totals, trainer = log.totals, one.learner.trainer
+    spent = trainer.spent
     summary = Summary(
         rounds=state.round if state else 0,
-        peer_id=run.identity.peer_id,
-        state="interrupted" if run.stopping.is_set() else "finished",
-        session_id=run.file.id,
-        name=run.file.name,
+        peer_id=one.identity.peer_id,
+        state="interrupted" if one.stopping.asked.is_set() else "finished",
+        session_id=one.file.id,
+        name=one.file.name,
         peers_met=tuple(sorted(totals.peers_met)),
         bytes_in=totals.bytes_in,
         bytes_out=totals.bytes_out,
         tracker_bytes=totals.tracker_bytes,
         seconds=totals.seconds,
-        samples=len(run.learner.own) or run.learner.samples,
-        epsilon=run.learner.epsilon,
-        trust_epsilon=run.learner.trust_epsilon,
-        labels=labels,
+        samples=trainer.own_samples,
+        epsilon=spent.epsilon if spent else None,
+        trust_epsilon=spent.trust_epsilon if spent else None,
+        labels=one.options.labels,
     )
     if state is None:
         return summary
-    scores = run.learner.judge(state.weights)
+    scores = one.learner.judge(state.weights)
+    write_atomically(one.options.run_dir / MODEL_FILE, one.learner.checkpoint(state.weights))
     return msgspec.structs.replace(
         summary,
         accuracy=scores.accuracy,
+        metrics=dict(scores.metrics),
         confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
+        personal_accuracy=_keep_personal(one, state),
     )
+
+
+def _keep_personal(one: _Run, state: PeerState) -> float | None:
+    """Writes the personal model, where one is kept, and returns its score on the peer's labels."""
+    saved = _saved_state(one.file, one.options, one.learner.trainer)
+    kept = saved.personal if saved else None
+    vector = state.weights if one.options.alone else kept
+    if not one.options.personal or vector is None:
+        return None
+    learner = one.learner
+    vector = vector.to(learner.trainer.device)
+    write_atomically(one.options.run_dir / PERSONAL_FILE, learner.checkpoint(vector))
+    return learner.trainer.own_score(learner.judge(vector))

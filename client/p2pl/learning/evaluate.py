@@ -3,24 +3,16 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from p2pl.data.examples import Source
 from p2pl.learning.channels import are_convolved, channels_last
+from p2pl.learning.objective import Objective
+from p2pl.learning.task import Scores
 from p2pl.learning.weights import load_into
 
 BATCH_EXAMPLES = 1_024  # chosen: keeps a small network's activations in tens of megabytes
 IMAGE_BATCH_EXAMPLES = 128  # of a convolutional network on a CPU: activations stay in the cache
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What a model made of some examples."""
-
-    accuracy: float  # percent
-    loss: float  # mean cross-entropy, nats
-    confusion: Tensor  # [C, C] int64, on the CPU; row: true class, column: predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +25,15 @@ class ClassScores:
     examples: int  # of this class
 
 
-def evaluate(model: nn.Module, vector: Tensor, examples: Source, classes: int) -> Scores:
-    """Returns the scores of the model with the parameters `vector`, which stay loaded in it.
+def evaluate(objective: Objective, vector: Tensor, examples: Source) -> Scores:
+    """Returns the scores of the parameters `vector`, which stay loaded in the model.
 
     Args:
-        model: on the same device as the examples.
+        objective: the model and its task, on the same device as the examples.
         vector: [P].
         examples: at least one.
-        classes: C.
     """
+    model, task = objective.model, objective.task
     load_into(model, vector)
     model.eval()
     images = are_convolved(examples, model)
@@ -49,18 +41,18 @@ def evaluate(model: nn.Module, vector: Tensor, examples: Source, classes: int) -
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in stubs
     size = IMAGE_BATCH_EXAMPLES if images else BATCH_EXAMPLES
     loss = torch.zeros((), device=vector.device)
-    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=vector.device)
+    tally: Tensor | None = None
     with torch.inference_mode():
         for batch in examples.batches(size):
             if images:
                 batch = channels_last(batch)
-            logits = model(batch.x)
-            loss += functional.cross_entropy(logits, batch.y, reduction="sum")
-            pairs = batch.y * classes + logits.argmax(1)
-            confusion += torch.bincount(pairs, minlength=classes * classes)
-    square = confusion.view(classes, classes).cpu()
-    right = int(square.trace())
-    return Scores(100 * right / len(examples), float(loss) / len(examples), square)
+            outputs = model(batch.x)
+            loss += task.loss(outputs, batch.y, "sum")
+            counted = task.tally(outputs, batch.y)
+            tally = counted if tally is None else tally + counted
+    assert tally is not None  # there is at least one example
+    metrics = task.metrics_of(tally, len(examples))
+    return Scores(float(loss) / len(examples), metrics, task.confusion(tally))
 
 
 def by_class(confusion: Tensor) -> tuple[ClassScores, ...]:

@@ -1,4 +1,4 @@
-"""A client written for Flower as the learner of a peer: any framework, nothing about it changed.
+"""A client written for Flower as the trainer of a peer: any framework, nothing about it changed.
 
 A `flwr` NumPyClient has three functions: `get_parameters` says what its model looks like, `fit`
 trains it on data that only the client knows, `evaluate` says how good parameters are on data of its
@@ -14,7 +14,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -23,18 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from p2pl.data.examples import Examples
 from p2pl.errors import InputError, ModelError, TrainingDiverged, wrong
 from p2pl.learning import checkpoint, models, weights
-from p2pl.learning.evaluate import Scores
-from p2pl.learning.learner import Learner, Scored
-from p2pl.learning.probe import Judge
-from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
+from p2pl.learning.judge import Judge, MeanLossJudge
+from p2pl.learning.task import Scores
+from p2pl.learning.train import OptimizerState, Start, Trained
+from p2pl.learning.trainer import Round, Split, Trainer
 from p2pl.protocol.session import Argument, Checkpoint, Session
 
-# Of an example's probability, between a mix with one model and without it. Chosen: with a few dozen
-# examples one example's worth is more than this, and decides; with hundreds this does.
-SPREAD = 0.1
 MODEL = "arrays"  # the only one that a client of Flower can train
 
 Arrays: TypeAlias = list[np.ndarray[Any, Any]]
@@ -162,27 +158,32 @@ class _Seen:
 
     samples: int = 1  # that it trained on last
     judged: int = 1  # that it evaluated on last
+    vector: Tensor | None = None  # [P], that it made last
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowerLearner(Learner):
-    """A learner whose training and judging are a Flower client's."""
+@dataclass(frozen=True, slots=True)
+class FlowerTrainer(Trainer):
+    """A client of Flower as a trainer: its code trains and scores, on data that it has itself.
 
+    Attributes:
+        layout: of the session's model, which the client's arrays have.
+        client: the person's own; it holds its data.
+        dtypes: of its arrays, in their order.
+    """
+
+    layout: weights.Layout
     client: NumPyClient
-    dtypes: tuple[np.dtype[Any], ...]  # of its arrays, in their order
-    seen: _Seen
+    dtypes: tuple[np.dtype[Any], ...]
+    _seen: _Seen = field(default_factory=_Seen)
 
     @classmethod
-    def around(
-        cls, session: Session, names: tuple[str, str], model: nn.Module, client: NumPyClient
-    ) -> "FlowerLearner":
-        """Returns the learner of a peer whose numbers come from `client`.
+    def around(cls, session: Session, model: nn.Module, client: NumPyClient) -> "FlowerTrainer":
+        """Returns the trainer of a peer whose numbers come from `client`.
 
         Args:
             session: what all peers agreed on; its model is `arrays`.
-            names: the session's id and the peer's.
             model: the session's.
-            client: the person's own; it holds its data.
+            client: the person's own.
 
         Raises:
             ModelError: the session has another model, or the client's arrays are of other shapes.
@@ -196,86 +197,52 @@ class FlowerLearner(Learner):
         if arrays:
             flatten(arrays, layout)
         own_types = [np.asarray(array).dtype for array in arrays]
-        nothing = Examples(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-        return cls(
-            session=session,
-            session_id=names[0],
-            peer_id=names[1],
-            model=model,
-            layout=layout,
-            device=torch.device("cpu"),
-            own=nothing,
-            validation=nothing,
-            test=None,
-            client=client,
-            dtypes=tuple(own_types or [np.dtype(np.float32)] * len(layout.names)),
-            seen=_Seen(),
-        )
+        return cls(layout, client, tuple(own_types or [np.dtype(np.float32)] * len(layout.names)))
 
     @property
     def samples(self) -> int:
         """How many examples the client trained on last."""
-        return self.seen.samples
+        return self._seen.samples
 
-    @property
-    def stackable(self) -> bool:
-        """False: nobody knows how the client computes."""
-        return False
-
-    def train(self, start: Start, index: int, on_step: OnStep) -> Trained:
-        """Returns the parameters after the client's `fit`; in a polish round, those given.
+    def fit(self, start: Start, round: Round) -> Trained:
+        """Returns the parameters after the client's `fit`.
 
         Raises:
             ModelError: what came back is not of the session's shapes.
             TrainingDiverged: what came back is not finite.
         """
-        if not self.trains_in(index):
-            return Trained(start.vector, math.nan, steps=0, samples=0, optimizer={})
-        arrays, samples, metrics = self.client.fit(self._arrays(start.vector), self._config(index))
+        arrays, samples, metrics = self.client.fit(self._arrays(start.vector), _config(round))
         vector = flatten(arrays, self.layout)
         if not vector.isfinite().all():
             raise TrainingDiverged(wrong("fit", got="NaN or infinity", allowed="finite numbers"))
-        self.seen.samples = max(1, int(samples))
-        on_step(1, 1)
+        self._seen.samples, self._seen.vector = max(1, int(samples)), vector
+        round.on_step(1, 1)
         loss = _number(metrics, "train_loss", "loss")
         steps = int(math.isfinite(loss))  # a loss that it does not tell is that of no step
-        return Trained(vector, loss, steps, self.seen.samples, optimizer={})
+        return Trained(vector, loss, steps, self._seen.samples, optimizer={})
 
-    def follow(self, start: Start, trained: Trained, mixed: Tensor, index: int) -> OptimizerState:
+    def follow(self, start: Start, trained: Trained, mixed: Tensor, round: Round) -> OptimizerState:
         """Returns nothing: what the client's optimizer remembers, it keeps to itself."""
-        del start, trained, mixed, index
+        del start, trained, mixed, round
         return {}
 
-    def judge(self, vector: Tensor) -> Scores:
+    def evaluate(self, vector: Tensor, split: Split) -> Scores:
         """Returns what the client's `evaluate` says; an accuracy it does not tell is NaN."""
+        del split  # it has one set of its own to evaluate on
         loss, count, metrics = self.client.evaluate(self._arrays(vector), {})
-        self.seen.judged = max(1, int(count))
+        self._seen.judged = max(1, int(count))
         accuracy = 100 * _number(metrics, "accuracy") if count else math.nan
-        return Scores(accuracy, float(loss) if count else math.nan, torch.zeros(0, 0))
+        return Scores(float(loss) if count else math.nan, {"accuracy": accuracy})
 
-    def score(self, before: Tensor, after: Tensor) -> Scored:
-        """Returns how good the parameters before and after mixing are."""
-        mixed = self.judge(after)
-        return Scored(self.judge(before), mixed, mixed)
-
-    def validation_loss(self, vector: Tensor) -> float:
-        """Returns the loss that the client's `evaluate` tells."""
-        return self.judge(vector).loss
-
-    def probe(self, own: Tensor, received: Sequence[Tensor]) -> Judge | None:
+    def judge(self) -> Judge | None:
         """Returns a judge that asks the client; None where it has nothing to judge by."""
-        del received
-        return LossProbe(self) if math.isfinite(self.validation_loss(own)) else None
+        made = self._seen.vector
+        if made is None or not math.isfinite(self._loss(made)):
+            return None
+        return MeanLossJudge(self._loss, lambda: self._seen.judged)
 
-    def _config(self, index: int) -> Scalars:
-        """Returns what the client is told, as a strategy of Flower's would."""
-        training = self.training_of(index)
-        return {
-            "server_round": index,
-            "local_epochs": training.local_epochs,
-            "batch_size": training.batch_size,
-            "learning_rate": training.learning_rate,
-        }
+    def _loss(self, vector: Tensor) -> float:
+        return self.evaluate(vector, "validation").loss
 
     def _arrays(self, vector: Tensor) -> Arrays:
         """Returns the parameters as the client knows them: a list of arrays that it may change."""
@@ -287,30 +254,15 @@ class FlowerLearner(Learner):
         ]
 
 
-class LossProbe:
-    """A judge of parameters that only knows mean losses."""
-
-    def __init__(self, learner: "FlowerLearner") -> None:
-        """Asks nothing yet.
-
-        Args:
-            learner: whose client judges.
-        """
-        self._learner = learner
-
-    def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns how much of the right class's probability a change costs, and its noise.
-
-        The probability is the geometric mean over the client's examples, exp(-loss). How they
-        spread is not known, so a spread is assumed, and no noise smaller than one example.
-        """
-        cost = self._right(before) - self._right(after)
-        count = self._learner.seen.judged
-        return cost, max(1 / count, SPREAD / math.sqrt(count))
-
-    def _right(self, vector: Tensor) -> float:
-        loss = self._learner.validation_loss(vector)
-        return math.exp(-max(0.0, loss)) if math.isfinite(loss) else 0.0
+def _config(round: Round) -> Scalars:
+    """Returns what a client is told, as a strategy of Flower's would."""
+    training = round.training
+    return {
+        "server_round": round.index,
+        "local_epochs": training.local_epochs,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+    }
 
 
 def _number(metrics: Mapping[str, Any], *names: str) -> float:

@@ -9,7 +9,6 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import entry_points
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from p2pl.errors import ModelError, wrong
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session, Task
+from p2pl.registry import Registry
 
 GROUP = "p2pl.models"
 MAX_PARAMETERS = 1 << 30  # 4 GiB of float32; chosen: a session file must not exhaust the memory
@@ -158,12 +158,14 @@ def _check_sizes(name: str, sizes: object) -> None:
 def arrays(task: Task, **shapes: tuple[int, ...]) -> nn.Module:
     """Returns parameters without a network: what is computed with them only their trainer knows.
 
-    See `p2pl.learning.flower`. They start as those of a linear layer would: uniform within one over
-    the root of the numbers in a row, and 0 where there is one dimension or none.
+    For clients of Flower, and for modules that a person brings: a name with dots is that of a
+    parameter inside a module inside the module, as `named_parameters` says it. They start as those
+    of a linear layer would: uniform within one over the root of the numbers in a row, and 0 where
+    there is one dimension or none.
 
     Args:
         task: not read.
-        shapes: of the arrays; their order is that of their names.
+        shapes: of the arrays by name; their order is that of their names.
     """
     del task
     made = nn.Module()
@@ -173,13 +175,27 @@ def arrays(task: Task, **shapes: tuple[int, ...]) -> nn.Module:
         if len(shape) > 1:
             bound = math.prod(shape[1:]) ** -0.5
             values.uniform_(-bound, bound)
-        made.register_parameter(name, nn.Parameter(values))
+        try:
+            _place(made, name, values)
+        except (AttributeError, KeyError) as taken:
+            allowed = "names that a module can have, none of them twice"
+            raise ModelError(wrong("model.arguments", got=name, allowed=allowed)) from taken
     return made
+
+
+def _place(root: nn.Module, name: str, values: Tensor) -> None:
+    """Adds a parameter under a name with dots, and the modules that it is in."""
+    *path, last = name.split(".")
+    for step in path:
+        if step not in dict(root.named_children()):
+            root.add_module(step, nn.Module())
+        root = root.get_submodule(step)
+    root.register_parameter(last, nn.Parameter(values))
 
 
 def _check_shape(name: str, shape: object) -> None:
     if (
-        "." in name
+        not all(name.split("."))
         or not isinstance(shape, tuple)
         or not len(shape) <= MAX_LAYERS
         or not all(isinstance(size, int) and 1 <= size <= MAX_PARAMETERS for size in shape)
@@ -188,7 +204,7 @@ def _check_shape(name: str, shape: object) -> None:
             wrong(
                 f"model.arguments.{name}",
                 got=shape,
-                allowed=f"a name without dots, and at most {MAX_LAYERS} whole numbers from 1 on",
+                allowed=f"names between dots, and at most {MAX_LAYERS} whole numbers from 1 on",
             )
         )
 
@@ -200,6 +216,9 @@ BUILT_IN: Mapping[str, Make] = {
     "resnet-gn": resnet_gn,
     "arrays": arrays,
 }
+MODELS: Registry[Make] = Registry("model.name", GROUP, None, ModelError)
+for _name, _make in BUILT_IN.items():
+    MODELS.builtin(_name)(_make)
 
 
 def build(session: Session) -> nn.Module:
@@ -229,12 +248,13 @@ def initial_vector(session: Session) -> Tensor:
 
 def _find(session: Session) -> Callable[[], nn.Module]:
     name, arguments = session.model.name, session.model.arguments
-    if name in BUILT_IN:
-        make = partial(BUILT_IN[name], session.task, **arguments)
-        _check_names(name, BUILT_IN[name], arguments)
-        _check_memory(make)
-        return make
-    return partial(_make_installed, name, session)
+    make = MODELS.find(name)
+    if BUILT_IN.get(name) is make:
+        bound = partial(make, session.task, **arguments)
+        _check_names(name, make, arguments)
+        _check_memory(bound)
+        return bound
+    return partial(_make_foreign, name, make, session)
 
 
 def _check_names(name: str, make: Make, arguments: Mapping[str, object]) -> None:
@@ -266,21 +286,10 @@ def _check_memory(make: Callable[[], nn.Module]) -> None:
         )
 
 
-def _make_installed(name: str, session: Session) -> nn.Module:
-    installed = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in installed:
-        raise ModelError(
-            wrong(
-                "model.name",
-                got=name,
-                allowed=", ".join(sorted({*BUILT_IN, *installed})),
-                hint=f"install the package that offers it (entry point group {GROUP})",
-            )
-        )
+def _make_foreign(name: str, make: Make, session: Session) -> nn.Module:
+    """Returns a model that the person brings."""
     try:
-        made = installed[name].load()(session.task, **session.model.arguments)
-    except (ImportError, AttributeError) as fault:
-        raise ModelError(f"model {name}: its package cannot be imported: {fault}") from fault
+        made = make(session.task, **session.model.arguments)
     except (TypeError, ValueError) as fault:
         raise ModelError(f"model {name}: it refuses its arguments: {fault}") from fault
     if not isinstance(made, nn.Module):

@@ -7,14 +7,12 @@ from typing import TypeAlias
 
 import msgspec
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional
+from torch import Tensor
 
-from p2pl.data.examples import Examples, Source
+from p2pl.data.examples import Source
 from p2pl.errors import TrainingDiverged, wrong
 from p2pl.learning.channels import are_convolved, channels_last
-from p2pl.learning.weights import Layout
+from p2pl.learning.objective import Objective
 from p2pl.protocol.session import Training
 
 OptimizerState: TypeAlias = Mapping[str, Tensor]  # of [P] or a single number; {} before round 1
@@ -37,7 +35,7 @@ class Trained:
     """What local training made."""
 
     vector: Tensor  # [P]
-    loss: float  # mean cross-entropy over the last epoch, before each step; nats
+    loss: float  # mean over the last epoch, before each step; NaN: not known
     steps: int
     samples: int  # examples seen, counting repetitions
     optimizer: OptimizerState
@@ -58,7 +56,7 @@ def of_round(training: Training, index: int, rounds: int) -> Training:
 
 
 def train(
-    model: nn.Module,
+    objective: Objective,
     start: Start,
     examples: Source,
     training: Training,
@@ -68,7 +66,7 @@ def train(
     """Returns the parameters after `training.local_epochs` over the examples.
 
     Args:
-        model: what the parameters mean; its own are neither read nor changed.
+        objective: the model and its task.
         start: parameters and optimizer state of the previous round.
         examples: at least one, on the model's device.
         training: the session's settings.
@@ -78,9 +76,8 @@ def train(
     Raises:
         TrainingDiverged: the loss is no longer finite.
     """
-    model.train()
-    layout = Layout.of(model)
-    images = are_convolved(examples, model)
+    objective.model.train()
+    images = are_convolved(examples, objective.model)
     vector = start.vector.clone()
     state = start.optimizer
     total_steps = math.ceil(len(examples) / training.batch_size) * training.local_epochs
@@ -91,7 +88,7 @@ def train(
             batch = examples.take(rows)
             if images:
                 batch = channels_last(batch)
-            batch_loss, gradient = _gradient(model, layout, vector, batch)
+            batch_loss, gradient = objective.gradient(vector, batch)
             vector, state = advance(vector, gradient, state, training)
             total += batch_loss * len(batch)
             steps += 1
@@ -119,16 +116,6 @@ def diverged(loss: float, training: Training) -> TrainingDiverged:
 
 def _batches(count: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     return torch.split(torch.randperm(count, generator=generator), batch_size)
-
-
-def _gradient(
-    model: nn.Module, layout: Layout, vector: Tensor, batch: Examples
-) -> tuple[Tensor, Tensor]:
-    """Returns the mean loss over a batch and its gradient by the parameters, [P]."""
-    at = vector.detach().requires_grad_()
-    loss = functional.cross_entropy(functional_call(model, layout.unflatten(at), batch.x), batch.y)
-    (gradient,) = torch.autograd.grad(loss, at)
-    return loss.detach(), gradient
 
 
 def advance(

@@ -1,16 +1,16 @@
-"""What a peer makes of the models it received: a weighted mean.
+"""Rules that learn nothing: a row of weights that depends on counts alone.
 
-A rule is a row of K + 1 weights, non-negative and of sum 1; the first is my own. The rules here
-learn nothing; `degroot` takes its row from `p2pl.mixing.trust.row`.
+A row has K + 1 weights, non-negative and of sum 1; the first is the peer's own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
-from typing import TypeAlias
+from typing import ClassVar
 
-from torch import Tensor
+import msgspec
 
-Row: TypeAlias = tuple[float, ...]
+from p2pl.mixing.base import MIXERS, Mixed, Mixer, Own, PeerModel, Row, by_row
 
 # Sample counts are what strangers say of themselves. Within this factor of the median one peer
 # among ten can at most take 4/13 of the weight, whatever it claims. Chosen: algorithms that weigh
@@ -19,44 +19,14 @@ MAX_SAMPLE_RATIO = 4.0
 MAX_AGE_GAP = 5  # rounds; chosen: what is older than that is stale under every other rule as well
 
 
-def mix(own: Tensor, received: Sequence[Tensor], row: Sequence[float]) -> Tensor:
-    """Returns the weighted mean of my parameters and those received, [P].
-
-    Needs one more vector of memory, however many were received.
-
-    Args:
-        own: [P] float32.
-        received: K vectors of [P]; K may be 0. Those with weight 0 are not read.
-        row: K + 1 weights, non-negative, sum 1; row[0] is my own.
-    """
-    mixed = own * row[0]
-    for vector, weight in zip(received, row[1:], strict=True):
-        if weight != 0:
-            mixed.add_(vector, alpha=weight)
-    return mixed
+def own_row(others: int) -> Row:
+    """Returns the row that trusts nobody, with K others: training alone."""
+    return (1.0, *(0.0,) * others)
 
 
-def fixed_row(rule: str, own_samples: int, counts: Sequence[int]) -> Row:
-    """Returns the row of a rule that learns nothing.
-
-    Args:
-        rule: one of `FIXED`.
-        own_samples: training examples of mine; for `age`, the age of my model.
-        counts: of the K others, as they say.
-    """
-    return FIXED[rule](own_samples, counts)
-
-
-def own_row(own_samples: int, counts: Sequence[int]) -> Row:
-    """Returns the row that trusts nobody: training alone."""
-    del own_samples
-    return (1.0, *(0.0 for _ in counts))
-
-
-def equal_row(own_samples: int, counts: Sequence[int]) -> Row:
-    """Returns the row that trusts everybody equally, me included."""
-    del own_samples
-    return (1 / (len(counts) + 1),) * (len(counts) + 1)
+def equal_row(others: int) -> Row:
+    """Returns the row that trusts K others and the peer itself equally."""
+    return (1 / (others + 1),) * (others + 1)
 
 
 def sample_row(own_samples: int, counts: Sequence[int]) -> Row:
@@ -88,12 +58,50 @@ def age_row(own_age: int, ages: Sequence[int]) -> Row:
     oldest = max(all_ages)
     weights = [age if age >= oldest - MAX_AGE_GAP else 0 for age in all_ages]
     total = sum(weights)
-    return tuple(weight / total for weight in weights) if total else equal_row(own_age, ages)
+    return tuple(weight / total for weight in weights) if total else equal_row(len(ages))
 
 
-FIXED: Mapping[str, Callable[[int, Sequence[int]], Row]] = {
-    "none": own_row,
-    "uniform": equal_row,
-    "samples": sample_row,
-    "age": age_row,
-}
+class FixedRow(Mixer):
+    """A rule whose row depends on counts alone: nothing is learned, and nothing remembered."""
+
+    keeps_privacy: ClassVar[bool] = True
+
+    def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
+        """Returns the weights of the mix: the peer's own, then those of the K models, sum 1."""
+        raise NotImplementedError
+
+    def mix(self, own: Own, received: Mapping[str, PeerModel], memory: msgspec.Struct) -> Mixed:
+        """Returns the weighted mean."""
+        return replace(by_row(self.peer_id, own, received, self.row(own, received)), memory=memory)
+
+
+@MIXERS.builtin("none")
+class Alone(FixedRow):
+    """Trusts nobody: what others give is thrown away."""
+
+    def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
+        return own_row(len(received))
+
+
+@MIXERS.builtin("uniform")
+class Uniform(FixedRow):
+    """Trusts everybody equally, the peer itself included."""
+
+    def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
+        return equal_row(len(received))
+
+
+@MIXERS.builtin("samples")
+class BySamples(FixedRow):
+    """Weighs by sample counts, as federated averaging does."""
+
+    def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
+        return sample_row(own.samples, [model.samples for model in received.values()])
+
+
+@MIXERS.builtin("age")
+class ByAge(FixedRow):
+    """Weighs by age: how many rounds of training are in a model."""
+
+    def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
+        return age_row(own.round, [model.round for model in received.values()])

@@ -10,18 +10,47 @@ classes; what is learned together is lost.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
 
+import msgspec
 import torch
 from torch import Tensor
 
 from p2pl.learning.sample import Sample
-from p2pl.mixing.fixed import Row
+from p2pl.mixing.base import MIXERS, Mixed, Mixer, Own, PeerModel, Row, by_row
+from p2pl.mixing.fixed import equal_row
 from p2pl.protocol.session import Mixing
 
 ME = ""  # under which my own number is kept
 MAX_LOGIT = 20.0  # e^20 to 1; more only overflows
 MAX_REMEMBERED = 1_024  # peers
-EXAMPLES = 512  # as many as `p2pl.learning.probe` asks
+EXAMPLES = 512  # as many as `p2pl.tasks.probe` asks
+
+
+class Logits(msgspec.Struct, frozen=True):
+    """What the rule remembers: the number behind each peer's weight, by peer id."""
+
+    naive: dict[str, float] = {}
+
+
+@MIXERS.builtin("degroot-naive")
+class NaiveTrust(Mixer):
+    """Learns the whole row by the gradient of the peer's own validation loss."""
+
+    Memory: ClassVar[type[msgspec.Struct]] = Logits
+
+    def mix(self, own: Own, received: Mapping[str, PeerModel], memory: msgspec.Struct) -> Mixed:
+        """Returns the mix; an equal one where the peer has no examples to learn by."""
+        assert isinstance(memory, Logits)
+        mine = own.trainer.sample("validation", EXAMPLES)
+        if mine is None:
+            return replace(
+                by_row(self.peer_id, own, received, equal_row(len(received))), memory=memory
+            )
+        vectors = {ME: own.vector, **{who: one.vector for who, one in received.items()}}
+        row, numbers = learn(memory.naive, vectors, mine, self.session.mixing)
+        return replace(by_row(self.peer_id, own, received, row), memory=Logits(naive=numbers))
 
 
 def learn(

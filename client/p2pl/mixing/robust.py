@@ -28,12 +28,15 @@ finite where the models are; a sum that overflows leaves me with my own.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
+import msgspec
 import torch
 from torch import Tensor
 
-from p2pl.mixing.fixed import Row, mix, own_row
+from p2pl.learning.trainer import Trainer
+from p2pl.mixing.base import MIXERS, Mixed, Mixer, Own, PeerModel, Row, weighted_mean
+from p2pl.mixing.fixed import own_row
 from p2pl.protocol.session import Mixing
 
 NEAREST = "nnm-"  # nearest-neighbour mixing, in front of another rule's name
@@ -94,7 +97,7 @@ def assumed_bad(mixing: Mixing, models: int) -> int:
 
 def _mine_alone(own: Tensor, received: Sequence[Tensor], why: str) -> Combined:
     rejected = dict.fromkeys(range(len(received)), why)
-    return Combined(own.clone(), own_row(0, [0] * len(received)), rejected)
+    return Combined(own.clone(), own_row(len(received)), rejected)
 
 
 # --- by coordinate -------------------------------------------------------------------------------
@@ -154,7 +157,7 @@ def _mean_of_best(models: Sequence[Tensor], blends: Tensor, bad: int, count: int
     row = tuple(blends[best].mean(0).tolist())
     why = f"krum: its neighbours are further away than those of the best {count} of {len(models)}"
     rejected = {k: why for k, share in enumerate(row[1:]) if share == 0}
-    return Combined(mix(models[0], models[1:], row), row, rejected)
+    return Combined(weighted_mean(models[0], models[1:], row), row, rejected)
 
 
 def _nearest(squares: Tensor, bad: int) -> Tensor:
@@ -216,7 +219,7 @@ def clipped_gossip(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine
         for k, weight in enumerate(others)
         if weight == 0
     }
-    return Combined(mix(own, received, row), row, rejected)
+    return Combined(weighted_mean(own, received, row), row, rejected)
 
 
 def _cut(distance: float, radius: float) -> float:
@@ -271,7 +274,7 @@ def _anchored(
     share = (1 - mixing.own_share) / accepted if accepted else 0.0
     others = [0.0 if k in rejected else share for k in range(len(received))]
     row = (1 - sum(others), *others)
-    return Combined(mix(own, received, row), row, rejected)
+    return Combined(weighted_mean(own, received, row), row, rejected)
 
 
 def _distances(own: Tensor, received: Sequence[Tensor]) -> list[float]:
@@ -294,3 +297,34 @@ ANCHORED: Mapping[str, Anchored] = {
 }
 ONE_BY_ONE = frozenset({"balance", "ubar"})  # each model is judged by itself
 RULES = (*GROUPED, *(NEAREST + name for name in GROUPED), *ANCHORED)
+
+
+class Robust(Mixer):
+    """A rule that makes a vector and a row, out of the models alone."""
+
+    keeps_privacy: ClassVar[bool] = True
+
+    def mix(self, own: Own, received: Mapping[str, PeerModel], memory: msgspec.Struct) -> Mixed:
+        """Returns the mix by the session's rule."""
+        peers = tuple(received)
+        mine = Mine(own.round / self.session.exchange.rounds, _loss(own.trainer))
+        settings = self.session.mixing
+        vectors = [model.vector for model in received.values()]
+        combined = combine(settings.rule, own.vector, vectors, settings, mine)
+        row = dict(zip((self.peer_id, *peers), combined.row, strict=True))
+        rejected = {peers[k]: why for k, why in combined.rejected.items()}
+        return Mixed(combined.vector, row, rejected, memory)
+
+
+def _loss(trainer: Trainer) -> Loss:
+    return lambda vector: trainer.evaluate(vector, "validation").loss
+
+
+MIXERS.builtin(*(rule for rule in RULES if rule != "ubar"))(Robust)
+
+
+@MIXERS.builtin("ubar")
+class Ubar(Robust):
+    """The one robust rule that asks the peer's own examples, and so keeps no privacy."""
+
+    keeps_privacy: ClassVar[bool] = False

@@ -79,7 +79,7 @@ class _Failure(Exception):
         self.forgot = forgot
 
 
-class Directory:
+class TrackerDirectory:
     """Announces to the first tracker that answers, and keeps the peers it hears of.
 
     Attributes:
@@ -282,7 +282,7 @@ class Directory:
 class _Written:
     """Counts a request's bytes once they are written."""
 
-    def __init__(self, directory: Directory, count: int) -> None:
+    def __init__(self, directory: TrackerDirectory, count: int) -> None:
         self._directory, self._count = directory, count
 
     async def trace(self, event: str, _: Mapping[str, Any]) -> None:

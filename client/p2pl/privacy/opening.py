@@ -1,25 +1,26 @@
 """What a private peer does before its first round: it opens its accounts, or goes on with them."""
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from p2pl.errors import BudgetSpent, PrivacyError
-from p2pl.learning.learner import Learner
-from p2pl.network.keys import Identity
+from p2pl.learning.torch_trainer import TorchTrainer
+from p2pl.learning.trainer import trains_in
 from p2pl.privacy.accountant import Account, Accountant, Budget, Charge, affordable, check_batch
 from p2pl.privacy.ledger import (
-    PURPOSE,
     Accounts,
     check_not_older,
     load_accounts,
     lost,
     save_accounts,
 )
-from p2pl.privacy.policy import Wanted, budget, open_training, open_trust
+from p2pl.privacy.policy import Wanted, budget, check_task, open_training, open_trust
+from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.privacy.training import PrivateTraining, check_clip, check_model, steps_a_round
+from p2pl.protocol.session import Session
 from p2pl.run.state import PeerState
 
 
@@ -29,12 +30,7 @@ class Book:
 
     directory: Path
     session_id: str
-    key: bytes
-
-    @classmethod
-    def of(cls, directory: Path, session_id: str, identity: Identity) -> "Book":
-        """Returns the book of a run."""
-        return cls(directory, session_id, identity.secret_for(PURPOSE))
+    key: bytes  # `Identity.secret_for(ledger.PURPOSE)`
 
     def load(self) -> Accounts | None:
         """Returns the accounts; None where there are none. Raises RunDirError."""
@@ -64,15 +60,21 @@ class _Clerk:
 
 
 def made_private(
-    learner: Learner, asked: Wanted | None, rounds: int, book: Book, state: PeerState | None
-) -> Learner:
-    """Returns the learner as the person wants it: one that trains privately, or itself.
+    session: Session,
+    trainer: TorchTrainer,
+    asked: Wanted | None,
+    rounds: int,
+    book: Book,
+    state: PeerState | None,
+) -> TorchTrainer:
+    """Returns the trainer as the person wants it: one that trains privately, or itself.
 
     The noise is that with which the budget lasts for all rounds of the run. It is found once: a
     restart goes on with it, unless the person has changed the budget.
 
     Args:
-        learner: with the peer's data.
+        session: what all peers agreed on.
+        trainer: with the peer's data.
         asked: within what the session demands; None: no privacy.
         rounds: of the whole run.
         book: of this run.
@@ -89,27 +91,34 @@ def made_private(
                 "--dp-epsilon: got none, and this run trains privately; "
                 f"allowed: the same command as before (it was {saved.training.epsilon:g})"
             )
-        return learner
+        return trainer
     if saved is None and state is not None:
         raise lost(book.directory)
     if saved is not None:
         check_not_older(book.directory, saved, state.charged if state else 0)
     clip = check_clip(asked.clip)
-    check_model(learner.model, learner.session.task.input)
-    accounts = _accounts(learner, asked, rounds, saved, state.round if state else 0)
+    check_task(session)
+    check_model(trainer.model, session.task.input)
+    done = state.round if state else 0
+    accounts = _accounts(session, trainer, asked, (done, rounds), saved)
     clerk = _Clerk(book, accounts)
     training = Accountant(accounts.training, clerk.write_training)
     trust = Accountant(accounts.trust, clerk.write_trust) if accounts.trust else None
-    return replace(learner, private=PrivateTraining(training, clip, trust))
+    private = PrivateTraining(training, clip, trust)
+    return PrivateTrainer.around(trainer, private, session.training.batch_size)
 
 
 def _accounts(
-    learner: Learner, asked: Wanted, rounds: int, saved: Accounts | None, done: int
+    session: Session,
+    trainer: TorchTrainer,
+    asked: Wanted,
+    span: tuple[int, int],
+    saved: Accounts | None,
 ) -> Accounts:
-    """Returns the accounts to go on with from round `done` + 1."""
-    session, own = learner.session, len(learner.own)
-    allowed = budget(session.privacy, asked, own + len(learner.validation))
-    to_train = sum(1 for index in range(done + 1, rounds + 1) if learner.trains_in(index))
+    """Returns the accounts to go on with: of a run whose rounds are (done, in all)."""
+    (done, rounds), own = span, len(trainer.own)
+    allowed = budget(session.privacy, asked, own + len(trainer.validation))
+    to_train = sum(trains_in(session, index) for index in range(done + 1, rounds + 1))
     if saved is None:
         return Accounts(
             training=open_training(session, allowed, own, to_train),
@@ -124,7 +133,7 @@ def _accounts(
         trust = _moved(trust, allowed)
         with contextlib.suppress(PrivacyError):
             trust = open_trust(session, allowed, rounds - done, trust.spent)
-    _check_left(learner, training, done)
+    _check_left(session, own, training, done)
     return Accounts(training=training, trust=trust)
 
 
@@ -133,9 +142,9 @@ def _moved(account: Account, allowed: Budget) -> Account:
     return msgspec.structs.replace(account, epsilon=allowed.epsilon, delta=allowed.delta)
 
 
-def _check_left(learner: Learner, account: Account, done: int) -> None:
+def _check_left(session: Session, own: int, account: Account, done: int) -> None:
     """Raises BudgetSpent where there is no round yet, and nothing left to begin one with."""
-    training, own = learner.session.training, len(learner.own)
+    training = session.training
     rate = check_batch(training.batch_size, own)
     first = Charge(account.noise_multiplier, rate, steps_a_round(training, own))
     if not done and not affordable(account.budget, account.spent, first):

@@ -14,7 +14,7 @@ from rich.text import Text
 from p2pl.data.examples import Examples
 from p2pl.errors import InputError, PrivacyError, wrong
 from p2pl.learning import device, models
-from p2pl.learning.learner import Learner
+from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.weights import flatten
 from p2pl.privacy.accountant import (
     MAX_NOISE,
@@ -217,7 +217,7 @@ def audit(session: Session, data: Examples, wanted: Audit) -> tuple[Verdict, tup
     check_clip(wanted.clip)
     model = models.build(session)
     check_model(model, session.task.input)
-    mine = Learner.of(session, ("audit", "audit"), model, data, None)
+    mine = TorchTrainer.of(session, ("audit", "audit"), model, data)
     own = mine.own.take(torch.arange(len(mine.own)))
     fault: Any = wanted.fault
     audited = Audited(

@@ -3,19 +3,12 @@
 from dataclasses import dataclass
 
 from p2pl.errors import PrivacyError, wrong
+from p2pl.mixing.base import MIXERS, rule_of
 from p2pl.privacy.accountant import Account, Accountant, Budget, Spent, check_batch
 from p2pl.privacy.probe import RELEASES
 from p2pl.privacy.training import DEFAULT_CLIP, PrivateTraining, check_clip, steps_a_round
 from p2pl.protocol.session import Privacy, Session
 
-# Mixing rules that look at nothing that is secret, or only in a way that is accounted for. A rule
-# that is new is refused until it stands here.
-PRIVATE_RULES = (
-    *("none", "uniform", "samples", "age", "degroot"),
-    *("median", "trimmed-mean", "krum", "multi-krum"),
-    *("nnm-median", "nnm-trimmed-mean", "nnm-krum", "nnm-multi-krum"),
-    *("clipped-gossip", "balance"),
-)
 # Questions to the validation examples that are planned for, beside one a round and peer asked:
 # who finds a liar judges the rest again. Chosen; when they are used up, nobody is judged any more.
 SPARE_QUESTIONS = 1.5
@@ -55,13 +48,24 @@ def check_session(session: Session, asked: Wanted | None) -> None:
         return
     _check_bound("--dp-epsilon", asked.epsilon, demanded.max_epsilon)
     _check_bound("--dp-delta", asked.delta, demanded.delta)
-    if session.mixing.rule not in PRIVATE_RULES:
+    if not rule_of(session).keeps_privacy:
+        keeping = [name for name in MIXERS.names() if MIXERS.find(name).keeps_privacy]
         raise PrivacyError(
             wrong(
                 "mixing.rule, for private training",
                 got=session.mixing.rule,
-                allowed=", ".join(PRIVATE_RULES),
-                hint="it may ask my examples, and nobody counts what the answers say",
+                allowed=", ".join(keeping),
+                hint="it may ask the peer's examples, and nobody counts what the answers say",
+            )
+        )
+
+
+def check_task(session: Session) -> None:
+    """Raises PrivacyError unless gradients of single examples can be had for the session's task."""
+    if session.task.kind != "classification":
+        raise PrivacyError(
+            wrong(
+                "task.kind, for private training", got=session.task.kind, allowed="classification"
             )
         )
 
@@ -143,7 +147,7 @@ def open_trust(session: Session, allowed: Budget, rounds: int, spent: Spent = ()
         rounds: of the whole run.
         spent: before.
     """
-    if session.mixing.rule != "degroot":
+    if not rule_of(session).asks_judge:
         return None
     questions = round(SPARE_QUESTIONS * max(1, session.exchange.cohort) * max(1, rounds))
     return Account.opened(allowed, 1.0, RELEASES * questions, spent)

@@ -25,7 +25,7 @@ MAX_SHIFT = 1.0  # norm, of the change of an example's scores
 
 
 class PrivateProbe:
-    """Judges as `p2pl.learning.probe.Probe` does, with bounded answers and noise on them.
+    """Judges as `p2pl.tasks.probe.Probe` does, with bounded answers and noise on them.
 
     All examples count alike, classes as often as they are held: their numbers are not looked at.
     """

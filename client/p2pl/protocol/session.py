@@ -60,6 +60,8 @@ class Task(_Section, frozen=True):
     labels: tuple[Label, ...] = ()  # class names, in the order of their numbers; () = numbers only
     mean: tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...] = ()  # by channel, of inputs in 0..1
     std: tuple[Annotated[float, Meta(gt=0, le=1e6)], ...] = ()  # () = inputs are left in 0..1
+    kind: Name = "classification"
+    arguments: dict[Name, Argument] = {}
 
 
 class Model(_Section, frozen=True):
@@ -114,7 +116,7 @@ class Exchange(_Section, frozen=True):
     # Peers pulled from each round, without me; `braintorrent` asks everybody whatever stands here,
     # and for `gossip` it is the number of neighbours.
     cohort: Annotated[int, Meta(ge=0, le=256)]
-    kind: Literal["cohort", "braintorrent", "gossip", "raft"] = "cohort"
+    kind: Name = "cohort"
     min_peers: Annotated[int, Meta(ge=1, le=10_000)] = 2  # alive, with me, before round 1 begins
     start_deadline_s: Seconds = 60.0  # how long to wait for them
     wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0  # for a slower peer's round; 0 = never
@@ -128,25 +130,8 @@ class Exchange(_Section, frozen=True):
 class Mixing(_Section, frozen=True):
     """What a peer makes of what it received."""
 
-    rule: Literal[
-        "degroot",
-        "degroot-naive",
-        "uniform",
-        "samples",
-        "none",
-        "age",
-        "median",
-        "trimmed-mean",
-        "krum",
-        "multi-krum",
-        "nnm-median",
-        "nnm-trimmed-mean",
-        "nnm-krum",
-        "nnm-multi-krum",
-        "clipped-gossip",
-        "balance",
-        "ubar",
-    ] = "degroot"
+    rule: Name = "degroot"
+    arguments: dict[Name, Argument] = {}
     # For the robust rules; see p2pl.mixing.robust.
     byzantine: Annotated[int, Meta(ge=0, le=256)] | None = None  # assumed bad in a cohort, me apart
     balance_gamma: Annotated[float, Meta(gt=0, le=1e6)] = 0.3  # of my own norm
@@ -303,9 +288,17 @@ def read_spec(toml: str) -> Spec:
         raw = tomllib.loads(toml)
     except tomllib.TOMLDecodeError as fault:
         raise SessionFileError(f"the spec is not valid TOML: {fault}") from fault
-    if "url-list" in raw:
-        raw["url_list"] = raw.pop("url-list")
-    spec = _convert(raw, Spec, strict=True)
+    return spec_of(raw)
+
+
+def spec_of(raw: Mapping[str, Any]) -> Spec:
+    """Returns the spec in a dictionary of the tables that a TOML file would have.
+
+    Raises:
+        SessionFileError: a key is missing, unknown or out of range.
+    """
+    renamed = {("url_list" if key == "url-list" else key): value for key, value in raw.items()}
+    spec = _convert(renamed, Spec, strict=True)
     for url in spec.url_list:
         _check_url("url-list", url)
     spec.session()

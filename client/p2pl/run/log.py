@@ -3,6 +3,7 @@
     session.json       whose run this is: session id, session name, peer id
     rounds.jsonl       one line a round, written as soon as the round is over
     summary.json       how it ended; absent while the run is under way, or when it was killed
+    session.torrent    the session itself (written by whoever joins it)
     model.safetensors  the final weights (written by whoever has them)
     lock               held by the process that is writing
 
@@ -31,6 +32,7 @@ from p2pl.errors import RunDirError, wrong
 from p2pl.run.files import write_atomically
 
 MARKER_FILE = "session.json"
+SESSION_FILE = "session.torrent"
 ROUNDS_FILE = "rounds.jsonl"
 SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.safetensors"
@@ -43,17 +45,21 @@ Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 PeerId: TypeAlias = str
 T = TypeVar("T")
+NUMBERS = ("trust", "metrics", "metrics_before_mix")  # fields that hold numbers by name
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
     """One JSON object: frozen; unknown fields are ignored, and what is not finite becomes null."""
 
     def __post_init__(self) -> None:
-        """Replaces what JSON cannot hold: NaN and the infinities."""
+        """Replaces or drops what JSON cannot hold: NaN and the infinities."""
         for field in self.__struct_fields__:
             value = getattr(self, field)
             if isinstance(value, float) and not math.isfinite(value):
                 msgspec.structs.force_setattr(self, field, None)
+            elif field in NUMBERS and not all(map(math.isfinite, value.values())):
+                finite = {name: one for name, one in value.items() if math.isfinite(one)}
+                msgspec.structs.force_setattr(self, field, finite)
 
 
 class Marker(_Record, frozen=True):
@@ -72,6 +78,8 @@ class RoundEntry(_Record, frozen=True):
     validation_loss: float | None = None  # after mixing, on own validation data
     accuracy: Percent | None = None  # after mixing, on the test set
     accuracy_before_mix: Percent | None = None  # after training, on the same test set
+    metrics: dict[str, float] = {}  # after mixing, on the test set; the primary one first
+    metrics_before_mix: dict[str, float] = {}  # after training, on the same test set
     personal_accuracy: Percent | None = None  # of my personal model, labels as frequent as mine
     own_accuracy: Percent | None = None  # after mixing, likewise; None: no personal model is kept
     own_accuracy_before_mix: Percent | None = None  # after training, likewise
@@ -94,18 +102,12 @@ class RoundEntry(_Record, frozen=True):
     epsilon: float | None = None  # privacy spent so far; None: training is not private
     trust_epsilon: float | None = None  # by asking examples held back; it does not add to the other
 
-    def __post_init__(self) -> None:
-        """Drops trust weights that are not finite: JSON cannot hold them."""
-        super().__post_init__()
-        if not all(math.isfinite(weight) for weight in self.trust.values()):
-            finite = {peer: weight for peer, weight in self.trust.items() if math.isfinite(weight)}
-            msgspec.structs.force_setattr(self, "trust", finite)
-
 
 class Summary(_Record, frozen=True):
     """How a run ended."""
 
     accuracy: Percent | None = None  # of the last round, after mixing, on the test set
+    metrics: dict[str, float] = {}  # likewise; the primary one first
     personal_accuracy: Percent | None = None  # of my personal model, labels as frequent as mine
     rounds: Count = 0  # number of the last round that was completed
     peer_id: PeerId = ""

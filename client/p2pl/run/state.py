@@ -12,7 +12,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from p2pl.errors import RunDirError, wrong
-from p2pl.mixing.trust.row import Trust
 from p2pl.run.files import write_atomically
 
 STATE_FILE = "state.safetensors"
@@ -29,7 +28,7 @@ class PeerState:
     round: int  # the last round completed; 0 before the first
     weights: Tensor  # [P] float32, after mixing
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
-    trust: Trust = field(default_factory=Trust)
+    trust: msgspec.Struct | None = None  # what the mixing rule remembers; None: nothing yet
     directory: Mapping[str, Any] | None = None  # of peers and trackers, in builtins
     memory: Mapping[str, Any] = field(default_factory=dict)  # of the kind of exchange, in builtins
     charged: int = 0  # steps of private training paid for by then; see accounts.py
@@ -49,7 +48,7 @@ def save_state(directory: Path, session_id: str, state: PeerState) -> None:
         tensors[_PERSONAL] = state.personal.detach().cpu().contiguous()
     told = {
         "round": state.round,
-        "trust": msgspec.to_builtins(state.trust),
+        "trust": {} if state.trust is None else msgspec.to_builtins(state.trust),
         "directory": state.directory,
         "memory": state.memory,
         "charged": state.charged,
@@ -58,13 +57,16 @@ def save_state(directory: Path, session_id: str, state: PeerState) -> None:
     write_atomically(directory / STATE_FILE, save(tensors, metadata))
 
 
-def load_state(directory: Path, session_id: str, parameters: int) -> PeerState | None:
+def load_state(
+    directory: Path, session_id: str, parameters: int, memory: type[msgspec.Struct]
+) -> PeerState | None:
     """Returns the state saved in a run directory; None where there is none.
 
     Args:
         directory: the run directory.
         session_id: of the session being joined.
         parameters: P, how many numbers the session's model has.
+        memory: the type of what the session's mixing rule remembers.
 
     Raises:
         RunDirError: the state is damaged, or of another session or model.
@@ -91,7 +93,7 @@ def load_state(directory: Path, session_id: str, parameters: int) -> PeerState |
             round=int(told["round"]),
             weights=weights,
             optimizer={name.removeprefix(_OPTIMIZER): item for name, item in tensors.items()},
-            trust=msgspec.convert(told["trust"], Trust),
+            trust=msgspec.convert(told["trust"], memory),
             directory=told["directory"],
             memory=told.get("memory", {}),
             charged=int(told.get("charged", 0)),

@@ -15,22 +15,23 @@ from typing import TypeAlias
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from p2pl.data.examples import Part
 from p2pl.errors import InputError, TrainingDiverged, wrong
+from p2pl.learner import Learner, Scored
 from p2pl.learning.batched import stacked
 from p2pl.learning.batched.schedule import Job
 from p2pl.learning.batched.stacked import Stack, Unstackable
 from p2pl.learning.channels import has_convolutions
 from p2pl.learning.device import computing_with
-from p2pl.learning.evaluate import Scores
-from p2pl.learning.learner import Learner, Mixed, Model, Scored
+from p2pl.learning.task import Scores
 from p2pl.learning.train import Start, Trained, diverged, train
+from p2pl.learning.trainer import Round, trains_in, unchanged
 from p2pl.learning.weights import flatten
-from p2pl.mixing.fixed import FIXED
-from p2pl.mixing.trust.row import Trust
+from p2pl.mixing.base import Mixed, Own, PeerModel
+from p2pl.mixing.fixed import FixedRow
 from p2pl.seeds import seeded
+from p2pl.simulate.peers import is_stackable, own_part, torch_trainer, validation_part
 
 Clock: TypeAlias = Callable[[], float]  # in seconds
 
@@ -68,13 +69,13 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     Raises:
         InputError: `stacked` is wanted, and these peers cannot be stacked.
     """
-    stackable = all(learner.stackable for learner in learners)
+    stackable = all(map(is_stackable, learners))
     if wanted == "stacked" and not stackable:
         raise InputError(wrong("--engine", got=wanted, allowed="sequential, with private training"))
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)
-    stack = Stack(learners[0].model, _part(learners[0].own).whole, threads)
+    stack = Stack(model_of(learners), own_part(learners[0]).whole, threads)
     tried = learners[:TRIED_PEERS]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
@@ -111,12 +112,12 @@ def train_all(
     Raises:
         TrainingDiverged: a peer's loss is no longer finite.
     """
-    if engine.stack and engine.kind == "stacked" and learners[0].trains_in(index):
+    if engine.stack and engine.kind == "stacked" and trains_in(learners[0].session, index):
         jobs = [
-            Job(start, _part(learner.own), learner.order(index))
+            Job(start, own_part(learner), torch_trainer(learner).order(index))
             for learner, start in zip(learners, starts, strict=True)
         ]
-        trained = engine.stack.train(jobs, learners[0].training_of(index))
+        trained = engine.stack.train(jobs, Round.of(learners[0].session, index).training)
     else:
         one_by_one = partial(_train_one, index=index, forgiving=forgiving)
         trained = list(map(one_by_one, learners, starts))
@@ -124,7 +125,7 @@ def train_all(
     if any(lost) and not forgiving:
         raise diverged(math.nan, learners[0].session.training)
     return [
-        Trained(start.vector, math.nan, 0, 0, start.optimizer) if gone else one
+        unchanged(start) if gone else one
         for one, start, gone in zip(trained, starts, lost, strict=True)
     ]
 
@@ -133,8 +134,8 @@ def mix_all(
     engine: Engine,
     learners: Sequence[Learner],
     vectors: Sequence[Tensor],
-    received: Sequence[Mapping[str, Model]],
-    before: Sequence[tuple[Tensor, Trust]],
+    received: Sequence[Mapping[str, PeerModel]],
+    before: Sequence[tuple[Tensor, msgspec.Struct | None]],
     index: int,
 ) -> list[Mixed]:
     """Returns what every peer makes of what it received.
@@ -147,7 +148,7 @@ def mix_all(
         before: by peer, from where it trained, [P], and what it remembers of the others.
         index: the round.
     """
-    fixed = learners[0].session.mixing.rule in FIXED
+    fixed = isinstance(learners[0].mixer, FixedRow)
     dense = DENSE_SHARE * len(learners) ** 2 < sum(map(len, received))
     if engine.kind == "stacked" and fixed and dense:
         offered = _offered_to_all(received)
@@ -163,9 +164,9 @@ def mix_all(
     ]
 
 
-def _offered_to_all(received: Sequence[Mapping[str, Model]]) -> Mapping[str, Model] | None:
+def _offered_to_all(received: Sequence[Mapping[str, PeerModel]]) -> Mapping[str, PeerModel] | None:
     """Returns the models received, by peer id; None where a peer served two different ones."""
-    offered: dict[str, Model] = {}
+    offered: dict[str, PeerModel] = {}
     for models in received:
         for who, model in models.items():
             if offered.setdefault(who, model) is not model:
@@ -176,9 +177,9 @@ def _offered_to_all(received: Sequence[Mapping[str, Model]]) -> Mapping[str, Mod
 def _mix_stacked(
     learners: Sequence[Learner],
     vectors: Sequence[Tensor],
-    received: Sequence[Mapping[str, Model]],
-    offered: Mapping[str, Model],
-    trust: Sequence[Trust],
+    received: Sequence[Mapping[str, PeerModel]],
+    offered: Mapping[str, PeerModel],
+    trust: Sequence[msgspec.Struct | None],
     index: int,
 ) -> list[Mixed]:
     """Returns the mixes of a rule that learns nothing: one matrix product for all peers.
@@ -191,7 +192,9 @@ def _mix_stacked(
     rows: list[dict[str, float]] = []
     for peer, (learner, models) in enumerate(zip(learners, received, strict=True)):
         usable = {who: models[who] for who in sorted(models)}
-        row = learner.fixed_row(usable, index)
+        assert isinstance(learner.mixer, FixedRow)
+        own_model = Own(vectors[peer], index, learner.samples, learner.trainer)
+        row = learner.mixer.row(own_model, usable)
         rows.append(dict(zip((learner.peer_id, *usable), row, strict=True)))
         weights[peer, [column[who] for who in usable]] = torch.tensor(row[1:])
         mine = offered.get(learner.peer_id)
@@ -204,7 +207,7 @@ def _mix_stacked(
     if own.any():
         mixed += torch.stack(list(vectors)).mul_(own.to(served).unsqueeze(1))
     return [
-        Mixed(mixed[peer], row, {}, state)
+        Mixed(mixed[peer], row, {}, learners[peer].memory(state))
         for peer, (row, state) in enumerate(zip(rows, trust, strict=True))
     ]
 
@@ -223,18 +226,21 @@ def score_all(
         before: by peer, [P], as trained.
         after: by peer, [P], as mixed.
     """
-    if not all(learner.stackable for learner in learners):
+    if not all(map(is_stackable, learners)):
         return [
             learner.score(trained, mixed)
             for learner, trained, mixed in zip(learners, before, after, strict=True)
         ]
     if _scores_alone(engine, learners):
         with computing_with(_scoring_threads(engine, learners)):
-            own = [one.validate(vector) for one, vector in zip(learners, after, strict=True)]
+            own = [
+                one.trainer.evaluate(vector, "validation")
+                for one, vector in zip(learners, after, strict=True)
+            ]
     else:
-        held = [_part(learner.validation) for learner in learners]
+        held = list(map(validation_part, learners))
         classes = learners[0].session.task.classes
-        own = stacked.evaluate_own(learners[0].model, after, held, classes)
+        own = stacked.evaluate_own(model_of(learners), after, held, classes)
     each = (judge_all(engine, learners, before), judge_all(engine, learners, after), own)
     return [Scored(*scores) for scores in zip(*each, strict=True)]
 
@@ -249,7 +255,7 @@ def judge_all(
         learners: of the peers to score.
         vectors: by peer, [P].
     """
-    if not all(learner.stackable for learner in learners):
+    if not all(map(is_stackable, learners)):
         return [one.judge(vector) for one, vector in zip(learners, vectors, strict=True)]
     # Peers who all mix the same end with the same model, which is scored once.
     apart = [n for n, vector in enumerate(vectors) if n == 0 or not torch.equal(vector, vectors[0])]
@@ -257,7 +263,7 @@ def judge_all(
         with computing_with(_scoring_threads(engine, learners)):
             scores = [learners[n].judge(vectors[n]) for n in apart]
     else:
-        model, test = learners[0].model, learners[0].test
+        model, test = model_of(learners), torch_trainer(learners[0]).test
         assert test is not None  # `peers_of` has seen to it
         classes = learners[0].session.task.classes
         different = [vectors[n] for n in apart]
@@ -270,31 +276,27 @@ def _scores_alone(engine: Engine, learners: Sequence[Learner]) -> bool:
     """Returns whether peers are scored one after another: on a CPU, so are convolutions."""
     if engine.kind == "sequential" or not learners:
         return True
-    return not _on_gpu(learners) and has_convolutions(learners[0].model)
+    return not _on_gpu(learners) and has_convolutions(model_of(learners))
 
 
 def _scoring_threads(engine: Engine, learners: Sequence[Learner]) -> int:
     """Returns how many threads score one peer: all for convolutions, whose batches are large."""
-    large = bool(learners) and has_convolutions(learners[0].model)
+    large = bool(learners) and has_convolutions(model_of(learners))
     return engine.allowed if large else engine.threads
 
 
 def _train_one(learner: Learner, start: Start, index: int, *, forgiving: bool) -> Trained:
     try:
-        return learner.train(start, index, _nothing)
+        return learner.fit(start, index)
     except TrainingDiverged:
         if not forgiving:
             raise
-        return Trained(start.vector, math.nan, 0, 0, start.optimizer)
+        return unchanged(start)
 
 
-def _nothing(done: int, steps: int) -> None:
-    """Takes no notice of a step."""
-
-
-def _part(source: object) -> Part:
-    assert isinstance(source, Part)  # `peers_of` makes them so
-    return source
+def model_of(learners: Sequence[Learner]) -> nn.Module:
+    """Returns the model that all peers share as working space."""
+    return torch_trainer(learners[0]).model
 
 
 def _seconds(work: Callable[[], None], threads: int, clock: Clock) -> float:
@@ -313,23 +315,23 @@ def _seconds(work: Callable[[], None], threads: int, clock: Clock) -> float:
 
 def _try(kind: str, stack: Stack, learners: Sequence[Learner]) -> None:
     """Does a few steps of some peers' training; what they make is thrown away."""
-    model = learners[0].model
+    objective = torch_trainer(learners[0]).objective
     training = msgspec.structs.replace(learners[0].session.training, local_epochs=1)
     count = TRIED_STEPS * training.batch_size
-    start = Start(flatten(model))
+    start = Start(flatten(objective.model))
     jobs = [
         Job(start, part.part(torch.arange(min(count, len(part)))), seeded("", "", 0, "try"))
-        for part in (_part(learner.own) for learner in learners)
+        for part in map(own_part, learners)
     ]
     if kind == "stacked":
         stack.train(jobs, training)
     else:
         for job in jobs:
             with suppress(TrainingDiverged):  # the run itself will say so, or forgive it
-                train(model, job.start, job.part, training, job.order)
+                train(objective, job.start, job.part, training, job.order)
     if _on_gpu(learners):
-        torch.cuda.synchronize(learners[0].device)
+        torch.cuda.synchronize(learners[0].trainer.device)
 
 
 def _on_gpu(learners: Sequence[Learner]) -> bool:
-    return learners[0].device.type == "cuda"
+    return learners[0].trainer.device.type == "cuda"

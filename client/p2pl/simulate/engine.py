@@ -15,25 +15,22 @@ from typing import TypeAlias
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from p2pl.data import partition
-from p2pl.data.examples import Examples, Source
 from p2pl.data.load import Data
-from p2pl.errors import DataError, FrameError, wrong
-from p2pl.learning import models, precision
+from p2pl.errors import FrameError
+from p2pl.learner import Learner, Scored
+from p2pl.learning import models
 from p2pl.learning.device import computing_with
-from p2pl.learning.evaluate import Scores
-from p2pl.learning.flower import Clients, FlowerLearner
-from p2pl.learning.learner import Learner, Mixed, Model, Scored
+from p2pl.learning.flower import Clients
+from p2pl.learning.task import Scores
 from p2pl.learning.train import OptimizerState, Start, Trained
 from p2pl.learning.weights import flatten
-from p2pl.mixing.trust.row import Trust
-from p2pl.privacy.policy import Wanted, private_training
-from p2pl.privacy.training import check_model
+from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.run.log import RoundEntry
-from p2pl.simulate import bad
+from p2pl.simulate import attackers
 from p2pl.simulate.compute import Engine, choose, judge_all, mix_all, score_all, train_all
+from p2pl.simulate.peers import peers_of
 from p2pl.simulate.pulling import sources
 from p2pl.simulate.raft import mix_at_the_leader
 from p2pl.simulate.setup import Setup, check
@@ -42,7 +39,7 @@ from p2pl.simulate.setup import Setup, check
 # this only so many are scored, evenly spaced; after the last round, all are.
 MAX_SCORED = 20
 
-Offers: TypeAlias = Mapping[tuple[int, int | None], Model | str]
+Offers: TypeAlias = Mapping[tuple[int, int | None], PeerModel | str]
 OnRound = Callable[["Round"], None]
 
 
@@ -52,7 +49,7 @@ class Round:
 
     index: int
     entries: tuple[RoundEntry, ...]  # by peer: what its run log says
-    liars: bad.Liars | None  # None: all peers are honest
+    liars: attackers.Liars | None  # None: all peers are honest
     consensus_distance: float  # mean |theta_i - mean|^2 / |mean|^2 over the honest peers
     mean_model_accuracy: float  # percent, of the mean of the honest peers' parameters
     seconds: Mapping[str, float]  # by phase: train, mix, evaluate
@@ -80,7 +77,7 @@ class _State:
 
     vector: Tensor  # [P], after mixing
     optimizer: OptimizerState = field(default_factory=dict)
-    trust: Trust = field(default_factory=Trust)
+    trust: msgspec.Struct | None = None  # what the mixing rule remembers
     personal: Tensor | None = None  # [P]; None: none is kept
 
 
@@ -89,12 +86,16 @@ class _Pulls:
     """What one peer's cohort delivered."""
 
     cohort: tuple[int, ...]
-    models: Mapping[str, Model]
+    models: Mapping[str, PeerModel]
     rejected: Mapping[str, str]
 
 
 def run(
-    setup: Setup, data: Data | Clients, device: torch.device, on_round: OnRound | None = None
+    setup: Setup,
+    data: Data | Clients,
+    device: torch.device,
+    on_round: OnRound | None = None,
+    model: nn.Module | None = None,
 ) -> Result:
     """Returns what came of one simulation.
 
@@ -104,6 +105,7 @@ def run(
             have their own, and are scored on it.
         device: to compute on.
         on_round: called after every round.
+        model: in the place of the session's, of the same layout; None: the session's own.
 
     Raises:
         InputError: the setup is not one that can be run.
@@ -112,16 +114,17 @@ def run(
     """
     check(setup)
     begun = time.perf_counter()
-    learners = peers_of(setup, data, device)
+    space = (models.build(setup.seeded_session) if model is None else model).to(device)
+    learners = peers_of(setup, data, device, space)
     threads = torch.get_num_threads()
     if isinstance(data, Data):
         engine = choose(setup.engine, learners, threads)
     else:
         engine = Engine("sequential", threads, threads)
-    initial = flatten(learners[0].model)
+    initial = flatten(space)
     states: Sequence[_State] = [_State(initial) for _ in learners]
     honest = tuple(range(len(learners) - setup.bad))
-    memory = bad.Memory()
+    memory = attackers.Memory()
     done: list[Round] = []
     scores: Sequence[Scores] = ()
     with computing_with(engine.threads):
@@ -137,65 +140,11 @@ def run(
         scores=tuple(scores),
         learners=learners,
         vectors=tuple(state.vector for state in states),
-        samples=tuple(len(learner.own) or learner.samples for learner in learners),
-        payload_bytes=learners[0].payload_bytes,
+        samples=tuple(learner.trainer.own_samples for learner in learners),
+        payload_bytes=learners[0].codec.payload_bytes,
         engine=replace(engine, stack=None),  # whose memory is not needed any more
         seconds=time.perf_counter() - begun,
     )
-
-
-def peers_of(setup: Setup, data: Data | Clients, device: torch.device) -> tuple[Learner, ...]:
-    """Returns the learners of all peers, around one model and one copy of the data.
-
-    The centralised baseline is one learner with everybody's data: in each round it sees as many
-    examples as all the peers together.
-    """
-    session = setup.seeded_session
-    model = models.build(session).to(device)
-    precision.compute_in(setup.precision, model, device)
-    if not isinstance(data, Data):
-        names = [(setup.name, peer_id) for peer_id in setup.ids]
-        clients = [data(number, setup.peers) for number in range(setup.peers)]
-        return tuple(
-            FlowerLearner.around(session, name, model, client)
-            for name, client in zip(names, clients, strict=True)
-        )
-    if data.test is None:
-        raise DataError(
-            wrong(
-                "--data", got="no test split", allowed="data with one: all peers are scored on it"
-            )
-        )
-    train, test = data.train.to(device), data.test.to(device)
-    learners = [
-        Learner.of(session, (setup.name, setup.ids[peer]), model, mine, test)
-        for peer, mine in enumerate(_shares(setup, train))
-    ]
-    if setup.privacy is not None:
-        check_model(model, session.task.input)
-        return tuple(_private(learner, setup.privacy) for learner in learners)
-    return tuple(learners)
-
-
-def _private(learner: Learner, asked: Wanted) -> Learner:
-    """Returns a learner that trains privately, with a budget for all rounds."""
-    rounds = learner.session.exchange.rounds
-    trained = sum(map(learner.trains_in, range(1, rounds + 1)))
-    sizes = (len(learner.own), len(learner.validation))
-    private = private_training(learner.session, asked, sizes, (trained, rounds))
-    return replace(learner, private=private)
-
-
-def _shares(setup: Setup, train: Examples) -> list[Source]:
-    """Returns the data of each peer."""
-    if setup.baseline == "centralised":
-        return [train.part(torch.arange(len(train)))]
-    divide = partition.parse(setup.partition)
-    parts = divide(train.y.cpu().numpy(), setup.peers, setup.seeded_partition)
-    return [
-        bad.spoilt(setup, peer, train.part(torch.from_numpy(rows)))
-        for peer, rows in enumerate(parts)
-    ]
 
 
 def _round(
@@ -203,11 +152,11 @@ def _round(
     engine: Engine,
     learners: Sequence[Learner],
     states: Sequence[_State],
-    memory: bad.Memory,
+    memory: attackers.Memory,
     index: int,
 ) -> tuple[list[_State], Round, list[Scores]]:
     """Returns the peers' states after one round, what came of it, and scores, the last time all."""
-    watch = _Watch(learners[0].device)
+    watch = _Watch(learners[0].trainer.device)
     everybody = range(len(learners))
     with watch("train"):
         starts = [Start(state.vector, state.optimizer) for state in states]
@@ -215,8 +164,8 @@ def _round(
         trained = train_all(engine, learners, starts, index, forgiving=forgiving)
     with watch("mix"):
         offers = _offers(setup, learners, states, trained, memory, index)
-        shunned = {peer: learners[peer].shunned(states[peer].trust) for peer in everybody}
-        drawn = enumerate(sources(setup, index, shunned)[: len(learners)])
+        blocked = {peer: learners[peer].blocked(states[peer].trust) for peer in everybody}
+        drawn = enumerate(sources(setup, index, blocked)[: len(learners)])
         pulls = [_pull(setup, offers, peer, index, cohort) for peer, cohort in drawn]
         at_leader = setup.session.exchange.kind == "raft" and not setup.baseline
         mixing = partial(mix_at_the_leader, setup) if at_leader else partial(mix_all, engine)
@@ -244,7 +193,7 @@ def _round(
         _State(
             vectors[peer],
             learners[peer].follow(starts[peer], trained[peer], vectors[peer], index),
-            mixed[peer].trust,
+            mixed[peer].memory,
             personal[peer],
         )
         for peer in everybody
@@ -260,7 +209,7 @@ def _round(
         )
         for peer in everybody
     )
-    liars = bad.liars(setup, entries, index)
+    liars = attackers.liars(setup, entries, index)
     one = Round(index, entries, liars, distance, accuracy, watch.seconds)
     return after, one, [judged[peer] for peer in sorted(judged)]
 
@@ -304,32 +253,32 @@ def _offers(
     learners: Sequence[Learner],
     states: Sequence[_State],
     trained: Sequence[Trained],
-    memory: bad.Memory,
+    memory: attackers.Memory,
     index: int,
 ) -> Offers:
     """Returns what everybody serves: by (peer, who asks), or by (peer, None) to all alike."""
-    moment = bad.Moment(
+    moment = attackers.Moment(
         index=index,
         before=[state.vector for state in states],
         trained=[one.vector for one in trained],
         trust=[state.trust for state in states],
     )
     serve = partial(_serve, index)
-    made = bad.crafted(setup, learners, moment, memory, serve)
-    plain: dict[tuple[int, int | None], Model | str] = {
+    made = attackers.crafted(setup, learners, moment, memory, serve)
+    plain: dict[tuple[int, int | None], PeerModel | str] = {
         (p, None): serve(learners[p], trained[p].vector, learners[p].notes(states[p].trust))
         for p in range(len(learners) - setup.bad)
     }
     return {**plain, **made}
 
 
-def _serve(index: int, learner: Learner, vector: Tensor, notes: bytes) -> Model | str:
+def _serve(index: int, learner: Learner, vector: Tensor, notes: bytes) -> PeerModel | str:
     """Returns what others get of a peer's parameters once they travelled; or why it is refused."""
     try:
-        received = learner.decode(learner.encode(vector))
+        received = learner.codec.decode(learner.codec.encode(vector))
     except FrameError as fault:
         return str(fault)
-    return Model(index, learner.samples, received, notes)
+    return PeerModel(index, learner.samples, received, notes)
 
 
 def _pull(setup: Setup, offers: Offers, me: int, index: int, cohort: tuple[int, ...]) -> _Pulls:
@@ -338,7 +287,7 @@ def _pull(setup: Setup, offers: Offers, me: int, index: int, cohort: tuple[int, 
     answers = {names[other]: offers.get((other, me)) or offers[other, None] for other in cohort}
     return _Pulls(
         cohort,
-        {peer: answer for peer, answer in answers.items() if isinstance(answer, Model)},
+        {peer: answer for peer, answer in answers.items() if isinstance(answer, PeerModel)},
         {peer: answer for peer, answer in answers.items() if isinstance(answer, str)},
     )
 
@@ -353,7 +302,7 @@ def _consensus(judge: Learner, vectors: Sequence[Tensor]) -> tuple[float, float]
         mean.add_(vector, alpha=1 / len(vectors))
     apart = torch.stack([(vector - mean).square().sum() for vector in vectors]).mean()
     distance = float(apart / mean.square().sum().clamp(min=torch.finfo(mean.dtype).tiny))
-    return distance, judge.judge(mean).accuracy
+    return distance, judge.judge(mean).primary
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,13 +327,13 @@ def _entry(
         outcome: of its round.
         personal: its personal model, [P]; None: it keeps none.
     """
-    scored, pulls = outcome.scored, outcome.pulls
+    scored, pulls, spent = outcome.scored, outcome.pulls, learner.trainer.spent
     own: dict[str, float] = {}
     if scored and personal is not None:
         own = {
-            "personal_accuracy": learner.own_accuracy(learner.judge(personal)),
-            "own_accuracy": learner.own_accuracy(scored.after),
-            "own_accuracy_before_mix": learner.own_accuracy(scored.before),
+            "personal_accuracy": learner.trainer.own_score(learner.judge(personal)),
+            "own_accuracy": learner.trainer.own_score(scored.after),
+            "own_accuracy_before_mix": learner.trainer.own_score(scored.before),
         }
     return msgspec.structs.replace(
         blank,
@@ -393,15 +342,17 @@ def _entry(
         validation_loss=scored.validation.loss if scored else None,
         accuracy=outcome.judged.accuracy if outcome.judged else None,
         accuracy_before_mix=scored.before.accuracy if scored else None,
+        metrics=dict(outcome.judged.metrics) if outcome.judged else {},
+        metrics_before_mix=dict(scored.before.metrics) if scored else {},
         trust=dict(outcome.mixed.row),
         cohort=tuple(pulls.models) + tuple(pulls.rejected),
         received=tuple(pulls.models),
         rejected={**pulls.rejected, **outcome.mixed.rejected},
-        bytes_in=len(pulls.cohort) * learner.payload_bytes,
-        bytes_out=blank.bytes_out * learner.payload_bytes,
+        bytes_in=len(pulls.cohort) * learner.codec.payload_bytes,
+        bytes_out=blank.bytes_out * learner.codec.payload_bytes,
         samples=outcome.trained.samples,
-        epsilon=learner.epsilon,
-        trust_epsilon=learner.trust_epsilon,
+        epsilon=spent.epsilon if spent else None,
+        trust_epsilon=spent.trust_epsilon if spent else None,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from p2pl.learning.evaluate import by_class
+from p2pl.learning.evaluate import ClassScores, by_class
+from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.run.log import RoundEntry
 from p2pl.simulate.engine import Result, Round
 
@@ -23,7 +24,9 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         results: one a seed, of setups that differ in the seed alone.
     """
     setup, session = results[0].setup, results[0].setup.session
-    finals = [[result.scores[peer].accuracy for peer in result.honest] for result in results]
+    finals = [[result.scores[peer].primary for peer in result.honest] for result in results]
+    metric = results[0].learners[0].trainer.metrics[0]
+    primary = _over_peers_and_seeds(finals)
     confusions = [
         torch.stack([result.scores[peer].confusion for peer in result.honest]).sum(0)
         for result in results
@@ -36,13 +39,8 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "partition": setup.partition,
         "mixing": session.mixing.rule,
         "seeds": len(results),
-        "accuracy": {
-            "mean": _mean([_mean(final) for final in finals]),
-            "std_over_seeds": _std([_mean(final) for final in finals]),
-            "std_over_peers": _mean([statistics.pstdev(final) for final in finals]),
-            "worst_peer": _mean([min(final) for final in finals]),
-            "per_seed": [_mean(final) for final in finals],
-        },
+        "accuracy": primary if metric.name == "accuracy" else None,
+        "primary": {"metric": metric.name, "unit": metric.unit, **primary},
         "personal": _personal(results),
         "seconds": sum(result.seconds for result in results),
         "bytes_per_peer_round": round(_bytes_in(results)),
@@ -58,11 +56,13 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "training_threads": results[0].engine.threads,
         "precision": setup.precision,
         **_privacy(results),
-        "precision_macro": _mean([_mean([one.precision for one in c]) for c in classes]),
-        "recall_macro": _mean([_mean([one.recall for one in c]) for c in classes]),
-        "f1_macro": _mean([_mean([one.f1 for one in c]) for c in classes]),
+        "precision_macro": _macro(classes, "precision"),
+        "recall_macro": _macro(classes, "recall"),
+        "f1_macro": _macro(classes, "f1"),
         "accuracy_before_mix": curve[-1]["accuracy_before_mix"],
-        "accuracy_of_mean_model": _mean([r.rounds[-1].mean_model_accuracy for r in results]),
+        "accuracy_of_mean_model": _finite(
+            _mean([result.rounds[-1].mean_model_accuracy for result in results])
+        ),
         "consensus_distance": curve[-1]["consensus_distance"],
         "attack": setup.attack.name if setup.attack else None,
         "bad_peers": setup.bad,
@@ -74,6 +74,24 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
             for phase in results[0].rounds[0].seconds
         },
     }
+
+
+def _over_peers_and_seeds(finals: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Returns the primary metric after the last mix, over the peers of each seed, and the seeds."""
+    means = [_mean(final) for final in finals]
+    return {
+        "mean": _finite(_mean(means)),
+        "std_over_seeds": _finite(_std(means)),
+        "std_over_peers": _finite(_mean([statistics.pstdev(final) for final in finals])),
+        "worst_peer": _finite(_mean([min(final) for final in finals])),
+        "per_seed": [_finite(mean) for mean in means],
+    }
+
+
+def _macro(classes: Sequence[Sequence[ClassScores]], score: str) -> float | None:
+    """Returns the mean over the classes, then over the seeds; None where there are no classes."""
+    by_seed = [[getattr(one, score) for one in of_seed] for of_seed in classes]
+    return _mean([_mean(values) for values in by_seed]) if all(by_seed) else None
 
 
 def _personal(results: Sequence[Result]) -> dict[str, Any] | None:
@@ -107,10 +125,12 @@ def _privacy(results: Sequence[Result]) -> dict[str, float | None]:
     example pays for one of them. `delta` is the largest of any peer.
     """
     learners = [learner for result in results for learner in result.learners]
-    private = [learner.private for learner in learners if learner.private]
+    trainers = [learner.trainer for learner in learners]
+    private = [one.private for one in trainers if isinstance(one, PrivateTrainer)]
+    spent = [one.spent for one in trainers if one.spent]
     most: dict[str, Sequence[float | None]] = {
-        "epsilon": [one.epsilon for one in learners],
-        "trust_epsilon": [one.trust_epsilon for one in learners],
+        "epsilon": [one.epsilon for one in spent],
+        "trust_epsilon": [one.trust_epsilon for one in spent],
         "delta": [one.accountant.account.delta for one in private],
         "noise_multiplier": [one.accountant.account.noise_multiplier for one in private],
     }
@@ -136,7 +156,7 @@ def _by_round(same: Sequence[Round], honest: Sequence[int]) -> dict[str, Any]:
         "accuracy": mean(lambda entry: entry.accuracy),
         "accuracy_std_over_seeds": _spread(same, honest),
         "accuracy_before_mix": mean(lambda entry: entry.accuracy_before_mix),
-        "accuracy_of_mean_model": _mean([one.mean_model_accuracy for one in same]),
+        "accuracy_of_mean_model": _finite(_mean([one.mean_model_accuracy for one in same])),
         "consensus_distance": _finite(_mean([one.consensus_distance for one in same])),
         "train_loss": mean(lambda entry: entry.train_loss),
         "bad_weight": _bad_weight(same),

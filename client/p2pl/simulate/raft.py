@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import msgspec
 from torch import Tensor
 
-from p2pl.learning.learner import Learner, Mixed, Model
-from p2pl.mixing.trust.row import Trust
+from p2pl.learner import Learner
+from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.protocol.raft.bootstrap import MAX_MEMBERS
 from p2pl.protocol.raft.election import (
     Ballot,
@@ -158,8 +159,8 @@ def mix_at_the_leader(
     setup: Setup,
     learners: Sequence[Learner],
     vectors: Sequence[Tensor],
-    received: Sequence[Mapping[str, Model]],
-    before: Sequence[tuple[Tensor, Trust]],
+    received: Sequence[Mapping[str, PeerModel]],
+    before: Sequence[tuple[Tensor, msgspec.Struct | None]],
     index: int,
 ) -> list[Mixed]:
     """Returns what everybody holds after a round: the leader's mix, as it travels.
@@ -178,9 +179,10 @@ def mix_at_the_leader(
     start, trust = before[leader]
     chief = learners[leader]
     made = chief.mix(vectors[leader], received[leader], index, trust, start=start)
-    travelled = chief.decode(chief.encode(made.vector))
+    travelled = chief.codec.decode(chief.codec.encode(made.vector))
     mixed = []
-    for peer, (_, remembered) in enumerate(before):
+    for peer, (_, saved) in enumerate(before):
+        remembered = learners[peer].memory(saved)
         lie = next(iter(received[peer].values()), None)
         if peer == leader:
             mixed.append(made)

@@ -51,11 +51,12 @@ def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) ->
         with RunLog(folder, marker) as log:
             for entry in entries:
                 log.append(entry)
-            scores = result.scores[peer]
+            scores, spent = result.scores[peer], learner.trainer.spent
             write_atomically(folder / MODEL_FILE, learner.checkpoint(result.vectors[peer]))
             log.finish(
                 Summary(
                     accuracy=scores.accuracy,
+                    metrics=dict(scores.metrics),
                     personal_accuracy=entries[-1].personal_accuracy,
                     rounds=entries[-1].round,
                     peer_id=learner.peer_id,
@@ -65,9 +66,9 @@ def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) ->
                     bytes_in=log.totals.bytes_in,
                     bytes_out=log.totals.bytes_out,
                     seconds=log.totals.seconds,
-                    samples=len(learner.own),
-                    epsilon=learner.epsilon,
-                    trust_epsilon=learner.trust_epsilon,
+                    samples=learner.trainer.own_samples,
+                    epsilon=spent.epsilon if spent else None,
+                    trust_epsilon=spent.trust_epsilon if spent else None,
                     labels=labels,
                     confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
                 )

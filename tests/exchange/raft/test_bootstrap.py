@@ -44,8 +44,8 @@ def founders(folder: Path, seat: SeatFile, told: Told) -> Founders:
     """Returns my part in a founding of three."""
     exchange = SimpleNamespace(raft=SimpleNamespace(members=()), min_peers=3)
     peer: Any = SimpleNamespace(
-        file=SimpleNamespace(session=SimpleNamespace(exchange=exchange)),
-        wire=SimpleNamespace(identity=SimpleNamespace(peer_id=ME)),
+        session=SimpleNamespace(exchange=exchange),
+        transport=SimpleNamespace(identity=SimpleNamespace(peer_id=ME)),
     )
     post: Any = told
     return Founders(peer, seat=seat, post=post, bell=Bell(), events=EventLog(folder, ME))

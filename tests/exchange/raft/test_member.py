@@ -23,8 +23,8 @@ from p2pl.errors import FrameError, QuorumError, RunDirError
 from p2pl.exchange.raft import aggregator
 from p2pl.exchange.raft import member as raft
 from p2pl.exchange.raft.leadership import SEAT_FILE, Leadership, SeatFile
-from p2pl.learning import learner
-from p2pl.learning.learner import Model
+from p2pl.learning import codec
+from p2pl.mixing.base import PeerModel
 from p2pl.network.keys import Identity
 from p2pl.network.sealed import KeyPair, SuiteName, seal
 from p2pl.network.wire import Wire
@@ -104,7 +104,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
     """Records, and changes nothing."""
     kept = Recording()
     tell, put, generate = Wire.tell, Wire.put_parcel, KeyPair.generate
-    encode = learner.Learner.encode
+    encode = codec.WholeModel.encode
 
     async def telling(wire: Wire, address: object, payload: bytes, **more: object) -> None:
         kept.told.append(payload)
@@ -119,7 +119,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
         kept.pairs.append(pair)
         return pair
 
-    def encoding(one: learner.Learner, vector: object) -> memoryview:
+    def encoding(one: codec.WholeModel, vector: object) -> memoryview:
         encoded = encode(one, vector)  # type: ignore[arg-type]
         kept.clear.append(bytes(encoded))
         return encoded
@@ -127,7 +127,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
     monkeypatch.setattr(Wire, "tell", telling)
     monkeypatch.setattr(Wire, "put_parcel", putting)
     monkeypatch.setattr(KeyPair, "generate", staticmethod(generating))
-    monkeypatch.setattr(learner.Learner, "encode", encoding)
+    monkeypatch.setattr(codec.WholeModel, "encode", encoding)
     return kept
 
 
@@ -215,8 +215,8 @@ def test_who_has_not_answered_a_new_leader_yet_is_waited_for(
                 return
         hear(leadership, sender, message)
 
-    def giving(term: aggregator.Term, sender: str, base: Stamp, model: Model) -> None:
-        if sender == slow.get(term._peer.wire.identity.peer_id):
+    def giving(term: aggregator.Term, sender: str, base: Stamp, model: PeerModel) -> None:
+        if sender == slow.get(term._node.transport.identity.peer_id):
             loop = asyncio.get_running_loop()
             loop.call_later(0.5, give, term, sender, base, model)
         else:

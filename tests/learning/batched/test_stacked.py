@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 import torch
+from support.objectives import objective
 from torch import Tensor, nn
 
 from p2pl.data.examples import Examples, Part
@@ -14,7 +15,8 @@ from p2pl.learning.batched import stacked
 from p2pl.learning.batched.forward import Forward
 from p2pl.learning.batched.schedule import Job
 from p2pl.learning.batched.stacked import Stack, Unstackable
-from p2pl.learning.evaluate import Scores, evaluate
+from p2pl.learning.evaluate import evaluate
+from p2pl.learning.task import Scores
 from p2pl.learning.train import Start, Trained, follow, train
 from p2pl.learning.weights import Layout, flatten
 from p2pl.protocol.session import Task, Training
@@ -73,7 +75,7 @@ def alone_and_together(
     alone = together = starts(make, len(mine))
     for index in range(rounds):
         one = [
-            train(model, start, part, training, order(peer, index))
+            train(objective(model), start, part, training, order(peer, index))
             for peer, (start, part) in enumerate(zip(alone, mine, strict=True))
         ]
         jobs = [
@@ -128,7 +130,7 @@ def test_peers_may_have_other_labels_for_the_same_inputs() -> None:
     for done, part in zip(
         Stack(model, jobs[0].part.whole).train(jobs, SGD), (mine, flipped), strict=True
     ):
-        alone = train(model, start, part, SGD, order(0, 0))
+        alone = train(objective(model), start, part, SGD, order(0, 0))
         assert apart(done.vector, alone.vector) < 1e-6
 
 
@@ -139,7 +141,7 @@ def test_a_peer_that_diverges_is_told_by_its_loss_and_disturbs_nobody() -> None:
     jobs = [Job(s, p, order(k, 0)) for k, (s, p) in enumerate(zip((bad, good), mine, strict=True))]
     lost, kept = Stack(model, jobs[0].part.whole).train(jobs, SGD)
     assert math.isnan(lost.loss)
-    alone = train(model, good, mine[1], SGD, order(1, 0))
+    alone = train(objective(model), good, mine[1], SGD, order(1, 0))
     assert apart(kept.vector, alone.vector) < 1e-6
 
 
@@ -160,10 +162,14 @@ def test_scoring_together_equals_scoring_alone(
     vectors = [start.vector for start in starts(make, len(mine))]
     whole = mine[0].whole
     together = stacked.evaluate(model, vectors, whole, TASK.classes)
-    assert_same(together, [evaluate(model, vector, whole, TASK.classes) for vector in vectors])
+    assert_same(
+        together, [evaluate(objective(model, TASK.classes), vector, whole) for vector in vectors]
+    )
     own = stacked.evaluate_own(model, vectors, mine, TASK.classes)
     pairs = zip(vectors, mine, strict=True)
-    assert_same(own, [evaluate(model, vector, part, TASK.classes) for vector, part in pairs])
+    assert_same(
+        own, [evaluate(objective(model, TASK.classes), vector, part) for vector, part in pairs]
+    )
 
 
 @pytest.mark.parametrize("make", [*MODELS, models.resnet_gn])

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2pl.data.examples import Examples
-from p2pl.learning.probe import Probe
 from p2pl.mixing.trust import opinions
 from p2pl.mixing.trust import row as trusting
 from p2pl.mixing.trust.row import Learned, Mine, Record, Trust, learn, shunned, told
 from p2pl.mixing.trust.screening import Received
 from p2pl.protocol.session import Mixing
 from p2pl.seeds import seeded
+from p2pl.tasks.probe import Probe
 
 # Two classes, told apart by the sign of the first input; the second input is noise.
 X = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))

@@ -10,14 +10,13 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 
 from torch import Tensor
 
 from p2pl.errors import FrameError, PullError
-from p2pl.exchange.node import Peer
+from p2pl.exchange.node import Node
 from p2pl.exchange.raft.leadership import Bell
-from p2pl.learning.learner import Model
+from p2pl.mixing.base import PeerModel
 from p2pl.network.sealed import KeyPair, lock, locked_bytes, seal, unlock
 from p2pl.protocol.frame import PARCEL_NAME_BYTES
 from p2pl.protocol.raft import messages as raft
@@ -62,7 +61,7 @@ class Term:
     """One term as leader.
 
     Args:
-        peer: me.
+        node: the peer.
         number: of the term.
         broadcast: tells all other members something, and those named besides.
         bell: rung when something has come.
@@ -74,25 +73,25 @@ class Term:
 
     def __init__(
         self,
-        peer: Peer,
+        node: Node,
         number: int,
         broadcast: Callable[[raft.Clear, Iterable[str]], None],
         bell: Bell,
     ) -> None:
-        self.number, self.began_s = number, peer.clock()
+        self.number, self.began_s = number, node.clock()
         self.notice: Announce | None = None
-        self._peer, self._broadcast, self._bell = peer, broadcast, bell
-        self._exchange = peer.file.session.exchange
+        self._node, self._broadcast, self._bell = node, broadcast, bell
+        self._exchange = node.session.exchange
         self._keys: list[OwnKey] = []  # the newest last
         self._parcels: list[Parcel] = []  # the newest last
-        self._results: dict[str, tuple[Stamp, Model]] = {}  # by peer id
+        self._results: dict[str, tuple[Stamp, PeerModel]] = {}  # by peer id
         self._coming: dict[str, asyncio.Task[None]] = {}  # results on their way, by peer id
         self._guests: dict[str, float] = {}  # peer id -> when last heard
 
     @property
     def guests(self) -> set[str]:
         """Peers without a vote that were heard of late."""
-        since_s = self._peer.clock() - GUEST_S
+        since_s = self._node.clock() - GUEST_S
         return {guest for guest, at_s in self._guests.items() if at_s > since_s}
 
     async def close(self) -> None:
@@ -102,21 +101,21 @@ class Term:
             task.cancel()
         await asyncio.gather(*coming, return_exceptions=True)
         for parcel in self._parcels:
-            self._peer.wire.drop_parcel(parcel.name)
+            self._node.transport.drop_parcel(parcel.name)
 
     async def serve(self, held: Stamp, vector: Tensor) -> None:
         """Gives this model to whoever asks from now on, and announces it with a new key."""
-        peer = self._peer
+        node = self._node
         pair = await asyncio.to_thread(KeyPair.generate, self._exchange.raft.suite)
-        locked = await peer.worker(lambda: lock(peer.learner.encode(vector)))
+        locked = await asyncio.to_thread(lambda: lock(node.learner.codec.encode(vector)))
         parcel = Parcel(held, os.urandom(PARCEL_NAME_BYTES), locked.key)
-        await peer.wire.put_parcel(parcel.name, locked.box)
+        await node.transport.put_parcel(parcel.name, locked.box)
         for old in self._parcels[:-1]:
-            peer.wire.drop_parcel(old.name)
+            node.transport.drop_parcel(old.name)
         self._parcels = [*self._parcels[-1:], parcel]
         self._keys = [*self._keys, OwnKey(pair)][-KEPT_KEYS:]
-        key = peer.wire.identity.private_key
-        self.notice = raft.announce(key, peer.file.id, self.number, held, pair.public)
+        key = node.transport.identity.private_key
+        self.notice = raft.announce(key, node.file.id, self.number, held, pair.public)
         self.announce()
         self._bell.ring()
 
@@ -129,11 +128,11 @@ class Term:
         """Speaks to a peer without a vote for a while."""
         self._guests = {one: self._guests[one] for one in self.guests}
         if guest in self._guests or len(self._guests) < MAX_GUESTS:
-            self._guests[guest] = self._peer.clock()
+            self._guests[guest] = self._node.clock()
 
     async def gather(
         self, base: Stamp, members: frozenset[str], present: Callable[[], set[str]]
-    ) -> dict[str, Model]:
+    ) -> dict[str, PeerModel]:
         """Returns the results of a majority of the members at least, mine among them, by peer id.
 
         Of all who are there, if they give theirs within `exchange.wait_s` of the majority.
@@ -143,25 +142,25 @@ class Term:
             members: who counts for the majority.
             present: returns the members that are there now.
         """
-        me, enough_s = self._peer.wire.identity.peer_id, None
+        me, enough_s = self._node.transport.identity.peer_id, None
         while True:
             given = {one: model for one, (stamp, model) in self._results.items() if stamp == base}
             if me in given and len(given.keys() & members) > len(members) // 2:
-                enough_s = enough_s or self._peer.clock()
-                late = self._peer.clock() - enough_s >= self._exchange.wait_s
+                enough_s = enough_s or self._node.clock()
+                late = self._node.clock() - enough_s >= self._exchange.wait_s
                 if late or present() | self.guests <= given.keys():
                     self._results = {}
                     return given
             await self._bell.wait(self._exchange.raft.heartbeat_s)
 
-    def give(self, sender: str, base: Stamp, model: Model) -> None:
+    def give(self, sender: str, base: Stamp, model: PeerModel) -> None:
         """Takes in what a peer has made of a model."""
         self._results[sender] = base, model
         self._bell.ring()
 
     def open(self, sender: str, box: bytes) -> bool:
         """Returns whether a sealed message was for me; if so, it is being answered."""
-        about = raft.about(self._peer.file.id, self.number, "request")
+        about = raft.about(self._node.file.id, self.number, "request")
         for key in self._keys:
             plain = key.pair.open(box, about)
             if plain is not None:
@@ -188,17 +187,19 @@ class Term:
     async def _take(self, sender: str, update: Update) -> None:
         """Fetches a peer's result, and tells it so."""
         try:
-            vector = await collect(self._peer, sender, update.parcel, update.lock_key)
-            self.give(sender, update.stamp, Model(update.stamp.round + 1, update.samples, vector))
+            vector = await collect(self._node, sender, update.parcel, update.lock_key)
+            self.give(
+                sender, update.stamp, PeerModel(update.stamp.round + 1, update.samples, vector)
+            )
             self._answer(sender, update.reply_key, Taken(update.stamp))
         except (PullError, FrameError) as fault:
-            self._peer.view.message(f"no result from {sender[:8]}: {fault}")
+            self._node.events.said(f"no result from {sender[:8]}: {fault}")
         finally:
             del self._coming[sender]
 
     def _answer(self, sender: str, reply_key: bytes, reply: Reply) -> None:
         """Seals an answer to the key that came with the request, and tells everybody."""
-        about = raft.about(self._peer.file.id, self.number, "reply")
+        about = raft.about(self._node.file.id, self.number, "reply")
         try:
             box = seal(self._exchange.raft.suite, reply_key, raft.encode(reply), about)
         except FrameError as fault:
@@ -207,20 +208,20 @@ class Term:
         self._broadcast(Sealed(box), [sender])
 
 
-async def collect(peer: Peer, sender: str, name: bytes, key: bytes) -> Tensor:
+async def collect(node: Node, sender: str, name: bytes, key: bytes) -> Tensor:
     """Returns the parameters in a locked parcel of another peer, [P].
 
     Raises:
         PullError, FrameError: it cannot be had, or is not what it should be.
     """
-    address = peer.directory.known.find(sender)
+    address = node.directory.known.find(sender)
     if address is None:
         raise PullError("nobody has said where this peer is")
-    size = locked_bytes(peer.learner.payload_bytes)
-    deadline_s = peer.file.session.exchange.pull_deadline_s
-    box = await peer.wire.collect(address, name, size=size, deadline_s=deadline_s)
-    return await peer.worker(partial(_open_model, peer, key, box))
+    size = locked_bytes(node.learner.codec.payload_bytes)
+    deadline_s = node.session.exchange.pull_deadline_s
+    box = await node.transport.collect(address, name, size=size, deadline_s=deadline_s)
+    return await asyncio.to_thread(_open_model, node, key, box)
 
 
-def _open_model(peer: Peer, key: bytes, box: memoryview) -> Tensor:
-    return peer.learner.decode(unlock(key, box))
+def _open_model(node: Node, key: bytes, box: memoryview) -> Tensor:
+    return node.learner.codec.decode(unlock(key, box))

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from p2pl.errors import QuorumError, wrong
 from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet
-from p2pl.exchange.node import Peer
+from p2pl.exchange.node import Node
 from p2pl.exchange.raft.leadership import Bell, EventLog, SeatFile
 from p2pl.exchange.raft.outbox import Post
 from p2pl.protocol.announce import MAX_NUMWANT
@@ -34,13 +34,13 @@ class Founders:
     """
 
     def __init__(
-        self, peer: Peer, *, seat: SeatFile, post: Post, bell: Bell, events: EventLog
+        self, node: Node, *, seat: SeatFile, post: Post, bell: Bell, events: EventLog
     ) -> None:
-        exchange = peer.file.session.exchange
+        exchange = node.session.exchange
         self.members: frozenset[str] = frozenset(exchange.raft.members)
-        self._peer, self._seat, self._post = peer, seat, post
+        self._node, self._seat, self._post = node, seat, post
         self._bell, self._events = bell, events
-        self._me = peer.wire.identity.peer_id
+        self._me = node.transport.identity.peer_id
         self._named = bool(self.members)
         self._size = len(self.members) or exchange.min_peers
         self._state = seat.seat.agreement(self._me)
@@ -63,19 +63,19 @@ class Founders:
             TrackerError: no tracker answered, and no peer is known.
             QuorumError: the members did not meet within the start's deadline.
         """
-        peer, begun_s = self._peer, self._peer.clock()
-        start_deadline_s = peer.file.session.exchange.start_deadline_s
+        node, begun_s = self._node, self._node.clock()
+        start_deadline_s = node.session.exchange.start_deadline_s
         while True:
-            there = await meet(peer, begun_s + TRACKER_PATIENCE_S, MAX_NUMWANT)
+            there = await meet(node, begun_s + TRACKER_PATIENCE_S, MAX_NUMWANT)
             if self.members:
                 return self.members
-            waited_s = peer.clock() - begun_s
+            waited_s = node.clock() - begun_s
             if waited_s > start_deadline_s:
                 got = f"{len(self._present()) + 1} peers"
                 allowed = f"{self._size} that agree on being the members, at the same time"
                 raise QuorumError(wrong("founding", got=got, allowed=allowed))
             present = self._present()
-            peer.view.message(f"choosing {self._size} members; {len(present) + 1} peers are here")
+            node.events.said(f"choosing {self._size} members; {len(present) + 1} peers are here")
             first = self._me < min(present, default=self._me) or waited_s > PATIENCE_S
             await self._step(partial(self._propose, present if first else ()))
             self._post.send([one.id for one in there], raft.encode(raft.Who()))
@@ -93,13 +93,13 @@ class Founders:
         """Takes in that a peer is there and looks for members."""
         known = self._present()
         if not self.members and len(self._heard_s) < MAX_NUMWANT:
-            self._heard_s[sender] = self._peer.clock()
+            self._heard_s[sender] = self._node.clock()
             if sender not in known and len(known) + 2 >= self._size:
                 self._bell.ring()  # now there are enough
 
     def _present(self) -> set[str]:
         """Returns the peers that were heard of late."""
-        since_s = self._peer.clock() - PRESENT_S
+        since_s = self._node.clock() - PRESENT_S
         self._heard_s = {one: at_s for one, at_s in self._heard_s.items() if at_s > since_s}
         return set(self._heard_s)
 

@@ -28,15 +28,19 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from p2pl.errors import FrameError, PullError, QuorumError, RunDirError, TrackerError, wrong
+from p2pl.events import Undone
+from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.cohort import POLL_S
 from p2pl.exchange.linger import linger
-from p2pl.exchange.node import Meter, Outcome, Peer, Pulls, announce, remember, save, stepper
+from p2pl.exchange.node import Node, stepper
 from p2pl.exchange.raft.aggregator import Term, collect
 from p2pl.exchange.raft.bootstrap import Founders
 from p2pl.exchange.raft.leadership import Bell, EventLog, Leadership, SeatFile
 from p2pl.exchange.raft.outbox import Post
-from p2pl.learning.learner import Mixed, Model
+from p2pl.exchange.round import Meter, Outcome, remember, save
+from p2pl.exchange.swap import Pulls, announce
 from p2pl.learning.train import Start, Trained
+from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.network.sealed import KeyPair, lock, seal
 from p2pl.protocol.announce import MAX_NUMWANT
 from p2pl.protocol.frame import PARCEL_NAME_BYTES
@@ -77,7 +81,7 @@ class Moved(Exception):  # no error: the world went on
     """There is another leader or another model than the one this was about."""
 
 
-async def run(peer: Peer, state: PeerState) -> PeerState:
+async def run(node: Node, state: PeerState) -> PeerState:
     """Returns the peer's state once it holds the last global model, and the others do, or left.
 
     Raises:
@@ -85,11 +89,29 @@ async def run(peer: Peer, state: PeerState) -> PeerState:
         QuorumError: the members did not meet, or no majority of them was there for too long.
         RunDirError: what was saved is damaged, or of another kind of exchange.
     """
-    member = Member(peer, state)
+    member = Member(node, state)
     try:
         return await first_of(member.take_part(), member.read_inbox())
     finally:
         await member.post.close()
+
+
+@EXCHANGES.builtin("raft")
+class Raft(Exchange):
+    """Rounds that an elected peer leads."""
+
+    async def enter(self, node: Node, state: PeerState) -> PeerState:
+        """Returns the state after the last round."""
+        return await run(node, state)
+
+    async def collect(self, node: Node, state: PeerState, trained: Trained) -> Collected:
+        """Is never asked."""
+        raise NotImplementedError
+
+    async def finish(self, node: Node, state: PeerState) -> PeerState:
+        """Returns the state as it is."""
+        del node
+        return state
 
 
 class Member:
@@ -102,22 +124,22 @@ class Member:
         passed_over: sealed messages that were not for me.
     """
 
-    def __init__(self, peer: Peer, state: PeerState) -> None:
-        self.peer, self.state = peer, state
-        self.me = peer.wire.identity.peer_id
-        self.settings = peer.file.session.exchange.raft
+    def __init__(self, node: Node, state: PeerState) -> None:
+        self.node, self.state = node, state
+        self.me = node.transport.identity.peer_id
+        self.settings = node.session.exchange.raft
         self.held = stamp_of(state)
-        self.post, self.bell = Post(peer), Bell()
-        self.events = EventLog(peer.log.directory, self.me)
-        self.seat = SeatFile(peer.log.directory, peer.file.id)
+        self.post, self.bell = Post(node), Bell()
+        self.events = EventLog(node.run_dir, self.me)
+        self.seat = SeatFile(node.run_dir, node.file.id)
         self.founders = Founders(
-            peer, seat=self.seat, post=self.post, bell=self.bell, events=self.events
+            node, seat=self.seat, post=self.post, bell=self.bell, events=self.events
         )
         self.leadership: Leadership | None = None
         self.term: Term | None = None
         self.notices: dict[str, Announce] = {}  # the newest, of each member that has led
         self.done: Done | None = None
-        self.pulled: Mapping[str, Model] = {}  # what the model that I hold was made of
+        self.pulled: Mapping[str, PeerModel] = {}  # what the model that I hold was made of
         self.adopting = asyncio.Lock()  # one model after the other
         self.asked: list[Asked] = []
         self.passed_over = 0
@@ -130,7 +152,7 @@ class Member:
             self.leadership = self.take_seat(members)
             helpers += [self.leadership.run(), self.lead_when_elected(self.leadership)]
         else:
-            self.peer.view.message("the members are chosen; taking part without a vote")
+            self.node.events.said("the members are chosen; taking part without a vote")
         return await first_of(self.participate_to_the_end(), *helpers)
 
     def take_seat(self, members: frozenset[str]) -> Leadership:
@@ -150,7 +172,7 @@ class Member:
             tell=lambda to, message: self.post.send([to], raft.encode(message)),
             bell=self.bell,
             events=self.events,
-            now=self.peer.clock,
+            now=self.node.clock,
         )
 
     # What others say.
@@ -158,11 +180,11 @@ class Member:
     async def read_inbox(self) -> None:
         """Takes in what others say until cancelled; nonsense costs its sender one message."""
         while True:
-            told = await self.peer.wire.inbox.take()
+            told = await self.node.transport.inbox.take()
             try:
                 await self.on_message(told.peer_id, raft.decode(told.payload))
             except FrameError as fault:
-                self.peer.wire.traffic.broke(told.peer_id)
+                self.node.transport.traffic.broke(told.peer_id)
                 log.debug("broken message peer=%s reason=%s", told.peer_id, fault)
 
     async def on_message(self, sender: str, message: raft.Clear) -> None:
@@ -184,14 +206,14 @@ class Member:
         if message.leader not in self.founders.members - {self.me} or message == known:
             return
         if known is None or (message.term, message.stamp) >= (known.term, known.stamp):
-            message.check(self.peer.file.id)
+            message.check(self.node.file.id)
             self.notices[message.leader] = message
             self.bell.ring()
 
     def on_sealed(self, sender: str, box: bytes) -> None:
         """Opens what is for me: the answer to a request of mine (S4), or a request to me."""
         for asked in self.asked:
-            plain = asked.pair.open(box, raft.about(self.peer.file.id, asked.term, "reply"))
+            plain = asked.pair.open(box, raft.about(self.node.file.id, asked.term, "reply"))
             if plain is not None:
                 if not asked.answer.done():
                     asked.answer.set_result(raft.decode_reply(plain))
@@ -243,7 +265,7 @@ class Member:
             self.post.send([self.notice.leader], raft.encode(Who()))
             return
         with contextlib.suppress(TrackerError):
-            await announce(self.peer, "update", MAX_NUMWANT)
+            await announce(self.node, "update", MAX_NUMWANT)
         self.broadcast(Who())
 
     # Participant.
@@ -251,13 +273,13 @@ class Member:
     async def participate_to_the_end(self) -> PeerState:
         """Returns my state once I hold the last model and have served it long enough."""
 
-        async def go_on(peer: Peer, state: PeerState) -> PeerState:
-            while self.held.round < self.peer.rounds or self.is_overtaken():
+        async def go_on(node: Node, state: PeerState) -> PeerState:
+            while self.held.round < self.node.rounds or self.is_overtaken():
                 with contextlib.suppress(Moved):
                     await self.participate()
             return self.state
 
-        return await linger(self.peer, await go_on(self.peer, self.state), go_on)
+        return await linger(self.node, await go_on(self.node, self.state), go_on)
 
     def is_overtaken(self) -> bool:
         """Returns whether the last model that I hold was not decided, and a later leader goes on.
@@ -289,9 +311,9 @@ class Member:
 
     async def current_notice(self) -> Announce:
         """Returns what the present leader announces, as soon as there is one."""
-        until_s = self.peer.clock() + self.settings.patience_s
+        until_s = self.node.clock() + self.settings.patience_s
         while (notice := self.notice) is None:
-            if self.peer.clock() > until_s:
+            if self.node.clock() > until_s:
                 raise QuorumError(
                     wrong(
                         "leader",
@@ -300,7 +322,7 @@ class Member:
                         hint="the state is saved; run the same command again when they are there",
                     )
                 )
-            self.peer.view.message("waiting for a leader")
+            self.node.events.said("waiting for a leader")
             await self.bell.wait(self.settings.announce_s)
         return notice
 
@@ -321,11 +343,11 @@ class Member:
 
     async def train(self) -> Done:
         """Returns what I make of the model that I hold, on my own data."""
-        peer, state, base = self.peer, self.state, self.held
-        meter, index = Meter.read(peer), base.round + 1
+        node, state, base = self.node, self.state, self.held
+        meter, index = Meter.read(node), base.round + 1
         start = Start(state.weights, state.optimizer)
-        on_step = stepper(peer.view, index, peer.stopping)
-        trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
+        on_step = stepper(node.events, index, node.stopping)
+        trained = await node.worker(partial(node.learner.fit, start, index, on_step))
         return Done(base, start, trained, meter)
 
     async def fetch(self, notice: Announce) -> None:
@@ -334,15 +356,15 @@ class Member:
         if not isinstance(reply, Newest):
             raise Moved
         try:
-            coming = collect(self.peer, notice.leader, reply.parcel, reply.lock_key)
+            coming = collect(self.node, notice.leader, reply.parcel, reply.lock_key)
             vector = await self.while_current(notice, coming)
         except (PullError, FrameError) as fault:
-            self.peer.view.message(f"the leader's model did not come: {fault}")
+            self.node.events.said(f"the leader's model did not come: {fault}")
             await self.bell.wait(POLL_S)
             raise Moved from fault
         leader = notice.leader
-        pulls = Pulls((leader,), {leader: Model(reply.stamp.round, 1, vector)}, {})
-        mixed = Mixed(vector, {leader: 1.0}, {}, self.state.trust)
+        pulls = Pulls((leader,), {leader: PeerModel(reply.stamp.round, 1, vector)}, {})
+        mixed = Mixed(vector, {leader: 1.0}, {}, self.node.learner.memory(self.state.trust))
         async with self.adopting:
             if notice is not self.notice:
                 raise Moved
@@ -351,18 +373,18 @@ class Member:
 
     async def give_result(self, notice: Announce, done: Done) -> None:
         """Gives my result to the leader; to myself, if that is me."""
-        learner, base = self.peer.learner, done.base
+        learner, base = self.node.learner, done.base
         vector = await self.to_serve(base.round + 1, done.trained.vector)
         if self.term:
-            self.term.give(self.me, base, Model(base.round + 1, learner.samples, vector))
+            self.term.give(self.me, base, PeerModel(base.round + 1, learner.samples, vector))
             return
-        locked = await self.peer.worker(lambda: lock(learner.encode(vector)))
+        locked = await asyncio.to_thread(lambda: lock(learner.codec.encode(vector)))
         name = os.urandom(PARCEL_NAME_BYTES)
-        await self.peer.wire.put_parcel(name, locked.box)
+        await self.node.transport.put_parcel(name, locked.box)
         try:
             await self.ask(notice, lambda key: Update(key, base, learner.samples, name, locked.key))
         finally:
-            self.peer.wire.drop_parcel(name)
+            self.node.transport.drop_parcel(name)
 
     async def ask(self, notice: Announce, request: Callable[[bytes], Request]) -> Reply:
         """Returns the leader's answer to a sealed request (S1).
@@ -382,7 +404,7 @@ class Member:
             while True:
                 pair = await asyncio.to_thread(KeyPair.generate, suite)
                 self.asked = [*self.asked, Asked(pair, notice.term, answer)][-MAX_ASKED:]
-                about = raft.about(self.peer.file.id, notice.term, "request")
+                about = raft.about(self.node.file.id, notice.term, "request")
                 box = seal(suite, notice.key, raft.encode(request(pair.public)), about)
                 self.broadcast(Sealed(box), [notice.leader])
                 with contextlib.suppress(TimeoutError):
@@ -399,7 +421,7 @@ class Member:
         while True:
             number = leadership.state.term
             if leadership.leads(number):
-                self.term = Term(self.peer, number, self.broadcast, self.bell)
+                self.term = Term(self.node, number, self.broadcast, self.bell)
                 leading = asyncio.create_task(self.aggregate(self.term))
                 try:
                     while leadership.leads(number):
@@ -418,14 +440,14 @@ class Member:
         """Makes one global model after the other of what participants give, while I lead."""
         async with self.adopting:
             await term.serve(self.held, self.state.weights)  # what was decided, not mine to change
-        while self.held.round < self.peer.rounds:
+        while self.held.round < self.node.rounds:
             base = self.held
             received = await term.gather(base, self.founders.members, self.present)
             names = list(received)
             own = received.pop(self.me)
             before = self.state
             mix = partial(
-                self.peer.learner.mix,
+                self.node.learner.mix,
                 own.vector,
                 received,
                 own.round,
@@ -433,7 +455,7 @@ class Member:
                 start=before.weights,
             )
             async with self.adopting:
-                mixed = await self.peer.worker(mix)
+                mixed = await self.node.worker(mix)
                 made = Stamp(term.number, base.round + 1)
                 await self.adopt(made, mixed, Pulls(tuple(received), received, {}))
                 self.events.note("aggregated", term=made.term, round=made.round, received=names)
@@ -443,7 +465,7 @@ class Member:
         """Returns the members that answer my heartbeats, or have not had the time to."""
         if self.leadership is None or self.term is None:
             return set()
-        since_s = self.peer.clock() - self.settings.longest_timeout_s
+        since_s = self.node.clock() - self.settings.longest_timeout_s
         if self.term.began_s > since_s:
             return set(self.founders.members)
         echoes = self.leadership.state.echoes
@@ -453,31 +475,31 @@ class Member:
 
     async def adopt(self, stamp: Stamp, mixed: Mixed, pulls: Pulls) -> None:
         """Holds this model from now on; it is on disk before anybody is told."""
-        peer, done = self.peer, self.done
+        node, done = self.node, self.done
         optimizer = self.state.optimizer
         # I trained from what I hold; or from the one before, and what I hold was not decided.
         trained = done and (
             done.base == self.held or done.base.round + 1 == self.held.round == stamp.round
         )
         if done and trained:
-            follow = peer.learner.follow
+            follow = node.learner.follow
             optimizer = follow(done.start, done.trained, mixed.vector, done.base.round + 1)
         after = PeerState(
             round=stamp.round,
             weights=mixed.vector,
             optimizer=optimizer,
-            trust=mixed.trust,
+            trust=mixed.memory,
             memory={"term": stamp.term},
         )
         if stamp.round <= self.held.round:
-            peer.log.drop_after(stamp.round - 1)  # what I had is not what was decided
+            node.events(Undone(stamp.round - 1))  # what I had is not what was decided
         if done and trained and done.base.round + 1 == stamp.round:
-            score = partial(peer.learner.score, done.trained.vector, mixed.vector)
-            scored = await peer.worker(score)
+            score = partial(node.learner.score, done.trained.vector, mixed.vector)
+            scored = await node.worker(score)
             outcome = Outcome(stamp.round, done.trained, pulls, mixed, scored)
-            await remember(peer, after, outcome, done.meter)
+            await remember(node, after, outcome, done.meter)
         else:
-            await save(peer, after)
+            await save(node, after)
         self.state, self.held, self.pulled = after, stamp, pulls.models
         if self.leadership:
             await self.leadership.hold(stamp)
@@ -485,9 +507,9 @@ class Member:
 
     async def to_serve(self, index: int, vector: Tensor) -> Tensor:
         """Returns what others get in the place of these parameters: they, from an honest peer."""
-        if self.peer.attacker is None:
+        if self.node.attacker is None:
             return vector
-        return await self.peer.worker(partial(self.peer.attacker.lie, index, vector, self.pulled))
+        return await self.node.worker(partial(self.node.attacker.lie, index, vector, self.pulled))
 
 
 def stamp_of(state: PeerState) -> Stamp:

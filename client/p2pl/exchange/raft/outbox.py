@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from p2pl.errors import FrameError, PullError
-from p2pl.exchange.node import Peer
+from p2pl.exchange.node import Node
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +21,9 @@ class Post:
         sent, lost: messages that reached a peer's inbox, and those that did not in time.
     """
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, node: Node) -> None:
         self.sent = self.lost = 0
-        self._peer = peer
+        self._node = node
         self._waiting: dict[str, deque[bytes]] = {}
         self._carrying: dict[str, asyncio.Task[None]] = {}
 
@@ -56,9 +56,9 @@ class Post:
             del self._carrying[peer_id], self._waiting[peer_id]
 
     async def _tell(self, peer_id: str, payload: bytes) -> None:
-        known = self._peer.directory.known
-        known.hear(self._peer.newly_met())
+        known = self._node.directory.known
+        known.hear(self._node.newly_met())
         address = known.find(peer_id)
         if address is None:
             raise PullError("nobody has said where this peer is")
-        await self._peer.wire.tell(address, payload, deadline_s=TELL_S)
+        await self._node.transport.tell(address, payload, deadline_s=TELL_S)

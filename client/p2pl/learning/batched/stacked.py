@@ -24,7 +24,8 @@ from torch.nn import functional
 from p2pl.data.examples import Examples, Part
 from p2pl.learning.batched.forward import Forward
 from p2pl.learning.batched.schedule import Batch, Job, schedule
-from p2pl.learning.evaluate import BATCH_EXAMPLES, Scores
+from p2pl.learning.evaluate import BATCH_EXAMPLES
+from p2pl.learning.task import Scores
 from p2pl.learning.train import ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON, Trained
 from p2pl.learning.weights import Layout
 from p2pl.protocol.session import Training
@@ -330,7 +331,7 @@ def _scores(pairs: Tensor, loss: Tensor, classes: int) -> list[Scores]:
     cells = (peers * kinds + pairs)[pairs >= 0]
     confusion = torch.bincount(cells, minlength=len(pairs) * kinds).view(-1, classes, classes).cpu()
     return [
-        Scores(100 * int(one.trace()) / int(one.sum()), total / int(one.sum()), one)
+        Scores(total / int(one.sum()), {"accuracy": 100 * int(one.trace()) / int(one.sum())}, one)
         for one, total in zip(confusion, loss.tolist(), strict=True)
     ]
 

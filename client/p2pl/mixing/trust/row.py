@@ -29,15 +29,15 @@ from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
 from torch import Tensor
 
 from p2pl.errors import FrameError
-from p2pl.learning.probe import SHARE, Judge
-from p2pl.mixing.fixed import mix
+from p2pl.learning.judge import SHARE, Judge
+from p2pl.mixing.base import MIXERS, Mixed, Mixer, Own, PeerModel, by_row, weighted_mean
 from p2pl.mixing.trust import opinions
 from p2pl.mixing.trust.screening import Known, Offer, Received, mark_of, screen
 from p2pl.protocol.session import Mixing
@@ -83,7 +83,6 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
 
     records: dict[str, Record] = {}
     heard: dict[str, Annotated[bytes, Meta(max_length=1_024)]] = {}  # newest notes, by who wrote
-    naive: dict[str, float] = {}  # of `degroot-naive`: the numbers behind its row
     radius: Annotated[float, Meta(ge=0)] | None = None  # median distance, last round
     rounds: Annotated[int, Meta(ge=0)] = 0  # in which something was received
 
@@ -114,6 +113,41 @@ class _Judged:
     harm: float
     noise: float  # standard error
     clear: bool = False  # so bad, in this one round, that it is not mixed
+
+
+@MIXERS.builtin("degroot")
+class DeGroot(Mixer):
+    """Weighs peers by experience: all whom nothing speaks against alike."""
+
+    Memory: ClassVar[type[msgspec.Struct]] = Trust
+    keeps_privacy: ClassVar[bool] = True
+    asks_judge: ClassVar[bool] = True
+
+    def mix(self, own: Own, received: Mapping[str, PeerModel], memory: msgspec.Struct) -> Mixed:
+        """Returns the mix, and the experience that the round added."""
+        mine = Mine(own.vector, own.trainer.judge(), own.start, self.peer_id)
+        theirs = [Received(who, one.vector, one.round, one.notes) for who, one in received.items()]
+        learned = learn(_trust(memory), mine, theirs, self.session.mixing)
+        mixed = by_row(self.peer_id, own, received, learned.row)
+        return replace(mixed, rejected=learned.rejected, memory=learned.trust)
+
+    def notes(self, memory: msgspec.Struct) -> bytes:
+        """Returns what the peer measured of others; under privacy it was noised then."""
+        return told(_trust(memory), self.session.mixing)
+
+    def blocked(self, memory: msgspec.Struct) -> frozenset[str]:
+        """Returns those who are known to do much harm.
+
+        Nobody where rounds are in step: there, what is mixed must not depend on who was met.
+        """
+        if self.session.exchange.lockstep:
+            return frozenset()
+        return shunned(_trust(memory), self.peer_id, self.session.mixing)
+
+
+def _trust(memory: msgspec.Struct) -> Trust:
+    assert isinstance(memory, Trust)
+    return memory
 
 
 def learn(trust: Trust, mine: Mine, received: Sequence[Received], mixing: Mixing) -> Learned:
@@ -220,7 +254,7 @@ def _judge(
 def _harm_of(offer: Offer, own: Tensor, base: Sequence[Offer], probe: Judge) -> _Judged:
     others = [other for other in base if other is not offer]
     row = [1 / (len(others) + 1) * other.reach for other in others]
-    rest = mix(own, [other.vector for other in others], [1 - sum(row), *row])
+    rest = weighted_mean(own, [other.vector for other in others], [1 - sum(row), *row])
     given = SHARE * offer.judged
     changed = rest * (1 - SHARE) + own * (SHARE - given) + offer.vector * given
     return _Judged(*probe.harm(rest, changed))

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from xxhash import xxh3_64_intdigest
 
-from p2pl.mixing.fixed import mix
+from p2pl.mixing.base import weighted_mean
 
 # Where a line below says "chosen", it was tried as `p2pl.mixing.trust.row` says.
 MAX_NORM_RATIO = 10.0  # to my own norm; honest models stayed within 1.3
@@ -169,7 +169,7 @@ def _against(offers: Sequence[Offer], own: Tensor, start: Tensor | None) -> dict
     back = [one.vector for one in offers if one not in onward]
     if len(back) < max(1, len(onward)):
         return {}
-    given = mix(own, back, (0.0, *[1 / len(back)] * len(back))) - own
+    given = weighted_mean(own, back, (0.0, *[1 / len(back)] * len(back))) - own
     cosines = {one.peer: _cosine(own - one.vector, given) for one in onward}
     return {
         peer: f"apart: got cosine {cosine:.2f} against what others give, allowed {MAX_AGAINST:g}"

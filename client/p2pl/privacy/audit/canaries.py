@@ -23,6 +23,8 @@ from torch.nn import functional
 
 from p2pl.data.examples import Examples
 from p2pl.errors import InputError, wrong
+from p2pl.learning.objective import Objective
+from p2pl.learning.task import task_of
 from p2pl.learning.train import Start, Trained, of_round, train
 from p2pl.learning.weights import Layout
 from p2pl.privacy import noise
@@ -84,7 +86,8 @@ class Audited:
 
         def train_openly(start: Start, training: Training, index: int) -> Trained:
             del index
-            return train(self.model, start, data, training, order)
+            objective = Objective.of(self.model, task_of(self.session.task))
+            return train(objective, start, data, training, order)
 
         return Served(self._versions(train_openly), math.inf)
 

@@ -9,8 +9,9 @@ from support.simulations import digits, small_setup
 from p2pl.attacks.kinds import KINDS, parse
 from p2pl.data.load import Data
 from p2pl.errors import InputError
-from p2pl.simulate.engine import Result, peers_of, run
+from p2pl.simulate.engine import Result, run
 from p2pl.simulate.numbers import numbers
+from p2pl.simulate.peers import peers_of, torch_trainer
 from p2pl.simulate.setup import Setup, draw_cohort
 
 CPU = torch.device("cpu")
@@ -113,9 +114,9 @@ def test_an_attack_on_labels_changes_those_of_the_bad_alone(kind: str, data: Dat
     spoilt = peers_of(attacked(f"{kind}:2"), data, CPU)
     rows = torch.arange(100)
     for peer in range(6):
-        same = torch.equal(clean[peer].own.take(rows).y, spoilt[peer].own.take(rows).y)
-        assert same == (peer < 4)
-        assert torch.equal(clean[peer].own.take(rows).x, spoilt[peer].own.take(rows).x)
+        before, after = (torch_trainer(one[peer]).own.take(rows) for one in (clean, spoilt))
+        assert torch.equal(before.y, after.y) == (peer < 4)
+        assert torch.equal(before.x, after.x)
 
 
 def test_the_adaptive_attacker_does_more_harm_than_the_attacks_that_it_knows(data: Data) -> None:

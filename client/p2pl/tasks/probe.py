@@ -15,7 +15,6 @@ Probabilities and not nats: under skew a few confident mistakes outweigh everyth
 """
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,23 +23,12 @@ from torch.func import functional_call
 from p2pl.data.examples import Source
 from p2pl.learning.channels import are_convolved, channels_last
 from p2pl.learning.evaluate import IMAGE_BATCH_EXAMPLES
+from p2pl.learning.judge import SHARE
 from p2pl.learning.weights import Layout
 
-SHARE = 1 / 3  # of the mix, given to a model that is judged; chosen: 1/5 sees less
 PROBE_EXAMPLES = 512  # resolve a harm of 0.003; more only costs time
 LARGE_MODEL, LARGE_EXAMPLES = 50_000, 256  # parameters from which examples are dear, and how many
 FEW_EXAMPLES = 10  # of a class count as half of what many do: they say little and vary much
-
-
-class Judge(Protocol):
-    """What can tell how good parameters are on my data."""
-
-    def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns how much of the right class's probability a change costs, and its noise.
-
-        The change is what comes of a mix when one model is given `SHARE` of it.
-        """
-        ...
 
 
 class Probe:

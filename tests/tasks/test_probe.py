@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from p2pl.data.examples import Examples
-from p2pl.learning import probe as probing
-from p2pl.learning.probe import Probe
+from p2pl.learning.judge import SHARE
+from p2pl.tasks import probe
+from p2pl.tasks.probe import Probe
 
 # Two classes, told apart by the sign of the first input; the second input is noise.
 X = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
@@ -39,7 +40,7 @@ def test_who_tells_them_apart_better_does_less_than_none() -> None:
 def test_a_model_that_never_saw_my_classes_is_excused_and_what_it_says_is_not_known() -> None:
     probe = Probe(FOUR, Examples(X, Y))
     known = four(3.0, 0.0)
-    unknowing = (1 - probing.SHARE) * known + probing.SHARE * four(0.0, 9.0)
+    unknowing = (1 - SHARE) * known + SHARE * four(0.0, 9.0)
     harm, noise = probe.harm(known, unknowing)
     assert harm == pytest.approx(0.0, abs=1e-6)
     assert noise > 0.01
@@ -47,14 +48,14 @@ def test_a_model_that_never_saw_my_classes_is_excused_and_what_it_says_is_not_kn
 
 def test_who_gives_no_reason_to_be_excused_is_not() -> None:
     probe = Probe(FOUR, Examples(X, Y))
-    weaker = (1 - probing.SHARE) * four(3.0, 0.0)  # as if it knew nothing, and shifts no class
+    weaker = (1 - SHARE) * four(3.0, 0.0)  # as if it knew nothing, and shifts no class
     assert probe.harm(four(3.0, 0.0), weaker)[0] > 0.01
 
 
 def test_who_shifts_my_classes_and_lies_is_excused_no_more_than_ignorance_costs() -> None:
     probe = Probe(FOUR, Examples(X, Y))
     known = four(3.0, 0.0)
-    lie = (1 - probing.SHARE) * known + probing.SHARE * four(-6.0, 9.0)
+    lie = (1 - SHARE) * known + SHARE * four(-6.0, 9.0)
     assert probe.harm(known, lie)[0] > 0.1
 
 
@@ -93,13 +94,13 @@ def test_no_noise_is_smaller_than_one_example() -> None:
 
 def test_a_probe_takes_of_each_class_as_many_as_of_the_others() -> None:
     y = torch.cat([torch.zeros(9_000), torch.ones(900), torch.full((100,), 2.0)]).long()
-    rows = probing._spread(y, 512)
+    rows = probe._spread(y, 512)
     assert torch.bincount(y[rows]).tolist() == [206, 206, 100]
     assert len(set(rows.tolist())) == 512
 
 
 def test_of_few_examples_it_takes_all() -> None:
-    assert probing._spread(torch.tensor([3, 1, 1]), 512).tolist() == [0, 1, 2]
+    assert probe._spread(torch.tensor([3, 1, 1]), 512).tolist() == [0, 1, 2]
 
 
 def test_harm_is_a_difference_of_probabilities() -> None:

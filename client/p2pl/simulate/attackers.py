@@ -7,16 +7,18 @@ have spoilt, and are honest with each other; only what they serve to the honest 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import torch
 from torch import Tensor
 
 from p2pl.attacks import kinds as attacks
 from p2pl.attacks.kinds import SAMPLE_EXAMPLES, Probing, Seen
 from p2pl.data.examples import Examples, Part, Source
-from p2pl.learning.learner import Learner, Model
+from p2pl.learner import Learner
 from p2pl.learning.sample import Sample
+from p2pl.learning.torch_trainer import TorchTrainer
+from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust import opinions
-from p2pl.mixing.trust.row import Trust
 from p2pl.run.log import RoundEntry
 from p2pl.seeds import seeded
 from p2pl.simulate.setup import Setup, draw_cohort
@@ -24,7 +26,7 @@ from p2pl.simulate.setup import Setup, draw_cohort
 VICTIM = 0  # the number of the peer into which an adaptive attacker has looked
 
 # What others get of parameters and opinions, or why nothing.
-Serve = Callable[[Learner, Tensor, bytes], Model | str]
+Serve = Callable[[Learner, Tensor, bytes], PeerModel | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Moment:
     index: int
     before: Sequence[Tensor]  # by peer, [P]: from where it trained
     trained: Sequence[Tensor]  # by peer, [P]
-    trust: Sequence[Trust]  # by peer
+    trust: Sequence[msgspec.Struct | None]  # by peer
 
 
 def spoilt(setup: Setup, peer: int, mine: Part) -> Source:
@@ -63,7 +65,7 @@ def spoilt(setup: Setup, peer: int, mine: Part) -> Source:
 
 def crafted(
     setup: Setup, learners: Sequence[Learner], moment: Moment, memory: Memory, serve: Serve
-) -> Mapping[tuple[int, int | None], Model | str]:
+) -> Mapping[tuple[int, int | None], PeerModel | str]:
     """Returns what the bad peers serve: by (bad peer, who asks), or by (bad peer, None) to others.
 
     Args:
@@ -83,7 +85,7 @@ def crafted(
     for start in moment.before[: setup.honest]:
         update.sub_(start, alpha=1 / setup.honest)
     bad = range(setup.honest, setup.peers)
-    made: dict[tuple[int, int | None], Model | str] = {}
+    made: dict[tuple[int, int | None], PeerModel | str] = {}
     for peer in bad:
         plain = serve(learners[peer], moment.trained[peer], b"")
         made |= {(peer, other): plain for other in bad}
@@ -151,7 +153,7 @@ def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
     Where no bad peer is in that cohort, one takes the place of the last.
     """
     victim, index = learners[VICTIM], moment.index
-    cohort = draw_cohort(setup, VICTIM, index, victim.shunned(moment.trust[VICTIM]))
+    cohort = draw_cohort(setup, VICTIM, index, victim.blocked(moment.trust[VICTIM]))
     if all(peer < setup.honest for peer in cohort):
         cohort = (*cohort[:-1], setup.peers - 1)
     names = setup.names_in(index)
@@ -159,9 +161,9 @@ def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
 
     def reply(vector: Tensor) -> Tensor:
         models = {
-            names[peer]: Model(
+            names[peer]: PeerModel(
                 index,
-                len(learners[peer].own),
+                learners[peer].trainer.own_samples,
                 moment.trained[peer] if peer < setup.honest else vector,
                 said[peer],
             )
@@ -170,7 +172,9 @@ def _look(setup: Setup, learners: Sequence[Learner], moment: Moment) -> Probing:
         own, trust = moment.trained[VICTIM], moment.trust[VICTIM]
         return victim.mix(own, models, index, trust, start=moment.before[VICTIM]).vector
 
-    sample = Sample(victim.model, _whole(victim.own), SAMPLE_EXAMPLES)
+    trainer = victim.trainer
+    assert isinstance(trainer, TorchTrainer)  # nobody attacks clients of Flower
+    sample = Sample(trainer.objective, _whole(trainer.own), SAMPLE_EXAMPLES)
     return Probing(reply, sample.loss, sample.gradient)
 
 

@@ -1,0 +1,249 @@
+"""Taking part in a session from a script or a notebook."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeAlias
+
+from torch import nn
+
+from p2pl.api.run import Run, load
+from p2pl.api.session import Given, read_session
+from p2pl.api.trainer import Computing, Who, trainer_for
+from p2pl.attacks.kinds import Attack
+from p2pl.data import load as datasets
+from p2pl.data import own
+from p2pl.data.load import Data, Shard
+from p2pl.errors import DataError, InputError, SessionFileError, wrong
+from p2pl.events import Sink
+from p2pl.exchange.join import Options
+from p2pl.exchange.join import join as take_part
+from p2pl.learning import device as devices
+from p2pl.learning import precision as precisions
+from p2pl.learning.torch_trainer import Fit
+from p2pl.privacy import policy
+from p2pl.protocol import session as session_format
+from p2pl.protocol.session import SessionFile, Task
+from p2pl.run.log import read_run
+
+Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
+P = ParamSpec("P")
+RUNS = Path("runs")
+
+
+async def join_async(  # noqa: PLR0913  # keywords, each of them a different thing
+    session: Given,
+    trainer_or_model: Who = None,
+    data: Mine = None,
+    *,
+    test: own.Given | None = None,
+    fit: Fit | None = None,
+    on_event: Sink | Sequence[Sink] | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    identity: str | os.PathLike[str] | None = None,
+    listen: str = "0.0.0.0:0",
+    trackers: Sequence[str] = (),
+    rounds: int | None = None,
+    seed_for: float = 60.0,
+    alone: bool = False,
+    shard: Shard | None = None,
+    dp_epsilon: float | None = None,
+    dp_delta: float | None = None,
+    dp_clip: float | None = None,
+    personal: bool = False,
+    device: str = "auto",
+    precision: str = "float32",
+    threads: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    attack: Attack | None = None,
+    on_signals: bool = False,
+) -> Run:
+    """Takes part in a session until its last round, and returns the run with the trained model.
+
+    `p2pl.join` does the same and blocks meanwhile, in a script and in a notebook alike; there,
+    Ctrl-C leaves properly and keeps the state. Here, cancelling the task does. The same call goes
+    on from what was reached.
+
+    Args:
+        session: a session file, or its path.
+        trainer_or_model: what is trained: None for the model that the session names; a module of
+            the session's names and shapes; a `Trainer`; or a client of Flower.
+        data: the peer's own examples, which stay here: what `p2pl join --data` takes, a pair
+            (inputs, targets), a map-style data set, or `Data`. Not with a trainer of one's own.
+        test: examples to score on that everybody has; None: those of `data`, if it has any.
+        fit: a training loop of one's own, `fit(model, round)`; it changes the module in place.
+        on_event: a function of one event, or several; see `p2pl.events`. Raise `p2pl.Stop` in it
+            to end the run after what was reached.
+        run_dir: where the log, the state and the model go; the same one resumes. None:
+            runs/NAME.
+        identity: the peer's key file; None: RUN_DIR/identity.pem.
+        listen: HOST:PORT to serve other peers at; port 0 takes any free one.
+        trackers: URLs to ask in the place of the session file's.
+        rounds: to do in all; None: the session's.
+        seed_for: seconds for which others are served at most, once all rounds are done.
+        alone: whether nothing is sent and nobody asked.
+        shard: which part of `data` is this peer's; None: all of it.
+        dp_epsilon: budget of differential privacy; None: training is not private.
+        dp_delta: chance that the guarantee leaves, below 1/n; None: the session's, or one that
+            fits the data.
+        dp_clip: largest norm of one example's gradient; None: 1.
+        personal: whether a model of the peer's own distribution is kept beside.
+        device: auto, cpu or cuda.
+        precision: float32 or bfloat16, of the layers' computation.
+        threads: CPU threads to compute with; None: one for a small model, else all cores.
+        data_dir: folder where data sets are looked for first.
+        attack: to test a swarm on this machine with.
+        on_signals: whether Ctrl-C and SIGTERM end the run properly; in the main thread alone.
+
+    Raises:
+        InputError: something that was given cannot be used.
+        TrackerError: no tracker answered, and no peer is known.
+        TrainingDiverged: the local loss is no longer finite.
+        BudgetSpent: nothing is left of the privacy budget, and no round was done.
+        KeyboardInterrupt: of `p2pl.join`: the person pressed Ctrl-C; the state is saved.
+    """
+    file = read_session(session)
+    tiers = tuple((url,) for url in trackers)
+    session_format.check_trackers(tiers)
+    if not (tiers or file.trackers or alone):
+        raise SessionFileError(
+            wrong("trackers", got="none in the session file", allowed="at least one tracker's URL")
+        )
+    where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
+    private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
+    precisions.check(precision, private=private is not None)
+    mine = _data(file.session.task, data, test, shard, data_dir)
+    computing = Computing(devices.pick(device), precision, fit, attack)
+    trainer = trainer_for(file, trainer_or_model, mine, computing)
+    where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
+    where.mkdir(parents=True, exist_ok=True)
+    chosen = Options(
+        run_dir=where,
+        identity=Path(identity) if identity else where / "identity.pem",
+        beside=None if isinstance(session, SessionFile) else Path(session).parent,
+        listen=listen,
+        rounds=rounds,
+        trackers=tiers,
+        seeding_s=seed_for,
+        alone=alone,
+        privacy=private,
+        threads=threads,
+        personal=personal,
+        attack=attack,
+        labels=mine.labels if mine else (),
+    )
+    await take_part(file, chosen, trainer, _sinks(on_event), on_signals=on_signals)
+    return load(where, model=trainer_or_model if isinstance(trainer_or_model, nn.Module) else None)
+
+
+def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, Sequence) else (given,)
+
+
+def _data(
+    task: Task,
+    given: Mine,
+    test: own.Given | None,
+    shard: Shard | None,
+    data_dir: str | os.PathLike[str] | None,
+) -> Data | None:
+    """Returns the peer's own examples; None where nobody gave any."""
+    if given is None:
+        return None
+    if isinstance(given, str | os.PathLike):
+        folder = Path(data_dir) if data_dir else None
+        made = datasets.load(os.fspath(given), task, data_dir=folder, shard=shard)
+    elif shard is not None:
+        raise DataError("shard: allowed only with data that have a name; divide your own yourself")
+    elif isinstance(given, Data):
+        made = given
+    else:
+        made = Data(own.examples_of(given, task), None, task.labels)
+    if test is None:
+        return made
+    return Data(made.train, own.examples_of(test, task, "test set"), made.labels)
+
+
+def default_run_dir(name: str, shard: Shard | None, *, alone: bool) -> Path:
+    """Returns the directory of a run that was interrupted, or a new one beside the finished ones.
+
+    Args:
+        name: of the session.
+        shard: which part of the data is the peer's; None: all of it.
+        alone: whether the peer trains alone: such runs have directories of their own.
+
+    Raises:
+        InputError: there are 10,000 finished runs already.
+    """
+    base = f"{name}-shard-{shard.index}-of-{shard.count}" if shard else name
+    base += "-alone" if alone else ""
+    for number in range(1, 10_000):
+        found = RUNS / (base if number == 1 else f"{base}-{number}")
+        if not (found / "summary.json").exists() or read_run(found).state != "finished":
+            return found
+    raise InputError(
+        wrong("runs", got="10000 finished runs", allowed="fewer", hint="use another run directory")
+    )
+
+
+def _blocking(work: Callable[P, Coroutine[Any, Any, Run]]) -> Callable[P, Run]:
+    """Returns the same function for those who wait for it: typed and documented alike."""
+
+    @wraps(work)
+    def waiting(*args: P.args, **kwargs: P.kwargs) -> Run:
+        return run_blocking(lambda: work(*args, **kwargs))
+
+    waiting.__name__ = waiting.__qualname__ = "join"
+    return waiting
+
+
+join = _blocking(join_async)
+
+
+def run_blocking(work: Callable[[], Coroutine[Any, Any, Run]]) -> Run:
+    """Returns what a coroutine returns, from a thread with an event loop of its own or without.
+
+    Raises:
+        KeyboardInterrupt: the person pressed Ctrl-C; the coroutine was cancelled and has ended.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    return _in_a_thread(work)
+
+
+def _in_a_thread(work: Callable[[], Coroutine[Any, Any, Run]]) -> Run:
+    """Returns what a coroutine returns, run in a thread beside the loop that waits for it here."""
+    begun: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Run]]] = []
+    ended: list[Run | BaseException] = []
+
+    async def main() -> Run:
+        task = asyncio.ensure_future(work())
+        begun.append((asyncio.get_running_loop(), task))
+        return await task
+
+    def target() -> None:
+        try:
+            ended.append(asyncio.run(main()))
+        except BaseException as fault:  # noqa: BLE001  # raised again in the thread that waits
+            ended.append(fault)
+
+    thread = threading.Thread(target=target, name="p2pl-join")
+    thread.start()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        for loop, task in begun:
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        raise
+    result = ended[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result

@@ -1,0 +1,101 @@
+"""A run as the person gets it: the model with its weights, its session, and what happened."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from p2pl.api.session import read_session
+from p2pl.errors import FrameError, ModelError, RunDirError, wrong
+from p2pl.learning import models, weights
+from p2pl.learning.weights import Layout, load_into
+from p2pl.protocol.session import SessionFile
+from p2pl.run.log import (
+    MODEL_FILE,
+    PERSONAL_FILE,
+    SESSION_FILE,
+    RoundEntry,
+    Summary,
+    read_run,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of taking part in a session.
+
+    Attributes:
+        model: with the weights that the run ended with, on the CPU, in evaluation mode.
+        session: the session file.
+        directory: of the run.
+        peer_id: of this peer, 64 hex digits.
+        rounds: one entry a round, in the units of the run log.
+        summary: how the run ended; None: it is under way, or was killed.
+    """
+
+    model: nn.Module = field(repr=False)
+    session: SessionFile = field(repr=False)
+    directory: Path
+    peer_id: str
+    rounds: tuple[RoundEntry, ...] = field(repr=False)
+    summary: Summary | None
+
+
+def load(
+    run_dir: str | os.PathLike[str], *, model: nn.Module | None = None, personal: bool = False
+) -> Run:
+    """Returns the run in a run directory, with its model.
+
+    Args:
+        run_dir: of `p2pl join` or `p2pl.join`.
+        model: a module to load the weights into, where the session was made for modules of one's
+            own; None: the one that the session names.
+        personal: whether to load the personal model instead of the shared one.
+
+    Raises:
+        RunDirError: it is no run directory, is damaged, or has no model yet.
+        ModelError: the module has other parameters than the session's.
+    """
+    directory = Path(run_dir)
+    run = read_run(directory)
+    path = directory / SESSION_FILE
+    if not path.exists():
+        raise RunDirError(
+            wrong(
+                "run directory",
+                got=f"{directory} without {SESSION_FILE}",
+                allowed="one of a run that was joined with this version of p2pl, or a later one",
+            )
+        )
+    session = read_session(path)
+    module = models.build(session.session) if model is None else model
+    check_layout(session, module)
+    layout = Layout.of(module)
+    try:
+        payload = (directory / (PERSONAL_FILE if personal else MODEL_FILE)).read_bytes()
+        load_into(module, weights.decode(bytearray(payload), layout, "float32"))
+    except OSError as fault:
+        raise RunDirError(f"{fault.filename}: cannot be read: {fault.strerror}") from fault
+    except FrameError as fault:
+        raise RunDirError(f"{directory}: the model is damaged: {fault}") from fault
+    return Run(module.eval(), session, directory, run.peer_id, run.rounds, run.summary)
+
+
+def check_layout(file: SessionFile, model: nn.Module) -> None:
+    """Raises ModelError unless the module has the parameters of the session's model."""
+    wanted, got = Layout.of(models.build(file.session)), Layout.of(model)
+    if wanted == got:
+        return
+    ours = dict(zip(got.names, got.shapes, strict=True))
+    theirs = dict(zip(wanted.names, wanted.shapes, strict=True))
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
+            raise ModelError(
+                wrong(
+                    f"parameter {name} of the model",
+                    got=ours.get(name, "none"),
+                    allowed=str(theirs.get(name, "no such parameter")),
+                    hint="the session is for models with other names or shapes",
+                )
+            )

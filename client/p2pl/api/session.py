@@ -1,0 +1,141 @@
+"""Session files: read, and made."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+from torch import nn
+
+from p2pl import __version__
+from p2pl.errors import InputError, SessionFileError, wrong
+from p2pl.learning import checkpoint, flower
+from p2pl.learning.flower import NumPyClient
+from p2pl.learning.task import task_of
+from p2pl.learning.weights import Layout, flatten
+from p2pl.mixing.base import rule_of
+from p2pl.protocol import session as session_format
+from p2pl.protocol.session import Session, SessionFile, Spec
+from p2pl.run.files import write_atomically
+
+Given: TypeAlias = SessionFile | str | os.PathLike[str]
+
+
+def read_session(given: Given) -> SessionFile:
+    """Returns a session file, decoded and checked.
+
+    Args:
+        given: its path, or the file itself.
+
+    Raises:
+        SessionFileError: it cannot be read, or is no session file.
+    """
+    if isinstance(given, SessionFile):
+        return given
+    path = Path(given)
+    data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "session file")
+    try:
+        return session_format.decode(data)
+    except SessionFileError as fault:
+        raise SessionFileError(f"{path}: {fault}") from fault
+
+
+def read_spec(path: Path) -> Spec:
+    """Returns the spec in the TOML file at `path`, checked.
+
+    Raises:
+        SessionFileError: it cannot be read, or a field is missing, unknown or out of range.
+    """
+    data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "spec")
+    try:
+        return session_format.read_spec(data.decode())
+    except UnicodeDecodeError as fault:
+        raise SessionFileError(f"{path}: not UTF-8 text: {fault.reason}") from fault
+    except SessionFileError as fault:
+        raise SessionFileError(f"{path}: {fault}") from fault
+
+
+def read_bytes(path: Path, limit: int, what: str) -> bytes:
+    """Returns the file's bytes, at most `limit` and one; raises SessionFileError."""
+    try:
+        with path.open("rb") as opened:
+            return opened.read(limit + 1)
+    except OSError as fault:
+        raise SessionFileError(f"{what} {path}: cannot be read: {fault.strerror}") from fault
+
+
+def create(
+    spec: str | os.PathLike[str] | Mapping[str, Any],
+    out: str | os.PathLike[str],
+    *,
+    trackers: Sequence[str] = (),
+    model: nn.Module | NumPyClient | None = None,
+) -> SessionFile:
+    """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
+
+    Args:
+        spec: the session as a TOML file, or as a dictionary of the same tables.
+        out: the session file to write, NAME.torrent; its folder must exist.
+        trackers: URLs, tried in this order.
+        model: the session begins with its parameters, and is for models with the same names and
+            shapes; `model.name` in the spec is then `arrays`. A module, or a client of Flower.
+            None: the model that the spec names.
+
+    Raises:
+        InputError: the spec, a URL, the model or the folder cannot be used.
+    """
+    path = Path(out)
+    wanted = _spec(spec)
+    tiers = tuple((url,) for url in trackers)
+    session_format.check_trackers(tiers)
+    if not path.parent.is_dir():
+        raise SessionFileError(
+            wrong("--out", got=str(path), allowed="a file in a folder that exists")
+        )
+    session = wanted.session()
+    task_of(session.task)
+    rule_of(session)
+    if model is None:
+        payload, promised = checkpoint.build(session)
+    elif isinstance(model, nn.Module):
+        session = _for_models_like(session, model)
+        payload, promised = checkpoint.describe(flatten(model).cpu(), Layout.of(model))
+    else:
+        session, payload, promised = flower.begin(session, model)
+    made = SessionFile(
+        name=wanted.name,
+        session=session,
+        checkpoint=promised,
+        trackers=tiers,
+        url_list=wanted.url_list,
+        comment=wanted.comment,
+        created_by=f"p2pl {__version__}",
+        created_at=int(time.time()),
+    )
+    write_atomically(path.parent / made.checkpoint_name, payload)
+    write_atomically(path, made.encode())
+    return made
+
+
+def _spec(given: str | os.PathLike[str] | Mapping[str, Any]) -> Spec:
+    if isinstance(given, Mapping):
+        return session_format.spec_of(given)
+    return read_spec(Path(given))
+
+
+def _for_models_like(session: Session, model: nn.Module) -> Session:
+    """Returns the session for modules with the same names and shapes of parameters.
+
+    Raises:
+        InputError: the session names another model already.
+    """
+    if session.model.name != flower.MODEL:
+        raise InputError(
+            wrong("model.name, with a module of your own", got=session.model.name, allowed="arrays")
+        )
+    layout = Layout.of(model)
+    shapes = dict(zip(layout.names, layout.shapes, strict=True))
+    described = msgspec.structs.replace(session.model, arguments=shapes)
+    return msgspec.structs.replace(session, model=described)

@@ -1,0 +1,185 @@
+"""Many virtual peers in one process, from a script or a notebook."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from p2pl.api.run import check_layout
+from p2pl.api.session import Given, read_session, read_spec
+from p2pl.attacks import kinds as attacks
+from p2pl.data import load as datasets
+from p2pl.data import own
+from p2pl.data.load import Data
+from p2pl.learning import checkpoint
+from p2pl.learning import device as devices
+from p2pl.learning.flower import Clients
+from p2pl.privacy import policy
+from p2pl.protocol import session as session_format
+from p2pl.protocol.session import SessionFile, Task
+from p2pl.simulate.engine import Result, Round, run
+from p2pl.simulate.numbers import numbers
+from p2pl.simulate.rundirs import check_out, write_numbers, write_seed
+from p2pl.simulate.setup import Setup, check
+
+# All of the data: by name; a pair (train, test) of what `p2pl.join` takes; or given a peer's number
+# and how many there are, its client of Flower.
+Everything: TypeAlias = Data | tuple[own.Given, own.Given] | str | os.PathLike[str] | Clients
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What came of a simulation.
+
+    Attributes:
+        figures: as `p2pl simulate --json` prints them: plain values, for JSON.
+        results: one a seed, with the final parameters of every peer.
+    """
+
+    figures: Mapping[str, Any]
+    results: tuple[Result, ...] = field(repr=False)
+
+
+def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
+    session: Given,
+    data: Everything,
+    peers: int,
+    *,
+    model: nn.Module | None = None,
+    partition: str = "iid",
+    partition_seed: int = 0,
+    seeds: int = 1,
+    first_seed: int = 0,
+    changes: Mapping[str, object] | None = None,
+    baseline: str | None = None,
+    attack: str | None = None,
+    held_out: int | None = None,
+    dp_epsilon: float | None = None,
+    dp_delta: float | None = None,
+    dp_clip: float | None = None,
+    personal: bool = False,
+    engine: str = "auto",
+    device: str = "auto",
+    precision: str = "float32",
+    threads: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    curves: bool = True,
+    data_dir: str | os.PathLike[str] | None = None,
+    on_round: Callable[[Round], None] | None = None,
+) -> Simulation:
+    """Runs many virtual peers in this process, and returns what a session would come to.
+
+    Args:
+        session: a session file, its path, or the path of the TOML file that it is made from.
+        data: of all peers together, with a test set; see `Everything`.
+        peers: how many virtual peers, 2..100,000.
+        model: a module of the session's names and shapes; None: the session's own.
+        partition: who holds what: iid, unbalanced, dirichlet:A or classes:K.
+        partition_seed: of the first seed; each further one adds 1.
+        seeds: how many to run.
+        first_seed: seed 0 is the session as it stands.
+        changes: of the session, by path, e.g. {"exchange.rounds": 5, "mixing.rule": "uniform"}.
+        baseline: `centralised` or `isolated`; None: the peers exchange.
+        attack: KIND:COUNT[:ARG], the last COUNT peers are bad; None: all are honest.
+        held_out: so many training examples are scored on, and the test set stays unread.
+        dp_epsilon: budget of every peer; None: training is not private.
+        dp_delta: chance that the guarantee leaves; None: the session's, or one that fits the data.
+        dp_clip: largest norm of one example's gradient; None: 1.
+        personal: whether every peer keeps a model of its own distribution beside.
+        engine: auto, stacked or sequential.
+        device: auto, cpu or cuda.
+        precision: float32 or bfloat16.
+        threads: CPU threads, at most; None: all cores.
+        out: a new folder to write run directories into; None: nothing is written.
+        curves: whether the peers are scored after every round, and not after the last alone.
+        data_dir: folder where data sets are looked for first.
+        on_round: called after every round of every seed.
+
+    Raises:
+        InputError: something that was given cannot be used.
+        TrainingDiverged: a peer's loss is no longer finite.
+    """
+    file = session_to_simulate(session)
+    made, bad = attacks.parse(attack) if attack else (None, 0)
+    changed = session_format.changed(file.session, *map(_change, (changes or {}).items()))
+    setup = Setup(
+        session=changed,
+        session_id=file.id,
+        peers=peers,
+        partition=partition,
+        partition_seed=partition_seed,
+        seed=first_seed,
+        baseline=baseline,
+        engine=engine,
+        attack=made,
+        bad=bad,
+        privacy=policy.wanted(dp_epsilon, dp_delta, dp_clip),
+        curves=curves,
+        personal=personal,
+        precision=precision,
+    )
+    check(setup)
+    folder = Path(out) if out else None
+    if folder:
+        check_out(folder)
+    if model is not None:
+        check_layout(file, model)
+    where = devices.pick(device)
+    torch.set_num_threads(threads or devices.cores())
+    whole = _everything(setup.session.task, data, data_dir)
+    if held_out and isinstance(whole, Data):
+        whole = datasets.hold_out(whole, held_out)
+    results = []
+    for number in range(seeds):
+        result = run(replace(setup, seed=first_seed + number), whole, where, on_round, model)
+        if folder:
+            write_seed(result, folder, file.name, whole.labels if isinstance(whole, Data) else ())
+        results.append(result)
+    figures = {
+        "name": file.name,
+        "data": os.fspath(data) if isinstance(data, str | os.PathLike) else "own",
+        "held_out": held_out,
+        **numbers(results),
+        "device": where.type,
+        "threads": torch.get_num_threads(),
+    }
+    if folder:
+        write_numbers(folder, figures)
+    return Simulation(figures, tuple(results))
+
+
+def session_to_simulate(given: Given) -> SessionFile:
+    """Returns a session file; of a TOML file, the one that would be made from it.
+
+    Raises:
+        InputError: it cannot be read, or is none of these.
+    """
+    if isinstance(given, SessionFile) or Path(given).suffix != ".toml":
+        return read_session(given)
+    spec = read_spec(Path(given))
+    session = spec.session()
+    return SessionFile(spec.name, session, checkpoint.build(session)[1], trackers=())
+
+
+def _change(one: tuple[str, object]) -> tuple[str, str, object]:
+    """Returns (section, field, value) of a change by path."""
+    path, value = one
+    section, _, name = path.rpartition(".")
+    return section, name, value
+
+
+def _everything(
+    task: Task, given: Everything, data_dir: str | os.PathLike[str] | None
+) -> Data | Clients:
+    if isinstance(given, Data):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return datasets.load(os.fspath(given), task, data_dir=Path(data_dir) if data_dir else None)
+    if isinstance(given, tuple):
+        train, test = (own.examples_of(part, task) for part in given)
+        return Data(train, test, task.labels)
+    return given

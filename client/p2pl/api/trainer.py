@@ -1,0 +1,112 @@
+"""What a peer trains with, made of whatever the person has: nothing, a module, a loop, a client."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+import torch
+from torch import nn
+
+from p2pl.api.run import check_layout
+from p2pl.attacks import peer as attackers
+from p2pl.attacks.kinds import Attack
+from p2pl.data.examples import Source
+from p2pl.data.load import Data
+from p2pl.errors import InputError, ModelError
+from p2pl.learning import flower, models, precision
+from p2pl.learning.flower import FlowerTrainer, NumPyClient
+from p2pl.learning.torch_trainer import Fit, LoopTrainer, TorchTrainer
+from p2pl.learning.trainer import Trainer
+from p2pl.protocol.session import SessionFile
+
+Who: TypeAlias = nn.Module | Trainer | NumPyClient | None
+
+
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """How a peer computes.
+
+    Attributes:
+        device: where.
+        precision: of the layers, one of `precision.NAMES`.
+        fit: the person's own training loop; None: the session's.
+        attack: what a bad peer does to its data; None: the peer is honest.
+    """
+
+    device: torch.device
+    precision: str = "float32"
+    fit: Fit | None = None
+    attack: Attack | None = None
+
+
+def trainer_for(
+    file: SessionFile, who: Who, data: Data | None, computing: Computing
+) -> Callable[[str], Trainer]:
+    """Returns what makes the trainer of a peer, given the peer's id.
+
+    Args:
+        file: the session.
+        who: what is trained: None for the session's model; a module; a `Trainer`; or a client of
+            Flower.
+        data: the peer's own; None: the trainer or the client has them.
+        computing: how.
+
+    Raises:
+        InputError: two of these exclude each other, or the session is for other models.
+    """
+    if is_client(who):
+        _check_left_to("a client of Flower", data, computing)
+        client = cast("NumPyClient", who)
+        return lambda _: FlowerTrainer.around(file.session, models.build(file.session), client)
+    if is_trainer(who):
+        _check_left_to("a trainer of your own", data, computing)
+        trainer = cast("Trainer", who)
+        return lambda _: trainer
+    if data is None:
+        raise InputError("data: missing; allowed: your own examples, or a trainer that has them")
+    module = models.build(file.session) if who is None else cast("nn.Module", who)
+    check_layout(file, module)
+    if file.session.model.name == flower.MODEL and who is None:
+        raise ModelError(
+            "the model of this session is for clients of Flower, or for modules of your own; "
+            "allowed: --flower MODULE:CLIENT, or a module with the session's parameters"
+        )
+    return lambda peer_id: _around(file, module.to(computing.device), data, computing, peer_id)
+
+
+def is_client(who: object) -> bool:
+    """Returns whether this is a client of Flower."""
+    return hasattr(who, "get_parameters") and not isinstance(who, nn.Module)
+
+
+def is_trainer(who: object) -> bool:
+    """Returns whether this is a trainer."""
+    return hasattr(who, "evaluate") and hasattr(who, "layout") and not isinstance(who, nn.Module)
+
+
+def _around(
+    file: SessionFile, module: nn.Module, data: Data, computing: Computing, peer_id: str
+) -> Trainer:
+    names, device = (file.id, peer_id), computing.device
+    precision.compute_in(computing.precision, module, device)
+    mine: Source = data.train.to(device)
+    if computing.attack:
+        mine = attackers.spoilt(computing.attack, mine, file.session.task.classes, names)
+    test = data.test and data.test.to(device)
+    trainer = TorchTrainer.of(file.session, names, module, mine, test)
+    return LoopTrainer.around(trainer, computing.fit) if computing.fit else trainer
+
+
+def _check_left_to(whom: str, data: Data | None, computing: Computing) -> None:
+    """Raises InputError for what the trainer itself decides."""
+    given = {
+        "data": data is not None,
+        "fit": computing.fit is not None,
+        "--attack": computing.attack is not None,
+        "--precision": computing.precision != "float32",
+    }
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        raise InputError(
+            f"{', '.join(names)}: not allowed with {whom}; it trains by itself, on data of its own"
+        )

@@ -1,0 +1,133 @@
+"""The door `events`: what happens in a run, as values, for whoever wants to know.
+
+A sink is a function of one event. A run has any number of sinks: the run log, the terminal, and
+what the person passes in. `Step` comes from the thread that trains, all others from the thread of
+the event loop. What a sink raises ends the run, after the state of the last round was saved.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from p2pl.run.log import RoundEntry, RunLog, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A peer is about to take part.
+
+    Attributes:
+        name: of the session.
+        session_id: 64 hex digits.
+        peer_id: 64 hex digits.
+        round: the last round that the peer has completed; 0 at the very beginning.
+        rounds: to do in all.
+    """
+
+    name: str
+    session_id: str
+    peer_id: str
+    round: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Local training has done one more step.
+
+    Attributes:
+        round: the round that is being trained, from 1.
+        step: steps done in this round.
+        steps: of this round in all.
+    """
+
+    round: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Something that a person would want to know between two rounds.
+
+    Attributes:
+        text: one plain sentence, e.g. "waiting for peers: 3 of 6".
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundEnded:
+    """A round is over, and its state is on disk.
+
+    Attributes:
+        entry: all that is known of it; it has the units of the run log.
+    """
+
+    entry: RoundEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """The swarm has decided on another model: later rounds than this one are to be done again.
+
+    Attributes:
+        round: the last one that counts.
+    """
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run is over: after its last round, or because the person stopped it.
+
+    Attributes:
+        summary: how it ended.
+    """
+
+    summary: Summary
+
+
+class Stop(Exception):  # no error: the person asked for it
+    """The run is to end now: raised by a sink. What was reached is saved, and the swarm is left."""
+
+
+Event: TypeAlias = Started | Step | Said | RoundEnded | Undone | Ended
+Sink: TypeAlias = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Tells every sink, in their order."""
+
+    sinks: tuple[Sink, ...] = ()
+
+    def __call__(self, event: Event) -> None:
+        """Tells every sink of one event."""
+        for sink in self.sinks:
+            sink(event)
+
+    def said(self, text: str) -> None:
+        """Tells a person something."""
+        self(Said(text))
+
+
+def into(log: RunLog) -> Sink:
+    """Returns the sink that writes rounds and the summary into a run directory."""
+
+    def write(event: Event) -> None:
+        if isinstance(event, RoundEnded):
+            log.append(event.entry)
+        elif isinstance(event, Undone):
+            log.drop_after(event.round)
+        elif isinstance(event, Ended):
+            log.finish(event.summary)
+
+    return write
+
+
+def recorder(events: list[Event]) -> Sink:
+    """Returns a sink that keeps every event in a list: a double for tests."""
+    return events.append

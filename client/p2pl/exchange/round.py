@@ -1,0 +1,185 @@
+"""One round, straight down: train, collect, mix, evaluate, save, tell."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import msgspec
+
+from p2pl.events import RoundEnded
+from p2pl.exchange.base import Exchange, Overtaken
+from p2pl.exchange.node import Node
+from p2pl.exchange.swap import Pulls
+from p2pl.learner import Scored
+from p2pl.learning.train import Start, Trained
+from p2pl.mixing.base import Mixed
+from p2pl.protocol.announce import Answer
+from p2pl.run.log import RoundEntry
+from p2pl.run.state import PeerState, save_state
+
+
+async def run(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
+    """Returns the state after the last round, when the peer has served others long enough.
+
+    Args:
+        node: the peer.
+        exchange: how it gets the models of others.
+        state: to begin with.
+
+    Raises:
+        TrackerError: no tracker answered at the start, and no peer is known.
+        QuorumError: too few of the peers that decide are there.
+        RunDirError: the saved state is of another kind of exchange.
+        TrainingDiverged: the local loss is no longer finite.
+    """
+    state = await exchange.enter(node, state)
+    while state.round < node.rounds:
+        state = await run_round(node, exchange, state)
+    return await exchange.finish(node, state)
+
+
+async def run_round(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
+    """Returns the peer's state after one round."""
+    index = state.round + 1
+    meter = Meter.read(node)
+    start = Start(state.weights, state.optimizer)
+    trained = await node.fit(start, index)
+    try:
+        collected = await exchange.collect(node, state, trained)
+    except Overtaken as moved:
+        return moved.state
+    mixed = collected.mixed or await node.mix(
+        state, trained.vector, collected.models, collected.age, start.vector
+    )
+    scored = await node.score(trained.vector, mixed.vector)
+    after = PeerState(
+        round=min(node.rounds, collected.reached),
+        weights=mixed.vector,
+        optimizer=node.learner.follow(start, trained, mixed.vector, index),
+        trust=mixed.memory,
+        memory=collected.memory(mixed),
+    )
+    await remember(node, after, Outcome(index, trained, collected.pulls, mixed, scored), meter)
+    return after
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Clock and counters at the beginning of a round."""
+
+    clock_s: float
+    bytes_in: Mapping[str, int]
+    bytes_out: Mapping[str, int]
+    total_in: int
+    total_out: int
+    messages_out: int
+    tracker_bytes: int
+    tracker_seconds: float
+    answer: Answer | None  # the tracker's last
+
+    @classmethod
+    def read(cls, node: Node) -> "Meter":
+        """Returns what the counters of `node` show now."""
+        traffic = node.transport.traffic
+        return cls(
+            clock_s=node.clock(),
+            bytes_in=dict(traffic.bytes_in_by_peer),
+            bytes_out=dict(traffic.bytes_out_by_peer),
+            total_in=traffic.bytes_in,
+            total_out=traffic.bytes_out,
+            messages_out=traffic.messages_out,
+            tracker_bytes=node.directory.bytes_in + node.directory.bytes_out,
+            tracker_seconds=node.directory.seconds,
+            answer=node.answer,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that came out of one round."""
+
+    index: int
+    trained: Trained
+    pulls: Pulls
+    mixed: Mixed
+    scored: Scored
+
+
+async def save(node: Node, state: PeerState) -> None:
+    """Makes `state` what a restart goes on from."""
+    spent = node.learner.trainer.spent
+    whole = replace(
+        state,
+        directory=node.directory.state(),
+        charged=spent.charged if spent else 0,
+        personal=node.personal,
+    )
+    await node.worker(partial(save_state, node.run_dir, node.file.id, whole))
+
+
+async def remember(node: Node, after: PeerState, outcome: Outcome, meter: Meter) -> None:
+    """Saves the state, then logs and shows the round; a crash in between costs one log line."""
+    scored: dict[str, float] = {}
+    if node.keeps_personal:
+        scored = await node.worker(partial(_personalise, node, outcome))
+    await save(node, after)
+    entry = msgspec.structs.replace(_entry(node, after.round, outcome, meter), **scored)
+    node.events(RoundEnded(entry))
+
+
+def _personalise(node: Node, outcome: Outcome) -> dict[str, float]:
+    """Goes on with the personal model; returns how good it and the shared one are for the peer."""
+    learner, trained = node.learner, outcome.trained.vector
+    node.personal = learner.personalise(trained, node.personal, outcome.pulls.models, outcome.mixed)
+    own = learner.trainer.own_score
+    return {
+        "personal_accuracy": own(learner.judge(node.personal)),
+        "own_accuracy": own(outcome.scored.after),
+        "own_accuracy_before_mix": own(outcome.scored.before),
+    }
+
+
+def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEntry:
+    now = Meter.read(node)
+    spent = node.learner.trainer.spent
+    scored, pulls = outcome.scored, outcome.pulls
+    silent = now.answer is meter.answer  # no tracker answered in this round
+    met = sorted({*now.bytes_in, *now.bytes_out})
+    moved = {
+        peer_id: (
+            now.bytes_in.get(peer_id, 0) - meter.bytes_in.get(peer_id, 0),
+            now.bytes_out.get(peer_id, 0) - meter.bytes_out.get(peer_id, 0),
+        )
+        for peer_id in met
+    }
+    known = node.directory.known
+    gone = [peer_id for peer_id in pulls.rejected if known.is_missing(peer_id)]
+    here = [peer_id for peer_id in pulls.cohort if peer_id not in pulls.rejected]
+    churn = node.presence.look(now.clock_s, here, gone)
+    return RoundEntry(
+        round=reached,
+        train_loss=outcome.trained.loss,
+        validation_loss=scored.validation.loss,
+        accuracy=scored.after.accuracy,
+        accuracy_before_mix=scored.before.accuracy,
+        metrics=dict(scored.after.metrics),
+        metrics_before_mix=dict(scored.before.metrics),
+        trust=dict(outcome.mixed.row),
+        cohort=pulls.cohort,
+        received=tuple(pulls.models),
+        rejected={**pulls.rejected, **outcome.mixed.rejected},
+        versions={peer_id: model.round for peer_id, model in pulls.models.items()},
+        joined=churn.joined,
+        left=churn.left,
+        bytes_in=now.total_in - meter.total_in,
+        bytes_out=now.total_out - meter.total_out,
+        messages_out=now.messages_out - meter.messages_out,
+        bytes_by_peer={peer_id: both for peer_id, both in moved.items() if any(both)},
+        tracker_bytes=now.tracker_bytes - meter.tracker_bytes,
+        tracker_seconds=None if silent else now.tracker_seconds - meter.tracker_seconds,
+        seconds=now.clock_s - meter.clock_s,
+        samples=outcome.trained.samples,
+        epsilon=spent.epsilon if spent else None,
+        trust_epsilon=spent.trust_epsilon if spent else None,
+        time=node.wall_clock(),
+    )

@@ -1,0 +1,163 @@
+"""Models between peers: served to whoever asks, pulled from whom the tracker named."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import Tensor
+
+from p2pl.errors import FrameError, PullError, TrackerError
+from p2pl.exchange.node import Held, Node
+from p2pl.mixing.base import PeerModel
+from p2pl.network.pull import Unchanged
+from p2pl.network.version import Version
+from p2pl.protocol.announce import Event, PeerAddress
+
+log = logging.getLogger(__name__)
+
+FIRST_INTERVAL_S = 30.0  # until a tracker has said how often it wants to hear from the peer
+MAX_SPARE = 8  # asked for beyond the cohort, in the place of peers that will not be asked
+MAX_WAITED_LAG = 2  # rounds; who is further behind is not waited for, and so holds nobody up
+
+
+@dataclass(frozen=True, slots=True)
+class Pulls:
+    """What one round's pulls brought."""
+
+    cohort: tuple[str, ...]  # ids of the peers asked
+    models: Mapping[str, PeerModel]  # by peer id, the usable ones
+    rejected: Mapping[str, str]  # peer id -> why there is nothing usable from it
+
+
+async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") -> None:
+    """Serves `vector` as the peer's newest version from now on, with its notes on others."""
+    if node.attacker is not None:
+        pulled = {peer_id: held.model for peer_id, held in node.held.items()}
+        vector = await node.worker(partial(node.attacker.lie, index, vector, pulled))
+        notes = node.attacker.gossip(notes, pulled)
+    payload = await asyncio.to_thread(node.learner.codec.encode, vector)
+    samples = node.learner.samples
+    keep_last = node.session.exchange.lockstep
+    digest = await node.transport.publish(
+        Version(index, samples, payload, notes), keep_last=keep_last
+    )
+    node.mine = Held(digest, PeerModel(index, samples, vector))
+
+
+async def announce(
+    node: Node, event: Event, wanted: int, *, without: Collection[str] = ()
+) -> list[PeerAddress]:
+    """Returns up to `wanted` peers: a random cohort from the tracker, or from those known.
+
+    A peer that could not be reached lately is left out, and so costs no round a deadline; so are
+    those of the ids `without`.
+
+    Raises:
+        TrackerError: no tracker answered, and no peer is known.
+    """
+    known = node.directory.known
+    known.hear(node.newly_met())
+    resting = {one.id for one in known.addresses() if known.rests(one.id)}
+    spare = min(MAX_SPARE, len(resting.union(without))) if wanted else 0
+    try:
+        async with node.announcing:
+            node.answer = await node.directory.announce(event, numwant=wanted + spare)
+    except TrackerError as fault:
+        cohort = known.sample(wanted, without=without)
+        if not cohort:
+            raise
+        log.info("no tracker: going on with %d known peers; %s", len(cohort), fault)
+        return cohort
+    avoided = resting.union(without)
+    there = [address for address in node.answer.peers if address.id not in avoided]
+    # A tracker that was just restarted knows fewer peers than this one does.
+    taken = avoided.union(one.id for one in there)
+    there += known.sample(max(0, wanted - len(there)), without=taken)
+    return there[:wanted]
+
+
+async def keep_announcing(node: Node) -> None:
+    """Announces whenever a round takes longer than the tracker remembers a silent peer."""
+    while True:
+        await asyncio.sleep(node.answer.interval_s if node.answer else FIRST_INTERVAL_S)
+        with contextlib.suppress(TrackerError):
+            await announce(node, "update", 0)
+
+
+async def pull_all(node: Node, cohort: Sequence[PeerAddress], index: int) -> Pulls:
+    """Returns what the cohort serves, within one deadline; a late or lying peer is only named.
+
+    Args:
+        node: the peer that asks.
+        cohort: whom to ask, all at the same time.
+        index: the peer's round; who is not far behind it gets `exchange.wait_s` to reach it.
+    """
+    answers = await asyncio.gather(*(_pull(node, address, index) for address in cohort))
+    held: dict[str, Held] = {}
+    rejected: dict[str, str] = {}
+    for address, answer in zip(cohort, answers, strict=True):
+        if isinstance(answer, str):
+            rejected[address.id] = answer
+        else:
+            held[address.id] = answer
+    node.held = held
+    models = {peer_id: one.model for peer_id, one in held.items()}
+    return Pulls(tuple(address.id for address in cohort), models, rejected)
+
+
+async def _pull(node: Node, address: PeerAddress, index: int) -> Held | str:
+    """Returns one peer's newest version, or why there is none."""
+    known = node.held.get(address.id)
+    lags = known is not None and known.model.round < index - MAX_WAITED_LAG
+    wait_s = 0.0 if lags else node.session.exchange.wait_s
+    before = known or node.mine  # at the start, everybody has the initial checkpoint
+    return await _ask_for(node, address, index, wait_s, before)
+
+
+async def fetch(node: Node, address: PeerAddress) -> Held | str:
+    """Returns a peer's newest version as it is now, or why there is none."""
+    return await _ask_for(node, address, 0, 0.0, None)
+
+
+async def _ask_for(
+    node: Node, address: PeerAddress, index: int, wait_s: float, before: Held | None
+) -> Held | str:
+    """Returns a peer's version, or why there is none; whose fault that is rests for a while.
+
+    Args:
+        node: the peer that asks.
+        address: whom to ask.
+        index: the round that it is to have reached.
+        wait_s: how long to wait for that.
+        before: a version that need not be sent again.
+    """
+    known = node.directory.known
+    try:
+        pulled = await node.transport.pull(
+            address,
+            have=before.digest if before else None,
+            round=index,
+            wait_s=wait_s,
+            deadline_s=node.session.exchange.pull_deadline_s,
+            size=node.learner.codec.payload_bytes,
+        )
+        if isinstance(pulled, Unchanged):
+            if before is None:
+                raise FrameError("answer: got 'not modified', though I hold nothing of it")
+            model = replace(before.model, round=pulled.round)
+            held = replace(before, model=model)
+        else:
+            vector = await asyncio.to_thread(node.learner.codec.decode, pulled.payload)
+            model = PeerModel(pulled.round, pulled.samples, vector, pulled.notes)
+            held = Held(pulled.digest, model)
+    except PullError as fault:
+        known.blame(address.id)
+        return str(fault)
+    except FrameError as fault:
+        known.blame(address.id, answered=True)
+        return str(fault)
+    known.learn(address)
+    return held

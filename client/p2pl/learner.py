@@ -1,0 +1,214 @@
+"""The numbers' side of a peer: how it trains, what it sends, and what it makes of others' models.
+
+A node in a network and a virtual peer in a simulation compute with the same learner. All of it is
+slow beside a network event, and one call at a time may use it: the model is working space.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from torch import Tensor, nn
+
+from p2pl.data.examples import Examples, Source
+from p2pl.learning import weights
+from p2pl.learning.codec import Codec, WholeModel
+from p2pl.learning.task import Scores
+from p2pl.learning.torch_trainer import TorchTrainer
+from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
+from p2pl.learning.trainer import Round, Trainer, quietly, trains_in, unchanged
+from p2pl.mixing import personal
+from p2pl.mixing.base import Mixed, Mixer, Own, PeerModel, rule_of
+from p2pl.protocol.session import Session
+
+MAX_AGE_ROUNDS = 5  # chosen: an older model holds the mix back more than it adds to it
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How good a peer's parameters are, around one mix."""
+
+    before: Scores  # as trained, on the test set
+    after: Scores  # as mixed, on the test set
+    validation: Scores  # as mixed, on the peer's own validation examples
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A trainer, a codec and a mixing rule, for one peer in one session.
+
+    Attributes:
+        session: what all peers agreed on.
+        session_id: 64 hex digits.
+        peer_id: 64 hex digits.
+        trainer: trains and scores parameters.
+        codec: turns parameters into bytes and back.
+        mixer: mixes parameters.
+    """
+
+    session: Session
+    session_id: str
+    peer_id: str
+    trainer: Trainer
+    codec: Codec
+    mixer: Mixer
+
+    @classmethod
+    def around(cls, session: Session, names: tuple[str, str], trainer: Trainer) -> "Learner":
+        """Returns the learner of a peer that trains with `trainer`.
+
+        Args:
+            session: what all peers agreed on.
+            names: the session's id and the peer's.
+            trainer: the peer's own.
+
+        Raises:
+            InputError: the session's mixing rule is not known here.
+        """
+        codec = WholeModel(trainer.layout, session.wire.dtype, trainer.device)
+        return cls(session, *names, trainer, codec, rule_of(session)(session, names[1]))
+
+    @classmethod
+    def of(
+        cls,
+        session: Session,
+        names: tuple[str, str],
+        model: nn.Module,
+        mine: Source,
+        test: Examples | None,
+    ) -> "Learner":
+        """Returns the learner of a peer with a module and examples of its own.
+
+        Args:
+            session: what all peers agreed on.
+            names: the session's id and the peer's.
+            model: working space, on the device to compute on.
+            mine: all of the peer's examples, on that device.
+            test: everybody's, on that device; None: the validation examples are the test set too.
+
+        Raises:
+            InputError: the task or the mixing rule is not known here, or the model can't be mixed.
+        """
+        return cls.around(session, names, TorchTrainer.of(session, names, model, mine, test))
+
+    # Training.
+
+    def fit(self, start: Start, index: int, on_step: OnStep = quietly) -> Trained:
+        """Returns the parameters after the local training of round `index`.
+
+        In a polish round they are those that were given.
+
+        Raises:
+            TrainingDiverged: the loss or a parameter is no longer finite.
+        """
+        if not trains_in(self.session, index):
+            return unchanged(start)
+        return self.trainer.fit(start, Round.of(self.session, index, on_step))
+
+    def follow(self, start: Start, trained: Trained, mixed: Tensor, index: int) -> OptimizerState:
+        """Returns the optimizer state for the round after `index`, once this one is mixed."""
+        return self.trainer.follow(start, trained, mixed, Round.of(self.session, index))
+
+    # Evaluation.
+
+    def judge(self, vector: Tensor) -> Scores:
+        """Returns the scores on the test set; on the validation examples where there is none."""
+        return self.trainer.evaluate(vector, "test")
+
+    def score(self, before: Tensor, after: Tensor) -> Scored:
+        """Returns how good the parameters before and after mixing are, [P] each."""
+        evaluate = self.trainer.evaluate
+        return Scored(
+            evaluate(before, "test"), evaluate(after, "test"), evaluate(after, "validation")
+        )
+
+    def loss_by_taking(self, theirs: Tensor, mine: Tensor) -> float:
+        """Returns how much worse `theirs` are than `mine` on the validation examples.
+
+        0 under privacy: the examples are not asked, because what is done with the answer can be
+        seen.
+        """
+        if self.trainer.spent is not None:
+            return 0.0
+        evaluate = self.trainer.evaluate
+        return evaluate(theirs, "validation").loss - evaluate(mine, "validation").loss
+
+    # Mixing.
+
+    @property
+    def samples(self) -> int:
+        """How many examples the peer says that it trains on."""
+        return self.trainer.samples
+
+    def mix(
+        self,
+        own: Tensor,
+        received: Mapping[str, PeerModel],
+        index: int,
+        memory: msgspec.Struct | None = None,
+        start: Tensor | None = None,
+    ) -> Mixed:
+        """Returns the mix of the peer's parameters and those received, by the session's rule.
+
+        Args:
+            own: [P].
+            received: by peer id.
+            index: the peer's round; in `gossip`, the age of its model.
+            memory: what the rule remembers of earlier rounds; None: nothing yet.
+            start: [P], from where the peer trained; None where that is not known.
+        """
+        stale = {
+            peer_id: f"stale: of round {model.round}, the peer's is {index}"
+            for peer_id, model in received.items()
+            if model.round < index - MAX_AGE_ROUNDS
+        }
+        # By peer id: sums and ties must not depend on the order in which models came.
+        usable = {who: received[who] for who in sorted(received) if who not in stale}
+        mine = Own(own, index, self.samples, self.trainer, start)
+        mixed = self.mixer.mix(mine, usable, self.memory(memory))
+        if not stale:
+            return mixed
+        return Mixed(mixed.vector, mixed.row, {**stale, **mixed.rejected}, mixed.memory)
+
+    def memory(self, saved: msgspec.Struct | None) -> msgspec.Struct:
+        """Returns what the mixing rule remembers: `saved`, or an empty memory before round 1."""
+        return self.mixer.Memory() if saved is None else saved
+
+    def notes(self, memory: msgspec.Struct | None) -> bytes:
+        """Returns what to tell others beside the peer's next model."""
+        return self.mixer.notes(self.memory(memory))
+
+    def blocked(self, memory: msgspec.Struct | None) -> frozenset[str]:
+        """Returns the ids of those who need not be asked: what they give would be rejected."""
+        return self.mixer.blocked(self.memory(memory))
+
+    def personalise(
+        self,
+        trained: Tensor,
+        before: Tensor | None,
+        received: Mapping[str, PeerModel],
+        mixed: Mixed,
+    ) -> Tensor:
+        """Returns the peer's personal model after a round, [P]; it never leaves the peer.
+
+        Args:
+            trained: [P], what the peer trained in it.
+            before: [P], its personal model of the round before; None in the first.
+            received: by peer id; only what had weight in the mix is looked at.
+            mixed: what the peer made of it.
+        """
+        useful = [received[who].vector for who in sorted(received) if mixed.row.get(who, 0.0) > 0]
+        mine = self.trainer.sample("validation", personal.EXAMPLES)
+        if mine is None:
+            return trained
+        return personal.choose(trained, before, useful, mine)
+
+    # Checkpoints, which are exact whatever travels.
+
+    def checkpoint(self, vector: Tensor) -> bytes:
+        """Returns the parameters [P] as an exact safetensors file."""
+        return bytes(weights.encode(vector.cpu(), self.trainer.layout, "float32"))
+
+    def decode_checkpoint(self, payload: bytes) -> Tensor:
+        """Returns the parameters in a verified checkpoint, [P] on the trainer's device."""
+        return weights.decode(payload, self.trainer.layout, "float32").to(self.trainer.device)

@@ -1,0 +1,63 @@
+"""The door `Codec`: which numbers of a model travel, and as what bytes."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from p2pl.learning import weights
+from p2pl.learning.weights import Dtype, Layout, Payload
+
+
+class Codec(Protocol):
+    """How parameters become bytes for other peers, and bytes become parameters again."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """The exact size of every payload of the session, bytes."""
+        ...
+
+    def encode(self, vector: Tensor) -> memoryview:
+        """Returns the payload to serve, read-only.
+
+        Args:
+            vector: [P] float32, finite, on any device.
+        """
+        ...
+
+    def decode(self, payload: Payload) -> Tensor:
+        """Returns the parameters in a peer's payload, [P] float32, on the peer's device.
+
+        Raises:
+            FrameError: it is not a payload of this session, or holds NaN or infinity.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WholeModel:
+    """All parameters of the model, as a safetensors file of one number type.
+
+    Attributes:
+        layout: of the model.
+        dtype: of the numbers in a payload.
+        device: where decoded parameters are put.
+    """
+
+    layout: Layout
+    dtype: Dtype
+    device: torch.device
+
+    @property
+    def payload_bytes(self) -> int:
+        """The exact size of every payload, bytes."""
+        return weights.payload_bytes(self.layout, self.dtype)
+
+    def encode(self, vector: Tensor) -> memoryview:
+        """Returns the payload to serve, read-only; float16 is cut to its largest number."""
+        return weights.encode(vector.cpu(), self.layout, self.dtype)
+
+    def decode(self, payload: Payload) -> Tensor:
+        """Returns the parameters in a payload, [P] float32; raises FrameError."""
+        return weights.decode(payload, self.layout, self.dtype).to(self.device)

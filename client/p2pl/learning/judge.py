@@ -1,0 +1,84 @@
+"""What can tell how good other peers' parameters are on a peer's own examples.
+
+Rules that learn trust ask a judge and nothing else, so a judge is also where an answer is noised
+and paid for under privacy.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+SHARE = 1 / 3  # of the mix, given to a model that is judged; chosen: 1/5 sees less
+# Of an example's probability, between a mix with one model and without it. Chosen: with a few dozen
+# examples one example's worth is more than this, and decides; with hundreds this does.
+SPREAD = 0.1
+
+
+class Judge(Protocol):
+    """What can tell how good parameters are on a peer's own examples."""
+
+    def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
+        """Returns how much of the right answer's probability a change costs, and its noise.
+
+        The change is what comes of a mix when one model is given `SHARE` of it.
+
+        Args:
+            before: [P], the parameters before the change.
+            after: [P], those after it.
+        """
+        ...
+
+
+class LossJudge:
+    """A judge that knows the loss of each example, for a task of any kind.
+
+    The probability of the right answer is taken to be exp(-loss), which it is where the loss is a
+    negative log-likelihood.
+    """
+
+    def __init__(self, losses: Callable[[Tensor], Tensor]) -> None:
+        """Asks nothing yet.
+
+        Args:
+            losses: of parameters [P], the loss of each example, [n].
+        """
+        self._losses = losses
+
+    def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
+        """Returns the mean loss of probability, and its standard error: at least one example's."""
+        lost = self._right(before) - self._right(after)
+        count = len(lost)
+        spread = float(lost.std()) if count > 1 else 0.0
+        return float(lost.mean()), max(1 / count, spread / math.sqrt(count))
+
+    def _right(self, vector: Tensor) -> Tensor:
+        return (-self._losses(vector).clamp(min=0)).exp()
+
+
+class MeanLossJudge:
+    """A judge that knows mean losses alone, as a client of Flower tells them."""
+
+    def __init__(self, mean_loss: Callable[[Tensor], float], examples: Callable[[], int]) -> None:
+        """Asks nothing yet.
+
+        Args:
+            mean_loss: of parameters [P]; not finite where it is not known.
+            examples: how many the last mean was over.
+        """
+        self._mean_loss, self._examples = mean_loss, examples
+
+    def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
+        """Returns how much of the right answer's probability a change costs, and its noise.
+
+        The probability is the geometric mean over the examples, exp(-loss). How they spread is not
+        known, so a spread is assumed, and no noise smaller than one example.
+        """
+        cost = self._right(before) - self._right(after)
+        count = self._examples()
+        return cost, max(1 / count, SPREAD / math.sqrt(count))
+
+    def _right(self, vector: Tensor) -> float:
+        loss = self._mean_loss(vector)
+        return math.exp(-max(0.0, loss)) if math.isfinite(loss) else 0.0

@@ -1,0 +1,140 @@
+"""The door `Transport`: how bytes reach other peers, and how a peer learns who they are.
+
+`p2pl.network.wire` is the real one, ZeroMQ with CURVE; `p2pl.network.in_memory` joins many
+peers of one process. Addresses are opaque to whoever uses a transport.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from p2pl.network.connections import Inbox
+from p2pl.network.keys import Identity
+from p2pl.network.known import KnownPeers
+from p2pl.network.pull import Pulled, Unchanged
+from p2pl.network.traffic import Traffic
+from p2pl.network.version import Payload, Version
+from p2pl.protocol.announce import Answer, Event, PeerAddress
+from p2pl.protocol.frame import Newest
+
+
+class Transport(Protocol):
+    """Serves this peer's newest model to others, and reaches theirs; each call has a deadline.
+
+    A call to another peer raises `PullError` where the peer is late, cannot be reached or refuses,
+    and `FrameError` where it is not who it should be or sends what it must not.
+    """
+
+    @property
+    def identity(self) -> Identity:
+        """Who this peer is to others."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes and transfers so far."""
+        ...
+
+    @property
+    def seen(self) -> Mapping[str, PeerAddress]:
+        """Peers that have asked this one and proved who they are, by id, most recent last."""
+        ...
+
+    @property
+    def inbox(self) -> Inbox:
+        """What others have told this peer."""
+        ...
+
+    async def publish(self, version: Version, *, keep_last: bool = False) -> bytes:
+        """Gives `version` to all who ask from now on, and returns its digest.
+
+        Args:
+            version: of the peer's model; its payload must not change any more.
+            keep_last: whoever asks for the very round of the version before still gets that one.
+        """
+        ...
+
+    async def publish_checkpoint(self, payload: Payload) -> None:
+        """Gives the session's initial checkpoint to all who ask for it."""
+        ...
+
+    async def pull(  # keywords, each of them a different thing
+        self,
+        address: PeerAddress,
+        *,
+        have: bytes | None,
+        round: int,
+        wait_s: float,
+        deadline_s: float,
+        size: int,
+    ) -> Pulled | Unchanged:
+        """Returns the newest version of the peer at `address`.
+
+        Args:
+            address: whom to ask.
+            have: digest of its version that this peer holds, if any.
+            round: hoped for; the other peer answers as soon as it has reached it…
+            wait_s: …or after this time with what it has; 0..60.
+            deadline_s: for all of it.
+            size: of every version in this session, bytes.
+        """
+        ...
+
+    async def pull_checkpoint(
+        self, address: PeerAddress, *, size: int, deadline_s: float
+    ) -> memoryview:
+        """Returns the bytes that a peer says are the initial checkpoint; they must be verified."""
+        ...
+
+    async def put_parcel(self, name: bytes, payload: Payload) -> None:
+        """Gives `payload` to those who know its name, until it is dropped."""
+        ...
+
+    def drop_parcel(self, name: bytes) -> None:
+        """Gives a parcel to nobody any more."""
+        ...
+
+    async def collect(
+        self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
+    ) -> memoryview:
+        """Returns the parcel of this name that the peer at `address` has for this one."""
+        ...
+
+    async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
+        """Returns which version the peer at `address` would give to a pull."""
+        ...
+
+    async def tell(self, address: PeerAddress, payload: bytes, *, deadline_s: float) -> None:
+        """Puts `payload` into the inbox of the peer at `address`, and returns when it is there."""
+        ...
+
+
+class Directory(Protocol):
+    """Tells a tracker that this peer is there, and learns who else is.
+
+    Attributes:
+        known: all peers heard of.
+        seconds: spent talking to trackers so far.
+        bytes_in: from trackers so far.
+        bytes_out: to trackers so far.
+    """
+
+    known: KnownPeers
+    seconds: float
+    bytes_in: int
+    bytes_out: int
+
+    async def announce(self, event: Event = "update", *, numwant: int) -> Answer:
+        """Returns the tracker's answer: up to `numwant` peers, drawn at random.
+
+        Raises:
+            TrackerError: no tracker answered within the deadline.
+        """
+        ...
+
+    async def leave(self) -> None:
+        """Tells the tracker that this peer is gone."""
+        ...
+
+    def state(self) -> Mapping[str, Any] | None:
+        """Returns what a restarted peer goes on with, in builtins; None: nothing."""
+        ...
