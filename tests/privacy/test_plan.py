@@ -91,6 +91,18 @@ def test_the_planner_shows_a_table_of_the_usual_budgets() -> None:
     assert len([line for line in done.stdout.splitlines() if line.rstrip().endswith("%")]) == 4
 
 
+def test_the_planner_takes_any_delta_below_one_in_n() -> None:
+    words = ("privacy", "--examples", "1000", "--rounds", "1", "--epsilon", "1", "--json")
+    noises = []
+    for delta in ("1e-12", "4e-4", "9.99e-4"):
+        done = p2pl(*words, "--delta", delta)
+        assert done.returncode == 0, done.stderr
+        noises.append([row["noise_multiplier"] for row in json.loads(done.stdout)["rows"]])
+    assert noises[0] > noises[1] > noises[2]
+    refused = p2pl(*words, "--delta", "1e-3")
+    assert (refused.returncode, refused.stderr[:22]) == (2, "delta: got 0.001, allo")
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> str:
     """Returns a session that is audited in a second: logistic regression, large batches."""
@@ -122,6 +134,24 @@ def test_an_audit_that_finds_a_claim_false_ends_with_1(small: str) -> None:
     assert (done.returncode, told["verdict"]) == (1, "broken"), told
     assert told["bound"] > told["claimed"]
     assert told["membership"] == {}
+
+
+def test_an_audit_takes_a_large_delta(small: str) -> None:
+    words = ("audit", small, "--data", "digits", "--dp-epsilon", "1", "--dp-delta", "6e-4")
+    done = p2pl(*words, "--rounds", "1", "--models", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert (told["delta"], told["verdict"]) == (6e-4, "no contradiction")
+
+
+def test_a_simulation_takes_a_large_delta(small: str) -> None:
+    words = ("simulate", small, "--data", "digits", "--peers", "2", "--rounds", "1")
+    done = p2pl(*words, "--dp-epsilon", "1", "--dp-delta", "1e-3", "--json")
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert told["delta"] == 1e-3
+    assert 0 < told["epsilon"] <= 1
+    assert 0 < told["trust_epsilon"] <= 1
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ ORDERS: tuple[float, ...] = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64
 MAX_EPSILON = 100.0  # chosen: e^100 to 1 promises nothing
 MIN_NOISE, MAX_NOISE = 0.2, 1_000.0  # multiples of the clipping norm: no more, no less is sought
 NOISE_TOLERANCE = 1e-3  # relative, always to the side of more noise
+# The least share of a budget that the search for its noise tells from nothing. With much noise and
+# a large delta the epsilon of a plan is 0, and 0 has no logarithm.
+NOTHING = 1e-6
 DEFAULT_DELTA = 1e-5
 DELTA_SHARE = 0.1  # of 1/n: what delta is at most when nobody chose it
 
@@ -137,7 +140,7 @@ def noise_multiplier(budget: Budget, spent: Spent, sample_rate: float, steps: in
     def overrun(log_noise: float) -> float:
         """Returns by what factor such noise overruns the budget, as a logarithm; nearly linear."""
         more = Charge(math.exp(log_noise), sample_rate, steps)
-        return math.log(epsilon((*spent, more), budget.delta) / budget.epsilon)
+        return math.log(max(epsilon((*spent, more), budget.delta) / budget.epsilon, NOTHING))
 
     if overrun(math.log(MAX_NOISE)) > 0:
         raise PrivacyError(
