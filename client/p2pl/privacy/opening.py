@@ -10,14 +10,10 @@ from p2pl.errors import BudgetSpent, PrivacyError
 from p2pl.learning.learner import Learner
 from p2pl.network.keys import Identity
 from p2pl.privacy.accountant import Account, Accountant, Budget, Charge, affordable, check_batch
-from p2pl.privacy.ledger import (
-    PURPOSE,
-    Accounts,
-    check_not_older,
-    load_accounts,
-    lost,
-    save_accounts,
-)
+from p2pl.privacy.ledger import PURPOSE, check_not_older, lost
+from p2pl.privacy.ledger import Ledger as Accounts
+from p2pl.privacy.ledger import load_ledger as load_accounts
+from p2pl.privacy.ledger import save_ledger as save_accounts
 from p2pl.privacy.policy import Wanted, budget, open_training, open_trust
 from p2pl.privacy.training import PrivateTraining, check_clip, check_model, steps_a_round
 from p2pl.run.state import PeerState
