@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -129,6 +130,7 @@ def test_the_numbers_of_a_report_are_those_of_the_runs(shown: Report) -> None:
         "state": "finished",
         "rounds": 3,
         "accuracy": 80.0,
+        "accuracy_of_last_round": 80.0,
         "best_accuracy": 90.0,
         "accuracy_before_mix": 79.0,
         "train_loss": pytest.approx(1 / 3),
@@ -352,6 +354,53 @@ def test_accuracy_that_only_the_summary_has_is_used(tmp_path: Path) -> None:
     assert "**Accuracy" not in nothing.page.read_text()
 
 
+def merged_on(directory: Path, peer_id: str = ALICE) -> Path:
+    """Returns the run of a peer that went on merging while it served, after its last round."""
+    rounds = [
+        RoundEntry(round=number, accuracy=accuracy) for number, accuracy in ((1, 60), (2, 70))
+    ]
+    ended = Summary(accuracy=75.0, rounds=2, confusion=((3, 1), (0, 0)), labels=("cat", "dog"))
+    return write_run(directory, peer_id, rounds, ended)
+
+
+def test_the_accuracy_of_a_run_that_ended_is_that_of_its_final_model(tmp_path: Path) -> None:
+    steady = write_run(
+        tmp_path / "b", BOB, [RoundEntry(round=1, accuracy=85.0)], Summary(accuracy=85.0, rounds=1)
+    )
+    report = write_report([merged_on(tmp_path / "a"), steady], tmp_path / "out")
+    moved, same = report.numbers.peers
+    assert (moved.accuracy, moved.accuracy_of_last_round, moved.best_accuracy) == (75.0, 70.0, 75.0)
+    assert (same.accuracy, same.accuracy_of_last_round) == (85.0, 85.0)
+    assert report.numbers.accuracy is not None
+    assert report.numbers.accuracy.mean == 80.0
+    page = report.page.read_text()
+    assert "| a1a1a1a1 | finished | 2 | 75.0 % | 75.0 % |" in page
+    assert "model that it ended with" in page
+    assert "a1a1a1a1 had 70.0 % after its last round and ended with 75.0 %." in page
+    assert "b2b2b2b2 had" not in page
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(report_tables(report))
+    assert "75.0 %" in captured.get()
+    assert "70.0 %" not in captured.get()
+
+
+def test_the_curve_of_a_run_that_ended_ends_in_its_final_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+
+    def draw(curves: Mapping[str, pictures.Curve], *, title: str, unit: str) -> bytes:
+        drawn[title] = dict(curves)
+        return b""
+
+    monkeypatch.setattr(pictures, "draw_curves", draw)
+    killed = write_run(tmp_path / "b", BOB, [RoundEntry(round=1, accuracy=85.0)])
+    write_report([merged_on(tmp_path / "a"), killed], tmp_path / "out")
+    expected = {"a1a1a1a1": [(1, 60.0), (2, 75.0)], "b2b2b2b2": [(1, 85.0)]}
+    assert drawn["Accuracy after mixing"] == expected
+
+
 def test_one_run_shows_its_bytes_with_each_peer(tmp_path: Path) -> None:
     heights = []
     for others in ({}, {BOB: (60, 10)}, {BOB: (60, 10), CAROL: (40, 90)}):
@@ -535,7 +584,7 @@ import sys
 sys.modules["matplotlib"] = None
 from p2pl.errors import InputError
 try:
-    import p2pl.report
+    import p2pl.report.run
 except InputError as fault:
     print(fault)
 """
@@ -546,5 +595,5 @@ except InputError as fault:
 
 
 def test_a_report_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import p2pl.report"
+    code = "import sys; sys.modules['torch'] = None; import p2pl.report.run"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

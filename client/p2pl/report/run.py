@@ -35,7 +35,8 @@ PAGE_FILE = "report.md"
 NUMBERS_FILE = "report.json"
 TERMINAL_COLUMNS = ("peer", "state", "rounds", "accuracy", "before mixing", "received", "sent")
 CAPTIONS = {
-    "accuracy": "Accuracy on the test set after mixing, by round. A cross: the run stopped early.",
+    "accuracy": "Accuracy on the test set after mixing, by round. The last point of a run that has "
+    "ended is its final model. A cross: the run stopped early.",
     "loss": "Training loss by round.",
     "trust": "The weight that a row's peer gave to a column's peer the last time it asked for it; "
     "0 when it was rejected then. Grey: the two never met.",
@@ -43,6 +44,11 @@ CAPTIONS = {
     "bytes": "Parameters received and sent, with their headers.",
 }
 
+ACCURACY_CAPTION = (
+    "The accuracy of a run that has ended is of the model that it ended with. It can differ from "
+    "that of the last round in the log: a peer may go on merging while it serves the others. The "
+    "accuracy of a run that is under way, or was killed, is of its last round."
+)
 CHURN_CAPTION = (
     "As the others saw it, between the first and the last round in which they talked to it: how "
     "often a peer came, could no longer be reached, how long it stayed, and the share of the time."
@@ -56,7 +62,8 @@ class PeerScore(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     state: str
     rounds: int  # number of the last round
-    accuracy: float | None
+    accuracy: float | None  # of the final model where the run has ended, else of the last round
+    accuracy_of_last_round: float | None  # as logged; a peer may have merged on after it
     best_accuracy: float | None
     accuracy_before_mix: float | None
     train_loss: float | None
@@ -283,17 +290,16 @@ def _numbers(runs: Sequence[Run]) -> Numbers:
 
 
 def _peer_score(run: Run) -> PeerScore:
-    known = [entry.accuracy for entry in run.rounds if entry.accuracy is not None]
-    summary = run.summary
-    if not known and summary is not None and summary.accuracy is not None:
-        known = [summary.accuracy]
+    summary, final = run.summary, _final_accuracy(run)
+    known = [entry.accuracy for entry in run.rounds] + [final]
     return PeerScore(
         peer_id=run.peer_id,
         directory=str(run.directory),
         state=run.state,
         rounds=run.rounds[-1].round if run.rounds else 0,
-        accuracy=known[-1] if known else None,
-        best_accuracy=max(known, default=None),
+        accuracy=final,
+        accuracy_of_last_round=_last(run.rounds, "accuracy"),
+        best_accuracy=max((value for value in known if value is not None), default=None),
         accuracy_before_mix=_last(run.rounds, "accuracy_before_mix"),
         train_loss=_last(run.rounds, "train_loss"),
         samples=summary.samples if summary else None,
@@ -304,6 +310,13 @@ def _peer_score(run: Run) -> PeerScore:
         tracker_seconds=sum(entry.tracker_seconds or 0.0 for entry in run.rounds),
         seconds=sum(entry.seconds for entry in run.rounds),
     )
+
+
+def _final_accuracy(run: Run) -> float | None:
+    """Returns the accuracy of the model that a run ended with; of its last round without one."""
+    if run.summary is not None and run.summary.accuracy is not None:
+        return run.summary.accuracy
+    return _last(run.rounds, "accuracy")
 
 
 def _last(rounds: Sequence[RoundEntry], field: str) -> float | None:
@@ -449,8 +462,13 @@ def _draw(runs: Sequence[Run], names: Mapping[PeerId, str]) -> dict[str, bytes]:
 
 
 def _curve(run: Run, field: str) -> list[tuple[int, float]]:
+    """Returns (round, value) where the value is known; accuracy ends in the final model."""
     points = [(entry.round, getattr(entry, field)) for entry in run.rounds]
-    return [(place, value) for place, value in points if value is not None]
+    known = [(place, value) for place, value in points if value is not None]
+    final = _final_accuracy(run)
+    if field == "accuracy" and known and final is not None:
+        known[-1] = (known[-1][0], final)
+    return known
 
 
 def _draw_trust(
@@ -505,7 +523,8 @@ def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
             f"(standard deviation {spread.std:.1f}, worst {percent(spread.worst)}, "
             f"best {percent(spread.best)})."
         )
-    parts += ["## Peers", markdown_table(*_peer_rows(numbers, names))]
+    parts += ["## Peers", markdown_table(*_peer_rows(numbers, names)), ACCURACY_CAPTION]
+    parts += _merged_on(numbers, names)
     for kind, file in numbers.pictures.items():
         parts += [f"## {kind.capitalize()}", f"![{kind}]({file})", CAPTIONS[kind]]
         if kind == "confusion":
@@ -516,6 +535,16 @@ def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
         coming = markdown_table(*_churn_rows(numbers, names))
         parts += ["## Coming and going", coming, CHURN_CAPTION]
     return "\n\n".join(parts) + "\n"
+
+
+def _merged_on(numbers: Numbers, names: Mapping[PeerId, str]) -> list[str]:
+    """Returns a line for each peer whose final model is another than that of its last round."""
+    return [
+        f"{names[score.peer_id]} had {percent(score.accuracy_of_last_round)} after its last round "
+        f"and ended with {percent(score.accuracy)}."
+        for score in numbers.peers
+        if score.accuracy_of_last_round not in (None, score.accuracy)
+    ]
 
 
 def _peer_rows(
