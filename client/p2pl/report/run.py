@@ -19,17 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pl.errors import InputError, RunDirError, wrong
+from p2pl.report import plots as pictures
 from p2pl.run.files import write_atomically
 from p2pl.run.log import PeerId, RoundEntry, Run, read_run
 from p2pl.run.presence import PeerChurn, churn_of
 from p2pl.terminal import SHORT_ID_CHARS, duration, figure, human_bytes, percent, visible
-
-try:
-    from p2pl.report import plots as pictures
-except ModuleNotFoundError as missing:
-    raise InputError(
-        f"{missing.name} is not installed; it comes with: pip install 'p2pl[report]'"
-    ) from missing
 
 PAGE_FILE = "report.md"
 NUMBERS_FILE = "report.json"
