@@ -23,16 +23,6 @@ class Scores:
     confusion: Tensor  # [C, C] int64, on the CPU; row: true class, column: predicted
 
 
-@dataclass(frozen=True, slots=True)
-class ClassScores:
-    """One class against all others; 0 where a ratio has nothing below the line."""
-
-    precision: float
-    recall: float
-    f1: float
-    examples: int  # of this class
-
-
 def evaluate(model: nn.Module, vector: Tensor, examples: Source, classes: int) -> Scores:
     """Returns the scores of the model with the parameters `vector`, which stay loaded in it.
 
@@ -61,20 +51,3 @@ def evaluate(model: nn.Module, vector: Tensor, examples: Source, classes: int) -
     square = confusion.view(classes, classes).cpu()
     right = int(square.trace())
     return Scores(100 * right / len(examples), float(loss) / len(examples), square)
-
-
-def by_class(confusion: Tensor) -> tuple[ClassScores, ...]:
-    """Returns precision, recall and F1 of each class.
-
-    Args:
-        confusion: [C, C]; row: true class, column: predicted.
-    """
-    right = confusion.diagonal().double()
-    predicted, true = confusion.sum(0).double(), confusion.sum(1).double()
-    precision = right / predicted.clamp(min=1)
-    recall = right / true.clamp(min=1)
-    f1 = 2 * right / (predicted + true).clamp(min=1)
-    return tuple(
-        ClassScores(float(p), float(r), float(f), int(count))
-        for p, r, f, count in zip(precision, recall, f1, true, strict=True)
-    )

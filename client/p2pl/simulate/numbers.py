@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from p2pl.learning.evaluate import by_class
+from p2pl.report.classes import class_scores
 from p2pl.run.log import RoundEntry
 from p2pl.simulate.engine import Result, Round
 
@@ -28,7 +28,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         torch.stack([result.scores[peer].confusion for peer in result.honest]).sum(0)
         for result in results
     ]
-    classes = [by_class(confusion) for confusion in confusions]
+    classes = [class_scores(confusion.numpy()) for confusion in confusions]
     curve = [_by_round(same, results[0].honest) for same in _aligned(results)]
     return {
         "peers": setup.peers,
