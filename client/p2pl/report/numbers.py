@@ -17,16 +17,16 @@ class PeerScore(msgspec.Struct, frozen=True, kw_only=True):
 
     peer_id: PeerId
     directory: str
-    state: str
+    state: str  # finished, interrupted or unfinished
     rounds: int  # number of the last round
     accuracy: float | None  # of the final model where the run has ended, else of the last round
     accuracy_of_last_round: float | None  # as logged; a peer may have merged on after it
-    best_accuracy: float | None
-    accuracy_before_mix: float | None
-    train_loss: float | None
+    best_accuracy: float | None  # of all rounds and the final model
+    accuracy_before_mix: float | None  # in the last round, after training
+    train_loss: float | None  # mean over the last round, nats
     samples: int | None  # of its own, to train on; known once it has ended
-    epsilon: float | None
-    bytes_in: int
+    epsilon: float | None  # of privacy, spent so far; None: training is not private
+    bytes_in: int  # sums over the rounds, like all that follow
     bytes_out: int
     tracker_bytes: int
     tracker_seconds: float  # spent waiting for the tracker's answers
@@ -36,7 +36,7 @@ class PeerScore(msgspec.Struct, frozen=True, kw_only=True):
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
     """Accuracy in percent over the peers that finished, or over all where none did."""
 
-    peers: int
+    peers: int  # that have an accuracy
     mean: float
     std: float  # of these peers, not an estimate for others
     worst: float

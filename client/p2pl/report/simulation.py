@@ -52,23 +52,23 @@ CAPTIONS = {
 class Accuracy(msgspec.Struct, frozen=True):
     """Of the peers after the last mix, in percent."""
 
-    mean: float
-    std_over_seeds: float
-    std_over_peers: float
-    worst_peer: float
-    per_seed: tuple[float, ...]
+    mean: float  # over the honest peers and the seeds
+    std_over_seeds: float  # of the seeds' means
+    std_over_peers: float  # within a seed, mean over the seeds
+    worst_peer: float  # likewise
+    per_seed: tuple[float, ...]  # mean over the honest peers
 
 
 class Point(msgspec.Struct, frozen=True):
     """One round, mean over peers and seeds."""
 
     round: int
-    accuracy: float | None = None
+    accuracy: float | None = None  # after mixing, percent, like the next three
     accuracy_std_over_seeds: float = 0.0
     accuracy_before_mix: float | None = None
-    accuracy_of_mean_model: float | None = None
-    consensus_distance: float | None = None
-    bad_weight: float | None = None
+    accuracy_of_mean_model: float | None = None  # of the mean of all peers' parameters
+    consensus_distance: float | None = None  # squared, relative to the mean of the parameters
+    bad_weight: float | None = None  # of all bad peers in an honest peer's mix, percent
 
 
 class Simulation(msgspec.Struct, frozen=True):
@@ -109,7 +109,7 @@ class SimulationReport:
 
 
 def is_simulation(directory: Path) -> bool:
-    """Returns whether `p2pl simulate --out` wrote this directory."""
+    """Returns whether the directory is one that `p2pl simulate --out` wrote."""
     return (directory / SIMULATION_FILE).is_file()
 
 

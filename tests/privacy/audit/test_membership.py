@@ -9,7 +9,7 @@ from support.audits import SESSION, audited, coins, pictures
 
 from p2pl.data.examples import Examples
 from p2pl.privacy.accountant import Budget
-from p2pl.privacy.audit.membership import attack_membership, judged
+from p2pl.privacy.audit.membership import attack_membership, score_attack
 from p2pl.protocol.session import Training
 
 
@@ -41,10 +41,10 @@ def test_members_are_found_without_privacy_and_hidden_with_it() -> None:
 
 def test_a_perfect_score_finds_everybody_and_a_constant_one_nobody() -> None:
     present = torch.rand(3, 2_000, generator=coins(0)) < 0.5
-    perfect = judged("perfect", present.double(), present, 1e-5, 0.95)
+    perfect = score_attack("perfect", present.double(), present, 1e-5, 0.95)
     assert (perfect.area, perfect.advantage) == (1.0, 1.0)
     assert perfect.true_positives == (1.0, 1.0)
-    constant = judged("constant", torch.zeros(3, 2_000), present, 1e-5, 0.95)
+    constant = score_attack("constant", torch.zeros(3, 2_000), present, 1e-5, 0.95)
     assert (constant.area, constant.advantage) == (0.5, 0.0)
     assert constant.true_positives == (0.0, 0.0)
     assert constant.epsilon == 0.0
@@ -55,7 +55,7 @@ def test_rates_are_counted_at_the_lowest_threshold_that_accuses_few_enough() -> 
     others = torch.arange(200.0)
     members = torch.tensor([300.0, 198.5, 197.5, 197.0, 10.0])
     scores, present = torch.cat([others, members])[None], torch.arange(205)[None] >= 200
-    told = judged("by hand", scores, present, 0.0, 0.95)
+    told = score_attack("by hand", scores, present, 0.0, 0.95)
     # Above 197, where the third highest of the others is: 300, 198.5 and 197.5.
     assert told.true_positives == (3 / 5, 1 / 5)
     beaten = 200 + 199 + 198 + 197.5 + 10.5  # pairs (member, other) in order; half of a tie
@@ -66,4 +66,4 @@ def test_rates_are_counted_at_the_lowest_threshold_that_accuses_few_enough() -> 
 def test_scores_that_are_infinite_count_as_the_largest_and_the_least() -> None:
     scores = torch.tensor([[torch.inf, 1.0, 0.0, -torch.inf]])
     present = torch.tensor([[True, True, False, False]])
-    assert judged("infinite", scores, present, 0.0, 0.95).area == 1.0
+    assert score_attack("infinite", scores, present, 0.0, 0.95).area == 1.0

@@ -60,8 +60,8 @@ def attack_membership(
     delta = audited.budget.delta if audited.budget else 0.0
     ratios = _likelihood_ratios(confidences, present)
     return (
-        judged("loss threshold", confidences, present, delta, confidence),
-        judged("LiRA", ratios, present, delta, confidence),
+        score_attack("loss threshold", confidences, present, delta, confidence),
+        score_attack("LiRA", ratios, present, delta, confidence),
     )
 
 
@@ -79,7 +79,7 @@ def _confidence(audited: Audited, vector: Tensor, data: Examples) -> Tensor:
 
 
 def _likelihood_ratios(confidences: Tensor, present: Tensor) -> Tensor:
-    """Returns log p(confidence | in) - log p(confidence | out), each model judged by the others.
+    """Returns log p(confidence | in) - log p(confidence | out), each target by the other models.
 
     Means are an example's own, deviations are shared by all: few models have seen each (the paper,
     section 6.5).
@@ -106,7 +106,7 @@ def _likelihood_ratios(confidences: Tensor, present: Tensor) -> Tensor:
     return ratios
 
 
-def judged(
+def score_attack(
     name: str, scores: Tensor, present: Tensor, delta: float, confidence: float
 ) -> MembershipAttack:
     """Returns how well the scores tell who was present, over all targets.
@@ -118,7 +118,7 @@ def judged(
         delta: 0..1, claimed.
         confidence: 0..1, of the intervals and of the bound on epsilon.
     """
-    told = [_judged(score, there) for score, there in zip(scores, present, strict=True)]
+    told = [_score_target(score, there) for score, there in zip(scores, present, strict=True)]
     members, others = int(present.sum()), int((~present).sum())
     found = [sum(one.found[k] for one in told) for k in range(len(FALSE_POSITIVES))]
     accused = sum(one.accused[0] for one in told)
@@ -142,7 +142,7 @@ class _Target:
     accused: tuple[int, ...]  # others, likewise
 
 
-def _judged(score: Tensor, there: Tensor) -> _Target:
+def _score_target(score: Tensor, there: Tensor) -> _Target:
     """Returns how well the scores of one target, [n], tell who was `there`, [n] bool."""
     from sklearn.metrics import roc_auc_score, roc_curve  # comes with the extra, as Opacus does
 
