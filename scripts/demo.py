@@ -141,7 +141,8 @@ def progress(out: Path) -> Table:
 
 def show(out: Path, torrent: Path) -> None:
     """Trains each shard alone with the same budget, and draws both side by side."""
-    from p2pl.report.run import comparison_table, draw_alone_versus_together, write_report
+    from p2pl.report.comparison import comparison_table, draw_alone_versus_together
+    from p2pl.report.run import write_report
 
     together, alone = {}, {}
     for index in range(PEERS):

@@ -26,7 +26,8 @@ from experiments import (
 )
 
 from p2pl.report import plots as pictures
-from p2pl.report.run import class_rows, class_scores, macro_score
+from p2pl.report.classes import class_scores, macro_score
+from p2pl.report.tables import class_rows
 
 _Point: TypeAlias = tuple[float, float, float]  # place, mean, std over seeds
 UNIT = "accuracy on the test set (%)"

@@ -91,6 +91,11 @@ def loaded_by(statement: str) -> set[str]:
         ("import p2pl_tracker.cli", {"torch", "numpy", "zmq", "fastapi", "uvicorn"}),
         ("import p2pl.network.wire, p2pl.network.directory", {"torch", "fastapi"}),
         ("import p2pl.mixing.trust.row, p2pl.data.load", {"zmq", "httpx", "datasets", "sklearn"}),
+        (
+            "import p2pl.privacy.plan, p2pl.privacy.audit.run",
+            {"rich", "opacus", "scipy", "sklearn"},
+        ),
+        ("import p2pl.report.privacy", {"matplotlib", "opacus", "scipy", "sklearn"}),
     ],
 )
 def test_a_command_loads_only_what_it_uses(statement: str, forbidden: set[str]) -> None:

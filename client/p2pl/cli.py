@@ -615,6 +615,7 @@ def privacy(
     read = _session_to_simulate(session)[1] if session else None
     with _extra("client"):
         from p2pl.privacy import plan as private
+        from p2pl.report.privacy import plan_table
     base = private.Setting.of(read, examples) if read else private.Setting(examples)
     setting = base.changed(
         batch=batch,
@@ -636,7 +637,7 @@ def privacy(
         return
     from rich.console import Console
 
-    Console().print(private.plan_table(made))
+    Console().print(plan_table(made))
     if plot:
         print(f"picture {plot}")
 
@@ -679,8 +680,9 @@ def audit(
     part = _shard(shard, partition, partition_seed)
     with _extra("client"):
         from p2pl.data import load as datasets
-        from p2pl.privacy import plan as private
+        from p2pl.privacy.audit import run as audits
         from p2pl.privacy.policy import budget, wanted
+        from p2pl.report.privacy import audit_table
     asked = wanted(dp_epsilon, dp_delta, dp_clip)
     mine = datasets.load(
         data,
@@ -688,7 +690,7 @@ def audit(
         data_dir=_data_dir(),
         shard=datasets.Shard(*part) if part else None,
     ).train
-    what = private.Audit(
+    what = audits.Audit(
         budget=budget(session.privacy, asked, len(mine)) if asked else None,
         rounds=rounds or session.exchange.rounds,
         canaries=canaries,
@@ -700,13 +702,13 @@ def audit(
         **({"clip": asked.clip} if asked else {}),
     )
     with _extra("dp"):
-        verdict, attacks = private.audit(session, mine, what)
+        verdict, attacks = audits.audit(session, mine, what)
     if as_json:
-        print(json.dumps(private.audit_dict(verdict, attacks)))
+        print(json.dumps(audits.as_dict(verdict, attacks)))
     else:
         from rich.console import Console
 
-        Console().print(private.audit_table(verdict, attacks))
+        Console().print(audit_table(verdict, attacks))
     if verdict.broken:
         raise typer.Exit(1)
 

@@ -6,7 +6,7 @@ from support.objectives import objective
 from torch import nn
 
 from p2pl.data.examples import Examples
-from p2pl.learning.evaluate import BATCH_EXAMPLES, by_class, evaluate
+from p2pl.learning.evaluate import BATCH_EXAMPLES, evaluate
 from p2pl.learning.models import cnn
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Task
@@ -42,18 +42,6 @@ def test_a_class_without_examples_still_has_its_row() -> None:
     examples = Examples(torch.zeros(4, 1), torch.full((4,), 2))
     scores = evaluate(objective(nn.Linear(1, 3), 3), torch.zeros(6), examples)
     assert scores.confusion.tolist() == [[0, 0, 0], [0, 0, 0], [4, 0, 0]]
-
-
-def test_precision_recall_and_f1_of_each_class() -> None:
-    first, second, third = by_class(torch.tensor([[3, 1, 0], [1, 1, 0], [0, 0, 0]]))
-    assert (first.precision, first.recall, first.f1, first.examples) == (0.75, 0.75, 0.75, 4)
-    assert (second.precision, second.recall, second.f1, second.examples) == (0.5, 0.5, 0.5, 2)
-    assert (third.precision, third.recall, third.f1, third.examples) == (0, 0, 0, 0)
-
-
-def test_a_class_never_predicted_has_no_precision_but_a_count() -> None:
-    scores = by_class(torch.tensor([[0, 4], [0, 4]]))[0]
-    assert (scores.precision, scores.recall, scores.f1, scores.examples) == (0, 0, 0, 4)
 
 
 def test_a_convolutional_network_scores_as_its_forward_pass_says() -> None:

@@ -1,5 +1,7 @@
 """What privacy was spent, held to two other accountants, and what more the budget allows."""
 
+import math
+
 import msgspec
 import pytest
 from dp_accounting import pld, rdp
@@ -10,6 +12,7 @@ from support.private import composed
 from p2pl.errors import InputError, PrivacyError
 from p2pl.privacy.accountant import (
     MAX_NOISE,
+    MIN_NOISE,
     Account,
     Accountant,
     Budget,
@@ -166,6 +169,29 @@ def test_delta_fits_the_data_where_nobody_chose_it() -> None:
 def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:
     with pytest.raises(PrivacyError, match=f"not even {MAX_NOISE:g} times"):
         noise_multiplier(Budget(1e-3, DELTA), (), 0.5, 100_000)
+
+
+@pytest.mark.parametrize("examples", [2, 50, 1_000, 2_500, 1_000_000])
+@pytest.mark.parametrize("place", ["least", "third", "below 1/n"])
+def test_every_delta_below_one_in_n_has_its_noise(examples: int, place: str) -> None:
+    top = 1 / examples
+    delta = {"least": 1e-12, "third": top / 3, "below 1/n": math.nextafter(top, 0)}[place]
+    batch = max(1, examples // 50)
+    rate, steps = batch / examples, 3 * math.ceil(examples / batch)
+    for wanted in (1.0, 100.0):
+        budget = Budget.checked(wanted, delta, examples)
+        noise = noise_multiplier(budget, (), rate, steps)
+        spent = epsilon((Charge(noise, rate, steps),), delta)
+        assert spent <= wanted
+        assert spent > 0.98 * wanted or noise < MIN_NOISE
+
+
+def test_noise_that_a_large_delta_forgives_costs_nothing() -> None:
+    # One answer under noise of a thousand sensitivities differs by 2 Phi(1 / 2000) - 1 = 4e-4 at
+    # most (total variation), so a failure chance above that leaves an epsilon of 0.
+    charge = (Charge(1_000.0, 1.0, 1),)
+    assert epsilon(charge, 2e-3) == 0.0
+    assert epsilon(charge, 1e-4) > 0.0
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:

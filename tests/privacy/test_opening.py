@@ -14,13 +14,13 @@ from support.private import composed, examples
 from support.private import session as small_session
 
 from p2pl.data.load import Data
-from p2pl.errors import BudgetSpent, InputError, P2PLError, PrivacyError, RunDirError
+from p2pl.errors import BudgetSpent, InputError, PrivacyError, RunDirError
 from p2pl.learning import checkpoint, models
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.mixing.base import MIXERS
 from p2pl.network.keys import Identity
 from p2pl.privacy.accountant import Account, Charge
-from p2pl.privacy.ledger import ACCOUNTS_FILE, PURPOSE, Accounts, load_accounts, save_accounts
+from p2pl.privacy.ledger import LEDGER_FILE, PURPOSE
 from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session, wanted
 from p2pl.privacy.trainer import PrivateTrainer
@@ -52,7 +52,7 @@ def run(
 
 def accounts(directory: Path) -> Account:
     """Returns the account in a run directory, as it is written there."""
-    told = json.loads((directory / ACCOUNTS_FILE).read_text())["accounts"]["training"]
+    told = json.loads((directory / LEDGER_FILE).read_text())["accounts"]["training"]
     return msgspec.convert(told, Account)
 
 
@@ -77,7 +77,7 @@ def test_every_round_says_what_was_spent_and_the_last_one_meets_the_budget(tmp_p
 
 def test_a_run_without_privacy_spends_what_nobody_counts(tmp_path: Path) -> None:
     assert run(tmp_path, session_file(), None).epsilon is None
-    assert not (tmp_path / ACCOUNTS_FILE).exists()
+    assert not (tmp_path / LEDGER_FILE).exists()
 
 
 def test_more_rounds_than_planned_are_rounds_without_training(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_budget_that_crashes_used_up_before_round_1_is_an_error_of_its_own(
 def test_a_run_whose_accounts_are_not_the_last_ones_is_refused(tmp_path: Path, damage: str) -> None:
     file, directory = session_file(), tmp_path / "run"
     run(directory, file, Wanted(1.0), rounds=1)
-    path = directory / ACCOUNTS_FILE
+    path = directory / LEDGER_FILE
     older = path.read_bytes()
     run(directory, file, Wanted(2.0), rounds=2)
     log, state = (directory / "rounds.jsonl").read_bytes(), (directory / STATE_FILE).read_bytes()
@@ -161,7 +161,7 @@ def test_a_run_whose_accounts_are_not_the_last_ones_is_refused(tmp_path: Path, d
         path.write_bytes(older)
     elif damage == "of another peer":
         run(tmp_path / "other", file, Wanted(2.0))
-        shutil.copy(tmp_path / "other" / ACCOUNTS_FILE, path)
+        shutil.copy(tmp_path / "other" / LEDGER_FILE, path)
     else:
         path.write_bytes(b'{"format": ')
     with pytest.raises(RunDirError, match=r"privacy\.json"):
@@ -265,45 +265,3 @@ def test_a_private_peer_says_a_public_number_in_the_place_of_its_sample_count(
         assert plain.samples == len(plain.own)
         made = made_private(file.session, plain, Wanted(2.0), 3, book, None)
         assert made.samples == 16
-
-
-# --- the file ------------------------------------------------------------------------------------
-
-
-def test_accounts_read_back_as_they_were_saved(tmp_path: Path) -> None:
-    assert load_accounts(tmp_path, SESSION, KEY) is None
-    saved = Accounts(training=ACCOUNT, trust=ACCOUNT)
-    save_accounts(tmp_path, SESSION, KEY, saved)
-    assert load_accounts(tmp_path, SESSION, KEY) == saved
-
-
-@pytest.mark.parametrize(
-    ("session_id", "key"), [("cd" * 32, KEY), (SESSION, b"1" * 32)], ids=["session", "key"]
-)
-def test_accounts_of_another_session_or_key_are_refused(
-    tmp_path: Path, session_id: str, key: bytes
-) -> None:
-    save_accounts(tmp_path, SESSION, KEY, Accounts(training=ACCOUNT))
-    with pytest.raises(RunDirError, match="MAC"):
-        load_accounts(tmp_path, session_id, key)
-
-
-def test_every_number_in_the_file_is_under_the_mac(tmp_path: Path) -> None:
-    save_accounts(tmp_path, SESSION, KEY, Accounts(training=ACCOUNT))
-    path = tmp_path / ACCOUNTS_FILE
-    text = path.read_text()
-    changed = 0
-    for position, character in enumerate(text):
-        if character.isdigit() and position < text.index('"mac"'):
-            other = str((int(character) + 1) % 10)
-            path.write_text(text[:position] + other + text[position + 1 :])
-            with pytest.raises(P2PLError, match=r"privacy\.json"):
-                load_accounts(tmp_path, SESSION, KEY)
-            changed += 1
-    assert changed > 10
-
-
-def test_the_key_of_the_accounts_is_the_identitys_and_nobody_elses() -> None:
-    one, other = Identity.generate(), Identity.generate()
-    assert one.secret_for("a") == one.secret_for("a")
-    assert len({one.secret_for("a"), one.secret_for("b"), other.secret_for("a")}) == 3

@@ -1,41 +1,20 @@
-"""The planner's figures, and both commands as a person runs them."""
+"""The planner's figures, and `p2pl privacy` as a person runs it."""
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import p2pl
 from support.processes import ROOT
-from typer.testing import CliRunner
 
-from p2pl.cli import app
-from p2pl.errors import InputError, P2PLError, PrivacyError
+from p2pl.errors import InputError, PrivacyError
 from p2pl.privacy.accountant import Charge, epsilon
 from p2pl.privacy.plan import Setting, plan
 
 SETTING = Setting(examples=10_000, batch=512, rounds=20, cohort=5)
 DIGITS = str(ROOT / "torrentfiles" / "digits.toml")
-
-
-@dataclass
-class Done:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def p2pl(*words: str) -> Done:
-    """Returns how `p2pl WORDS` ends, run in this process: torch and Opacus take seconds to load."""
-    result = CliRunner().invoke(app, words, env={"COLUMNS": "100"})
-    if isinstance(result.exception, P2PLError):  # what `main` makes of it
-        return Done(result.exception.exit_code, result.stdout, str(result.exception))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Done(result.exit_code, result.stdout, result.stderr)
 
 
 def test_a_plan_counts_the_steps_that_a_peer_does() -> None:
@@ -91,50 +70,13 @@ def test_the_planner_shows_a_table_of_the_usual_budgets() -> None:
     assert len([line for line in done.stdout.splitlines() if line.rstrip().endswith("%")]) == 4
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> str:
-    """Returns a session that is audited in a second: logistic regression, large batches."""
-    spec = Path(DIGITS).read_text().replace('"mlp"\narguments = { hidden = [64] }', '"logreg"')
-    spec = spec.replace("batch_size = 16", "batch_size = 256").replace("momentum = 0.9\n", "")
-    toml = tmp_path / "digits.toml"
-    toml.write_text(spec)
-    return str(toml)
-
-
-def test_an_audit_prints_claim_bound_confidence_and_verdict(small: str) -> None:
-    done = p2pl("audit", small, "--data", "digits", "--dp-epsilon", "3", "--models", "4")
-    assert done.returncode == 0, done.stderr
-    for part in (
-        "claimed   epsilon 3.0",
-        "95 % confidence",
-        "no contradiction",
-        "LiRA",
-        "0.1 % FPR",
-    ):
-        assert part in done.stdout, done.stdout
-    assert "allowed by the claim" in done.stdout
-
-
-def test_an_audit_that_finds_a_claim_false_ends_with_1(small: str) -> None:
-    words = ("audit", small, "--data", "digits", "--dp-epsilon", "1", "--models", "0", "--json")
-    done = p2pl(*words, "--fault", "no-noise", "--rounds", "40")
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert (done.returncode, told["verdict"]) == (1, "broken"), told
-    assert told["bound"] > told["claimed"]
-    assert told["membership"] == {}
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--fault", "nonsense"), "--fault: got 'nonsense'"),
-        (("--confidence", "1"), "--confidence"),
-        (("--models", "2"), "--models: got 2, allowed 0, or at least 4"),
-        (("--dp-epsilon", "0"), "epsilon: got 0.0"),
-        (("--dp-epsilon", "1", "--dp-clip", "-1"), "clipping norm"),
-    ],
-)
-def test_what_cannot_be_audited_is_refused(words: tuple[str, ...], message: str) -> None:
-    done = p2pl("audit", DIGITS, "--data", "digits", *words)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_the_planner_takes_any_delta_below_one_in_n() -> None:
+    words = ("privacy", "--examples", "1000", "--rounds", "1", "--epsilon", "1", "--json")
+    noises = []
+    for delta in ("1e-12", "4e-4", "9.99e-4"):
+        done = p2pl(*words, "--delta", delta)
+        assert done.returncode == 0, done.stderr
+        noises.append([row["noise_multiplier"] for row in json.loads(done.stdout)["rows"]])
+    assert noises[0] > noises[1] > noises[2]
+    refused = p2pl(*words, "--delta", "1e-3")
+    assert (refused.returncode, refused.stderr[:22]) == (2, "delta: got 0.001, allo")

@@ -1,35 +1,22 @@
 """A report has the right numbers, pictures that open, and clear words for what it cannot show."""
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
 from PIL import Image
 from rich.console import Console
-from sklearn.metrics import precision_recall_fscore_support
+from support.pictures import colours_in
 
 from p2pl.errors import InputError, RunDirError
-from p2pl.report import plots as pictures
-from p2pl.report.run import (
-    Report,
-    class_scores,
-    comparison_table,
-    display_names,
-    draw_alone_versus_together,
-    report_tables,
-    trust_when_last_met,
-    write_report,
-)
+from p2pl.report import plots
+from p2pl.report.numbers import trust_when_last_met
+from p2pl.report.run import Report, display_names, report_tables, write_report
 from p2pl.run.log import ROUNDS_FILE, Marker, RoundEntry, RunLog, Summary
 
 ALICE, BOB, CAROL = "a1" * 32, "b2" * 32, "c3" * 32
@@ -98,26 +85,6 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return write_report(two_runs(root), root / "out")
 
 
-def colours_in(path: Path, pixels: int = 20) -> set[tuple[int, int, int]]:
-    """Returns the colours that at least so many pixels have, of a picture that opens."""
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert min(image.size) > 100
-        counted = image.convert("RGB").getcolors(maxcolors=1 << 24)
-    assert counted is not None
-    found: set[tuple[int, int, int]] = set()
-    for count, colour in counted:
-        assert isinstance(colour, tuple)
-        red, green, blue = colour
-        if count >= pixels:
-            found.add((red, green, blue))
-    return found
-
-
-def rgb(hex_colour: str) -> tuple[int, int, int]:
-    return int(hex_colour[1:3], 16), int(hex_colour[3:5], 16), int(hex_colour[5:7], 16)
-
-
 def test_the_numbers_of_a_report_are_those_of_the_runs(shown: Report) -> None:
     numbers = json.loads(shown.numbers_file.read_text())
     assert numbers == msgspec.json.decode(msgspec.json.encode(shown.numbers))
@@ -129,6 +96,7 @@ def test_the_numbers_of_a_report_are_those_of_the_runs(shown: Report) -> None:
         "state": "finished",
         "rounds": 3,
         "accuracy": 80.0,
+        "accuracy_of_last_round": 80.0,
         "best_accuracy": 90.0,
         "accuracy_before_mix": 79.0,
         "train_loss": pytest.approx(1 / 3),
@@ -195,36 +163,6 @@ def test_confusion_is_summed_and_scored_by_class(tmp_path: Path) -> None:
     assert numbers.macro.support == 40
 
 
-@given(
-    st.integers(min_value=2, max_value=5).flatmap(
-        lambda classes: st.lists(
-            st.lists(st.integers(min_value=0, max_value=9), min_size=classes, max_size=classes),
-            min_size=classes,
-            max_size=classes,
-        )
-    )
-)
-@settings(max_examples=50, deadline=None)
-def test_class_scores_are_those_of_scikit_learn(counts: list[list[int]]) -> None:
-    confusion = np.array(counts, dtype=np.float64)
-    true, predicted = np.indices(confusion.shape)
-    if not confusion.any():
-        counts[0][0] = 1
-        confusion[0, 0] = 1.0
-    expected = precision_recall_fscore_support(
-        true.ravel(),
-        predicted.ravel(),
-        labels=range(len(counts)),
-        sample_weight=confusion.ravel(),
-        zero_division=0,
-    )
-    scores = class_scores(confusion, [str(index) for index in range(len(counts))])
-    assert [score.precision for score in scores] == pytest.approx(list(expected[0]))
-    assert [score.recall for score in scores] == pytest.approx(list(expected[1]))
-    assert [score.f1 for score in scores] == pytest.approx(list(expected[2]))
-    assert [score.support for score in scores] == list(expected[3])
-
-
 def test_every_picture_opens_and_is_on_the_page(shown: Report) -> None:
     assert set(shown.pictures) == {"accuracy", "loss", "trust", "confusion", "bytes"}
     page = shown.page.read_text()
@@ -234,66 +172,6 @@ def test_every_picture_opens_and_is_on_the_page(shown: Report) -> None:
     assert sorted(path.name for path in shown.page.parent.iterdir()) == sorted(
         [*(path.name for path in shown.pictures.values()), "report.json", "report.md"]
     )
-
-
-def test_each_peer_has_a_line_of_its_own_colour(tmp_path: Path) -> None:
-    png = pictures.draw_curves(
-        {"a": [(1, 10.0), (9, 90.0)], "b": [(1, 90.0), (9, 10.0)], "c": []}, title="t", unit="u"
-    )
-    (tmp_path / "curves.png").write_bytes(png)
-    assert len({_hue(colour) for colour in colours_in(tmp_path / "curves.png")} - {None}) == 2
-
-
-def _hue(colour: tuple[int, int, int]) -> str | None:
-    """Returns which of two lines a pixel may be of; None for shades of grey."""
-    red, _, blue = colour
-    return "blue" if blue > red + 60 else "orange" if red > blue + 60 else None
-
-
-def test_received_and_sent_have_a_bar_each(tmp_path: Path) -> None:
-    png = pictures.draw_bytes({"a": (100, 50), "b": (10, 20)}, title="t")
-    (tmp_path / "bytes.png").write_bytes(png)
-    found = colours_in(tmp_path / "bytes.png", pixels=2_000)
-    assert {rgb(pictures.BLUE), rgb(pictures.ORANGE)} <= found
-
-
-@pytest.mark.parametrize(("peers", "classes"), [(1, 2), (6, 10), (50, 100)])
-def test_each_class_has_its_colour_in_the_picture_of_shards(
-    tmp_path: Path, peers: int, classes: int
-) -> None:
-    counts = np.full((peers, classes), 30)
-    labels = [f"class {number}" for number in range(classes)]
-    (tmp_path / "s.png").write_bytes(pictures.draw_shards(counts, labels, title="t $x$"))
-    assert len(colours_in(tmp_path / "s.png")) >= classes
-
-
-def test_peers_that_never_met_are_grey_in_the_trust_picture(tmp_path: Path) -> None:
-    weights = np.array([[0.5, 0.5], [np.nan, 1.0]])
-    grey = rgb(pictures.EMPTY_CELL)
-    (tmp_path / "gaps.png").write_bytes(pictures.draw_trust(["a", "b"], ["a", "b"], weights))
-    assert grey in colours_in(tmp_path / "gaps.png", pixels=2_000)
-    weights[1, 0] = 0.0
-    (tmp_path / "full.png").write_bytes(pictures.draw_trust(["a", "b"], ["a", "b"], weights))
-    assert grey not in colours_in(tmp_path / "full.png", pixels=2_000)
-
-
-def test_the_heat_maps_of_all_rounds_have_one_scale(tmp_path: Path) -> None:
-    even, one_sided = np.full((3, 3), 0.25), np.eye(3)
-    (tmp_path / "even.png").write_bytes(pictures.draw_trust_rounds("abc", {1: even}, title="t"))
-    both = {1: even, 20: one_sided}
-    (tmp_path / "both.png").write_bytes(pictures.draw_trust_rounds("abc", both, title="t"))
-    alone, beside = (colours_in(tmp_path / f"{name}.png", 9_000) for name in ("even", "both"))
-    pale, darkest = (rgb(to_hex(colormaps["Blues"](weight))) for weight in (0.25, 1.0))
-    assert darkest in alone & beside
-    assert not any(math.dist(colour, pale) < 3 for colour in alone)  # 0.25 is the most there
-    assert any(math.dist(colour, pale) < 3 for colour in beside)
-
-
-def test_a_rule_has_one_colour_for_its_mean_and_its_seeds(tmp_path: Path) -> None:
-    lines = {"a": [[(1, 1.0), (2, 1.0)], [(1, 1.2), (2, 1.4)]], "b": [[(1, 2.0), (2, 3.0)]]}
-    (tmp_path / "seeds.png").write_bytes(pictures.draw_seeds(lines, title="t $x$", unit="u"))
-    found = colours_in(tmp_path / "seeds.png", pixels=500)
-    assert {rgb(pictures.BLUE), rgb(pictures.ORANGE)} <= found
 
 
 def test_the_page_tells_what_happened(shown: Report) -> None:
@@ -350,6 +228,53 @@ def test_accuracy_that_only_the_summary_has_is_used(tmp_path: Path) -> None:
     )
     assert nothing.numbers.accuracy is None
     assert "**Accuracy" not in nothing.page.read_text()
+
+
+def merged_on(directory: Path, peer_id: str = ALICE) -> Path:
+    """Returns the run of a peer that went on merging while it served, after its last round."""
+    rounds = [
+        RoundEntry(round=number, accuracy=accuracy) for number, accuracy in ((1, 60), (2, 70))
+    ]
+    ended = Summary(accuracy=75.0, rounds=2, confusion=((3, 1), (0, 0)), labels=("cat", "dog"))
+    return write_run(directory, peer_id, rounds, ended)
+
+
+def test_the_accuracy_of_a_run_that_ended_is_that_of_its_final_model(tmp_path: Path) -> None:
+    steady = write_run(
+        tmp_path / "b", BOB, [RoundEntry(round=1, accuracy=85.0)], Summary(accuracy=85.0, rounds=1)
+    )
+    report = write_report([merged_on(tmp_path / "a"), steady], tmp_path / "out")
+    moved, same = report.numbers.peers
+    assert (moved.accuracy, moved.accuracy_of_last_round, moved.best_accuracy) == (75.0, 70.0, 75.0)
+    assert (same.accuracy, same.accuracy_of_last_round) == (85.0, 85.0)
+    assert report.numbers.accuracy is not None
+    assert report.numbers.accuracy.mean == 80.0
+    page = report.page.read_text()
+    assert "| a1a1a1a1 | finished | 2 | 75.0 % | 75.0 % |" in page
+    assert "model that it ended with" in page
+    assert "a1a1a1a1 had 70.0 % after its last round and ended with 75.0 %." in page
+    assert "b2b2b2b2 had" not in page
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(report_tables(report))
+    assert "75.0 %" in captured.get()
+    assert "70.0 %" not in captured.get()
+
+
+def test_the_curve_of_a_run_that_ended_ends_in_its_final_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+
+    def draw(curves: Mapping[str, plots.Curve], *, title: str, unit: str) -> bytes:
+        drawn[title] = dict(curves)
+        return b""
+
+    monkeypatch.setattr(plots, "draw_curves", draw)
+    killed = write_run(tmp_path / "b", BOB, [RoundEntry(round=1, accuracy=85.0)])
+    write_report([merged_on(tmp_path / "a"), killed], tmp_path / "out")
+    expected = {"a1a1a1a1": [(1, 60.0), (2, 75.0)], "b2b2b2b2": [(1, 85.0)]}
+    assert drawn["Accuracy after mixing"] == expected
 
 
 def test_one_run_shows_its_bytes_with_each_peer(tmp_path: Path) -> None:
@@ -478,8 +403,6 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--out"):
         write_report(runs, tmp_path / "file")
-    with pytest.raises(InputError, match="absent"):
-        draw_alone_versus_together({"a": 1.0}, {"a": 2.0}, tmp_path / "absent" / "x.png")
 
 
 def test_trust_is_that_of_the_last_meeting() -> None:
@@ -504,47 +427,6 @@ def test_peers_are_named_by_as_little_as_tells_them_apart(ids: list[str], names:
     assert list(display_names(ids).values()) == names
 
 
-ALONE = {"a": 80.0, "b": 90.0}
-TOGETHER = {"a": 91.0, "b": 89.5}
-
-
-def test_alone_and_together_are_compared_peer_by_peer(tmp_path: Path) -> None:
-    console = Console(width=80)
-    with console.capture() as captured:
-        console.print(comparison_table(ALONE, TOGETHER))
-    lines = [line.split() for line in captured.get().splitlines()]
-    assert ["a", "80.0", "%", "91.0", "%", "+11.0"] in lines
-    assert ["b", "90.0", "%", "89.5", "%", "-0.5"] in lines
-    assert ["mean", "85.0", "%", "90.2", "%", "+5.2"] in lines
-    draw_alone_versus_together(ALONE, TOGETHER, tmp_path / "both.png")
-    assert {rgb(pictures.BLUE), rgb(pictures.ORANGE)} <= colours_in(tmp_path / "both.png")
-
-
-@pytest.mark.parametrize("together", [{}, {"a": 1.0}, {"a": 1.0, "c": 2.0}])
-def test_only_the_same_peers_can_be_compared(tmp_path: Path, together: Mapping[str, float]) -> None:
-    with pytest.raises(InputError, match="peers to compare"):
-        comparison_table(ALONE, together)
-    with pytest.raises(InputError, match="peers to compare"):
-        draw_alone_versus_together(ALONE, together, tmp_path / "both.png")
-    assert not (tmp_path / "both.png").exists()
-
-
-def test_without_matplotlib_the_extra_is_named() -> None:
-    code = """
-import sys
-sys.modules["matplotlib"] = None
-from p2pl.errors import InputError
-try:
-    import p2pl.report
-except InputError as fault:
-    print(fault)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert "pip install 'p2pl[report]'" in done.stdout
-
-
 def test_a_report_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import p2pl.report"
+    code = "import sys; sys.modules['torch'] = None; import p2pl.report.run"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

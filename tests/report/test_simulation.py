@@ -87,6 +87,15 @@ def test_nothing_is_drawn_where_there_is_nothing_to_see(tmp_path: Path) -> None:
     assert simulation_tables(report)
 
 
+def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
+    write_simulation_report(write_simulation(tmp_path / "sim"), tmp_path / "out")
+    bare = write_simulation(tmp_path / "bare", baseline="isolated", confusion=[])
+    report = write_simulation_report(bare, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        path.name for path in report.pictures.values()
+    }
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

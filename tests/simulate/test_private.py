@@ -58,6 +58,14 @@ def test_the_figures_say_what_was_spent_and_by_asking_whom() -> None:
     assert plain["epsilon"] is plain["trust_epsilon"] is plain["delta"] is None
 
 
+def test_a_large_delta_is_a_budget_like_any_other() -> None:
+    changes = (("exchange", "rounds", 1),)
+    figures = numbers([run(private(*changes, privacy=Wanted(1.0, 2e-3)), digits(), CPU)])
+    assert figures["delta"] == 2e-3
+    assert 0.97 < figures["epsilon"] <= 1.0
+    assert 0 < figures["trust_epsilon"] <= 1.0
+
+
 def test_rules_that_ask_nobody_spend_nothing_on_trust() -> None:
     figures = numbers([run(private(("mixing", "rule", "uniform")), digits(), CPU)])
     assert figures["trust_epsilon"] is None

@@ -34,9 +34,10 @@ from p2pl.data.examples import Examples, Part, Source
 from p2pl.errors import InputError, wrong
 
 MAX_BAD = 100_000
-# What a ledger liar says of the harm that the others' models do, in the units of opinions.
+# What a ledger liar says of the harm that the others' models do: the share of the right class's
+# probability that they cost, the unit of opinions.
 DEFAMED, PRAISED = 0.25, -0.25  # the honest, and its accomplices
-SAMPLE_EXAMPLES = 1_000  # by which an adaptive attacker judges the harm
+SAMPLE_EXAMPLES = 1_000  # on which an adaptive attacker measures the harm
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Attack:
     """One way to be bad."""
 
     kind: str  # one of `KINDS`
-    number: float = 0.0  # its ARG
+    number: float = 0.0  # its ARG; 0 where it has none
     inner: "Attack | None" = None  # what a sybil or a ledger liar serves
 
     @property
@@ -87,7 +88,10 @@ class Seen:
 
 
 def parse(text: str) -> tuple[Attack, int]:
-    """Returns the attack called `KIND:COUNT[:ARG]`, and how many peers make it.
+    """Returns the attack called `KIND:COUNT[:ARG]`, and how many peers make it, 1 to `MAX_BAD`.
+
+    Args:
+        text: KIND is one of `KINDS`; ARG its number, or a KIND again where it carries one.
 
     Raises:
         InputError: there is no such attack, or its count or number is out of range.
@@ -101,6 +105,9 @@ def parse(text: str) -> tuple[Attack, int]:
 
 def parse_kind(text: str) -> Attack:
     """Returns the attack called `KIND[:ARG]`.
+
+    Args:
+        text: as for `parse`, without the count.
 
     Raises:
         InputError: there is no such attack, or its number is out of range.
@@ -141,10 +148,10 @@ def poison(attack: Attack, mine: Source, classes: int, generator: torch.Generato
     """Returns a bad peer's data: as it was, or with other labels.
 
     Args:
-        attack: its own.
-        mine: its data; it stays as it is, and the inputs are shared.
-        classes: C.
-        generator: on the CPU.
+        attack: the bad peer's own.
+        mine: its data, n examples. They stay as they are; what comes back shares their inputs.
+        classes: C, at least 2; labels are 0 to C - 1.
+        generator: on the CPU; it is drawn from only where labels are wrong at random.
     """
     kind, number = attack.served.kind, attack.served.number
     if kind == "label-flip":
@@ -176,9 +183,9 @@ def craft(attack: Attack, seen: Seen, generator: torch.Generator) -> Tensor:
     """Returns what a bad peer serves, [P].
 
     Args:
-        attack: its own.
+        attack: the bad peer's own.
         seen: all it knows.
-        generator: on the CPU.
+        generator: on the CPU; it is drawn from only where the attack is random.
     """
     served = attack.served
     made = KINDS[served.kind].craft
@@ -186,12 +193,12 @@ def craft(attack: Attack, seen: Seen, generator: torch.Generator) -> Tensor:
 
 
 def lies_about_others(attack: Attack) -> bool:
-    """Returns whether the attack praises the bad and defames the honest in its opinions."""
+    """Returns whether the attacker praises bad peers and defames honest ones in its opinions."""
     return attack.kind in ("ledger-liar", "adaptive")
 
 
 def is_personal(attack: Attack) -> bool:
-    """Returns whether the attack serves something else to each victim."""
+    """Returns whether the attacker serves something else to each victim."""
     return attack.served.kind == "dissensus"
 
 
@@ -309,7 +316,7 @@ Craft: TypeAlias = Callable[[float, Seen, torch.Generator], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What `KINDS` says of a kind of attack."""
+    """What `KINDS` says of a kind of attack: how it is made, and what its ARG may be."""
 
     craft: Craft | None = None  # None: serves what it trained
     default: float | None = None  # ARG; None: there is none

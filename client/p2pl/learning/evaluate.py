@@ -1,7 +1,5 @@
 """How good a model is."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -13,16 +11,6 @@ from p2pl.learning.weights import load_into
 
 BATCH_EXAMPLES = 1_024  # chosen: keeps a small network's activations in tens of megabytes
 IMAGE_BATCH_EXAMPLES = 128  # of a convolutional network on a CPU: activations stay in the cache
-
-
-@dataclass(frozen=True, slots=True)
-class ClassScores:
-    """One class against all others; 0 where a ratio has nothing below the line."""
-
-    precision: float
-    recall: float
-    f1: float
-    examples: int  # of this class
 
 
 def evaluate(objective: Objective, vector: Tensor, examples: Source) -> Scores:
@@ -53,20 +41,3 @@ def evaluate(objective: Objective, vector: Tensor, examples: Source) -> Scores:
     assert tally is not None  # there is at least one example
     metrics = task.metrics_of(tally, len(examples))
     return Scores(float(loss) / len(examples), metrics, task.confusion(tally))
-
-
-def by_class(confusion: Tensor) -> tuple[ClassScores, ...]:
-    """Returns precision, recall and F1 of each class.
-
-    Args:
-        confusion: [C, C]; row: true class, column: predicted.
-    """
-    right = confusion.diagonal().double()
-    predicted, true = confusion.sum(0).double(), confusion.sum(1).double()
-    precision = right / predicted.clamp(min=1)
-    recall = right / true.clamp(min=1)
-    f1 = 2 * right / (predicted + true).clamp(min=1)
-    return tuple(
-        ClassScores(float(p), float(r), float(f), int(count))
-        for p, r, f, count in zip(precision, recall, f1, true, strict=True)
-    )

@@ -1,1 +1,1 @@
-"""Private training: what was promised, what it costs, and how a step is made private."""
+"""Private training: the policy, what it costs, how a step is made private, and the audit of it."""

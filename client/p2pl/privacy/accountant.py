@@ -29,6 +29,9 @@ ORDERS: tuple[float, ...] = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64
 MAX_EPSILON = 100.0  # chosen: e^100 to 1 promises nothing
 MIN_NOISE, MAX_NOISE = 0.2, 1_000.0  # multiples of the clipping norm: no more, no less is sought
 NOISE_TOLERANCE = 1e-3  # relative, always to the side of more noise
+# The least share of a budget that the search for its noise tells from nothing (chosen). With much
+# noise and a large delta the epsilon of the steps is 0, and 0 has no logarithm.
+NOTHING = 1e-6
 DEFAULT_DELTA = 1e-5
 DELTA_SHARE = 0.1  # of 1/n: what delta is at most when nobody chose it
 
@@ -36,9 +39,9 @@ DELTA_SHARE = 0.1  # of 1/n: what delta is at most when nobody chose it
 class Charge(msgspec.Struct, frozen=True):
     """Steps of one kind: `steps` releases of a Gaussian on a random part of the data."""
 
-    noise_multiplier: float  # standard deviation of the noise, in sensitivities
+    noise_multiplier: float  # standard deviation of the noise, in sensitivities; 0 or more
     sample_rate: float  # chance of an example to take part in a step, 0..1
-    steps: int
+    steps: int  # 0 or more
 
 
 Bounds: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]  # one for each of ORDERS
@@ -49,8 +52,8 @@ Spent: TypeAlias = tuple[Charge, ...]
 class Budget:
     """What may be spent on one example, over all that is ever done with it."""
 
-    epsilon: float
-    delta: float  # chance of failure that the guarantee leaves; below 1/n
+    epsilon: float  # above 0
+    delta: float  # chance of failure that the guarantee leaves; above 0, below 1/n
 
     @classmethod
     def checked(cls, epsilon: float, delta: float | None, examples: int) -> "Budget":
@@ -58,8 +61,8 @@ class Budget:
 
         Args:
             epsilon: above 0, at most `MAX_EPSILON`.
-            delta: below 1/n; None: a tenth of that, at most `DEFAULT_DELTA`.
-            examples: n, all of the peer's own.
+            delta: above 0, below 1/n; None: a tenth of 1/n, at most `DEFAULT_DELTA`.
+            examples: n, all of the peer's own, at least 1.
 
         Raises:
             PrivacyError: a value out of its range.
@@ -83,7 +86,14 @@ class Budget:
 
 
 def epsilon(spent: Sequence[Charge], delta: float) -> float:
-    """Returns the epsilon of everything in `spent` together, at `delta`; 0 for nothing."""
+    """Returns the epsilon of everything in `spent` together; 0 for nothing, infinite without noise.
+
+    It is 0, too, where noise is so much that `delta` covers all that an example can change.
+
+    Args:
+        spent: in any order.
+        delta: at which epsilon is wanted; above 0, below 1.
+    """
     if not any(charge.steps for charge in spent):
         return 0.0
     orders = np.array(ORDERS)
@@ -110,7 +120,13 @@ def _divergence(noise_multiplier: float, sample_rate: float) -> Bounds:
 
 
 def affordable(budget: Budget, spent: Sequence[Charge], wanted: Charge) -> int:
-    """Returns how many of the wanted steps the budget still allows."""
+    """Returns how many of the wanted steps the budget still allows, 0 to `wanted.steps`.
+
+    Args:
+        budget: for everything together.
+        spent: before.
+        wanted: steps of one kind.
+    """
 
     def within(steps: int) -> bool:
         more = msgspec.structs.replace(wanted, steps=steps)
@@ -127,7 +143,15 @@ def affordable(budget: Budget, spent: Sequence[Charge], wanted: Charge) -> int:
 
 @lru_cache(maxsize=256)  # peers with as many examples need the same, and it takes a second
 def noise_multiplier(budget: Budget, spent: Spent, sample_rate: float, steps: int) -> float:
-    """Returns the least noise with which the budget lasts for `steps` more steps.
+    """Returns the least noise multiplier with which the budget lasts for `steps` more steps.
+
+    It is found to `NOISE_TOLERANCE`, and less than about `MIN_NOISE` is not sought.
+
+    Args:
+        budget: for everything together.
+        spent: before.
+        sample_rate: chance of an example to take part in a step, 0..1.
+        steps: at least 1.
 
     Raises:
         PrivacyError: no noise up to `MAX_NOISE` is enough.
@@ -137,7 +161,7 @@ def noise_multiplier(budget: Budget, spent: Spent, sample_rate: float, steps: in
     def overrun(log_noise: float) -> float:
         """Returns by what factor such noise overruns the budget, as a logarithm; nearly linear."""
         more = Charge(math.exp(log_noise), sample_rate, steps)
-        return math.log(epsilon((*spent, more), budget.delta) / budget.epsilon)
+        return math.log(max(epsilon((*spent, more), budget.delta) / budget.epsilon, NOTHING))
 
     if overrun(math.log(MAX_NOISE)) > 0:
         raise PrivacyError(
@@ -163,7 +187,7 @@ def noise_multiplier(budget: Budget, spent: Spent, sample_rate: float, steps: in
 
 
 def merged(spent: Spent, more: Charge) -> Spent:
-    """Returns `spent` with `more`; steps of the kind of the last entry are added to it."""
+    """Returns `spent` with `more`; steps of the kind of the last entry are added to that entry."""
     if spent and (spent[-1].noise_multiplier, spent[-1].sample_rate) == (
         more.noise_multiplier,
         more.sample_rate,
@@ -183,7 +207,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def budget(self) -> Budget:
-        """What may be spent."""
+        """What may be spent, on all that was and will be done."""
         return Budget(self.epsilon, self.delta)
 
     @property
@@ -193,12 +217,18 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def steps(self) -> int:
-        """All steps ever charged."""
+        """How many steps were ever charged."""
         return sum(charge.steps for charge in self.spent)
 
     @classmethod
     def opened(cls, budget: Budget, sample_rate: float, steps: int, spent: Spent = ()) -> "Account":
         """Returns an account whose noise makes the budget last for `steps` more steps.
+
+        Args:
+            budget: for everything together.
+            sample_rate: chance of an example to take part in a step, 0..1.
+            steps: that are planned, at least 1.
+            spent: before.
 
         Raises:
             PrivacyError: no noise is enough.
@@ -219,14 +249,19 @@ class Accountant:
         """Keeps the account.
 
         Args:
-            account: what was spent already.
-            write: keeps an account for ever; what it raises undoes the charge.
+            account: what may be spent, and what was spent already.
+            write: keeps an account for ever. If it raises, nothing was charged.
         """
         self.account = account
         self._write = write
 
     def charge(self, sample_rate: float, steps: int) -> int:
-        """Returns how many of the `steps` may be done now; they are paid for when this returns."""
+        """Returns how many of the `steps` may be done now; they are paid for when this returns.
+
+        Args:
+            sample_rate: chance of an example to take part in a step, 0..1.
+            steps: wanted, at least 0.
+        """
         account = self.account
         wanted = Charge(account.noise_multiplier, sample_rate, steps)
         allowed = affordable(account.budget, account.spent, wanted)
@@ -239,7 +274,11 @@ class Accountant:
 
 
 def check_batch(batch_size: int, examples: int) -> float:
-    """Returns the sampling rate with which `batch_size` examples are expected in a step.
+    """Returns the sampling rate, 0..1, with which a batch is expected in a step.
+
+    Args:
+        batch_size: examples expected in a step, at least 1.
+        examples: to train on.
 
     Raises:
         InputError: there are fewer examples than that.

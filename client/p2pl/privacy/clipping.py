@@ -43,13 +43,13 @@ Clipped: TypeAlias = Callable[[Tensor, Examples, float], ClippedSum]
 
 @contextlib.contextmanager
 def clipped_gradients(model: nn.Module, *, closed_form: bool = True) -> Iterator[Clipped]:
-    """Yields what returns, of (vector, batch, clipping norm), the batch's clipped sum.
+    """Yields a function from (vector [P], batch of n, clipping norm above 0) to the clipped sum.
 
-    A batch may be empty. The model is working space until the end of the context.
+    n may be 0. The model is working space until the end of the context.
 
     Args:
-        model: what the parameters mean.
-        closed_form: False: Opacus does it, though it could be had for less.
+        model: what the parameters mean; P numbers, on the device of vector and batch.
+        closed_form: False: Opacus computes the sum of any model, to compare with.
 
     Raises:
         ModelError: a gradient of this model belongs to a batch, not to an example.
@@ -64,8 +64,8 @@ def clipped_gradients(model: nn.Module, *, closed_form: bool = True) -> Iterator
 def has_closed_form(model: nn.Module) -> TypeGuard[nn.Sequential]:
     """Returns whether the model is convolutions, if any, a flattening, and linear layers.
 
-    All have biases, each is used once. Between them may be functions of one number, and between
-    convolutions pooling. Logistic regression is the smallest such model.
+    All have biases, and each is used once. Between them there may be functions of one number, and
+    between convolutions pooling. Logistic regression is the smallest such model.
     """
     layers = list(model) if type(model) is nn.Sequential else []
     flat = next((at for at, layer in enumerate(layers) if _flattens(layer)), len(layers))
@@ -236,7 +236,14 @@ def _through_opacus(model: nn.Module) -> Iterator[Clipped]:
 
 
 def check_layers(model: nn.Module) -> None:
-    """Raises ModelError where Opacus knows a layer to mix the examples of a batch."""
+    """Checks that no layer is one of those that Opacus knows to mix the examples of a batch.
+
+    Args:
+        model: any; it is in training mode afterwards.
+
+    Raises:
+        ModelError: a layer mixes them.
+    """
     from opacus.validators import ModuleValidator
 
     model.train()  # the validator asks for it

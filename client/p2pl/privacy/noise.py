@@ -21,6 +21,9 @@ def gaussian(count: int) -> Tensor:
     Box and Muller (1958) on 53 random bits a number. In double precision, so that a sum with them
     that is rounded to float32 can come out as any float32: the gaps between noise values, by which
     Mironov (2012) tells the summand, are far below the rounding.
+
+    Args:
+        count: of numbers, 0 or more.
     """
     pairs = (count + 1) // 2
     bits = np.frombuffer(os.urandom(16 * pairs), dtype="<u8") >> np.uint64(11)
@@ -34,7 +37,11 @@ def gaussian(count: int) -> Tensor:
 def poisson_sample(count: int, rate: float) -> Tensor:
     """Returns the rows drawn when each of `count` takes part with chance `rate`, [n] int64.
 
-    Independent draws, so n varies and may be 0; the accounting is of exactly this.
+    Independent draws, so n varies and may be 0; the accounting is of exactly this. The rows rise.
+
+    Args:
+        count: of examples, 0 or more.
+        rate: 0..1.
     """
     draws = np.frombuffer(os.urandom(4 * count), dtype="<u4")
     return torch.from_numpy(np.flatnonzero(draws < np.uint64(rate * 2**32)))

@@ -10,13 +10,7 @@ from p2pl.errors import BudgetSpent, PrivacyError
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import trains_in
 from p2pl.privacy.accountant import Account, Accountant, Budget, Charge, affordable, check_batch
-from p2pl.privacy.ledger import (
-    Accounts,
-    check_not_older,
-    load_accounts,
-    lost,
-    save_accounts,
-)
+from p2pl.privacy.ledger import Ledger, check_not_older, load_ledger, lost, save_ledger
 from p2pl.privacy.policy import Wanted, budget, check_task, open_training, open_trust
 from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.privacy.training import PrivateTraining, check_clip, check_model, steps_a_round
@@ -32,19 +26,19 @@ class Book:
     session_id: str
     key: bytes  # `Identity.secret_for(ledger.PURPOSE)`
 
-    def load(self) -> Accounts | None:
+    def load(self) -> Ledger | None:
         """Returns the accounts; None where there are none. Raises RunDirError."""
-        return load_accounts(self.directory, self.session_id, self.key)
+        return load_ledger(self.directory, self.session_id, self.key)
 
-    def save(self, accounts: Accounts) -> None:
+    def save(self, accounts: Ledger) -> None:
         """Writes the accounts down."""
-        save_accounts(self.directory, self.session_id, self.key, accounts)
+        save_ledger(self.directory, self.session_id, self.key, accounts)
 
 
 class _Clerk:
     """Keeps both accounts in the one file, whichever of them changes."""
 
-    def __init__(self, book: Book, accounts: Accounts) -> None:
+    def __init__(self, book: Book, accounts: Ledger) -> None:
         self._book, self._accounts = book, accounts
         book.save(accounts)
 
@@ -54,7 +48,7 @@ class _Clerk:
     def write_trust(self, account: Account) -> None:
         self._write(msgspec.structs.replace(self._accounts, trust=account))
 
-    def _write(self, accounts: Accounts) -> None:
+    def _write(self, accounts: Ledger) -> None:
         self._book.save(accounts)
         self._accounts = accounts
 
@@ -113,14 +107,14 @@ def _accounts(
     trainer: TorchTrainer,
     asked: Wanted,
     span: tuple[int, int],
-    saved: Accounts | None,
-) -> Accounts:
+    saved: Ledger | None,
+) -> Ledger:
     """Returns the accounts to go on with: of a run whose rounds are (done, in all)."""
     (done, rounds), own = span, len(trainer.own)
     allowed = budget(session.privacy, asked, own + len(trainer.validation))
     to_train = sum(trains_in(session, index) for index in range(done + 1, rounds + 1))
     if saved is None:
-        return Accounts(
+        return Ledger(
             training=open_training(session, allowed, own, to_train),
             trust=open_trust(session, allowed, rounds),
         )
@@ -134,7 +128,7 @@ def _accounts(
         with contextlib.suppress(PrivacyError):
             trust = open_trust(session, allowed, rounds - done, trust.spent)
     _check_left(session, own, training, done)
-    return Accounts(training=training, trust=trust)
+    return Ledger(training=training, trust=trust)
 
 
 def _moved(account: Account, allowed: Budget) -> Account:

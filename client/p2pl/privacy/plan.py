@@ -1,21 +1,15 @@
-"""Privacy before and after: what a budget buys and whether a claim holds, as figures and tables."""
+"""What a privacy budget buys, before any of it is spent: the figures of `p2pl privacy`.
+
+Nothing here reads data: the noise depends on how many examples there are, not on what they hold.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from p2pl.data.examples import Examples
-from p2pl.errors import InputError, PrivacyError, wrong
-from p2pl.learning import device, models
-from p2pl.learning.torch_trainer import TorchTrainer
-from p2pl.learning.weights import flatten
+from p2pl.errors import PrivacyError, wrong
+from p2pl.learning import models
 from p2pl.privacy.accountant import (
     MAX_NOISE,
     Budget,
@@ -24,11 +18,8 @@ from p2pl.privacy.accountant import (
     epsilon,
     noise_multiplier,
 )
-from p2pl.privacy.audit.canaries import FAULTS, Audited, Verdict, one_run
-from p2pl.privacy.audit.membership import FALSE_POSITIVES, MIN_MODELS, Attack, attack
-from p2pl.privacy.training import DEFAULT_CLIP, check_clip, check_model
+from p2pl.privacy.training import DEFAULT_CLIP, check_clip
 from p2pl.protocol.session import Session
-from p2pl.seeds import seeded
 
 EPSILONS = (1.0, 2.0, 3.0, 8.0)  # shown where none is asked for: from strong to weak
 CURVE_EPSILONS = tuple(0.5 * 2 ** (step / 3) for step in range(16))  # 0.5 to 16, for the picture
@@ -38,19 +29,27 @@ CURVE_EPSILONS = tuple(0.5 * 2 ** (step / 3) for step in range(16))  # 0.5 to 16
 class Setting:
     """How a peer would train."""
 
-    examples: int  # of its own, those held back for validation included
-    validation_share: float = 0.2
-    batch: int = 256
+    examples: int  # of its own, those held back for validation included; at least 2
+    validation_share: float = 0.2  # 0..1, held back for validation
+    batch: int = 256  # examples expected in a step
     rounds: int = 20
     epochs: int = 1  # in a round
     cohort: int = 5  # peers whose models it mixes with its own
     parameters: int = 7_850  # of the model; this is logistic regression on 28x28 images
-    delta: float | None = None  # None: one that fits the data
-    clip: float = DEFAULT_CLIP
+    delta: float | None = None  # below 1/examples; None: one that fits the data
+    clip: float = DEFAULT_CLIP  # the largest norm of one example's gradient
 
     @classmethod
     def of(cls, session: Session, examples: int) -> "Setting":
-        """Returns the setting of a peer with `examples` in a session."""
+        """Returns the setting of a peer with `examples` in a session.
+
+        Args:
+            session: which says how a peer trains, and with whom it mixes.
+            examples: of the peer's own, at least 2.
+
+        Raises:
+            ModelError: the session's model cannot be made.
+        """
         return cls(
             examples=examples,
             validation_share=session.training.validation_share,
@@ -63,22 +62,30 @@ class Setting:
         )
 
     def changed(self, **given: Any) -> "Setting":  # noqa: ANN401  # fields of this class
-        """Returns the setting with those of the fields that are given, and not None."""
+        """Returns the setting with other values.
+
+        Args:
+            given: by the name of the field; one that is None leaves the field as it is.
+        """
         return replace(self, **{name: one for name, one in given.items() if one is not None})
 
     @property
     def trained_on(self) -> int:
-        """How many examples are trained on."""
+        """How many examples are trained on: those that are not held back."""
         return self.examples - max(1, round(self.examples * self.validation_share))
 
     @property
     def steps(self) -> int:
-        """Steps of the whole session."""
+        """How many steps the whole session has."""
         return math.ceil(self.trained_on / self.batch) * self.epochs * self.rounds
 
     @property
     def sample_rate(self) -> float:
-        """Chance of an example to take part in a step; raises InputError."""
+        """The chance of an example to take part in a step, 0..1.
+
+        Raises:
+            InputError: a batch is larger than the data.
+        """
         return check_batch(self.batch, self.trained_on)
 
 
@@ -87,9 +94,9 @@ class Row:
     """One budget in one setting."""
 
     epsilon: float
-    noise_multiplier: float
+    noise_multiplier: float  # standard deviation of the noise, in clipping norms
     noise_norm: float  # of one step's mean gradient, expected
-    noise_to_signal: float  # the same beside the most that all examples together can add
+    noise_to_signal: float  # the same beside the most that all examples together can add; a ratio
     run_noise_to_signal: float  # over all steps: noise grows by their square root
     mixed_noise_to_signal: float  # after a mix with the cohort, whose noise is independent
 
@@ -103,7 +110,11 @@ class Plan:
     rows: tuple[Row, ...]
 
     def curves(self) -> dict[str, tuple[tuple[float, float], ...]]:
-        """Returns (epsilon, noise beside the signal of the whole run) by whose model, to draw."""
+        """Returns what `draw_plan` draws: (epsilon, noise over the whole run's signal), by model.
+
+        Raises:
+            PrivacyError: no noise is enough for one of `CURVE_EPSILONS`.
+        """
         rows = plan(self.setting, CURVE_EPSILONS, ()).rows
         return {
             "alone": tuple((row.epsilon, row.run_noise_to_signal) for row in rows),
@@ -126,6 +137,11 @@ class Plan:
 def plan(setting: Setting, epsilons: Sequence[float], noises: Sequence[float]) -> Plan:
     """Returns the noise that each epsilon needs, and the epsilon that each noise gives.
 
+    Args:
+        setting: how the peer would train.
+        epsilons: budgets, each above 0 and at most `MAX_EPSILON`; may be empty.
+        noises: noise multipliers, each above 0 and at most `MAX_NOISE`; may be empty.
+
     Raises:
         InputError: a batch larger than the data.
         PrivacyError: an epsilon, a delta or a noise that cannot be.
@@ -147,6 +163,7 @@ def plan(setting: Setting, epsilons: Sequence[float], noises: Sequence[float]) -
 
 
 def _row(setting: Setting, spent: float, noise: float) -> Row:
+    """Returns the figures of training with such noise, which costs `spent` epsilon."""
     # A coordinate has noise * clip / batch; the mean gradient is at most clip long.
     to_signal = noise * math.sqrt(setting.parameters) / setting.batch
     over_run = to_signal / math.sqrt(setting.steps)
@@ -158,157 +175,3 @@ def _row(setting: Setting, spent: float, noise: float) -> Row:
         run_noise_to_signal=over_run,
         mixed_noise_to_signal=over_run / math.sqrt(setting.cohort + 1),
     )
-
-
-def plan_table(made: Plan) -> RenderableType:
-    """Returns the plan as it is shown in a terminal."""
-    setting = made.setting
-    table = Table(box=SIMPLE_HEAD)
-    heads = ("epsilon", "noise multiplier", "norm a step", "of signal", "of the run", "once mixed")
-    for head in heads:
-        table.add_column(head, justify="right")
-    for row in made.rows:
-        shares = (row.noise_to_signal, row.run_noise_to_signal, row.mixed_noise_to_signal)
-        table.add_row(
-            f"{row.epsilon:.3g}",
-            f"{row.noise_multiplier:.3f}",
-            f"{row.noise_norm:.3g}",
-            *(f"{100 * share:.3g} %" for share in shares),
-        )
-    about = Text(
-        f"{setting.trained_on} examples to train on, {setting.steps} steps of {setting.batch} "
-        f"expected (a chance of {setting.sample_rate:.3g} each), delta {made.delta:.3g}, gradients "
-        f"clipped to {setting.clip:g}, {setting.parameters} parameters, {setting.cohort + 1} "
-        "models in a mix"
-    )
-    return Group(about, table)
-
-
-# --- the audit -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """What is audited, and how hard."""
-
-    budget: Budget | None  # None: training is not private
-    rounds: int
-    canaries: int
-    models: int  # for attacks on membership; 0: none
-    confidence: float
-    seed: int  # of the coins: who is in
-    fault: str = "none"  # one of FAULTS, put in to see that the audit finds it
-    clip: float = DEFAULT_CLIP
-    threads: int | None = None  # to compute with; None = one for small models, else all cores
-
-
-def audit(session: Session, data: Examples, wanted: Audit) -> tuple[Verdict, tuple[Attack, ...]]:
-    """Returns what attacks on a peer of a session find out about its examples.
-
-    Args:
-        session: whose training is audited.
-        data: the peer's own; a part is held back for validation, as in the session.
-        wanted: what and how hard.
-
-    Raises:
-        InputError: a fault or numbers that cannot be, or too few data.
-    """
-    _check(wanted)
-    check_clip(wanted.clip)
-    model = models.build(session)
-    check_model(model, session.task.input)
-    mine = TorchTrainer.of(session, ("audit", "audit"), model, data)
-    own = mine.own.take(torch.arange(len(mine.own)))
-    fault: Any = wanted.fault
-    audited = Audited(
-        session=session,
-        model=model,
-        start=flatten(model),
-        rounds=wanted.rounds,
-        budget=wanted.budget,
-        clip=wanted.clip,
-        fault=fault,
-    )
-    coins = seeded("audit", str(wanted.seed), 0, "coins")
-    threads = wanted.threads or device.auto_threads(len(audited.start), device.cores())
-    with device.computing_with(threads):
-        verdict = one_run(audited, own, wanted.canaries, wanted.confidence, coins)
-        if not wanted.models:
-            return verdict, ()
-        return verdict, attack(audited, own, wanted.models, wanted.confidence, coins)
-
-
-def _check(wanted: Audit) -> None:
-    if wanted.fault not in FAULTS:
-        raise InputError(wrong("--fault", got=wanted.fault, allowed=", ".join(FAULTS)))
-    if not 0.5 <= wanted.confidence < 1:
-        raise InputError(wrong("--confidence", got=wanted.confidence, allowed="0.5 to below 1"))
-    if wanted.models and wanted.models < MIN_MODELS:
-        raise InputError(
-            wrong("--models", got=wanted.models, allowed=f"0, or at least {MIN_MODELS}")
-        )
-
-
-def audit_dict(verdict: Verdict, attacks: Sequence[Attack]) -> dict[str, Any]:
-    """Returns what an audit found, for JSON; an infinite claim is null: there was none."""
-    found = asdict(verdict)
-    found["claimed"] = None if math.isinf(verdict.claimed) else verdict.claimed
-    found["verdict"] = _verdict(verdict)
-    members = {
-        attack.name: {
-            **asdict(attack),
-            "true_positives": dict(
-                zip(map(str, FALSE_POSITIVES), attack.true_positives, strict=True)
-            ),
-        }
-        for attack in attacks
-    }
-    return {**found, "membership": members}
-
-
-def audit_table(verdict: Verdict, attacks: Sequence[Attack]) -> RenderableType:
-    """Returns what an audit found, as it is shown in a terminal."""
-    claim = (
-        "no claim: training without privacy"
-        if math.isinf(verdict.claimed)
-        else f"claimed   epsilon {verdict.claimed:.3f} at delta {verdict.delta:.3g}"
-    )
-    best = max(verdict.ways, key=lambda way: way.epsilon)
-    lines = [
-        claim,
-        f"found     epsilon at least {verdict.bound:.3f}, with {100 * verdict.confidence:g} % "
-        f"confidence: {best.right} of {best.guesses} guesses right, {verdict.canaries} canaries",
-        f"could have found at most {verdict.most:.2f}",
-        f"verdict   {_verdict(verdict)}",
-    ]
-    parts: list[RenderableType] = [Text("\n".join(lines))]
-    if attacks:
-        parts.append(_attack_table(verdict, attacks))
-    return Group(*parts)
-
-
-def _verdict(verdict: Verdict) -> str:
-    if verdict.broken:
-        return "broken"
-    return "no claim" if math.isinf(verdict.claimed) else "no contradiction"
-
-
-def _attack_table(verdict: Verdict, attacks: Sequence[Attack]) -> Table:
-    table = Table(box=SIMPLE_HEAD, title="who was in the training data", title_justify="left")
-    table.add_column("attack on the final model")
-    for head in ("AUC", *(f"TPR at {100 * share:g} % FPR" for share in FALSE_POSITIVES), "needs"):
-        table.add_column(head, justify="right")
-    for one in attacks:
-        rates = [
-            f"{100 * rate:.2f} % ({100 * interval.low:.2f}..{100 * interval.high:.2f})"
-            for rate, interval in zip(one.true_positives, one.intervals, strict=True)
-        ]
-        table.add_row(one.name, f"{one.area:.3f}", *rates, f"epsilon {one.epsilon:.3f}")
-    allowed = [
-        "any"
-        if math.isinf(verdict.claimed)
-        else f"{100 * min(1.0, share * math.exp(verdict.claimed) + verdict.delta):.2f} %"
-        for share in FALSE_POSITIVES
-    ]
-    table.add_row("allowed by the claim", "", *allowed, "")
-    return table

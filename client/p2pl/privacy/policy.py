@@ -1,4 +1,7 @@
-"""The privacy that a person asks for and a session demands, and the accounts that keep both."""
+"""The privacy policy of a peer: what its session demands, what the person wants, and within what.
+
+An account that is opened here keeps to both.
+"""
 
 from dataclasses import dataclass
 
@@ -9,8 +12,9 @@ from p2pl.privacy.probe import RELEASES
 from p2pl.privacy.training import DEFAULT_CLIP, PrivateTraining, check_clip, steps_a_round
 from p2pl.protocol.session import Privacy, Session
 
-# Questions to the validation examples that are planned for, beside one a round and peer asked:
-# who finds a liar judges the rest again. Chosen; when they are used up, nobody is judged any more.
+# How many questions to the validation examples are planned for, beside one a round and peer that is
+# asked: a peer that finds a liar evaluates the others again. Chosen; once all questions are used
+# up, no model is evaluated any more.
 SPARE_QUESTIONS = 1.5
 
 
@@ -20,11 +24,16 @@ class Wanted:
 
     epsilon: float
     delta: float | None = None  # None: the session's, or one that fits the data
-    clip: float = DEFAULT_CLIP
+    clip: float = DEFAULT_CLIP  # the largest norm of one example's gradient
 
 
 def wanted(epsilon: float | None, delta: float | None, clip: float | None) -> Wanted | None:
     """Returns what three options ask for together; None where no privacy is asked for.
+
+    Args:
+        epsilon: of `--dp-epsilon`; it is checked once the number of examples is known.
+        delta: of `--dp-delta`, likewise.
+        clip: of `--dp-clip`, above 0; None: `DEFAULT_CLIP`.
 
     Raises:
         PrivacyError: a delta or a clipping norm without an epsilon, or a norm that is none.
@@ -37,7 +46,15 @@ def wanted(epsilon: float | None, delta: float | None, clip: float | None) -> Wa
 
 
 def check_session(session: Session, asked: Wanted | None) -> None:
-    """Raises PrivacyError where the session demands more privacy than the person asked for."""
+    """Checks that the person asked for all the privacy that the session demands.
+
+    Args:
+        session: which may demand privacy, and bound epsilon and delta.
+        asked: by the person; None: no privacy.
+
+    Raises:
+        PrivacyError: the session demands more, or its mixing rule may not be used privately.
+    """
     demanded = session.privacy
     if asked is None:
         if demanded.required:
@@ -83,10 +100,10 @@ def budget(demanded: Privacy, asked: Wanted, examples: int) -> Budget:
     Args:
         demanded: by the session.
         asked: by the person, within that.
-        examples: all of the peer's own.
+        examples: n, all of the peer's own, at least 1.
 
     Raises:
-        PrivacyError: a budget that cannot be.
+        PrivacyError: an epsilon or a delta out of its range.
     """
     made = Budget.checked(asked.epsilon, asked.delta, examples)
     if asked.delta is None and demanded.delta is not None:
@@ -102,11 +119,12 @@ def private_training(
     Args:
         session: what all peers agreed on.
         asked: by the person, within what the session demands.
-        sizes: examples to train on, and held back for validation.
-        rounds: in which it trains, and in all.
+        sizes: how many examples are trained on, and how many held back for validation.
+        rounds: in how many the peer trains, and how many there are in all.
 
     Raises:
-        InputError: fewer examples than a batch, or a budget that cannot be.
+        InputError: fewer examples than a batch.
+        PrivacyError: a budget or a clipping norm out of its range, or a budget that no noise meets.
     """
     allowed = budget(session.privacy, asked, sum(sizes))
     training = Accountant(open_training(session, allowed, sizes[0], rounds[0]))
@@ -123,11 +141,12 @@ def open_training(
         session: how a round trains.
         allowed: what may be spent, on all that was and will be done.
         examples: to train on.
-        rounds: in which the peer trains.
+        rounds: in how many the peer trains; 0 counts as 1.
         spent: before.
 
     Raises:
-        InputError: fewer examples than a batch, or a budget that no noise meets.
+        InputError: fewer examples than a batch.
+        PrivacyError: no noise is enough for the budget.
     """
     rate = check_batch(session.training.batch_size, examples)
     steps = steps_a_round(session.training, examples) * max(1, rounds)
@@ -139,13 +158,16 @@ def open_trust(session: Session, allowed: Budget, rounds: int, spent: Spent = ()
 
     An example is trained on or asked, never both, and which of the two was settled without looking
     at it. So both accounts may spend the whole budget: each example pays for one of them, and the
-    guarantee is the larger (parallel composition, McSherry 2009). None where no rule asks.
+    guarantee is the larger (parallel composition, McSherry 2009). None where the rule asks nothing.
 
     Args:
-        session: whom and how often a peer judges.
-        allowed: what may be spent.
-        rounds: of the whole run.
+        session: its mixing rule says whether examples are asked, its cohort how often in a round.
+        allowed: what may be spent, on all that was and will be asked.
+        rounds: of the whole run, or those that are left; 0 counts as 1.
         spent: before.
+
+    Raises:
+        PrivacyError: no noise is enough for the budget.
     """
     if not rule_of(session).asks_judge:
         return None

@@ -1,7 +1,7 @@
-"""Private validation examples as a judge of other peers' models: every answer is noised.
+"""Private validation examples as an evaluator of other peers' models: every answer has noise.
 
-What a peer makes of a judgement, others can see: it mixes, and serves the mix. So a judgement is a
-release like any other. It asks the examples that are held back, and those pay from an account of
+Others can see what a peer makes of an evaluation: it mixes, and serves the mix. So an evaluation is
+a release like any other. It asks the examples that are held back, and those pay from an account of
 their own.
 """
 
@@ -18,16 +18,17 @@ from p2pl.privacy import noise
 from p2pl.privacy.accountant import Accountant
 
 RELEASES = 2  # for one answer: how far scores shifted, and what is lost beside that
-# How much one example can add. Chosen: a liar's fifth of a mix costs most examples more than this,
-# and an honest peer's far less.
+# How much one example can add. Chosen: a fifth of a mix that is a liar's costs most examples more
+# than this, and a fifth that is an honest peer's far less.
 MAX_LOSS = 0.25  # of the right class's probability
 MAX_SHIFT = 1.0  # norm, of the change of an example's scores
 
 
 class PrivateProbe:
-    """Judges as `p2pl.tasks.probe.Probe` does, with bounded answers and noise on them.
+    """Evaluates models as `p2pl.tasks.probe.Probe` does, with bounded answers and noise on them.
 
-    All examples count alike, classes as often as they are held: their numbers are not looked at.
+    All examples count alike, so a class counts as often as the peer holds it: the probe does not
+    look at how many examples each class has.
     """
 
     def __init__(
@@ -43,21 +44,23 @@ class PrivateProbe:
             model: what the parameters mean; its own are neither read nor changed.
             validation: at least one example, on the model's device; in no other use.
             accountant: pays for each answer; changes in place.
-            gaussian: standard normal numbers, [count] float64.
+            gaussian: returns that many standard normal numbers, [count] float64.
         """
         part = validation.take(torch.arange(len(validation)))
         self._model, self._layout, self._x, self._y = model, Layout.of(model), part.x, part.y
         self._accountant, self._gaussian = accountant, gaussian
 
     def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns how much of the right class's probability a change costs, and its noise.
+        """Returns how much of the right class's probability a change costs, and its standard error.
 
-        The noise is infinite when the account is spent: then nothing was asked. It depends on
-        nothing that is secret: the sampling error in it is the largest that there can be.
+        The cost is the mean over the examples, each between -`MAX_LOSS` and `MAX_LOSS`, plus noise.
+        The standard error is infinite when the account is spent: then no example was asked, and the
+        cost is 0. It depends on nothing that is secret, because the part of it that is due to
+        sampling is the largest possible.
 
         Args:
-            before: [P].
-            after: [P].
+            before: [P], parameters to compare with.
+            after: [P], parameters after the change.
         """
         if self._accountant.charge(1.0, RELEASES) < RELEASES:
             return 0.0, math.inf

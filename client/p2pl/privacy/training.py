@@ -2,7 +2,7 @@
 
 DP-SGD (Abadi et al. 2016, arXiv:1607.00133): a step draws each example with a fixed chance, clips
 its gradient, adds noise to the sum, and divides by the number expected. Everything that is done
-with the outcome afterwards, by me or by anybody else, costs nothing more.
+with the outcome afterwards, by the peer or by anybody else, costs nothing more.
 """
 
 import math
@@ -30,22 +30,22 @@ class PrivateTraining:
     """How a peer trains privately, and what it has spent."""
 
     accountant: Accountant  # changes in place
-    clip: float = DEFAULT_CLIP  # the largest norm of one example's gradient
+    clip: float = DEFAULT_CLIP  # the largest norm of one example's gradient, above 0
     trust: Accountant | None = None  # pays for asking validation examples; None: nobody asks them
     gaussian: Callable[[int], Tensor] = noise.gaussian  # [count] float64
     closed_form: bool = True  # False: every gradient through Opacus, to compare with
 
     @property
     def charged(self) -> int:
-        """All steps and answers ever paid for, of both accounts."""
+        """How many steps and answers were ever paid for, of both accounts."""
         return self.accountant.account.steps + (self.trust.account.steps if self.trust else 0)
 
     def judge(self, model: nn.Module, validation: Source) -> PrivateProbe | None:
-        """Returns what judges other peers' models on these examples; None: nothing may.
+        """Returns an evaluator of other peers' models on these examples; None: none is allowed.
 
         Args:
             model: what the parameters mean.
-            validation: examples that are never trained on.
+            validation: examples that are never trained on, at least one.
         """
         if self.trust is None:
             return None
@@ -61,8 +61,8 @@ class PrivateTraining:
     ) -> Trained:
         """Returns the parameters after as many steps of a round as the budget still allows.
 
-        All steps are paid for before the first is done. Without a budget nothing happens: the
-        parameters come back as they are, with 0 steps and a loss that is not a number.
+        All steps are paid for before the first is done. Where nothing is left of the budget,
+        nothing happens: the parameters come back as they are, with 0 steps and a loss of NaN.
 
         Args:
             model: what the parameters mean; its own are changed.
@@ -74,6 +74,8 @@ class PrivateTraining:
                 steps stay paid for.
 
         Raises:
+            InputError: fewer examples than a batch, or the steps cannot be written down as paid.
+            ModelError: a gradient of this model belongs to a batch, not to an example.
             TrainingDiverged: the parameters are no longer finite.
         """
         rate = check_batch(training.batch_size, len(examples))
@@ -112,12 +114,24 @@ class PrivateTraining:
 
 
 def steps_a_round(training: Training, examples: int) -> int:
-    """Returns how many steps a round has, with privacy or without."""
+    """Returns how many steps a round has, with privacy or without; at least 1.
+
+    Args:
+        training: the session's settings.
+        examples: to train on, at least 1.
+    """
     return math.ceil(examples / training.batch_size) * training.local_epochs
 
 
 def check_clip(clip: float) -> float:
-    """Returns the clipping norm, or raises PrivacyError."""
+    """Returns the clipping norm as it was given.
+
+    Args:
+        clip: the largest norm of one example's gradient.
+
+    Raises:
+        PrivacyError: it is not above 0, or more than `MAX_CLIP`.
+    """
     if not 0 < clip <= MAX_CLIP:
         raise PrivacyError(
             wrong("clipping norm", got=clip, allowed=f"above 0, at most {MAX_CLIP:g}")
@@ -126,11 +140,14 @@ def check_clip(clip: float) -> float:
 
 
 def check_model(model: nn.Module, shape: tuple[int, ...]) -> None:
-    """Raises ModelError unless each example has a gradient of its own in this model.
+    """Checks that each example has a gradient of its own in this model.
 
     Args:
-        model: any.
-        shape: of one input.
+        model: any; it is in evaluation mode afterwards.
+        shape: of one input, without the batch.
+
+    Raises:
+        ModelError: what the model makes of one example depends on others in the batch.
     """
     if not has_closed_form(model):
         check_layers(model)

@@ -1,1 +1,1 @@
-"""Pictures, tables and pages of what happened in a run or a simulation."""
+"""Pictures, tables and pages: runs, simulations, partitions, privacy plans and audits."""

@@ -13,29 +13,34 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from p2pl.errors import InputError, RunDirError, wrong
-from p2pl.run.files import write_atomically
-from p2pl.run.log import PeerId, RoundEntry, Run, read_run
-from p2pl.run.presence import PeerChurn, churn_of
+from p2pl.report import plots
+from p2pl.report.folder import (
+    NUMBERS_FILE,
+    PAGE_FILE,
+    make_folder,
+    picture_file,
+    write_pictures,
+    write_text,
+)
+from p2pl.report.numbers import (
+    Numbers,
+    Spread,
+    final_accuracy,
+    numbers_of,
+    summed_confusion,
+    trust_when_last_met,
+)
+from p2pl.report.tables import Rows, class_rows, markdown_table, markdown_text, terminal_table
+from p2pl.run.log import PeerId, Run, read_run
 from p2pl.terminal import SHORT_ID_CHARS, duration, figure, human_bytes, percent, visible
 
-try:
-    from p2pl.report import plots as pictures
-except ModuleNotFoundError as missing:
-    raise InputError(
-        f"{missing.name} is not installed; it comes with: pip install 'p2pl[report]'"
-    ) from missing
-
-PAGE_FILE = "report.md"
-NUMBERS_FILE = "report.json"
 TERMINAL_COLUMNS = ("peer", "state", "rounds", "accuracy", "before mixing", "received", "sent")
 CAPTIONS = {
-    "accuracy": "Accuracy on the test set after mixing, by round. A cross: the run stopped early.",
+    "accuracy": "Accuracy on the test set after mixing, by round. The last point of a run that has "
+    "ended is its final model. A cross: the run stopped early.",
     "loss": "Training loss by round.",
     "trust": "The weight that a row's peer gave to a column's peer the last time it asked for it; "
     "0 when it was rejected then. Grey: the two never met.",
@@ -43,77 +48,15 @@ CAPTIONS = {
     "bytes": "Parameters received and sent, with their headers.",
 }
 
+ACCURACY_CAPTION = (
+    "The accuracy of a run that has ended is of the model that it ended with. It can differ from "
+    "that of the last round in the log: a peer may go on merging while it serves the others. The "
+    "accuracy of a run that is under way, or was killed, is of its last round."
+)
 CHURN_CAPTION = (
     "As the others saw it, between the first and the last round in which they talked to it: how "
     "often a peer came, could no longer be reached, how long it stayed, and the share of the time."
 )
-
-
-class PeerScore(msgspec.Struct, frozen=True, kw_only=True):
-    """One run in numbers; accuracies in percent."""
-
-    peer_id: PeerId
-    directory: str
-    state: str
-    rounds: int  # number of the last round
-    accuracy: float | None
-    best_accuracy: float | None
-    accuracy_before_mix: float | None
-    train_loss: float | None
-    samples: int | None  # of its own, to train on; known once it has ended
-    epsilon: float | None
-    bytes_in: int
-    bytes_out: int
-    tracker_bytes: int
-    tracker_seconds: float  # spent waiting for the tracker's answers
-    seconds: float
-
-
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """Accuracy in percent over the peers that finished, or over all where none did."""
-
-    peers: int
-    mean: float
-    std: float  # of these peers, not an estimate for others
-    worst: float
-    best: float
-
-
-class ClassScore(msgspec.Struct, frozen=True, kw_only=True):
-    """One class against all others, in 0..1; 0 where a ratio has nothing below the line."""
-
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    support: int  # test samples of this class, over all runs
-
-
-class Rejection(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a peer did without another."""
-
-    by: PeerId
-    peer_id: PeerId
-    rounds: int  # in how many
-    last_round: int
-    last_reason: str
-
-
-class Numbers(msgspec.Struct, frozen=True, kw_only=True):
-    """All numbers of a report."""
-
-    session_id: str
-    name: str
-    peers: tuple[PeerScore, ...]
-    accuracy: Spread | None
-    classes: tuple[ClassScore, ...]  # () when no run has a confusion matrix
-    macro: ClassScore | None  # unweighted mean over the classes
-    labels: tuple[str, ...]
-    confusion: tuple[tuple[int, ...], ...]  # summed over the runs
-    trust: dict[PeerId, dict[PeerId, float]]  # [by][given to], when last met
-    rejections: tuple[Rejection, ...]
-    churn: tuple[PeerChurn, ...]  # who came and went, the least steady first
-    pictures: dict[str, str]  # kind -> file name
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,33 +72,27 @@ class Report:
 def write_report(run_dirs: Sequence[Path], out: Path) -> Report:
     """Returns the report on these runs, written into the directory `out`.
 
+    Args:
+        run_dirs: of one session, each of another peer; at least one has completed a round.
+        out: a directory, made where there is none; what an earlier report left there is replaced.
+
     Raises:
         RunDirError: a run directory is missing or damaged, or two of them do not belong together.
         InputError: no round was completed, or `out` cannot be written.
     """
     runs = _related_runs(run_dirs)
     names = display_names([run.peer_id for run in runs] + _peers_met(runs))
-    numbers = _numbers(runs)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise InputError(
-            wrong("--out", got=str(out), allowed=f"a directory ({fault.strerror})")
-        ) from fault
+    numbers = numbers_of(runs)
+    make_folder(out)
     drawn = _draw(runs, names)
-    numbers = msgspec.structs.replace(numbers, pictures={kind: f"{kind}.png" for kind in drawn})
-    for kind in CAPTIONS:
-        if kind in drawn:
-            write_atomically(out / f"{kind}.png", drawn[kind])
-        else:
-            (out / f"{kind}.png").unlink(missing_ok=True)  # of an earlier report
-    raw = msgspec.json.format(msgspec.json.encode(numbers), indent=2)
-    write_atomically(out / NUMBERS_FILE, raw + b"\n")
-    write_atomically(out / PAGE_FILE, _page(numbers, names).encode())
+    files = {kind: picture_file(kind) for kind in drawn}
+    numbers = msgspec.structs.replace(numbers, pictures=files)
+    pictures = write_pictures(out, drawn, CAPTIONS)
+    write_text(out, _page(numbers, names), numbers)
     return Report(
         page=out / PAGE_FILE,
         numbers_file=out / NUMBERS_FILE,
-        pictures={kind: out / f"{kind}.png" for kind in drawn},
+        pictures=pictures,
         numbers=numbers,
     )
 
@@ -174,48 +111,12 @@ def report_tables(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def comparison_table(alone: Mapping[str, float], together: Mapping[str, float]) -> Table:
-    """Returns a table for a terminal: each peer's accuracy alone and after mixing, in percent.
-
-    Args:
-        alone: by the peer's name.
-        together: the same peers.
-    """
-    names = _compared(alone, together)
-    rows = [
-        (
-            name,
-            percent(alone[name]),
-            percent(together[name]),
-            f"{together[name] - alone[name]:+.1f}",
-        )
-        for name in names
-    ]
-    one = float(np.mean([alone[name] for name in names]))
-    two = float(np.mean([together[name] for name in names]))
-    rows.append(("mean", percent(one), percent(two), f"{two - one:+.1f}"))
-    return terminal_table("Accuracy", ("peer", "alone", "together", "gain"), rows)
-
-
-def draw_alone_versus_together(
-    alone: Mapping[str, float], together: Mapping[str, float], out: Path
-) -> None:
-    """Writes a picture of each peer's accuracy alone and after mixing.
-
-    Args:
-        alone: accuracy in percent, by the peer's name.
-        together: the same peers.
-        out: the PNG file.
-
-    Raises:
-        InputError: the file cannot be written, or the two are not of the same peers.
-    """
-    _compared(alone, together)
-    write_atomically(out, pictures.draw_comparison(alone, together))
-
-
 def display_names(peer_ids: Sequence[PeerId]) -> dict[PeerId, str]:
-    """Returns the shortest starts of the ids, of at least 8 characters, that tell them apart."""
+    """Returns the shortest starts of the ids, of at least 8 characters, that tell them apart.
+
+    Args:
+        peer_ids: may repeat, and may be empty.
+    """
     ids = list(dict.fromkeys(peer_ids))
     longest = max((len(peer_id) for peer_id in ids), default=0)
     for chars in range(SHORT_ID_CHARS, longest):
@@ -262,158 +163,6 @@ def _related_runs(run_dirs: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def _numbers(runs: Sequence[Run]) -> Numbers:
-    peers = tuple(_peer_score(run) for run in runs)
-    labels, confusion = _confusion(runs)
-    classes = class_scores(confusion, labels)
-    return Numbers(
-        session_id=runs[0].session_id,
-        name=next((run.name for run in runs if run.name), ""),
-        peers=peers,
-        accuracy=_spread(peers),
-        classes=classes,
-        macro=macro_score(classes),
-        labels=labels,
-        confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
-        trust={run.peer_id: row for run in runs if (row := trust_when_last_met(run.rounds))},
-        rejections=tuple(found for run in runs for found in _rejections(run)),
-        churn=churn_of(runs),
-        pictures={},
-    )
-
-
-def _peer_score(run: Run) -> PeerScore:
-    known = [entry.accuracy for entry in run.rounds if entry.accuracy is not None]
-    summary = run.summary
-    if not known and summary is not None and summary.accuracy is not None:
-        known = [summary.accuracy]
-    return PeerScore(
-        peer_id=run.peer_id,
-        directory=str(run.directory),
-        state=run.state,
-        rounds=run.rounds[-1].round if run.rounds else 0,
-        accuracy=known[-1] if known else None,
-        best_accuracy=max(known, default=None),
-        accuracy_before_mix=_last(run.rounds, "accuracy_before_mix"),
-        train_loss=_last(run.rounds, "train_loss"),
-        samples=summary.samples if summary else None,
-        epsilon=_last(run.rounds, "epsilon"),
-        bytes_in=sum(entry.bytes_in for entry in run.rounds),
-        bytes_out=sum(entry.bytes_out for entry in run.rounds),
-        tracker_bytes=sum(entry.tracker_bytes for entry in run.rounds),
-        tracker_seconds=sum(entry.tracker_seconds or 0.0 for entry in run.rounds),
-        seconds=sum(entry.seconds for entry in run.rounds),
-    )
-
-
-def _last(rounds: Sequence[RoundEntry], field: str) -> float | None:
-    """Returns the field's newest value that is known."""
-    for entry in reversed(rounds):
-        value: float | None = getattr(entry, field)
-        if value is not None:
-            return value
-    return None
-
-
-def _spread(peers: Sequence[PeerScore]) -> Spread | None:
-    ended = [score for score in peers if score.state == "finished"]
-    known = [score.accuracy for score in ended or peers if score.accuracy is not None]
-    if not known:
-        return None
-    return Spread(
-        peers=len(known),
-        mean=float(np.mean(known)),
-        std=float(np.std(known)),
-        worst=min(known),
-        best=max(known),
-    )
-
-
-def _confusion(runs: Sequence[Run]) -> tuple[tuple[str, ...], pictures.Matrix]:
-    """Returns the names of the classes and the sum of the runs' confusion matrices."""
-    total: pictures.Matrix = np.zeros((0, 0))
-    labels: tuple[str, ...] = ()
-    for run in runs:
-        if run.summary is None or not run.summary.confusion:
-            continue
-        rows, names = run.summary.confusion, run.summary.labels
-        size = len(total) or len(rows)
-        if len(rows) != size or any(len(row) != size for row in rows):
-            raise RunDirError(
-                wrong(
-                    f"{run.directory}: confusion matrix",
-                    got=f"rows of {sorted({len(row) for row in rows})} in {len(rows)} rows",
-                    allowed=f"{size} rows of {size}",
-                )
-            )
-        total = np.asarray(rows, dtype=np.float64) + (total if len(total) else 0)
-        labels = labels or (names if len(names) == size else ())
-    return labels or tuple(str(index) for index in range(len(total))), total
-
-
-def class_scores(confusion: pictures.Matrix, labels: Sequence[str]) -> tuple[ClassScore, ...]:
-    """Returns precision, recall and F1 of each class.
-
-    Args:
-        confusion: [classes, classes], counts; row: true class, column: predicted.
-        labels: names of the classes.
-    """
-    right, predicted, true = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
-    precision = right / np.maximum(predicted, 1)
-    recall = right / np.maximum(true, 1)
-    f1 = 2 * right / np.maximum(predicted + true, 1)
-    return tuple(
-        ClassScore(
-            label=label,
-            precision=float(precision[index]),
-            recall=float(recall[index]),
-            f1=float(f1[index]),
-            support=int(true[index]),
-        )
-        for index, label in enumerate(labels)
-    )
-
-
-def macro_score(classes: Sequence[ClassScore]) -> ClassScore | None:
-    """Returns the unweighted mean over the classes; None where there are none."""
-    if not classes:
-        return None
-    return ClassScore(
-        label="macro mean",
-        precision=float(np.mean([score.precision for score in classes])),
-        recall=float(np.mean([score.recall for score in classes])),
-        f1=float(np.mean([score.f1 for score in classes])),
-        support=sum(score.support for score in classes),
-    )
-
-
-def trust_when_last_met(rounds: Sequence[RoundEntry]) -> dict[PeerId, float]:
-    """Returns the weight given to each peer in the last round that asked for it.
-
-    With a random cohort no round's row has every peer in it; this has, and where the cohort is
-    everybody it is the last round's row.
-    """
-    row: dict[PeerId, float] = {}
-    for entry in rounds:
-        row.update(dict.fromkeys(entry.rejected, 0.0))
-        row.update(entry.trust)
-    return row
-
-
-def _rejections(run: Run) -> list[Rejection]:
-    found: dict[PeerId, Rejection] = {}
-    for entry in run.rounds:
-        for peer, reason in entry.rejected.items():
-            found[peer] = Rejection(
-                by=run.peer_id,
-                peer_id=peer,
-                rounds=(found[peer].rounds if peer in found else 0) + 1,
-                last_round=entry.round,
-                last_reason=reason,
-            )
-    return list(found.values())
-
-
 def _peers_met(runs: Sequence[Run]) -> list[PeerId]:
     """Returns everybody the runs speak of, those with a run of their own first."""
     met: dict[PeerId, None] = dict.fromkeys(run.peer_id for run in runs)
@@ -433,24 +182,29 @@ def _draw(runs: Sequence[Run], names: Mapping[PeerId, str]) -> dict[str, bytes]:
     ):
         curves = {names[run.peer_id]: _curve(run, field) for run in runs}
         if any(curves.values()):
-            drawn[kind] = pictures.draw_curves(curves, title=title, unit=unit)
+            drawn[kind] = plots.draw_curves(curves, title=title, unit=unit)
     rows = {run.peer_id: row for run in runs if (row := trust_when_last_met(run.rounds))}
     if rows:
         drawn["trust"] = _draw_trust(rows, names)
-    labels, confusion = _confusion(runs)
+    labels, confusion = summed_confusion(runs)
     if len(confusion):
-        drawn["confusion"] = pictures.draw_confusion(
+        drawn["confusion"] = plots.draw_confusion(
             confusion, [visible(label) for label in labels], title=_confusion_title(runs, confusion)
         )
     title, traffic = _traffic(runs, names)
     if any(map(any, traffic.values())):
-        drawn["bytes"] = pictures.draw_bytes(traffic, title=title)
+        drawn["bytes"] = plots.draw_bytes(traffic, title=title)
     return drawn
 
 
 def _curve(run: Run, field: str) -> list[tuple[int, float]]:
+    """Returns (round, value) where the value is known; accuracy ends in the final model."""
     points = [(entry.round, getattr(entry, field)) for entry in run.rounds]
-    return [(place, value) for place, value in points if value is not None]
+    known = [(place, value) for place, value in points if value is not None]
+    final = final_accuracy(run)
+    if field == "accuracy" and known and final is not None:
+        known[-1] = (known[-1][0], final)
+    return known
 
 
 def _draw_trust(
@@ -458,12 +212,12 @@ def _draw_trust(
 ) -> bytes:
     columns = list(dict.fromkeys([*rows, *(peer for row in rows.values() for peer in row)]))
     weights = np.array([[row.get(peer, np.nan) for peer in columns] for row in rows.values()])
-    return pictures.draw_trust(
+    return plots.draw_trust(
         [names[peer] for peer in rows], [names[peer] for peer in columns], weights
     )
 
 
-def _confusion_title(runs: Sequence[Run], confusion: pictures.Matrix) -> str:
+def _confusion_title(runs: Sequence[Run], confusion: plots.Matrix) -> str:
     count = sum(1 for run in runs if run.summary is not None and run.summary.confusion)
     right = percent(100 * float(confusion.trace() / max(1.0, confusion.sum())))
     over = f"summed over {count} peers" if count > 1 else "of one peer"
@@ -497,7 +251,10 @@ def _traffic(
 def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
     """Returns the report as a Markdown page."""
     title = numbers.name or "session"
-    parts = [f"# {_cell(title)}", f"Session `{_cell(numbers.session_id or 'unknown')}`."]
+    parts = [
+        f"# {markdown_text(title)}",
+        f"Session `{markdown_text(numbers.session_id or 'unknown')}`.",
+    ]
     if numbers.accuracy is not None:
         spread = numbers.accuracy
         parts.append(
@@ -505,7 +262,8 @@ def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
             f"(standard deviation {spread.std:.1f}, worst {percent(spread.worst)}, "
             f"best {percent(spread.best)})."
         )
-    parts += ["## Peers", markdown_table(*_peer_rows(numbers, names))]
+    parts += ["## Peers", markdown_table(*_peer_rows(numbers, names)), ACCURACY_CAPTION]
+    parts += _merged_on(numbers, names)
     for kind, file in numbers.pictures.items():
         parts += [f"## {kind.capitalize()}", f"![{kind}]({file})", CAPTIONS[kind]]
         if kind == "confusion":
@@ -518,9 +276,17 @@ def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _peer_rows(
-    numbers: Numbers, names: Mapping[PeerId, str]
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _merged_on(numbers: Numbers, names: Mapping[PeerId, str]) -> list[str]:
+    """Returns a line for each peer whose final model is another than that of its last round."""
+    return [
+        f"{names[score.peer_id]} had {percent(score.accuracy_of_last_round)} after its last round "
+        f"and ended with {percent(score.accuracy)}."
+        for score in numbers.peers
+        if score.accuracy_of_last_round not in (None, score.accuracy)
+    ]
+
+
+def _peer_rows(numbers: Numbers, names: Mapping[PeerId, str]) -> Rows:
     head = ("peer", "state", "rounds", "accuracy", "best", "before mixing", "loss", "samples")
     rows: list[tuple[str, ...]] = [
         (
@@ -545,30 +311,11 @@ def _peer_rows(
     return (*head, "received", "sent", "time", "with the tracker"), rows
 
 
-def class_rows(
-    classes: Sequence[ClassScore], macro: ClassScore | None
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Returns head and rows of a table of scores by class."""
-    scores = [*classes, *([macro] if macro else [])]
-    return ("class", "precision", "recall", "F1", "samples"), [
-        (
-            visible(score.label),
-            f"{score.precision:.3f}",
-            f"{score.recall:.3f}",
-            f"{score.f1:.3f}",
-            str(score.support),
-        )
-        for score in scores
-    ]
-
-
 def _count(spread: Spread) -> str:
     return "1 peer" if spread.peers == 1 else f"{spread.peers} peers"
 
 
-def _rejection_rows(
-    numbers: Numbers, names: Mapping[PeerId, str]
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _rejection_rows(numbers: Numbers, names: Mapping[PeerId, str]) -> Rows:
     return ("peer", "did without", "rounds", "last in round", "because"), [
         (
             names[found.by],
@@ -581,9 +328,7 @@ def _rejection_rows(
     ]
 
 
-def _churn_rows(
-    numbers: Numbers, names: Mapping[PeerId, str]
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _churn_rows(numbers: Numbers, names: Mapping[PeerId, str]) -> Rows:
     head = ("peer", "seen by", "joins", "leaves", "median stay", "longest stay", "there")
     return head, [
         (
@@ -597,47 +342,3 @@ def _churn_rows(
         )
         for one in numbers.churn
     ]
-
-
-def _compared(alone: Mapping[str, float], together: Mapping[str, float]) -> list[str]:
-    """Returns the peers of both."""
-    if not alone or alone.keys() != together.keys():
-        raise InputError(
-            wrong(
-                "peers to compare",
-                got=f"{sorted(together)} together",
-                allowed=f"the same as alone, {sorted(alone)}, and at least one",
-            )
-        )
-    return list(alone)
-
-
-def terminal_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Returns a table for a terminal: the first column to the left, the others to the right."""
-    table = Table(
-        title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, collapse_padding=True
-    )
-    for index, name in enumerate(head):
-        table.add_column(name, justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table in Markdown: the first column to the left, the others to the right.
-
-    Args:
-        head: names of the columns.
-        rows: as many cells each; they are shown as they are, whatever Markdown makes of them.
-    """
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """Returns the text so that Markdown shows it as it is; part of it comes from strangers."""
-    shown = visible(text)
-    for char in "\\`*_[]<>|":
-        shown = shown.replace(char, "\\" + char)
-    return shown

@@ -47,10 +47,10 @@ def divide(labels: Indices, names: Sequence[str], how: str, peers: int, seed: in
     """Returns how a partition divides a dataset.
 
     Args:
-        labels: [N], class of each row.
-        names: of the classes.
+        labels: [N], class of each row, 0 to C - 1.
+        names: of the C classes.
         how: iid, unbalanced, dirichlet:A or classes:K.
-        peers: how many share the dataset.
+        peers: how many share the dataset, at least 1.
         seed: of the partition, 0..2**32-1.
 
     Raises:
@@ -63,7 +63,11 @@ def divide(labels: Indices, names: Sequence[str], how: str, peers: int, seed: in
 
 
 def shards_table(shards: Shards) -> RenderableType:
-    """Returns a table for a terminal: rows, and rows of each class, by peer."""
+    """Returns a table for a terminal: by peer, its rows, its classes, and its rows of each class.
+
+    Where there are more than `MAX_COLUMNS` classes, they have no columns of their own; of more than
+    `MAX_ROWS` peers the last are left out.
+    """
     counts, names = shards.counts, shards.labels
     peers, rows = len(counts), int(counts.sum())
     title = f"{shards.partition}, seed {shards.seed}: {rows} rows among {peers} peers"

@@ -17,21 +17,13 @@ import numpy as np
 from msgspec import Meta
 from rich.console import Group, RenderableType
 
-from p2pl.errors import InputError, RunDirError, wrong
-from p2pl.report import plots as pictures
+from p2pl.errors import RunDirError, wrong
+from p2pl.report import plots
+from p2pl.report.classes import ClassScore, class_scores, macro_score
+from p2pl.report.folder import PAGE_FILE, make_folder, write_pictures, write_text
+from p2pl.report.numbers import trust_when_last_met
 from p2pl.report.plots import Matrix
-from p2pl.report.run import (
-    NUMBERS_FILE,
-    PAGE_FILE,
-    ClassScore,
-    class_rows,
-    class_scores,
-    macro_score,
-    markdown_table,
-    terminal_table,
-    trust_when_last_met,
-)
-from p2pl.run.files import write_atomically
+from p2pl.report.tables import Rows, class_rows, markdown_table, terminal_table
 from p2pl.run.log import MAX_RECORD_BYTES, Run, read_run
 from p2pl.terminal import human_bytes, percent, visible
 
@@ -60,23 +52,23 @@ CAPTIONS = {
 class Accuracy(msgspec.Struct, frozen=True):
     """Of the peers after the last mix, in percent."""
 
-    mean: float
-    std_over_seeds: float
-    std_over_peers: float
-    worst_peer: float
-    per_seed: tuple[float, ...]
+    mean: float  # over the honest peers and the seeds
+    std_over_seeds: float  # of the seeds' means
+    std_over_peers: float  # within a seed, mean over the seeds
+    worst_peer: float  # likewise
+    per_seed: tuple[float, ...]  # mean over the honest peers
 
 
 class Point(msgspec.Struct, frozen=True):
     """One round, mean over peers and seeds."""
 
     round: int
-    accuracy: float | None = None
+    accuracy: float | None = None  # after mixing, percent, like the next three
     accuracy_std_over_seeds: float = 0.0
     accuracy_before_mix: float | None = None
-    accuracy_of_mean_model: float | None = None
-    consensus_distance: float | None = None
-    bad_weight: float | None = None
+    accuracy_of_mean_model: float | None = None  # of the mean of all peers' parameters
+    consensus_distance: float | None = None  # squared, relative to the mean of the parameters
+    bad_weight: float | None = None  # of all bad peers in an honest peer's mix, percent
 
 
 class Simulation(msgspec.Struct, frozen=True):
@@ -112,17 +104,21 @@ class SimulationReport:
     page: Path
     pictures: Mapping[str, Path]  # by kind: those of HEADINGS
     simulation: Simulation
-    by_peer: Matrix  # [seeds, peers], percent
-    classes: tuple[ClassScore, ...]
+    by_peer: Matrix  # [seeds, peers], percent, of the model that each peer ended with
+    classes: tuple[ClassScore, ...]  # () when the simulation has no confusion matrix
 
 
 def is_simulation(directory: Path) -> bool:
-    """Returns whether `p2pl simulate --out` wrote this directory."""
+    """Returns whether the directory is one that `p2pl simulate --out` wrote."""
     return (directory / SIMULATION_FILE).is_file()
 
 
 def write_simulation_report(directory: Path, out: Path) -> SimulationReport:
     """Returns the report on a simulation, written into the directory `out`.
+
+    Args:
+        directory: that `p2pl simulate --out` wrote.
+        out: a directory, made where there is none; what an earlier report left there is replaced.
 
     Raises:
         RunDirError: the simulation's directory is damaged or not complete.
@@ -134,25 +130,15 @@ def write_simulation_report(directory: Path, out: Path) -> SimulationReport:
     labels = _labels(runs, len(simulation.confusion))
     confusion = np.asarray(simulation.confusion, dtype=np.float64)
     drawn = _draw(simulation, runs, by_peer, labels)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise InputError(
-            wrong("--out", got=str(out), allowed=f"a directory ({fault.strerror})")
-        ) from fault
-    for kind, png in drawn.items():
-        write_atomically(out / f"{kind}.png", png)
+    make_folder(out)
     written = SimulationReport(
         page=out / PAGE_FILE,
-        pictures={kind: out / f"{kind}.png" for kind in drawn},
+        pictures=write_pictures(out, drawn, HEADINGS),
         simulation=simulation,
         by_peer=by_peer,
         classes=class_scores(confusion, labels) if len(confusion) else (),
     )
-    numbers = {**raw, "accuracy_by_peer": by_peer.tolist()}
-    encoded = msgspec.json.format(msgspec.json.encode(numbers), indent=2)
-    write_atomically(out / NUMBERS_FILE, encoded + b"\n")
-    write_atomically(written.page, _page(written).encode())
+    write_text(out, _page(written), {**raw, "accuracy_by_peer": by_peer.tolist()})
     return written
 
 
@@ -200,6 +186,7 @@ def _runs(directory: Path, simulation: Simulation) -> list[list[Run]]:
 
 
 def _accuracy(run: Run) -> float:
+    """Returns the accuracy of the model that a peer ended with, percent."""
     if run.summary is None or run.summary.accuracy is None:
         raise RunDirError(
             wrong(str(run.directory), got="no final accuracy", allowed="a run that has finished")
@@ -216,13 +203,13 @@ def _labels(runs: Sequence[Sequence[Run]], classes: int) -> tuple[str, ...]:
 def _draw(
     simulation: Simulation,
     runs: Sequence[Sequence[Run]],
-    by_peer: pictures.Matrix,
+    by_peer: Matrix,
     labels: Sequence[str],
 ) -> dict[str, bytes]:
     """Returns the pictures, by kind."""
     points = simulation.by_round
     drawn = {
-        "accuracy": pictures.draw_bands(
+        "accuracy": plots.draw_bands(
             {
                 "after mixing": [(p.round, p.accuracy, p.accuracy_std_over_seeds) for p in points],
                 "before mixing": [(p.round, p.accuracy_before_mix, 0.0) for p in points],
@@ -231,11 +218,11 @@ def _draw(
             title="Accuracy, mean over peers and seeds",
             unit="accuracy on the test set (%)",
         ),
-        "peers": pictures.draw_by_peer(by_peer, bad=simulation.bad_peers),
+        "peers": plots.draw_by_peer(by_peer, bad=simulation.bad_peers),
     }
     distances = [(p.round, p.consensus_distance, 0.0) for p in points]
     if any(distance for _, distance, _ in distances):
-        drawn["consensus"] = pictures.draw_bands(
+        drawn["consensus"] = plots.draw_bands(
             {"all peers": distances},
             title="Consensus distance after mixing",
             unit="relative squared distance",
@@ -243,14 +230,14 @@ def _draw(
         )
     weights = [(p.round, p.bad_weight, 0.0) for p in points]
     if any(weight is not None for _, weight, _ in weights):
-        drawn["bad"] = pictures.draw_bands(
+        drawn["bad"] = plots.draw_bands(
             {"bad peers": weights}, title="Weight of the bad peers", unit="share of the mix (%)"
         )
     if len(runs[0]) <= MAX_TRUST_PEERS and simulation.baseline is None:
         drawn["trust"] = _draw_trust(runs)
     confusion = np.asarray(simulation.confusion, dtype=np.float64)
     if len(confusion):
-        drawn["confusion"] = pictures.draw_confusion(
+        drawn["confusion"] = plots.draw_confusion(
             confusion, [visible(label) for label in labels], title="Confusion, all peers and seeds"
         )
     return drawn
@@ -269,7 +256,7 @@ def _draw_trust(runs: Sequence[Sequence[Run]]) -> bytes:
                 seen[row, column[peer_id]] += 1
                 total[row, column[peer_id]] += weight
     mean = np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
-    return pictures.draw_trust(names, names, mean)
+    return plots.draw_trust(names, names, mean)
 
 
 def _title(simulation: Simulation) -> str:
@@ -317,7 +304,7 @@ def _settings(simulation: Simulation) -> list[tuple[str, str]]:
     ]
 
 
-def _seed_rows(report: SimulationReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _seed_rows(report: SimulationReport) -> Rows:
     simulation = report.simulation
     honest = report.by_peer[:, : simulation.peers - simulation.bad_peers]
     rows: list[tuple[str, ...]] = [

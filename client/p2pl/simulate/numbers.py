@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from p2pl.learning.evaluate import ClassScores, by_class
 from p2pl.privacy.trainer import PrivateTrainer
+from p2pl.report.classes import ClassScore, class_scores
 from p2pl.run.log import RoundEntry
 from p2pl.simulate.engine import Result, Round
 
@@ -31,7 +31,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         torch.stack([result.scores[peer].confusion for peer in result.honest]).sum(0)
         for result in results
     ]
-    classes = [by_class(confusion) for confusion in confusions]
+    classes = [class_scores(confusion.numpy()) for confusion in confusions]
     curve = [_by_round(same, results[0].honest) for same in _aligned(results)]
     return {
         "peers": setup.peers,
@@ -88,7 +88,7 @@ def _over_peers_and_seeds(finals: Sequence[Sequence[float]]) -> dict[str, Any]:
     }
 
 
-def _macro(classes: Sequence[Sequence[ClassScores]], score: str) -> float | None:
+def _macro(classes: Sequence[Sequence[ClassScore]], score: str) -> float | None:
     """Returns the mean over the classes, then over the seeds; None where there are no classes."""
     by_seed = [[getattr(one, score) for one in of_seed] for of_seed in classes]
     return _mean([_mean(values) for values in by_seed]) if all(by_seed) else None

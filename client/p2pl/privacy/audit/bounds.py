@@ -20,10 +20,10 @@ def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: floa
 
     Args:
         canaries: m, with a coin each.
-        guesses: r, made on the canaries that the attacker is surest of.
-        right: v of them.
-        epsilon: claimed.
-        delta: claimed.
+        guesses: r, made on the canaries that the attacker is surest of; at most m.
+        right: v of them, 0 to r.
+        epsilon: claimed, 0 or more.
+        delta: claimed, 0..1.
     """
     from scipy import stats
 
@@ -40,13 +40,13 @@ def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: floa
 def epsilon_of_guesses(
     canaries: int, guesses: int, right: int, delta: float, confidence: float
 ) -> float:
-    """Returns the largest epsilon that so many right guesses contradict; 0 if none.
+    """Returns the largest epsilon, up to `MAX_AUDITED`, that the guesses contradict; 0 if none.
 
     Args:
         canaries: m, with a coin each.
-        guesses: r.
-        right: v of them.
-        delta: claimed.
+        guesses: r, at most m.
+        right: v of them, 0 to r.
+        delta: claimed, 0..1.
         confidence: 0..1, that the bound is true.
     """
 
@@ -66,21 +66,24 @@ def epsilon_of_guesses(
 class Interval:
     """Where a share lies, with some confidence."""
 
-    low: float
-    high: float
+    low: float  # 0..1
+    high: float  # 0..1
 
 
 def clopper_pearson(count: int, trials: int, confidence: float) -> Interval:
     """Returns where the chance behind `count` of `trials` lies, with that confidence.
 
     Clopper and Pearson 1934: exact, each end with half of the error.
+
+    Args:
+        count: of successes, 0 to `trials`.
+        trials: independent, at least 1.
+        confidence: 0..1.
     """
     from scipy import stats
 
-    error = (1 - confidence) / 2
-    low = float(stats.beta.ppf(error, count, trials - count + 1)) if count else 0.0
-    high = float(stats.beta.isf(error, count + 1, trials - count)) if count < trials else 1.0
-    return Interval(low, high)
+    found = stats.binomtest(count, trials).proportion_ci(confidence, method="exact")
+    return Interval(float(found.low), float(found.high))
 
 
 def epsilon_of_rates(
@@ -94,9 +97,10 @@ def epsilon_of_rates(
     Kairouz, Oh and Viswanath 2015: TPR <= e^epsilon FPR + delta, and the same of the negatives.
 
     Args:
-        true_positives: (count, members). Counts must be of independent trials.
-        false_positives: (count, others).
-        delta: claimed.
+        true_positives: (count, members), how many were found of how many. The bound holds where
+            the trials are independent.
+        false_positives: (count, others), how many were accused of how many.
+        delta: claimed, 0..1.
         confidence: 0..1, that the bound is true; the two intervals share the error.
     """
     each = 1 - (1 - confidence) / 2

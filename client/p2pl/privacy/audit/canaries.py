@@ -1,20 +1,17 @@
-"""Attacks on a peer's own training, to see how much of a claimed epsilon is true.
+"""One run that bounds epsilon from below: canaries, and how many of their coins are guessed.
 
-One run (Steinke, Nasr and Jagielski 2023, arXiv:2305.08846): canaries are put in the place of some
-examples, each left in or out by a coin; the peer trains as in a session, and from the versions that
-it would have served the attacker guesses the coins. If more guesses are right than the claim
-allows, then the claim is false.
+Steinke, Nasr and Jagielski 2023 (arXiv:2305.08846): canaries are put in the place of some examples,
+each left in or out by a coin; the peer trains as in a session, and from the versions that it would
+have served the attacker guesses the coins. If more guesses are right than the claim allows, then
+the claim is false.
 
 The attacker is the one whom the claim is about: it knows everything but the coins, the noise and
 who was drawn into a step. It sees every version, chose the canaries so that no other example pulls
-where they do, and has trained the same model without them, with the same code, for comparison. What
-the other peers add to a mix it knows and subtracts, so the peer trains alone here.
+where they do, and has trained the same model without them, with the same code, for comparison.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +20,9 @@ from torch.nn import functional
 
 from p2pl.data.examples import Examples
 from p2pl.errors import InputError, wrong
-from p2pl.learning.objective import Objective
-from p2pl.learning.task import task_of
-from p2pl.learning.train import Start, Trained, of_round, train
 from p2pl.learning.weights import Layout
-from p2pl.privacy import noise
-from p2pl.privacy.accountant import Account, Accountant, Budget, check_batch
 from p2pl.privacy.audit.bounds import epsilon_of_guesses
-from p2pl.privacy.training import PrivateTraining, steps_a_round
-from p2pl.protocol.session import Session, Training
-
-Versions: TypeAlias = Sequence[Tensor]  # [P] each: the start, then after each round
-Fault: TypeAlias = Literal["none", "no-noise", "fresh-accountant", "seeded-noise"]
-FAULTS: tuple[Fault, ...] = ("none", "no-noise", "fresh-accountant", "seeded-noise")
+from p2pl.privacy.audit.target import Audited, Versions
 
 # Of the canaries, how many the attacker guesses: fewer are surer. Chosen before the first run.
 SHARES_GUESSED = (0.15, 0.4, 1.0)
@@ -47,99 +34,6 @@ MIN_CANARIES = 20
 QUIET_SHARE = 0.03
 
 
-@dataclass(frozen=True, slots=True)
-class Audited:
-    """The training that is audited."""
-
-    session: Session
-    model: nn.Module  # working space
-    start: Tensor  # [P], the initial checkpoint
-    rounds: int
-    budget: Budget | None  # None: training is not private, and claims nothing
-    clip: float
-    fault: Fault = "none"  # put in, to see that the audit finds it
-
-    def run(self, data: Examples, present: Tensor) -> "Served":
-        """Returns what a peer serves that has the examples where `present`, [n] bool, is true."""
-        if self.budget is None:
-            return self._run_openly(data.take(present.nonzero().flatten()))
-        # An absent example is one that adds nothing: their number is no secret, and stays.
-        mine, budget = _blanked(data, present), self.budget
-        accountant = self._accountant(budget, len(data))
-        claimed = 0.0
-
-        def train_privately(start: Start, training: Training, index: int) -> Trained:
-            nonlocal accountant, claimed
-            if self.fault == "fresh-accountant":
-                accountant = self._accountant(budget, len(data))
-            private = PrivateTraining(accountant, self.clip, gaussian=self._gaussian(index))
-            trained = private.train(self.model, start, mine, training)
-            claimed = max(claimed, accountant.account.spent_epsilon)
-            return trained
-
-        versions = self._versions(train_privately)
-        return Served(versions, claimed)
-
-    def _run_openly(self, data: Examples) -> "Served":
-        order = torch.Generator()
-        order.seed()  # from the system
-
-        def train_openly(start: Start, training: Training, index: int) -> Trained:
-            del index
-            objective = Objective.of(self.model, task_of(self.session.task))
-            return train(objective, start, data, training, order)
-
-        return Served(self._versions(train_openly), math.inf)
-
-    def _versions(self, trained: Callable[[Start, Training, int], Trained]) -> Versions:
-        start, versions = Start(self.start), [self.start]
-        for index in range(1, self.rounds + 1):
-            after = trained(start, of_round(self.session.training, index, self.rounds), index)
-            start = Start(after.vector, after.optimizer)
-            versions.append(after.vector)
-        return versions
-
-    def _accountant(self, budget: Budget, count: int) -> Accountant:
-        """Returns a new accountant; the faulty one plans for a round, and forgets it after."""
-        training = self.session.training
-        rounds = 1 if self.fault == "fresh-accountant" else self.rounds
-        steps = steps_a_round(training, count) * rounds
-        return Accountant(Account.opened(budget, check_batch(training.batch_size, count), steps))
-
-    def _gaussian(self, index: int) -> Callable[[int], Tensor]:
-        """Returns where the noise of round `index` comes from."""
-        if self.fault == "no-noise":
-            return _silence
-        return _noise_of_round(index) if self.fault == "seeded-noise" else noise.gaussian
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What an attacker has to go by."""
-
-    versions: Versions
-    claimed: float  # epsilon, by the peer's own accountant; infinite without privacy
-
-
-def _silence(count: int) -> Tensor:
-    return torch.zeros(count, dtype=torch.float64)
-
-
-def _noise_of_round(index: int) -> Callable[[int], Tensor]:
-    source = torch.Generator().manual_seed(index)
-    return lambda count: torch.randn(count, generator=source, dtype=torch.float64)
-
-
-def _blanked(data: Examples, present: Tensor) -> Examples:
-    """Returns the examples, the absent ones as no numbers: private training takes 0 from those."""
-    x = data.x.clone()
-    x[~present] = math.nan
-    return Examples(x, data.y)
-
-
-# --- canaries ------------------------------------------------------------------------------------
-
-
 def make_canaries(data: Examples, count: int, classes: int, clip: float) -> Examples:
     """Returns at most `count` examples that pull where no other does, each in a way of its own.
 
@@ -148,10 +42,10 @@ def make_canaries(data: Examples, count: int, classes: int, clip: float) -> Exam
     every label. In other models they are examples that nothing else explains.
 
     Args:
-        data: that they are put among.
-        count: wanted; fewer if the data leave no more room.
-        classes: C.
-        clip: the clipping norm.
+        data: that they are put among, n.
+        count: wanted, at least 1; there are fewer if the data leave no more room.
+        classes: C, at least 2.
+        clip: the clipping norm, above 0.
 
     Raises:
         InputError: there is no room for `MIN_CANARIES`.
@@ -186,9 +80,10 @@ def scores(
 
     Args:
         model: what the parameters mean; its own are neither read nor changed.
-        served: by the peer.
-        reference: by the attacker, who trained without canaries; None: moves are taken as they are.
-        canaries: m.
+        served: by the peer, one [P] a round and the start before them.
+        reference: by the attacker, who trained without canaries, as many; None: moves are taken as
+            they are.
+        canaries: m, on the device of the versions.
     """
     layout = Layout.of(model)
     model.eval()
@@ -219,9 +114,9 @@ def right_guesses(score: Tensor, present: Tensor, guesses: int) -> int:
     """Returns how many guesses are right: the highest scores as present, the lowest as absent.
 
     Args:
-        score: [m].
+        score: [m], how much each canary looks as if it had been trained on.
         present: [m] bool, the coins.
-        guesses: r, even, at most m.
+        guesses: r, even, 0 to m.
     """
     order = score.argsort(descending=True)
     half = guesses // 2
@@ -234,8 +129,8 @@ class Guess:
     """One way of guessing, and what it showed."""
 
     reference: bool  # whether moves were compared with those of the attacker's own training
-    guesses: int  # r
-    right: int  # v
+    guesses: int  # r, of the canaries
+    right: int  # v, of the guesses
     epsilon: float  # the bound by this way alone
 
 
@@ -256,6 +151,13 @@ class Verdict:
         """Whether the claim is false."""
         return self.bound > self.claimed
 
+    @property
+    def word(self) -> str:
+        """The verdict in words: "broken", "no contradiction", or "no claim" where none was made."""
+        if self.broken:
+            return "broken"
+        return "no claim" if math.isinf(self.claimed) else "no contradiction"
+
 
 def one_run(
     audited: Audited, data: Examples, count: int, confidence: float, coins: torch.Generator
@@ -264,10 +166,15 @@ def one_run(
 
     Args:
         audited: the training.
-        data: the peer's, to train on.
-        count: of canaries, at most.
+        data: the peer's, to train on, n.
+        count: of canaries, at most; at most half of the examples are replaced.
         confidence: 0..1, that the bound is true.
         coins: decides which canaries are in.
+
+    Raises:
+        InputError: the data leave no room for `MIN_CANARIES`, or are fewer than a batch.
+        PrivacyError: no noise is enough for the budget.
+        TrainingDiverged: the parameters are no longer finite.
     """
     canaries = make_canaries(data, count, audited.session.task.classes, audited.clip)
     planted = len(canaries)

@@ -3,13 +3,14 @@
 Loss threshold (Yeom et al. 2018, arXiv:1709.01604): what the model fits best was in. LiRA (Carlini
 et al. 2022, arXiv:2112.03570): how likely is the model's confidence in an example among models that
 were trained with it, and among those without? Both on real examples, so they tell what an ordinary
-record risks, where the canaries of `audit` tell what the worst one risks.
+record risks, where the canaries of `p2pl.privacy.audit.canaries` tell what the worst one risks.
 
 Every model trained here is the target once, and the others are the attacker's.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -18,43 +19,49 @@ from p2pl.data.examples import Examples
 from p2pl.learning.evaluate import BATCH_EXAMPLES
 from p2pl.learning.weights import Layout
 from p2pl.privacy.audit.bounds import Interval, clopper_pearson, epsilon_of_rates
-from p2pl.privacy.audit.canaries import Audited
+from p2pl.privacy.audit.target import Audited
 
 MIN_MODELS = 4  # one target, and of the others some with and some without each example
 FALSE_POSITIVES = (0.01, 0.001)  # shares of the others that an attacker may wrongly accuse
 
 
 @dataclass(frozen=True, slots=True)
-class Attack:
+class MembershipAttack:
     """How well one attack tells members from others, over all targets."""
 
     name: str
-    area: float  # under the ROC curve; 0.5 is guessing
-    advantage: float  # largest TPR - FPR
+    area: float  # under the ROC curve, 0..1; 0.5 is guessing
+    advantage: float  # largest TPR - FPR, 0..1
     true_positives: tuple[float, ...]  # share of the members, at each of FALSE_POSITIVES
     intervals: tuple[Interval, ...]  # of those shares, as if all examples were independent
     epsilon: float  # what the rates at the first of FALSE_POSITIVES need at least, likewise
 
 
-def attack(
+def attack_membership(
     audited: Audited, data: Examples, models: int, confidence: float, coins: torch.Generator
-) -> tuple[Attack, ...]:
+) -> tuple[MembershipAttack, ...]:
     """Returns how the attacks do against the final model.
 
     Args:
         audited: the training.
-        data: the peer's own; every model is trained on a random half of it.
-        models: at least `MIN_MODELS`.
+        data: the peer's own, n; every model is trained on a random half of it.
+        models: K, at least `MIN_MODELS`.
         confidence: 0..1, of the intervals.
         coins: decides which examples each model gets.
+
+    Raises:
+        InputError: private training with fewer examples than a batch.
+        PrivacyError: no noise is enough for the budget.
+        TrainingDiverged: the parameters of a model are no longer finite.
     """
     present = torch.rand(models, len(data), generator=coins) < 0.5
     finals = [audited.run(data, there).versions[-1] for there in present]
     confidences = torch.stack([_confidence(audited, final, data) for final in finals])
     delta = audited.budget.delta if audited.budget else 0.0
+    ratios = _likelihood_ratios(confidences, present)
     return (
-        _judged("loss threshold", confidences, present, delta, confidence),
-        _judged("LiRA", _likelihood_ratios(confidences, present), present, delta, confidence),
+        score_attack("loss threshold", confidences, present, delta, confidence),
+        score_attack("LiRA", ratios, present, delta, confidence),
     )
 
 
@@ -72,7 +79,7 @@ def _confidence(audited: Audited, vector: Tensor, data: Examples) -> Tensor:
 
 
 def _likelihood_ratios(confidences: Tensor, present: Tensor) -> Tensor:
-    """Returns log p(confidence | in) - log p(confidence | out), each model judged by the others.
+    """Returns log p(confidence | in) - log p(confidence | out), each target by the other models.
 
     Means are an example's own, deviations are shared by all: few models have seen each (the paper,
     section 6.5).
@@ -99,30 +106,57 @@ def _likelihood_ratios(confidences: Tensor, present: Tensor) -> Tensor:
     return ratios
 
 
-def _judged(name: str, scores: Tensor, present: Tensor, delta: float, confidence: float) -> Attack:
-    """Returns how well the scores, [K, n], tell who was present."""
-    areas, advantages = [], []
-    found = [0] * len(FALSE_POSITIVES)
-    accused = [0] * len(FALSE_POSITIVES)
-    for score, there in zip(scores, present, strict=True):
-        inside, outside = score[there].sort().values, score[~there].sort().values
-        # For each member, how many of the others score less; half of those that score the same.
-        below = torch.searchsorted(outside, inside).double()
-        level = torch.searchsorted(outside, inside, right=True).double()
-        areas.append(float((below + level).mean() / 2 / len(outside)))
-        true = 1 - torch.searchsorted(inside, outside, right=True).double() / len(inside)
-        false = 1 - torch.searchsorted(outside, outside, right=True).double() / len(outside)
-        advantages.append(float((true - false).max()))
-        for k, share in enumerate(FALSE_POSITIVES):
-            threshold = outside[-1 - int(share * len(outside))]
-            found[k] += int((inside > threshold).sum())
-            accused[k] += int((outside > threshold).sum())
+def score_attack(
+    name: str, scores: Tensor, present: Tensor, delta: float, confidence: float
+) -> MembershipAttack:
+    """Returns how well the scores tell who was present, over all targets.
+
+    Args:
+        name: of the attack.
+        scores: [K, n], by target and example; a larger one says "present".
+        present: [K, n] bool; each target has both kinds of examples.
+        delta: 0..1, claimed.
+        confidence: 0..1, of the intervals and of the bound on epsilon.
+    """
+    told = [_score_target(score, there) for score, there in zip(scores, present, strict=True)]
     members, others = int(present.sum()), int((~present).sum())
-    return Attack(
+    found = [sum(one.found[k] for one in told) for k in range(len(FALSE_POSITIVES))]
+    accused = sum(one.accused[0] for one in told)
+    return MembershipAttack(
         name=name,
-        area=sum(areas) / len(areas),
-        advantage=sum(advantages) / len(advantages),
+        area=sum(one.area for one in told) / len(told),
+        advantage=sum(one.advantage for one in told) / len(told),
         true_positives=tuple(count / members for count in found),
         intervals=tuple(clopper_pearson(count, members, confidence) for count in found),
-        epsilon=epsilon_of_rates((found[0], members), (accused[0], others), delta, confidence),
+        epsilon=epsilon_of_rates((found[0], members), (accused, others), delta, confidence),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """How well an attack does against one model."""
+
+    area: float
+    advantage: float
+    found: tuple[int, ...]  # members, at each of FALSE_POSITIVES
+    accused: tuple[int, ...]  # others, likewise
+
+
+def _score_target(score: Tensor, there: Tensor) -> _Target:
+    """Returns how well the scores of one target, [n], tell who was `there`, [n] bool."""
+    from sklearn.metrics import roc_auc_score, roc_curve  # comes with the extra, as Opacus does
+
+    # Infinite scores are refused there. As the largest numbers they keep their order.
+    labels, values = there.numpy(), score.nan_to_num().numpy()
+    members, others = int(there.sum()), int((~there).sum())
+    false, true, _ = roc_curve(labels, values, drop_intermediate=False)
+    accused = np.rint(false * others).astype(np.int64)
+    found = np.rint(true * members).astype(np.int64)
+    # Of all thresholds that accuse few enough, the lowest finds most; both counts only rise.
+    places = [int(np.searchsorted(accused, int(s * others), "right")) - 1 for s in FALSE_POSITIVES]
+    return _Target(
+        area=float(roc_auc_score(labels, values)),
+        advantage=float((true - false).max()),
+        found=tuple(int(found[place]) for place in places),
+        accused=tuple(int(accused[place]) for place in places),
     )

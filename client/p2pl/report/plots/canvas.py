@@ -1,0 +1,86 @@
+"""The paper that all pictures are drawn on: sizes, colours, names and the PNG file.
+
+Colours are those of Okabe and Ito (2008), which people with any colour vision can tell apart; heat
+maps are of one hue from light to dark. Names come from strangers and are drawn as they are, never
+as mathematics.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+BLUE, ORANGE, GREY, INK = "#0072B2", "#E69F00", "#999999", "#222222"
+PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A500")
+GRID_COLOUR = "#DDDDDD"
+DOTS_PER_INCH = 150
+WIDTH_INCHES = 7.5
+MAX_TICKS = 40  # on an axis of names; more and they overlap
+MAX_NAME_CHARS = 18
+
+Curve: TypeAlias = Sequence[tuple[int, float]]  # (round, value), in the order of the rounds
+Matrix: TypeAlias = NDArray[np.float64]
+
+
+def canvas(height_inches: float, width_inches: float = WIDTH_INCHES) -> tuple[Figure, Axes]:
+    """Returns a figure of one plot, without the frame above and to the right of it."""
+    size = (width_inches, height_inches)
+    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def titled(axes: Axes, title: str) -> None:
+    """Writes the title above the plot, to the left."""
+    axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
+
+
+def grid(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """Draws pale lines at the ticks of an axis."""
+    axes.grid(axis=axis, color=GRID_COLOUR, linewidth=0.6)
+
+
+def legend_beside(axes: Axes) -> None:
+    """Writes the legend to the right of the plot."""
+    legend = axes.legend(
+        loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, borderaxespad=0.2
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def class_colours(count: int) -> list[str]:
+    """Returns `count` colours that can be told apart, also in grey: of many, from dark to light."""
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
+    shades = colormaps["viridis"](np.linspace(0, 1, count))
+    return [to_hex(shade) for shade in shades]
+
+
+def stride(count: int) -> int:
+    """Returns of how many names on an axis one is written, at least 1; `count` may be 0."""
+    return math.ceil(count / MAX_TICKS) or 1
+
+
+def shortened(name: str) -> str:
+    """Returns the name, cut to `MAX_NAME_CHARS`."""
+    return name if len(name) <= MAX_NAME_CHARS else name[: MAX_NAME_CHARS - 1] + "…"
+
+
+def png(figure: Figure) -> bytes:
+    """Returns the figure as the bytes of a PNG file."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
+        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12)
+    return file.getvalue()

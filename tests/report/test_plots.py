@@ -1,0 +1,90 @@
+"""Pictures open, and show what they are given in the colours that they promise."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from support.pictures import colours_in, rgb
+
+from p2pl.report import plots
+
+
+def test_each_peer_has_a_line_of_its_own_colour(tmp_path: Path) -> None:
+    png = plots.draw_curves(
+        {"a": [(1, 10.0), (9, 90.0)], "b": [(1, 90.0), (9, 10.0)], "c": []}, title="t", unit="u"
+    )
+    (tmp_path / "curves.png").write_bytes(png)
+    assert len({_hue(colour) for colour in colours_in(tmp_path / "curves.png")} - {None}) == 2
+
+
+def _hue(colour: tuple[int, int, int]) -> str | None:
+    """Returns which of two lines a pixel may be of; None for shades of grey."""
+    red, _, blue = colour
+    return "blue" if blue > red + 60 else "orange" if red > blue + 60 else None
+
+
+def test_received_and_sent_have_a_bar_each(tmp_path: Path) -> None:
+    png = plots.draw_bytes({"a": (100, 50), "b": (10, 20)}, title="t")
+    (tmp_path / "bytes.png").write_bytes(png)
+    found = colours_in(tmp_path / "bytes.png", pixels=2_000)
+    assert {rgb(plots.BLUE), rgb(plots.ORANGE)} <= found
+
+
+@pytest.mark.parametrize(("peers", "classes"), [(1, 2), (6, 10), (50, 100)])
+def test_each_class_has_its_colour_in_the_picture_of_shards(
+    tmp_path: Path, peers: int, classes: int
+) -> None:
+    counts = np.full((peers, classes), 30)
+    labels = [f"class {number}" for number in range(classes)]
+    (tmp_path / "s.png").write_bytes(plots.draw_shards(counts, labels, title="t $x$"))
+    assert len(colours_in(tmp_path / "s.png")) >= classes
+
+
+def test_peers_that_never_met_are_grey_in_the_trust_picture(tmp_path: Path) -> None:
+    weights = np.array([[0.5, 0.5], [np.nan, 1.0]])
+    grey = rgb(plots.EMPTY_CELL)
+    (tmp_path / "gaps.png").write_bytes(plots.draw_trust(["a", "b"], ["a", "b"], weights))
+    assert grey in colours_in(tmp_path / "gaps.png", pixels=2_000)
+    weights[1, 0] = 0.0
+    (tmp_path / "full.png").write_bytes(plots.draw_trust(["a", "b"], ["a", "b"], weights))
+    assert grey not in colours_in(tmp_path / "full.png", pixels=2_000)
+
+
+def test_the_heat_maps_of_all_rounds_have_one_scale(tmp_path: Path) -> None:
+    even, one_sided = np.full((3, 3), 0.25), np.eye(3)
+    (tmp_path / "even.png").write_bytes(plots.draw_trust_rounds("abc", {1: even}, title="t"))
+    both = {1: even, 20: one_sided}
+    (tmp_path / "both.png").write_bytes(plots.draw_trust_rounds("abc", both, title="t"))
+    alone, beside = (colours_in(tmp_path / f"{name}.png", 9_000) for name in ("even", "both"))
+    pale, darkest = (rgb(to_hex(colormaps["Blues"](weight))) for weight in (0.25, 1.0))
+    assert darkest in alone & beside
+    assert not any(math.dist(colour, pale) < 3 for colour in alone)  # 0.25 is the most there
+    assert any(math.dist(colour, pale) < 3 for colour in beside)
+
+
+def test_a_rule_has_one_colour_for_its_mean_and_its_seeds(tmp_path: Path) -> None:
+    lines = {"a": [[(1, 1.0), (2, 1.0)], [(1, 1.2), (2, 1.4)]], "b": [[(1, 2.0), (2, 3.0)]]}
+    (tmp_path / "seeds.png").write_bytes(plots.draw_seeds(lines, title="t $x$", unit="u"))
+    found = colours_in(tmp_path / "seeds.png", pixels=500)
+    assert {rgb(plots.BLUE), rgb(plots.ORANGE)} <= found
+
+
+def test_without_matplotlib_the_extra_is_named() -> None:
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+from p2pl.errors import InputError
+try:
+    import p2pl.report.plots
+except InputError as fault:
+    print(fault)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "pip install 'p2pl[report]'" in done.stdout
