@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from p2pl.errors import AnnounceError, wrong
+from p2pl.pace import Rate
 from p2pl.protocol.announce import MAX_SKEW_S, Announce, Counts, Event, encode_row
 
 EXPIRED_PER_CALL = 256  # chosen: about half a millisecond; drains far faster than peers can join
@@ -91,17 +92,17 @@ class _Peer:
         "at",
         "completed",
         "digest",
+        "due_s",
         "expires_s",
-        "paced_s",
         "row",
         "sequence",
         "swarm",
     )
 
-    def __init__(self, swarm: "_Swarm", digest: bytes, paced_s: float) -> None:
+    def __init__(self, swarm: "_Swarm", digest: bytes, due_s: float) -> None:
         self.swarm = swarm
         self.digest = digest
-        self.paced_s = paced_s  # when the announces so far would be due, at one a min_interval_s
+        self.due_s = due_s  # what `Rate` knows of its announces so far
         self.address = ""  # what `address_group` made of its host
         self.at = -1  # place in swarm.order
         self.completed = False
@@ -178,6 +179,7 @@ class MemoryStore:
     ) -> None:
         self._limits = limits
         self._now = now
+        self._pace = Rate(limits.min_interval_s, limits.burst)
         self._random = (rng or random.Random()).random
         self._swarms: dict[bytes, _Swarm] = {}
         self._by_expiry: OrderedDict[_Peer, None] = OrderedDict()  # all peers, soonest first
@@ -252,12 +254,10 @@ class MemoryStore:
             raise AnnounceError(message, status=409)
 
     def _check_pace(self, peer: _Peer, now: float) -> None:
-        """Lets `burst` announces through at once and one a `min_interval_s` later (GCRA)."""
-        limits = self._limits
-        early_s = peer.paced_s - now - (limits.burst - 1) * limits.min_interval_s
-        if early_s > 0:
-            raise too_often("this peer", 1 / limits.min_interval_s, early_s)
-        peer.paced_s = max(peer.paced_s, now) + limits.min_interval_s
+        early_s = self._pace.wait_s(peer.due_s, now)
+        if early_s:
+            raise too_often("this peer", 1 / self._pace.interval_s, early_s)
+        peer.due_s = self._pace.count(peer.due_s, now)
 
     def _is_full_for(self, group: str) -> bool:
         return self._per_address.get(group, 0) >= self._limits.max_peers_per_address
@@ -280,7 +280,7 @@ class MemoryStore:
         if swarm is None:
             swarm = self._swarms[session] = _Swarm(session)
         self._departed.pop(session + digest, None)
-        peer = _Peer(swarm, digest, now + self._limits.min_interval_s)
+        peer = _Peer(swarm, digest, self._pace.count(now, now))
         swarm.add(peer)
         return peer
 

@@ -23,6 +23,7 @@ from p2pl.network.keys import CurveKeys
 from p2pl.network.pull import MIN_RETRY_MS, dealing, endpoint, unless_lost
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
+from p2pl.pace import Rate, RateLimiter
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     Busy,
@@ -97,23 +98,6 @@ class Inbox:
         return message
 
 
-@dataclass(slots=True)
-class _Quota:
-    """A bucket of messages that fills again with time."""
-
-    left: float = MESSAGES_AT_ONCE
-    at_s: float = 0.0
-
-    def take(self, now_s: float) -> bool:
-        """Returns whether one more message is within the quota."""
-        self.left = min(MESSAGES_AT_ONCE, self.left + (now_s - self.at_s) * MESSAGES_PER_S)
-        self.at_s = now_s
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
-
-
 class Answering:
     """The answering end of all lines that others have opened.
 
@@ -132,9 +116,12 @@ class Answering:
         now: Callable[[], float],
     ) -> None:
         self._hello = Hello(card)
-        self._newest, self._inbox, self._now = newest, inbox, now
+        self._newest, self._inbox = newest, inbox
         self._peers: dict[bytes, str] = {}  # by connection; the least recently used first
-        self._quotas: dict[str, _Quota] = {}  # by peer; those over it are those that matter
+        # By peer, so that a new line is no new quota.
+        self._quotas: RateLimiter[str] = RateLimiter(
+            Rate.per_second(MESSAGES_PER_S, MESSAGES_AT_ONCE), now=now, max_keys=MAX_LINES_IN
+        )
 
     def peer_on(self, route: bytes) -> str | None:
         """Returns who has said hello on a connection."""
@@ -157,7 +144,7 @@ class Answering:
         if peer_id is None:
             return NO_LINE
         self._peers[route] = peer_id
-        if not self._quota(peer_id).take(self._now()):
+        if self._quotas.take(peer_id):
             return Busy(RETRY_MS)
         if isinstance(ask, Ping):
             version = self._newest()
@@ -170,13 +157,6 @@ class Answering:
     def forget(self, route: bytes) -> None:
         """Closes a line, if there is one; a peer's quota is kept, so a new line is no new quota."""
         self._peers.pop(route, None)
-
-    def _quota(self, peer_id: str) -> _Quota:
-        quota = self._quotas.pop(peer_id, None) or _Quota(at_s=self._now())
-        self._quotas[peer_id] = quota
-        if len(self._quotas) > MAX_LINES_IN:
-            del self._quotas[next(iter(self._quotas))]
-        return quota
 
 
 @dataclass(slots=True)

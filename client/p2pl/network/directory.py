@@ -2,8 +2,8 @@
 
 Trackers stand in tiers (BEP 12): within a tier in an order shuffled once, the one that answered
 last in front; the next tier only when a whole tier is silent. A tracker that fails is left alone
-for a growing, jittered while, so a dead one costs nothing per round, and at most `MAX_REST_S`
-passes until one that came back is noticed.
+for a growing, jittered while, so a dead one costs nothing per round, and at most a minute passes
+until one that came back is noticed.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Annotated, Any, Self
 
@@ -22,6 +22,7 @@ from msgspec import Meta
 from p2pl.errors import ProtocolError, RunDirError, TrackerError, wrong
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
+from p2pl.pace import NO_REST, BackOff, Rest
 from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import (
     MAX_ANSWER_BYTES,
@@ -34,8 +35,7 @@ from p2pl.protocol.announce import (
 
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
-REST_S = 1.0  # after one failure; doubles with each further one
-MAX_REST_S = 60.0  # libtorrent issue 4873: uncapped, waits grew to 20 hours
+BACK_OFF = BackOff(first_s=1.0, max_s=60.0)  # libtorrent issue 4873: uncapped, it grew to 20 hours
 MAX_RETRY_S = 3_600.0  # however long a tracker asks us to stay away
 KEEP_ALIVE_S = 10.0  # shorter than the tracker's, so that no announce meets a closing connection
 
@@ -63,8 +63,7 @@ class _Tracker:
     epoch: str = ""
     has_us: bool = False  # it answered, and has not heard `stopped` since
     is_greeted: bool = False  # it answered `started`, and has not been restarted since
-    failures: int = 0  # in a row
-    rest_until_s: float = 0.0
+    rest: Rest = NO_REST
     reason: str = ""  # of the last failure
 
 
@@ -175,7 +174,7 @@ class Directory:
     async def _announce_to_first(self, event: Event, numwant: int) -> Answer | None:
         for tier in self._tiers:
             for tracker in list(tier):
-                if tracker.rest_until_s > self._now():
+                if tracker.rest.until_s > self._now():
                     continue
                 answer = await self._try(tracker, event, numwant)
                 if answer:
@@ -200,7 +199,7 @@ class Directory:
             # Cut short by the deadline for all trackers: this one has been too slow as well.
             self._rest(tracker, _Failure("no answer in time"))
             raise
-        tracker.failures, tracker.reason = 0, ""
+        tracker.rest, tracker.reason = NO_REST, ""
         tracker.is_greeted = said == "started" or (
             tracker.is_greeted and answer.epoch == tracker.epoch
         )
@@ -213,11 +212,10 @@ class Directory:
         if fault.forgot:
             tracker.has_us = tracker.is_greeted = False
         if fault.retry_in_s is not None:
-            tracker.rest_until_s = self._now() + min(fault.retry_in_s, MAX_RETRY_S)
-            return
-        tracker.failures += 1
-        rest_s = min(MAX_REST_S, REST_S * 2.0 ** min(tracker.failures - 1, 30))
-        tracker.rest_until_s = self._now() + rest_s * self._rng.uniform(0.5, 1.0)
+            until_s = self._now() + min(fault.retry_in_s, MAX_RETRY_S)
+            tracker.rest = replace(tracker.rest, until_s=until_s)
+        else:
+            tracker.rest = BACK_OFF.after_failure(tracker.rest, self._now(), self._rng)
 
     def _body(self, event: Event, numwant: int) -> bytes:
         wall_s = self._wall()
