@@ -11,6 +11,8 @@ from p2pl.pace import Rate, RateLimiter
 from p2pl_tracker.swarm import address_group, too_often
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+SITE_BITS = 48  # of an IPv6 address: RFC 6177
+SITE_SHARE = 16  # chosen: see `AddressLimit`
 MAX_ADDRESSES = 100_000  # chosen: 20 MB of rate limits; the longest idle is forgotten first
 
 
@@ -64,7 +66,11 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 class AddressLimit:
-    """How often one address (an IPv4 address, an IPv6 /64) may ask."""
+    """How often one address (an IPv4 address, an IPv6 /64) may ask.
+
+    Whoever has an IPv6 /48, which is what one site is given, has 65,536 such addresses: together
+    they may ask as often as `SITE_SHARE` of them.
+    """
 
     def __init__(
         self,
@@ -80,11 +86,14 @@ class AddressLimit:
             rate: requests a second of one address, in the long run; 0 = no limit.
             burst: requests in a row before `rate` counts, at least 1.
             now: a clock that never steps back, in seconds.
-            max_addresses: how many addresses are remembered.
+            max_addresses: how many addresses are remembered, and how many sites.
         """
         self._rate = rate
         self._addresses: RateLimiter[str] = RateLimiter(
             Rate.per_second(rate, burst), now=now, max_keys=max_addresses
+        )
+        self._sites: RateLimiter[str] = RateLimiter(
+            Rate.per_second(SITE_SHARE * rate, SITE_SHARE * burst), now=now, max_keys=max_addresses
         )
 
     def __len__(self) -> int:
@@ -94,8 +103,10 @@ class AddressLimit:
         """Counts one request.
 
         Raises:
-            AnnounceError: `host` is past its burst and faster than its rate (429).
+            AnnounceError: `host`, or its site, is past its burst and faster than its rate (429).
         """
         wait_s = self._addresses.take(address_group(host))
         if wait_s:
             raise too_often("this address", self._rate, wait_s)
+        if ":" in host and (wait_s := self._sites.take(address_group(host, SITE_BITS))):
+            raise too_often("this address's /48", SITE_SHARE * self._rate, wait_s)

@@ -5,13 +5,14 @@ O(k), and the removal of at most `EXPIRED_PER_CALL` peers that fell silent.
 """
 
 import ipaddress
+import math
 import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from p2pl.errors import AnnounceError, wrong
 from p2pl.pace import Rate
@@ -84,6 +85,17 @@ class Store(Protocol):
         ...
 
 
+class _Departed(NamedTuple):
+    """What is remembered of a peer that is no longer there."""
+
+    sequence: int  # of its last announce
+    due_s: float  # as of a peer: whoever leaves and comes back earns no new burst
+    until_s: float  # when it may be forgotten
+
+
+STRANGER = _Departed(sequence=-1, due_s=-math.inf, until_s=-math.inf)
+
+
 class _Peer:
     """One peer in one session."""
 
@@ -99,13 +111,13 @@ class _Peer:
         "swarm",
     )
 
-    def __init__(self, swarm: "_Swarm", digest: bytes, due_s: float) -> None:
+    def __init__(self, swarm: "_Swarm", digest: bytes) -> None:
         self.swarm = swarm
         self.digest = digest
-        self.due_s = due_s  # what `Rate` knows of its announces so far
         self.address = ""  # what `address_group` made of its host
         self.at = -1  # place in swarm.order
         self.completed = False
+        self.due_s = 0.0  # what `Rate` knows of its announces so far
         self.expires_s = 0.0
         self.row = b""
         self.sequence = 0
@@ -155,12 +167,17 @@ class _Swarm:
 
 
 @lru_cache(maxsize=65_536)
-def address_group(host: str) -> str:
-    """Returns what the per-address limits count by: an IPv4 address, or an IPv6 /64."""
+def address_group(host: str, bits: int = 64) -> str:
+    """Returns what the per-address limits count by: an IPv4 address, or an IPv6 /64.
+
+    Args:
+        host: an IP address.
+        bits: of an IPv6 address, that those who count together have in common.
+    """
     address = ipaddress.ip_address(host)
     if address.version == 4:
         return host
-    return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
+    return str(ipaddress.IPv6Network((address, bits), strict=False).network_address)
 
 
 class MemoryStore:
@@ -184,30 +201,30 @@ class MemoryStore:
         self._swarms: dict[bytes, _Swarm] = {}
         self._by_expiry: OrderedDict[_Peer, None] = OrderedDict()  # all peers, soonest first
         self._per_address: dict[str, int] = {}
-        # session + digest -> (sequence, when it may be forgotten), soonest first
-        self._departed: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        # By session + digest, soonest forgotten first.
+        self._departed: OrderedDict[bytes, _Departed] = OrderedDict()
 
     async def announce(self, announce: Announce, host: str) -> Welcome:
         now = self._now()
         self._expire(now)
         session, digest = announce.session, announce.digest
         peer = self._alive(session, digest, now)
-        self._check_sequence(announce.sequence, session + digest, peer)
+        last = peer or self._departed.get(session + digest, STRANGER)
+        self._check_sequence(announce.sequence, last.sequence)
         if announce.event == "stopped":
             if peer:
                 self._remove(peer, announce.sequence)
             return self._welcome(session, ())
+        due_s = self._check_pace(last.due_s, now)
         group = address_group(host)
         if peer and peer.address != group and self._is_full_for(group):
             self._remove(peer, announce.sequence)  # gone from there, and no room here
             peer = None
-        if peer:
-            self._check_pace(peer, now)
-        elif warning := self._fullness(session, group):
+        if peer is None and (warning := self._fullness(session, group)):
             rows = self._sample(session, announce.numwant, None, now)
             return self._welcome(session, rows, warning)
-        else:
-            peer = self._add(session, digest, now)
+        peer = peer or self._add(session, digest)
+        peer.due_s = due_s
         self._renew(peer, announce, host, now)
         return self._welcome(session, self._sample(session, announce.numwant, peer, now))
 
@@ -242,8 +259,7 @@ class MemoryStore:
             return None
         return peer
 
-    def _check_sequence(self, sequence: int, key: bytes, peer: _Peer | None) -> None:
-        last = peer.sequence if peer else self._departed.get(key, (-1, 0.0))[0]
+    def _check_sequence(self, sequence: int, last: int) -> None:
         if sequence <= last:
             message = wrong(
                 "announce sequence",
@@ -253,11 +269,12 @@ class MemoryStore:
             )
             raise AnnounceError(message, status=409)
 
-    def _check_pace(self, peer: _Peer, now: float) -> None:
-        early_s = self._pace.wait_s(peer.due_s, now)
+    def _check_pace(self, due_s: float, now: float) -> float:
+        """Returns what `due_s` becomes by one more announce of a peer."""
+        early_s = self._pace.wait_s(due_s, now)
         if early_s:
             raise too_often("this peer", 1 / self._pace.interval_s, early_s)
-        peer.due_s = self._pace.count(peer.due_s, now)
+        return self._pace.count(due_s, now)
 
     def _is_full_for(self, group: str) -> bool:
         return self._per_address.get(group, 0) >= self._limits.max_peers_per_address
@@ -275,12 +292,12 @@ class MemoryStore:
             return f"not added: {limits.max_peers_per_address} peers share your address already"
         return ""
 
-    def _add(self, session: bytes, digest: bytes, now: float) -> _Peer:
+    def _add(self, session: bytes, digest: bytes) -> _Peer:
         swarm = self._swarms.get(session)
         if swarm is None:
             swarm = self._swarms[session] = _Swarm(session)
         self._departed.pop(session + digest, None)
-        peer = _Peer(swarm, digest, self._pace.count(now, now))
+        peer = _Peer(swarm, digest)
         swarm.add(peer)
         return peer
 
@@ -311,9 +328,8 @@ class MemoryStore:
             del self._swarms[swarm.session]
         del self._by_expiry[peer]
         self._leave_address(peer.address)
-        self._departed[swarm.session + peer.digest] = (
-            sequence,
-            self._now() + REMEMBER_SEQUENCE_S,
+        self._departed[swarm.session + peer.digest] = _Departed(
+            sequence, peer.due_s, self._now() + REMEMBER_SEQUENCE_S
         )
         if len(self._departed) > self._limits.max_peers:
             self._departed.popitem(last=False)
@@ -328,7 +344,7 @@ class MemoryStore:
             return True
         for _ in range(EXPIRED_PER_CALL):
             key = next(iter(self._departed), None)
-            if key is None or self._departed[key][1] > now:
+            if key is None or self._departed[key].until_s > now:
                 return False
             del self._departed[key]
         return True
@@ -359,6 +375,6 @@ class MemoryStore:
 
 
 def too_often(who: str, rate: float, retry_in_s: float) -> AnnounceError:
-    """Returns the refusal of one announce too many."""
-    message = f"too many announces from {who}: allowed {rate:g} a second; wait {retry_in_s:.1f} s"
+    """Returns the refusal of one request too many."""
+    message = f"too many requests from {who}: allowed {rate:g} a second; wait {retry_in_s:.1f} s"
     return AnnounceError(message, status=429, retry_in_s=retry_in_s)
