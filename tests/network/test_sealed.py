@@ -126,7 +126,7 @@ def test_a_locked_payload_cannot_be_changed_cut_or_put_in_another_order() -> Non
         locked.box[half:] + locked.box[:half],
         lock(bytes(2 * PIECE_BYTES)).box,
     ):
-        with pytest.raises(FrameError, match="parcel"):
+        with pytest.raises(FrameError, match="blob"):
             unlock(locked.key, bytes(damaged))
 
 

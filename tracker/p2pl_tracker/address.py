@@ -19,14 +19,14 @@ MAX_ADDRESSES = 100_000  # chosen: 20 MB of rate limits; the longest idle is for
 def observed(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
     """Returns the address the request really comes from.
 
-    That is the address at the other end of the connection; where that is one of our own proxies, it
-    is the right-most `X-Forwarded-For` entry that is not. What stands left of it, anybody may have
-    written.
+    That is the address at the other end of the connection; where that is one of the operator's
+    proxies, it is the right-most `X-Forwarded-For` entry that is not. What stands left of it,
+    anybody may have written.
 
     Args:
         peer: the address at the other end of the connection.
         forwarded: the values of all `X-Forwarded-For` headers, joined by commas in their order.
-        trusted: networks of our own proxies; empty means the header is not read at all.
+        trusted: networks of the operator's proxies; empty means the header is not read at all.
     """
     address = _parse(peer)
     if not trusted:

@@ -200,7 +200,7 @@ class Tracker:
         return response
 
     async def refuse_fault(self, _: Request, fault: Exception) -> Response:
-        """Returns a refusal that says nothing of our internals; the server logs the traceback."""
+        """Returns a refusal that says nothing of the internals; the server logs the traceback."""
         return self.refuse(AnnounceError("internal error of the tracker", status=500))
 
     async def expire_for_ever(self) -> None:

@@ -30,7 +30,7 @@ HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Which part of a shared dataset is mine."""
+    """Which part of a shared dataset a peer holds."""
 
     index: int  # 0..count-1
     count: int
@@ -40,10 +40,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What I learn from and what I am judged by."""
+    """What a peer learns from, and what its model is measured on."""
 
     train: Examples  # scaled and normalised
-    test: Examples | None  # the whole test split, whatever my shard; None: there is none
+    test: Examples | None  # the whole test split, whatever the shard; None: there is none
     labels: tuple[str, ...]  # class names; () where nobody gave any
 
 
@@ -54,7 +54,7 @@ def load(ref: str, task: Task, *, data_dir: Path | None = None, shard: Shard | N
         ref: `digits`, a dataset id on the Hugging Face hub, or a folder of parquet or images.
         task: the session's.
         data_dir: where a dataset id is looked for first, as the folder `data_dir/ref`.
-        shard: my part of the training split; None: all of it.
+        shard: the peer's part of the training split; None: all of it.
 
     Raises:
         DataError: it cannot be had, or is not of the session's shape and classes.

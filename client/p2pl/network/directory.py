@@ -36,7 +36,7 @@ from p2pl.protocol.announce import (
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
 BACK_OFF = BackOff(first_s=1.0, max_s=60.0)  # libtorrent issue 4873: uncapped, it grew to 20 hours
-MAX_RETRY_S = 3_600.0  # however long a tracker asks us to stay away
+MAX_RETRY_S = 3_600.0  # however long a tracker says to stay away
 KEEP_ALIVE_S = 10.0  # shorter than the tracker's, so that no announce meets a closing connection
 
 
@@ -46,8 +46,8 @@ class Announcer:
 
     session_id: str  # 64 hex digits
     identity: Identity  # signs
-    curve_key: str  # my CURVE public key in Z85
-    port: int  # where I listen
+    curve_key: str  # its public CURVE key, in Z85
+    port: int  # where it listens
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,11 +57,11 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class _Tracker:
-    """What we remember of one tracker."""
+    """What is remembered of one tracker."""
 
     url: str
     epoch: str = ""
-    has_us: bool = False  # it answered, and has not heard `stopped` since
+    lists_peer: bool = False  # it answered, and has not heard `stopped` since
     is_greeted: bool = False  # it answered `started`, and has not been restarted since
     rest: Rest = NO_REST
     reason: str = ""  # of the last failure
@@ -146,7 +146,11 @@ class Directory:
     async def announce(self, event: Event = "update", *, numwant: int) -> Answer:
         """Returns the answer of the first tracker that gives one.
 
-        A tracker that does not have us yet, or has forgotten us, hears `started` for `update`.
+        A tracker that does not list this peer yet, or no longer, hears `started` for `update`.
+
+        Args:
+            event: what to say.
+            numwant: how many other peers to ask for; more than `MAX_NUMWANT` are cut to that.
 
         Raises:
             TrackerError: none answers in time; at once, where all failed a moment ago.
@@ -165,9 +169,13 @@ class Directory:
         return answer
 
     async def leave(self) -> None:
-        """Says `stopped` to every tracker that has us, as far as they can be reached."""
+        """Says `stopped` to every tracker that lists this peer, as far as they can be reached.
+
+        It takes `TRACKER_DEADLINE_S` at most. A tracker that is not told forgets the peer when it
+        has been silent for long.
+        """
         start_s = self._now()
-        leaving = [tracker for tier in self._tiers for tracker in tier if tracker.has_us]
+        leaving = [tracker for tier in self._tiers for tracker in tier if tracker.lists_peer]
         await asyncio.gather(*(self._try(tracker, "stopped", 0) for tracker in leaving))
         self.seconds += self._now() - start_s
 
@@ -203,14 +211,14 @@ class Directory:
         tracker.is_greeted = said == "started" or (
             tracker.is_greeted and answer.epoch == tracker.epoch
         )
-        tracker.has_us = said != "stopped"
+        tracker.lists_peer = said != "stopped"
         tracker.epoch = answer.epoch
         return answer
 
     def _rest(self, tracker: _Tracker, fault: _Failure) -> None:
         tracker.reason = str(fault)
         if fault.forgot:
-            tracker.has_us = tracker.is_greeted = False
+            tracker.lists_peer = tracker.is_greeted = False
         if fault.retry_in_s is not None:
             until_s = self._now() + min(fault.retry_in_s, MAX_RETRY_S)
             tracker.rest = replace(tracker.rest, until_s=until_s)
@@ -326,7 +334,7 @@ def _refusal(response: httpx.Response, data: bytes) -> _Failure:
     """Returns why a tracker did not answer with 200."""
     status = response.status_code
     if response.has_redirect_location:
-        return _Failure(f"{status}: it sends us elsewhere; put the right URL into the session file")
+        return _Failure(f"{status}: it sends elsewhere; put the right URL into the session file")
     try:
         refusal = messages.decode_refusal(data)
         reason, retry_in_s = refusal.reason, refusal.retry_in_s

@@ -23,8 +23,9 @@ class KnownPeers:
     """Addresses by peer id, with a rest for those that could not be reached.
 
     Args:
-        me: my own peer id, which is never kept.
+        me: this peer's own id, which is never kept.
         now: a clock that never steps back, in seconds.
+        rng: jitters rests and draws samples.
     """
 
     def __init__(self, me: str, *, now: Callable[[], float], rng: random.Random) -> None:
@@ -90,7 +91,12 @@ class KnownPeers:
         return known is not None and known.is_missing
 
     def sample(self, count: int, *, without: Collection[str] = ()) -> list[PeerAddress]:
-        """Returns up to `count` peers that do not rest, uniform without replacement."""
+        """Returns up to `count` peers that do not rest, uniform without replacement.
+
+        Args:
+            count: how many are wanted.
+            without: ids of peers that are not to be drawn.
+        """
         awake = [
             known.address
             for peer_id, known in self._known.items()

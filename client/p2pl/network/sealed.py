@@ -57,7 +57,7 @@ class KeyPair:
 
     @classmethod
     def generate(cls, suite: SuiteName) -> "KeyPair":
-        """Returns a new key pair; `rsa` takes a hundred milliseconds and more."""
+        """Returns a new key pair; one of `rsa` takes a hundred milliseconds and more."""
         if suite == "hpke":
             curve = X25519PrivateKey.generate()
             return cls(suite, curve.public_key().public_bytes_raw(), curve)
@@ -107,7 +107,7 @@ class Locked:
 
 
 def lock(payload: Payload) -> Locked:
-    """Returns `payload` encrypted under a new key.
+    """Returns `payload`, of at least one byte, encrypted under a new key.
 
     In pieces, so that any size goes, each bound to its place and the last one marked as such
     (STREAM, Hoang et al. 2015, eprint.iacr.org/2015/189).
@@ -129,6 +129,10 @@ def locked_bytes(size: int) -> int:
 def unlock(key: bytes, box: memoryview | bytes) -> bytes:
     """Returns the payload in `box`.
 
+    Args:
+        key: as `lock` made it, 32 bytes.
+        box: as it came.
+
     Raises:
         FrameError: the key is not the one, or the box has been changed or cut.
     """
@@ -138,7 +142,7 @@ def unlock(key: bytes, box: memoryview | bytes) -> bytes:
     try:
         return b"".join(cipher.decrypt(nonce, view[at:end], None) for nonce, at, end in pieces)
     except InvalidTag as fault:
-        raise FrameError("parcel: it is not what its key locked") from fault
+        raise FrameError("blob: it is not what its key locked") from fault
 
 
 def _pieces(size: int, piece_bytes: int) -> Iterator[tuple[bytes, int, int]]:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
 from p2pl.errors import FrameError, wrong
-from p2pl.protocol.frame import MAX_TELL_BYTES, Count, ParcelName
+from p2pl.protocol.frame import MAX_TELL_BYTES, BlobName, Count
 from p2pl.protocol.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_signed_by, peer_id_of, sign
 from p2pl.protocol.raft import bootstrap as founding
 from p2pl.protocol.raft.election import (
@@ -88,7 +88,7 @@ class Update(_Message, frozen=True, tag=2):
     reply_key: SealingKey
     stamp: Stamp
     samples: Count  # that it was trained on, as the peer says
-    parcel: ParcelName
+    parcel: BlobName
     lock_key: LockKey
 
 
@@ -96,7 +96,7 @@ class Newest(_Message, frozen=True, tag=1):
     """Sealed to the reply key: it is in this parcel."""
 
     stamp: Stamp
-    parcel: ParcelName
+    parcel: BlobName
     lock_key: LockKey
 
 

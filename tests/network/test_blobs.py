@@ -1,4 +1,4 @@
-"""A parcel is had by whoever knows its name, whole, and by nobody once it is dropped."""
+"""A blob is had by whoever knows its name, whole, and by nobody once it is dropped."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 from support.wires import CHUNK, SESSION, late, served
 
 from p2pl.errors import FrameError, PullError
-from p2pl.network.serve import Limits
+from p2pl.network.serve import ServeLimits
 from p2pl.protocol.frame import PARCEL_NAME_BYTES
 
 pytestmark = pytest.mark.anyio
@@ -14,7 +14,7 @@ NAME = bytes(range(PARCEL_NAME_BYTES))
 
 
 @pytest.mark.parametrize("size", [1, CHUNK, 3 * CHUNK + 5])
-async def test_a_parcel_comes_whole(size: int) -> None:
+async def test_a_blob_comes_whole(size: int) -> None:
     payload = os.urandom(size)
     async with served() as alice, served() as bob:
         await alice.wire.put_parcel(NAME, payload)
@@ -23,7 +23,7 @@ async def test_a_parcel_comes_whole(size: int) -> None:
         assert alice.wire.traffic.transfers_out == 1
 
 
-async def test_another_name_gets_nothing_and_a_dropped_parcel_is_gone() -> None:
+async def test_another_name_gets_nothing_and_a_dropped_blob_is_gone() -> None:
     async with served() as alice, served() as bob:
         await alice.wire.put_parcel(NAME, b"payload")
         with pytest.raises(PullError, match="no such parcel"):
@@ -33,7 +33,7 @@ async def test_another_name_gets_nothing_and_a_dropped_parcel_is_gone() -> None:
             await bob.wire.collect(alice.address, NAME, size=7, deadline_s=5)
 
 
-async def test_a_parcel_of_another_size_is_refused_before_it_comes() -> None:
+async def test_a_blob_of_another_size_is_refused_before_it_comes() -> None:
     async with served() as alice, served() as bob:
         await alice.wire.put_parcel(NAME, bytes(10 * CHUNK))
         with pytest.raises(FrameError, match=r"offer\.size"):
@@ -41,8 +41,8 @@ async def test_a_parcel_of_another_size_is_refused_before_it_comes() -> None:
         assert bob.wire.traffic.bytes_in < 10 * CHUNK
 
 
-async def test_parcels_share_the_places_of_all_transfers() -> None:
-    async with served(limits=Limits(transfers=0)) as alice, served() as bob:
+async def test_blobs_share_the_places_of_all_transfers() -> None:
+    async with served(limits=ServeLimits(transfers=0)) as alice, served() as bob:
         await alice.wire.put_parcel(NAME, b"payload")
         await late(
             lambda deadline_s: bob.wire.collect(alice.address, NAME, size=7, deadline_s=deadline_s),
@@ -50,7 +50,7 @@ async def test_parcels_share_the_places_of_all_transfers() -> None:
         )
 
 
-async def test_strangers_to_the_session_get_no_parcel() -> None:
+async def test_strangers_to_the_session_get_no_blob() -> None:
     async with served() as alice, served(session_id=SESSION[::-1]) as bob:
         await alice.wire.put_parcel(NAME, b"payload")
         with pytest.raises(PullError, match="protocol error"):
