@@ -1,11 +1,11 @@
 """Who may vote, agreed once and for ever, as pure functions.
 
 An election is safe only where all go by the same set of members. Where the session names none, the
-first peers agree on one: a *roll* of exactly N peers is valid once every one of them has pledged
-itself to it. A pledge is saved before it is given, and given up only for a roll that can never
-become valid, because one of its members refuses it: who refuses a roll has never pledged itself to
-it and never will. So no peer is ever on two valid rolls, whatever is lost, late or dead; two
-valid rolls can exist only where 2 N peers meet in two halves that know nothing of each other.
+first peers agree on one: a configuration of exactly N peers is valid once every one of them has
+accepted it. What a peer accepts is saved before it says so, and given up only where it can never
+become valid, because one of its members refuses it: who refuses a configuration has never accepted
+it and never will. So no peer is ever in two valid configurations, whatever is lost, late or dead;
+two valid ones can exist only where 2 N peers meet in two halves that know nothing of each other.
 
 The peer with the lowest id proposes; the others wait a little before they do. All N must be there
 while they agree, which takes a moment; afterwards a majority is enough. Against peers that lie, or
@@ -19,7 +19,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-MAX_MEMBERS = 32  # chosen: a roll of them fits a short message; more voters make nothing safer
+MAX_MEMBERS = 32  # chosen: their ids fit a short message; more voters make nothing safer
 ID_BYTES = 32
 Number = Annotated[int, Meta(ge=1, lt=1 << 53)]
 RawId = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
@@ -38,7 +38,12 @@ class Roll(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 def roll_of(number: int, members: Collection[str]) -> Roll:
-    """Returns the roll of these members."""
+    """Returns the configuration of these members.
+
+    Args:
+        number: tells apart two attempts at the same set; from 1 on.
+        members: peer ids, 64 hex digits each.
+    """
     return Roll(number, tuple(sorted(bytes.fromhex(member) for member in members)))
 
 
@@ -50,10 +55,10 @@ class Pledge(
     tag_field="type",
     tag=5,
 ):
-    """I am on this roll, and on no other while it can become valid."""
+    """Says that its sender accepts this one, and no other while it can become valid."""
 
     roll: Roll
-    valid: bool  # as I know, all its members have said so
+    valid: bool  # whether its sender knows that all its members accept it
 
 
 class Refusal(
@@ -64,7 +69,7 @@ class Refusal(
     tag_field="type",
     tag=6,
 ):
-    """This roll can never become valid."""
+    """Says that this one can never become valid."""
 
     roll: Roll
 
@@ -74,14 +79,14 @@ Message: TypeAlias = Pledge | Refusal
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A peer's part in the founding.
+    """A peer's part in the agreement.
 
     Attributes:
-        me: my peer id.
-        pledge: the roll that I have pledged myself to and that may still become valid.
-        dead: rolls that I have refused, or that I know to be refused. To be saved, like `pledge`.
-        valid: whether all members of `pledge` have pledged themselves to it. To be saved.
-        heard: who has pledged itself to which roll.
+        me: the peer's own id.
+        pledge: what it has accepted and what may still become valid. To be saved.
+        dead: what it has refused, or knows to be refused. To be saved.
+        valid: whether all members of what it has accepted have accepted it. To be saved.
+        heard: who has accepted what.
         newest: the highest number seen.
     """
 
@@ -99,15 +104,15 @@ class State:
 
 
 Answers: TypeAlias = tuple[tuple[str, Message], ...]  # to whom, what
-MAX_REMEMBERED = 256  # rolls; chosen: a handful of attempts settles it
+MAX_REMEMBERED = 256  # configurations; chosen: a handful of attempts settles it
 
 
 def propose(state: State, present: Collection[str], size: int) -> State:
-    """Returns the state of a peer that proposes a roll, if it is free to.
+    """Returns the state of a peer that proposes a configuration, if it is free to.
 
     Args:
         state: before.
-        present: ids of the peers that are there; I may be among them.
+        present: ids of the peers that are there; its own may be among them.
         size: how many members there shall be.
     """
     others = sorted(set(present) - {state.me})
@@ -118,7 +123,7 @@ def propose(state: State, present: Collection[str], size: int) -> State:
 
 
 def say(state: State) -> Answers:
-    """Returns what to tell the other members now, and again until the roll is valid."""
+    """Returns what to tell the other members now, and again until all have accepted it."""
     if state.pledge is None:
         return ()
     pledge = Pledge(state.pledge, state.valid)
@@ -132,13 +137,13 @@ def hear(state: State, sender: str, message: Message, size: int) -> tuple[State,
         state: before.
         sender: a peer that has proved to be it.
         message: what it said.
-        size: how many members there shall be; rolls of another size are ignored.
+        size: how many members there shall be; other sizes are ignored.
     """
     roll = message.roll
     if sender not in roll.members or not _is_proper(roll, size):
         return state, ()
     if len(state.heard) + len(state.dead) > MAX_REMEMBERED and roll not in state.heard:
-        return state, ()  # somebody makes up rolls
+        return state, ()  # somebody makes them up
     state = replace(state, newest=max(state.newest, roll.number))
     if isinstance(message, Refusal):
         return _on_refusal(state, roll), ()
@@ -162,7 +167,7 @@ def _pledged(state: State, roll: Roll) -> State:
 
 
 def _count(state: State) -> State:
-    """Returns the state with its roll valid, if all its members have said so."""
+    """Returns the state, valid if all members of what it has accepted have said so."""
     roll = state.pledge
     if roll is None:
         return state

@@ -35,34 +35,34 @@ class Stamp(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class _Message(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag_field="type"
 ):
-    """Between members; travels as an array that begins with its tag."""
+    """What members say to each other; travels as an array that begins with its tag."""
 
     term: Term
 
 
 class VoteRequest(_Message, frozen=True, tag=1):
-    """Vote for me in this term; or, before it, would you?"""
+    """Asks for a vote in this term; or, with `pre`, whether it would be given."""
 
     held: Stamp
     pre: bool
 
 
 class VoteReply(_Message, frozen=True, tag=2):
-    """My vote in this term, or that I would give it."""
+    """Says whether the vote is given in this term; or, with `pre`, would be."""
 
     granted: bool
     pre: bool
 
 
 class Heartbeat(_Message, frozen=True, tag=3):
-    """I lead this term; or, when resigning, no longer."""
+    """Says that its sender leads this term; or, when it resigns, no longer does."""
 
     held: Stamp
     resigned: bool = False
 
 
 class HeartbeatReply(_Message, frozen=True, tag=4):
-    """I follow in this term, and this is the model that I hold."""
+    """Says that its sender follows in this term, and which model it holds."""
 
     held: Stamp
 
@@ -75,7 +75,7 @@ class Rules:
     """What does not change while a peer runs.
 
     Attributes:
-        me: my peer id, one of `members`.
+        me: the peer's own id, one of `members`.
         members: who may vote and lead; the same set for all of them, for ever.
         heartbeat_s: between two heartbeats of a leader.
         timeout_s: shortest and longest silence of a leader before somebody else stands.
@@ -95,7 +95,7 @@ class Rules:
 
     @property
     def others(self) -> tuple[PeerId, ...]:
-        """The members without me, in a fixed order."""
+        """The other members, in a fixed order."""
         return tuple(sorted(self.members - {self.me}))
 
 
@@ -119,16 +119,16 @@ class State:
     ballot: Ballot
     held: Stamp
     role: Role
-    leader: PeerId | None  # of this term, as far as I know
+    leader: PeerId | None  # of this term, as far as is known
     wake_s: float  # when a `Tick` is due
-    until_s: float  # the end of my patience as a follower or candidate, of my term as leader
-    heard_s: float  # when a leader of mine was last heard; -inf: never
-    votes: frozenset[PeerId] = frozenset()  # granted to me, me included
-    echoes: Mapping[PeerId, tuple[float, Stamp]] = field(default_factory=dict)  # of my heartbeats
+    until_s: float  # the end of its patience as a follower or candidate, of its term as leader
+    heard_s: float  # when a leader that it follows was last heard; -inf: never
+    votes: frozenset[PeerId] = frozenset()  # granted to it, its own included
+    echoes: Mapping[PeerId, tuple[float, Stamp]] = field(default_factory=dict)  # of its heartbeats
 
     @property
     def term(self) -> int:
-        """The term I am in."""
+        """The term that the peer is in."""
         return self.ballot.term
 
 
@@ -147,21 +147,21 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """I hold this model now, and shall after a crash."""
+    """The peer holds this model now, and will after a crash."""
 
     stamp: Stamp
 
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Make this survive a crash before doing anything that stands after it."""
+    """This must survive a crash before anything that stands after it is done."""
 
     ballot: Ballot
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Tell a member something; it may be lost."""
+    """A member is to be told something; it may be lost."""
 
     to: PeerId
     message: Message
@@ -215,9 +215,10 @@ def _is_absurd(rules: Rules, state: State, event: Received) -> bool:
 
 
 def committed(rules: Rules, state: State) -> Stamp | None:
-    """Returns the newest model of my term that a majority holds, if I lead; nobody can lose it.
+    """Returns the newest model of the leader's term that a majority holds; nobody can lose it.
 
-    Only of my own term: see section 5.4.2 of the paper for how an older one can still be replaced.
+    None where the peer does not lead. Only of its own term: see section 5.4.2 of the paper for how
+    an older one can still be replaced.
     """
     if state.role != "leader":
         return None
@@ -274,7 +275,7 @@ def _lead(rules: Rules, state: State, now_s: float) -> Step:
         role="leader",
         leader=rules.me,
         until_s=now_s + rules.term_s,
-        # Who has just voted for me counts as heard from.
+        # Whoever has just voted for this peer counts as heard from.
         echoes={voter: (now_s, Stamp()) for voter in state.votes - {rules.me}},
     )
     return _beat(rules, state, now_s)
@@ -308,7 +309,7 @@ def _follow(rules: Rules, state: State, leader: PeerId | None, now_s: float, dra
 
 
 def _catch_up(rules: Rules, state: State, message: Message, now_s: float, draw: float) -> State:
-    """Returns the state in the message's term, where that is later than mine.
+    """Returns the state in the message's term, where that is later than the peer's.
 
     A pre-vote names a term that nobody is in yet: asking for one, or granting it, moves nobody.
     """
