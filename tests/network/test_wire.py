@@ -16,7 +16,7 @@ from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.pull import Pulled, Unchanged, dealing
 from p2pl.network.serve import ServeLimits
 from p2pl.network.version import Version
-from p2pl.network.wire import Wire
+from p2pl.network.wire import CurveWire
 from p2pl.protocol.announce import PeerAddress
 
 pytestmark = pytest.mark.anyio
@@ -252,7 +252,7 @@ async def test_a_place_that_is_not_on_this_machine_is_refused(listen: str) -> No
 async def test_without_curve_there_is_no_wire(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zmq.has", lambda feature: False)
     with pytest.raises(P2PLError, match="never talks in plaintext"):
-        Wire(Identity.generate(), session_id=SESSION)
+        CurveWire(Identity.generate(), session_id=SESSION)
 
 
 async def test_the_version_before_is_kept_for_those_who_ask_for_its_round() -> None:

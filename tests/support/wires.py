@@ -13,7 +13,7 @@ import zmq.asyncio
 from p2pl.errors import PullError
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.serve import ServeLimits
-from p2pl.network.wire import Wire
+from p2pl.network.wire import CurveWire
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     Answer,
@@ -56,7 +56,7 @@ async def late(ask: Callable[[float], Awaitable[object]], stage: str) -> float:
 class Served:
     """A wire that is open, and where it is."""
 
-    wire: Wire
+    wire: CurveWire
     identity: Identity
     address: PeerAddress
 
@@ -72,7 +72,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     """Yields an open wire of a new peer."""
     identity = Identity.generate()
-    async with Wire(
+    async with CurveWire(
         identity, session_id=session_id, listen=listen, chunk_bytes=chunk_bytes, limits=limits
     ) as wire:
         address = PeerAddress(

@@ -27,7 +27,7 @@ from p2pl.learning.flower import FlowerLearner, NumPyClient
 from p2pl.learning.learner import Learner
 from p2pl.network.directory import Announcer, Directory
 from p2pl.network.keys import Identity
-from p2pl.network.wire import Wire
+from p2pl.network.wire import CurveWire
 from p2pl.privacy import opening as private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import SessionFile
@@ -146,7 +146,7 @@ async def _train_alone(run: _Run, state: PeerState | None) -> PeerState:
 async def _take_part(run: _Run, state: PeerState | None) -> PeerState:
     """Returns the state after the last round; the swarm is left properly whatever happens."""
     file, options = run.file, run.options
-    wire = Wire(
+    wire = CurveWire(
         run.identity,
         session_id=file.id,
         listen=options.listen,
@@ -231,7 +231,9 @@ async def _nobody() -> bytes:
     raise PullError("not asked: training alone")
 
 
-async def _checkpoint_of_the_swarm(wire: Wire, directory: Directory, file: SessionFile) -> bytes:
+async def _checkpoint_of_the_swarm(
+    wire: CurveWire, directory: Directory, file: SessionFile
+) -> bytes:
     """Returns what some peer serves as the initial checkpoint; it is not verified yet.
 
     Whoever made the session may join a little later than I do, so it is asked for until the start's

@@ -20,7 +20,7 @@ from p2pl.learning.train import OnStep, Trained
 from p2pl.network.directory import Directory
 from p2pl.network.pull import Unchanged
 from p2pl.network.version import Version
-from p2pl.network.wire import Wire
+from p2pl.network.wire import CurveWire
 from p2pl.protocol.announce import Answer, Event, PeerAddress
 from p2pl.protocol.session import SessionFile
 from p2pl.run.log import RoundEntry, RunLog
@@ -54,7 +54,7 @@ class Peer:
     """One peer in one session."""
 
     file: SessionFile
-    wire: Wire
+    wire: CurveWire
     directory: Directory
     learner: Learner
     log: RunLog

@@ -133,7 +133,7 @@ class Server:
                 if waiting.pull.round <= version.round:
                     self._end_wait(route)
 
-    def put_parcel(self, name: bytes, blob: Published) -> None:
+    def put_blob(self, name: bytes, blob: Published) -> None:
         """Gives `blob` to those who know its name, until it is dropped.
 
         Args:
@@ -142,7 +142,7 @@ class Server:
         """
         self._blobs[name] = blob
 
-    def drop_parcel(self, name: bytes) -> None:
+    def drop_blob(self, name: bytes) -> None:
         """Gives a blob to nobody any more; transfers that have begun go on to their end."""
         self._blobs.pop(name, None)
 

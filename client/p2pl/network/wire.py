@@ -48,7 +48,7 @@ STUCK_MS = 20_000  # the kernel closes a connection whose other end takes nothin
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([\w.-]+)):(\d{1,5})")
 
 
-class Wire:
+class CurveWire:
     """Serves the newest version to others, and pulls theirs; an async context manager.
 
     Attributes:
@@ -198,7 +198,7 @@ class Wire:
             raise FrameError("answer: not modified, to someone who holds no version")
         return answer.payload
 
-    async def put_parcel(self, name: bytes, payload: Payload) -> None:
+    async def put_blob(self, name: bytes, payload: Payload) -> None:
         """Gives `payload` to those who know its name, until it is dropped.
 
         Args:
@@ -208,13 +208,13 @@ class Wire:
         Raises:
             ValueError: the payload is empty or not contiguous.
         """
-        self._server.put_parcel(name, await prepare(Version(0, 0, payload)))
+        self._server.put_blob(name, await prepare(Version(0, 0, payload)))
 
-    def drop_parcel(self, name: bytes) -> None:
+    def drop_blob(self, name: bytes) -> None:
         """Gives a blob to nobody any more; transfers that have begun go on to their end."""
-        self._server.drop_parcel(name)
+        self._server.drop_blob(name)
 
-    async def collect(
+    async def fetch_blob(
         self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
     ) -> memoryview:
         """Returns the blob of this name, of the peer at `address`.

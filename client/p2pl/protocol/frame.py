@@ -27,7 +27,7 @@ from p2pl.protocol.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_signed_
 
 MAX_HEADER_BYTES = 2_048  # the longest valid header, an offer with full notes, has about 1,300
 MAX_NOTES_BYTES = 1_024
-PARCEL_NAME_BYTES = 16  # random, so nobody guesses one
+BLOB_NAME_BYTES = 16  # random, so nobody guesses one
 MAX_TELL_BYTES = 1_536  # chosen: room for a sealed message with its keys; models are pulled
 MAX_REASON_CHARS = 200
 MAX_CREDIT = 64  # chunks; a ROUTER's high-water mark must hold them, or it drops in silence
@@ -41,7 +41,7 @@ Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # exact in every language's numbers
 Milliseconds = Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)]
 Chunks = Annotated[int, Meta(ge=1, le=MAX_CREDIT)]
-BlobName = Annotated[bytes, Meta(min_length=PARCEL_NAME_BYTES, max_length=PARCEL_NAME_BYTES)]
+BlobName = Annotated[bytes, Meta(min_length=BLOB_NAME_BYTES, max_length=BLOB_NAME_BYTES)]
 
 
 class Credential(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

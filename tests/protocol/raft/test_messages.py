@@ -5,12 +5,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from p2pl.errors import FrameError
 from p2pl.protocol.raft import messages
-from p2pl.protocol.raft.bootstrap import Pledge, Refusal, roll_of
-from p2pl.protocol.raft.election import Stamp
+from p2pl.protocol.raft.bootstrap import Acceptance, Refusal, configuration_of
+from p2pl.protocol.raft.election import ModelId
 from p2pl.protocol.raft.messages import (
     Clear,
     Fetch,
-    Newest,
+    ModelLocation,
     Reply,
     Request,
     Sealed,
@@ -25,20 +25,20 @@ from p2pl.protocol.raft.messages import (
 )
 
 SESSION = "5e" * 32
-STAMP = Stamp(3, 7)
-ROLL = roll_of(1, ["aa" * 32, "bb" * 32])
+MODEL_ID = ModelId(3, 7)
+CONFIGURATION = configuration_of(1, ["aa" * 32, "bb" * 32])
 IDS = "92c420" + "aa" * 32 + "c420" + "bb" * 32
 KEY, NAME = bytes(32), bytes(range(16))
 KEY_HEX, NAME_HEX = "c420" + "00" * 32, "c410000102030405060708090a0b0c0d0e0f"
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-NOTICE = announce(SIGNER, SESSION, 3, STAMP, KEY)
+NOTICE = announce(SIGNER, SESSION, 3, MODEL_ID, KEY)
 
 
 @pytest.mark.parametrize(
     ("message", "golden"),
     [
-        (Pledge(ROLL, True), f"93059201{IDS}c3"),
-        (Refusal(ROLL), f"92069201{IDS}"),
+        (Acceptance(CONFIGURATION, True), f"93059201{IDS}c3"),
+        (Refusal(CONFIGURATION), f"92069201{IDS}"),
         (Sealed(b"box"), "9208c403626f78"),
         (Who(), "9109"),
         (
@@ -60,7 +60,7 @@ def test_the_bytes_of_what_is_said_in_clear_never_change(message: Clear, golden:
     ("request_", "golden"),
     [
         (Fetch(KEY), f"9201{KEY_HEX}"),
-        (Update(KEY, STAMP, 100, NAME, KEY), f"9602{KEY_HEX}92030764{NAME_HEX}{KEY_HEX}"),
+        (Update(KEY, MODEL_ID, 100, NAME, KEY), f"9602{KEY_HEX}92030764{NAME_HEX}{KEY_HEX}"),
     ],
 )
 def test_the_bytes_of_a_request_never_change(request_: Request, golden: str) -> None:
@@ -71,8 +71,8 @@ def test_the_bytes_of_a_request_never_change(request_: Request, golden: str) -> 
 @pytest.mark.parametrize(
     ("reply", "golden"),
     [
-        (Newest(STAMP, NAME, KEY), f"9401920307{NAME_HEX}{KEY_HEX}"),
-        (Taken(STAMP), "9202920307"),
+        (ModelLocation(MODEL_ID, NAME, KEY), f"9401920307{NAME_HEX}{KEY_HEX}"),
+        (Taken(MODEL_ID), "9202920307"),
     ],
 )
 def test_the_bytes_of_a_reply_never_change(reply: Reply, golden: str) -> None:

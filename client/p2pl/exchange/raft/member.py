@@ -39,12 +39,21 @@ from p2pl.learning.learner import Mixed, Model
 from p2pl.learning.train import Start, Trained
 from p2pl.network.sealed import KeyPair, lock, seal
 from p2pl.protocol.announce import MAX_NUMWANT
-from p2pl.protocol.frame import PARCEL_NAME_BYTES
+from p2pl.protocol.frame import BLOB_NAME_BYTES
 from p2pl.protocol.raft import bootstrap as founding
 from p2pl.protocol.raft import election
 from p2pl.protocol.raft import messages as raft
-from p2pl.protocol.raft.election import Stamp
-from p2pl.protocol.raft.messages import Announce, Fetch, Newest, Reply, Request, Sealed, Update, Who
+from p2pl.protocol.raft.election import ModelId
+from p2pl.protocol.raft.messages import (
+    Fetch,
+    ModelLocation,
+    Notice,
+    Reply,
+    Request,
+    Sealed,
+    Update,
+    Who,
+)
 from p2pl.run.state import PeerState
 
 log = logging.getLogger(__name__)
@@ -58,7 +67,7 @@ MAX_ASKED = 16  # attempts whose answer would still do; each costs a try to open
 class Done:
     """What I trained last, and from which model."""
 
-    base: Stamp
+    base: ModelId
     start: Start
     trained: Trained
     meter: Meter
@@ -106,7 +115,7 @@ class Member:
         self.peer, self.state = peer, state
         self.me = peer.wire.identity.peer_id
         self.settings = peer.file.session.exchange.raft
-        self.held = stamp_of(state)
+        self.held = model_id_of(state)
         self.post, self.bell = Post(peer), Bell()
         self.events = EventLog(peer.log.directory, self.me)
         self.seat = SeatFile(peer.log.directory, peer.file.id)
@@ -115,7 +124,7 @@ class Member:
         )
         self.leadership: Leadership | None = None
         self.term: Term | None = None
-        self.notices: dict[str, Announce] = {}  # the newest, of each member that has led
+        self.notices: dict[str, Notice] = {}  # the newest, of each member that has led
         self.done: Done | None = None
         self.pulled: Mapping[str, Model] = {}  # what the model that I hold was made of
         self.adopting = asyncio.Lock()  # one model after the other
@@ -167,23 +176,23 @@ class Member:
 
     async def on_message(self, sender: str, message: raft.Clear) -> None:
         """Takes in one message."""
-        if isinstance(message, Announce):
+        if isinstance(message, Notice):
             self.on_announce(message)
         elif isinstance(message, Sealed):
             self.on_sealed(sender, message.box)
         elif isinstance(message, Who):
             self.on_who(sender)
-        elif isinstance(message, founding.Pledge | founding.Refusal):
+        elif isinstance(message, founding.Acceptance | founding.Refusal):
             await self.founders.hear(sender, message)
         elif self.leadership:
             self.leadership.hear(sender, message)
 
-    def on_announce(self, message: Announce) -> None:
+    def on_announce(self, message: Notice) -> None:
         """Keeps what a member announces as leader, if it is newer than what it said before."""
         known = self.notices.get(message.leader)
         if message.leader not in self.founders.members - {self.me} or message == known:
             return
-        if known is None or (message.term, message.stamp) >= (known.term, known.stamp):
+        if known is None or (message.term, message.model_id) >= (known.term, known.model_id):
             message.check(self.peer.file.id)
             self.notices[message.leader] = message
             self.bell.ring()
@@ -218,10 +227,12 @@ class Member:
         self.post.send((self.founders.members | set(more)) - {self.me}, raft.encode(message))
 
     @property
-    def notice(self) -> Announce | None:
+    def notice(self) -> Notice | None:
         """What the present leader has announced last, as far as I know."""
         if self.leadership is None:
-            return max(self.notices.values(), key=lambda one: (one.term, one.stamp), default=None)
+            return max(
+                self.notices.values(), key=lambda one: (one.term, one.model_id), default=None
+            )
         if self.term:
             return self.term.notice
         seen = self.leadership.state
@@ -267,8 +278,8 @@ class Member:
         notice = self.notice
         if notice is None or notice.leader == self.me or self.leadership is None:
             return False
-        awaited = self.done is not None and self.done.base == notice.stamp
-        return notice.stamp > self.held or awaited
+        awaited = self.done is not None and self.done.base == notice.model_id
+        return notice.model_id > self.held or awaited
 
     async def participate(self) -> None:
         """Does what is next: fetch the leader's model, or train it, or give the result away.
@@ -278,7 +289,7 @@ class Member:
             QuorumError: there was no leader for too long.
         """
         notice = await self.current_notice()
-        newest = self.held if notice.leader == self.me else notice.stamp
+        newest = self.held if notice.leader == self.me else notice.model_id
         if self.done and self.done.base == newest:  # whatever I have made of it since, undecided
             await self.give_result(notice, self.done)
             await self.while_current(notice, asyncio.Event().wait())
@@ -287,7 +298,7 @@ class Member:
         else:
             self.done = await self.train()
 
-    async def current_notice(self) -> Announce:
+    async def current_notice(self) -> Notice:
         """Returns what the present leader announces, as soon as there is one."""
         until_s = self.peer.clock() + self.settings.patience_s
         while (notice := self.notice) is None:
@@ -304,7 +315,7 @@ class Member:
             await self.bell.wait(self.settings.announce_s)
         return notice
 
-    async def while_current(self, notice: Announce, work: Awaitable[T]) -> T:
+    async def while_current(self, notice: Notice, work: Awaitable[T]) -> T:
         """Returns what `work` returns; raises Moved as soon as `notice` is not current any more."""
         working = asyncio.ensure_future(work)
         try:
@@ -328,28 +339,28 @@ class Member:
         trained = await peer.worker(partial(peer.learner.train, start, index, on_step))
         return Done(base, start, trained, meter)
 
-    async def fetch(self, notice: Announce) -> None:
+    async def fetch(self, notice: Notice) -> None:
         """Takes over the leader's model."""
         reply = await self.ask(notice, Fetch)
-        if not isinstance(reply, Newest):
+        if not isinstance(reply, ModelLocation):
             raise Moved
         try:
-            coming = collect(self.peer, notice.leader, reply.parcel, reply.lock_key)
+            coming = collect(self.peer, notice.leader, reply.blob, reply.lock_key)
             vector = await self.while_current(notice, coming)
         except (PullError, FrameError) as fault:
             self.peer.view.message(f"the leader's model did not come: {fault}")
             await self.bell.wait(POLL_S)
             raise Moved from fault
         leader = notice.leader
-        pulls = Pulls((leader,), {leader: Model(reply.stamp.round, 1, vector)}, {})
+        pulls = Pulls((leader,), {leader: Model(reply.model_id.round, 1, vector)}, {})
         mixed = Mixed(vector, {leader: 1.0}, {}, self.state.trust)
         async with self.adopting:
             if notice is not self.notice:
                 raise Moved
-            await self.adopt(reply.stamp, mixed, pulls)
-        self.events.note("fetched", term=reply.stamp.term, round=reply.stamp.round)
+            await self.adopt(reply.model_id, mixed, pulls)
+        self.events.note("fetched", term=reply.model_id.term, round=reply.model_id.round)
 
-    async def give_result(self, notice: Announce, done: Done) -> None:
+    async def give_result(self, notice: Notice, done: Done) -> None:
         """Gives my result to the leader; to myself, if that is me."""
         learner, base = self.peer.learner, done.base
         vector = await self.to_serve(base.round + 1, done.trained.vector)
@@ -357,14 +368,14 @@ class Member:
             self.term.give(self.me, base, Model(base.round + 1, learner.samples, vector))
             return
         locked = await self.peer.worker(lambda: lock(learner.encode(vector)))
-        name = os.urandom(PARCEL_NAME_BYTES)
-        await self.peer.wire.put_parcel(name, locked.box)
+        name = os.urandom(BLOB_NAME_BYTES)
+        await self.peer.wire.put_blob(name, locked.box)
         try:
             await self.ask(notice, lambda key: Update(key, base, learner.samples, name, locked.key))
         finally:
-            self.peer.wire.drop_parcel(name)
+            self.peer.wire.drop_blob(name)
 
-    async def ask(self, notice: Announce, request: Callable[[bytes], Request]) -> Reply:
+    async def ask(self, notice: Notice, request: Callable[[bytes], Request]) -> Reply:
         """Returns the leader's answer to a sealed request (S1).
 
         Every attempt has a reply key of its own, and the answer to any of them will do.
@@ -434,7 +445,7 @@ class Member:
             )
             async with self.adopting:
                 mixed = await self.peer.worker(mix)
-                made = Stamp(term.number, base.round + 1)
+                made = ModelId(term.number, base.round + 1)
                 await self.adopt(made, mixed, Pulls(tuple(received), received, {}))
                 self.events.note("aggregated", term=made.term, round=made.round, received=names)
                 await term.serve(made, await self.to_serve(made.round, mixed.vector))
@@ -446,41 +457,41 @@ class Member:
         since_s = self.peer.clock() - self.settings.longest_timeout_s
         if self.term.began_s > since_s:
             return set(self.founders.members)
-        echoes = self.leadership.state.echoes
-        return {one for one, (at_s, _) in echoes.items() if at_s > since_s}
+        acks = self.leadership.state.acks
+        return {one for one, (at_s, _) in acks.items() if at_s > since_s}
 
     # Both.
 
-    async def adopt(self, stamp: Stamp, mixed: Mixed, pulls: Pulls) -> None:
+    async def adopt(self, model_id: ModelId, mixed: Mixed, pulls: Pulls) -> None:
         """Holds this model from now on; it is on disk before anybody is told."""
         peer, done = self.peer, self.done
         optimizer = self.state.optimizer
         # I trained from what I hold; or from the one before, and what I hold was not decided.
         trained = done and (
-            done.base == self.held or done.base.round + 1 == self.held.round == stamp.round
+            done.base == self.held or done.base.round + 1 == self.held.round == model_id.round
         )
         if done and trained:
             follow = peer.learner.follow
             optimizer = follow(done.start, done.trained, mixed.vector, done.base.round + 1)
         after = PeerState(
-            round=stamp.round,
+            round=model_id.round,
             weights=mixed.vector,
             optimizer=optimizer,
             trust=mixed.trust,
-            memory={"term": stamp.term},
+            memory={"term": model_id.term},
         )
-        if stamp.round <= self.held.round:
-            peer.log.drop_after(stamp.round - 1)  # what I had is not what was decided
-        if done and trained and done.base.round + 1 == stamp.round:
+        if model_id.round <= self.held.round:
+            peer.log.drop_after(model_id.round - 1)  # what I had is not what was decided
+        if done and trained and done.base.round + 1 == model_id.round:
             score = partial(peer.learner.score, done.trained.vector, mixed.vector)
             scored = await peer.worker(score)
-            outcome = Outcome(stamp.round, done.trained, pulls, mixed, scored)
+            outcome = Outcome(model_id.round, done.trained, pulls, mixed, scored)
             await remember(peer, after, outcome, done.meter)
         else:
             await save(peer, after)
-        self.state, self.held, self.pulled = after, stamp, pulls.models
+        self.state, self.held, self.pulled = after, model_id, pulls.models
         if self.leadership:
-            await self.leadership.hold(stamp)
+            await self.leadership.hold(model_id)
         self.bell.ring()
 
     async def to_serve(self, index: int, vector: Tensor) -> Tensor:
@@ -490,7 +501,7 @@ class Member:
         return await self.peer.worker(partial(self.peer.attacker.lie, index, vector, self.pulled))
 
 
-def stamp_of(state: PeerState) -> Stamp:
+def model_id_of(state: PeerState) -> ModelId:
     """Returns which model a saved state holds.
 
     Raises:
@@ -499,7 +510,7 @@ def stamp_of(state: PeerState) -> Stamp:
     term = state.memory.get("term", 0)
     if not isinstance(term, int) or (state.round and "term" not in state.memory):
         raise RunDirError(wrong("saved state", got=dict(state.memory), allowed="one of raft"))
-    return Stamp(term, state.round)
+    return ModelId(term, state.round)
 
 
 async def first_of(main: Coroutine[Any, Any, T], *helpers: Coroutine[Any, Any, Any]) -> T:

@@ -20,7 +20,7 @@ from p2pl.protocol.raft import bootstrap
 from p2pl.protocol.raft.election import (
     Heartbeat,
     HeartbeatReply,
-    Stamp,
+    ModelId,
     Term,
     VoteReply,
     VoteRequest,
@@ -40,12 +40,12 @@ class _Message(
     """Travels as an array that begins with its tag; 1 to 6 are those of the other modules."""
 
 
-class Announce(_Message, frozen=True, tag=7):
+class Notice(_Message, frozen=True, tag=7):
     """Says who leads this term, which global model is the newest, and the key for requests."""
 
     public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
     term: Term
-    stamp: Stamp
+    model_id: ModelId
     key: SealingKey
     signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 
@@ -60,7 +60,7 @@ class Announce(_Message, frozen=True, tag=7):
         Raises:
             FrameError: the leader has not signed this, for this session.
         """
-        statement = _statement(session_id, self.term, self.stamp, self.key)
+        statement = _statement(session_id, self.term, self.model_id, self.key)
         if not is_signed_by(self.public_key, PURPOSE, statement, self.signature):
             raise FrameError("announce.signature: it is not that of announce.public_key")
         return self.leader
@@ -86,24 +86,24 @@ class Update(_Message, frozen=True, tag=2):
     """Sealed to the leader: says that the model was trained, and which blob holds the result."""
 
     reply_key: SealingKey
-    stamp: Stamp
+    model_id: ModelId
     samples: Count  # that it was trained on, as the peer says
-    parcel: BlobName
+    blob: BlobName
     lock_key: LockKey
 
 
-class Newest(_Message, frozen=True, tag=1):
+class ModelLocation(_Message, frozen=True, tag=1):
     """Sealed to the reply key: says which blob holds the newest global model."""
 
-    stamp: Stamp
-    parcel: BlobName
+    model_id: ModelId
+    blob: BlobName
     lock_key: LockKey
 
 
 class Taken(_Message, frozen=True, tag=2):
     """Sealed to the reply key: says that the result has come, or is not needed."""
 
-    stamp: Stamp  # of the model that the leader holds
+    model_id: ModelId  # of the model that the leader holds
 
 
 Clear: TypeAlias = (
@@ -111,14 +111,14 @@ Clear: TypeAlias = (
     | VoteReply
     | Heartbeat
     | HeartbeatReply
-    | bootstrap.Pledge
+    | bootstrap.Acceptance
     | bootstrap.Refusal
-    | Announce
+    | Notice
     | Sealed
     | Who
 )
 Request: TypeAlias = Fetch | Update
-Reply: TypeAlias = Newest | Taken
+Reply: TypeAlias = ModelLocation | Taken
 
 _ENCODER = msgspec.msgpack.Encoder()
 _CLEAR: msgspec.msgpack.Decoder[Clear] = msgspec.msgpack.Decoder(Clear)
@@ -147,20 +147,20 @@ def decode_reply(plain: bytes) -> Reply:
 
 
 def announce(
-    key: Ed25519PrivateKey, session_id: str, term: int, stamp: Stamp, sealing_key: bytes
-) -> Announce:
+    key: Ed25519PrivateKey, session_id: str, term: int, model_id: ModelId, sealing_key: bytes
+) -> Notice:
     """Returns what the leader that holds the identity `key` announces, signed.
 
     Args:
         key: the leader's identity.
         session_id: 64 hex digits.
         term: that it leads.
-        stamp: of the newest global model.
+        model_id: of the newest global model.
         sealing_key: the public key that requests are to be sealed to, 32..440 bytes.
     """
-    statement = _statement(session_id, term, stamp, sealing_key)
+    statement = _statement(session_id, term, model_id, sealing_key)
     signature = sign(key, PURPOSE, statement)
-    return Announce(key.public_key().public_bytes_raw(), term, stamp, sealing_key, signature)
+    return Notice(key.public_key().public_bytes_raw(), term, model_id, sealing_key, signature)
 
 
 def about(session_id: str, term: int, direction: Literal["request", "reply"]) -> bytes:
@@ -174,8 +174,8 @@ def about(session_id: str, term: int, direction: Literal["request", "reply"]) ->
     return _ENCODER.encode(("p2pl raft 1", bytes.fromhex(session_id), term, direction))
 
 
-def _statement(session_id: str, term: int, stamp: Stamp, key: bytes) -> bytes:
-    return _ENCODER.encode((bytes.fromhex(session_id), term, stamp, key))
+def _statement(session_id: str, term: int, model_id: ModelId, key: bytes) -> bytes:
+    return _ENCODER.encode((bytes.fromhex(session_id), term, model_id, key))
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
