@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from p2pl.network.keys import Identity
 from p2pl.network.sealed import KeyPair, SuiteName, lock, seal, unlock
 from p2pl.protocol.raft import messages as raft
-from p2pl.protocol.raft.election import Stamp
+from p2pl.protocol.raft.election import ModelId
 
 MIB = 1 << 20
 
@@ -51,7 +51,7 @@ def measure(suite: SuiteName, keys: int) -> Row:
     making = sorted(timed(lambda: KeyPair.generate(suite)) for _ in range(keys))
     leader, mine = KeyPair.generate(suite), KeyPair.generate(suite)
     about = raft.about("ab" * 32, 1, "request")
-    update = raft.Update(mine.public, Stamp(1, 1), 10_000, bytes(16), bytes(32))
+    update = raft.Update(mine.public, ModelId(1, 1), 10_000, bytes(16), bytes(32))
     plain = raft.encode(update)
     box = seal(suite, leader.public, plain, about)
     repeats = range(max(20, keys))

@@ -27,7 +27,7 @@ import zmq
 from p2pl.network.keys import Identity
 from p2pl.network.pull import Pulled
 from p2pl.network.version import Version
-from p2pl.network.wire import Wire
+from p2pl.network.wire import CurveWire
 from p2pl.protocol.announce import PeerAddress
 
 MIB = 1 << 20
@@ -116,7 +116,7 @@ def bare_receiver(
 def wire_sender(pipe: Connection, size: int, chunk: int) -> None:
     async def serve() -> None:
         identity = Identity.generate()
-        wire = Wire(identity, session_id=SESSION_ID, listen=f"{HOST}:0", chunk_bytes=chunk)
+        wire = CurveWire(identity, session_id=SESSION_ID, listen=f"{HOST}:0", chunk_bytes=chunk)
         async with wire:
             await wire.publish(Version(round=1, samples=1, payload=payload(size)))
             used_s = cpu_s()
@@ -134,7 +134,7 @@ def wire_receiver(
 
     async def fetch() -> None:
         address = PeerAddress(id=peer_id, host=HOST, port=port, curve_key=curve_key)
-        wire = Wire(
+        wire = CurveWire(
             Identity.generate(), session_id=SESSION_ID, listen=f"{HOST}:0", chunk_bytes=chunk
         )
         async with wire:

@@ -1,4 +1,4 @@
-"""Lines: short messages over kept connections, each within its bounds."""
+"""Short messages over kept connections, each within its bounds."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from support.wires import DEADLINE_S, HOST, Puller, Served, puller_by_hand, served
 
 from p2pl.errors import FrameError, PullError
-from p2pl.network import connections as lines
+from p2pl.network import connections as connections
 from p2pl.network.connections import Inbox, Message
 from p2pl.network.version import Version
 from p2pl.protocol.announce import PeerAddress
@@ -24,7 +24,7 @@ from p2pl.protocol.frame import (
     Refused,
     Tell,
     Told,
-    decode_line_answer,
+    decode_connection_answer,
     encode,
 )
 
@@ -46,7 +46,7 @@ async def ask_by_hand(peer: Puller, ask: Header) -> Header:
     await peer.send(ask)
     async with asyncio.timeout(DEADLINE_S):
         (data,) = await peer.socket.recv_multipart()
-    return decode_line_answer(data)
+    return decode_connection_answer(data)
 
 
 @dataclass
@@ -99,7 +99,9 @@ async def test_a_ping_names_the_newest_version() -> None:
         assert alice.wire.traffic.transfers_out == 0
 
 
-async def test_once_a_line_is_open_a_ping_takes_under_200_bytes_as_the_sockets_see_it() -> None:
+async def test_once_a_connection_is_open_a_ping_takes_under_200_bytes_as_the_sockets_see_it() -> (
+    None
+):
     async with served() as alice, served() as bob, relay_to(alice.wire.port) as relay:
         await alice.wire.publish(Version(1 << 40, 1 << 40, b"weights"))
         address = replace(alice.address, port=relay.port)
@@ -129,29 +131,29 @@ async def test_what_is_told_is_in_the_inbox_in_order_with_the_name_of_its_sender
 
 async def test_who_has_told_too_much_waits_and_others_do_not() -> None:
     async with served() as alice, served() as bob, served() as carol:
-        for _ in range(lines.MAX_INBOX_PER_PEER):
+        for _ in range(connections.MAX_INBOX_PER_PEER):
             await tell(bob, alice.address, b"again")
         with pytest.raises(PullError, match="late"):
             await tell(bob, alice.address, b"once more", deadline_s=0.3)
         await tell(carol, alice.address, b"me too")
-        assert len(alice.wire.inbox.take_all()) == lines.MAX_INBOX_PER_PEER + 1
+        assert len(alice.wire.inbox.take_all()) == connections.MAX_INBOX_PER_PEER + 1
         await tell(bob, alice.address, b"once more")
 
 
 def test_an_inbox_is_bounded_over_all_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_INBOX", 3)
+    monkeypatch.setattr(connections, "MAX_INBOX", 3)
     inbox = Inbox()
     assert [inbox.put(Message(str(peer), b"")) for peer in range(4)] == [True, True, True, False]
 
 
 async def test_messages_beyond_the_quota_are_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MESSAGES_AT_ONCE", 2)
-    monkeypatch.setattr(lines, "MESSAGES_PER_S", 0.001)
+    monkeypatch.setattr(connections, "MESSAGES_AT_ONCE", 2)
+    monkeypatch.setattr(connections, "MESSAGES_PER_S", 0.001)
     async with served() as alice, puller_by_hand(alice.address) as mallory:
-        assert isinstance(await ask_by_hand(mallory, Hello(mallory.card())), Hello)
-        # Another line is no other quota.
+        assert isinstance(await ask_by_hand(mallory, Hello(mallory.credential())), Hello)
+        # Another connection is no other quota.
         answers = [await ask_by_hand(mallory, Ping())]
-        assert isinstance(await ask_by_hand(mallory, Hello(mallory.card())), Hello)
+        assert isinstance(await ask_by_hand(mallory, Hello(mallory.credential())), Hello)
         answers += [await ask_by_hand(mallory, Ping()) for _ in range(2)]
         assert [type(answer) for answer in answers] == [Newest, Newest, Busy]
 
@@ -175,15 +177,15 @@ async def test_a_hello_with_the_card_of_another_opens_nothing() -> None:
         served() as bob,
         puller_by_hand(alice.address) as mallory,
     ):
-        stolen = mallory.card(identity=bob.identity, curve_key=bob.address.curve_key)
+        stolen = mallory.credential(identity=bob.identity, curve_key=bob.address.curve_key)
         assert await ask_by_hand(mallory, Hello(stolen)) == Refused("protocol error")
         assert isinstance(await ask_by_hand(mallory, Tell(b"psst")), Refused)
         assert alice.wire.traffic.garbage == 1
 
 
-async def test_a_broken_frame_costs_its_sender_the_line() -> None:
+async def test_a_broken_frame_costs_its_sender_the_connection() -> None:
     async with served() as alice, puller_by_hand(alice.address) as mallory:
-        await ask_by_hand(mallory, Hello(mallory.card()))
+        await ask_by_hand(mallory, Hello(mallory.credential()))
         assert await ask_by_hand(mallory, Tell(b"fine")) == Told()
         await mallory.send(encode(Ping()) + b"!")
         assert (await mallory.hear())[0] == Refused("protocol error")
@@ -191,7 +193,7 @@ async def test_a_broken_frame_costs_its_sender_the_line() -> None:
         assert isinstance(await ask_by_hand(mallory, Ping()), Refused)
 
 
-async def test_a_line_that_the_other_end_has_forgotten_is_opened_again() -> None:
+async def test_a_connection_that_the_other_end_has_forgotten_is_opened_again() -> None:
     async with served() as alice, served() as bob, relay_to(alice.wire.port) as relay:
         address = replace(alice.address, port=relay.port)
         await ping(bob, address)
@@ -200,7 +202,7 @@ async def test_a_line_that_the_other_end_has_forgotten_is_opened_again() -> None
             puller_by_hand(alice.address, bob.identity) as other,
         ):
             for newer in (one, other):
-                assert isinstance(await ask_by_hand(newer, Hello(newer.card())), Hello)
+                assert isinstance(await ask_by_hand(newer, Hello(newer.credential())), Hello)
         await tell(bob, address, b"still here")
         assert relay.connections == 2
         assert [message.payload for message in alice.wire.inbox.take_all()] == [b"still here"]
@@ -237,7 +239,7 @@ async def test_many_questions_at_once_are_each_answered() -> None:
 async def test_closing_the_wire_ends_a_question_at_once() -> None:
     async with served() as alice:
         async with served() as bob:
-            for _ in range(lines.MAX_INBOX_PER_PEER):
+            for _ in range(connections.MAX_INBOX_PER_PEER):
                 await tell(bob, alice.address, b"full")
             asking = asyncio.create_task(tell(bob, alice.address, b"more", deadline_s=60))
             await asyncio.sleep(0.05)

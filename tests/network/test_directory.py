@@ -341,7 +341,7 @@ async def test_a_tracker_cannot_send_us_away_for_ever(tracker: FakeTracker) -> N
         (http("200 OK", b"\xff\xfe"), "answer: "),
         (answer("one", Speaker(1)).replace(b"10.0.0.1", b"ten.zero"), "answer: "),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "RemoteProtocolError"),
-        (http("302 Found", b"", "location: http://127.0.0.1:1/"), "sends us elsewhere"),
+        (http("302 Found", b"", "location: http://127.0.0.1:1/"), "sends elsewhere"),
         (http("401 Unauthorized", b"nope"), "401: Unauthorized"),
         (http("200 OK", b"x" * (MAX_ANSWER_BYTES + 1)), "answer: got 'more bytes'"),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"1000\r\n" + b"x" * 4_096

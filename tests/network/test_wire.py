@@ -14,9 +14,9 @@ from xxhash import xxh3_128
 from p2pl.errors import InputError, P2PLError, PullError
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.pull import Pulled, Unchanged, dealing
-from p2pl.network.serve import Limits
+from p2pl.network.serve import ServeLimits
 from p2pl.network.version import Version
-from p2pl.network.wire import Wire
+from p2pl.network.wire import CurveWire
 from p2pl.protocol.announce import PeerAddress
 
 pytestmark = pytest.mark.anyio
@@ -183,7 +183,7 @@ async def test_many_peers_pull_from_each_other_at_once() -> None:
 
 async def test_a_full_peer_lets_others_wait_for_their_turn() -> None:
     data = some_bytes(4 * MIB)
-    limits = Limits(transfers=1, retry_in_s=0.01)
+    limits = ServeLimits(transfers=1, retry_in_s=0.01)
     async with served(limits=limits) as alice, served() as b, served() as c, served() as d:
         await alice.wire.publish(Version(1, 1, data))
         pulls = [pull_whole(each, alice.address, size=len(data)) for each in (b, c, d)]
@@ -252,7 +252,7 @@ async def test_a_place_that_is_not_on_this_machine_is_refused(listen: str) -> No
 async def test_without_curve_there_is_no_wire(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zmq.has", lambda feature: False)
     with pytest.raises(P2PLError, match="never talks in plaintext"):
-        Wire(Identity.generate(), session_id=SESSION)
+        CurveWire(Identity.generate(), session_id=SESSION)
 
 
 async def test_the_version_before_is_kept_for_those_who_ask_for_its_round() -> None:

@@ -23,9 +23,18 @@ from support.wires import (
 
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.pull import Pulled
-from p2pl.network.serve import Limits
+from p2pl.network.serve import ServeLimits
 from p2pl.network.version import Version
-from p2pl.protocol.frame import Busy, Chunk, Credit, Header, NotModified, Offer, Refused, encode
+from p2pl.protocol.frame import (
+    Busy,
+    Chunk,
+    Credit,
+    Header,
+    NotModified,
+    Refused,
+    VersionOffer,
+    encode,
+)
 
 pytestmark = pytest.mark.anyio
 DATA = bytes(range(256)) * 1024 * 8  # 32 chunks
@@ -48,7 +57,7 @@ async def begin(puller: Puller, *, credit: int = 4) -> None:
         while isinstance(header, Busy):  # libzmq lets go of a chunk a moment after it has arrived
             await puller.send(puller.pull(credit=credit))
             header, _ = await puller.hear()
-    assert isinstance(header, Offer)
+    assert isinstance(header, VersionOffer)
     for index in range(credit):
         header, payload = await puller.hear()
         assert header == Chunk(index * CHUNK)
@@ -162,14 +171,14 @@ async def test_a_stolen_card_is_refused() -> None:
 async def test_a_card_that_its_peer_has_not_signed_is_refused() -> None:
     async with served() as alice, puller_by_hand(alice.address) as mallory:
         await alice.wire.publish(Version(1, 1, DATA))
-        forged = msgspec.structs.replace(mallory.card(), port=9)
-        await mallory.send(msgspec.structs.replace(mallory.pull(), card=forged))
+        forged = msgspec.structs.replace(mallory.credential(), port=9)
+        await mallory.send(msgspec.structs.replace(mallory.pull(), credential=forged))
         assert (await mallory.hear())[0] == Refused("protocol error")
         assert not alice.wire.seen
 
 
 async def test_a_slow_loris_is_dropped_and_others_are_served_meanwhile() -> None:
-    limits = Limits(transfers=2, idle_s=0.5)
+    limits = ServeLimits(transfers=2, idle_s=0.5)
     async with served(limits=limits) as alice, puller_by_hand(alice.address) as loris:
         await alice.wire.publish(Version(1, 1, DATA))
         await begin(loris)
@@ -179,7 +188,7 @@ async def test_a_slow_loris_is_dropped_and_others_are_served_meanwhile() -> None
 
 
 async def test_a_place_held_by_a_slow_loris_becomes_free() -> None:
-    limits = Limits(transfers=1, idle_s=0.3, retry_in_s=0.05)
+    limits = ServeLimits(transfers=1, idle_s=0.3, retry_in_s=0.05)
     async with served(limits=limits) as alice, puller_by_hand(alice.address) as loris:
         await alice.wire.publish(Version(1, 1, DATA))
         began_s = time.monotonic()  # before the place is taken: a stall must not eat into the wait
@@ -189,7 +198,7 @@ async def test_a_place_held_by_a_slow_loris_becomes_free() -> None:
 
 
 async def test_a_puller_that_trickles_is_dropped_all_the_same() -> None:
-    limits = Limits(idle_s=5, transfer_s=0.4)
+    limits = ServeLimits(idle_s=5, transfer_s=0.4)
     async with served(limits=limits) as alice, puller_by_hand(alice.address) as loris:
         await alice.wire.publish(Version(1, 1, DATA))
         await begin(loris, credit=1)
@@ -202,7 +211,7 @@ async def test_a_puller_that_trickles_is_dropped_all_the_same() -> None:
 
 
 async def test_when_all_places_are_taken_the_next_is_told_to_come_back() -> None:
-    limits = Limits(transfers=2, retry_in_s=0.25)
+    limits = ServeLimits(transfers=2, retry_in_s=0.25)
     async with (
         served(limits=limits) as alice,
         puller_by_hand(alice.address) as one,
@@ -221,7 +230,7 @@ async def test_when_all_places_are_taken_the_next_is_told_to_come_back() -> None
 
 
 async def test_a_peer_cannot_take_all_places() -> None:
-    limits = Limits(transfers=3, transfers_per_peer=1)
+    limits = ServeLimits(transfers=3, transfers_per_peer=1)
     identity = Identity.generate()
     async with (
         served(limits=limits) as alice,
@@ -247,12 +256,12 @@ async def test_a_peer_waits_once_for_a_round() -> None:
         await two.send(two.pull(round=5, wait_ms=60_000))
         assert (await one.hear())[0] == Refused("replaced by a newer pull")
         await alice.wire.publish(Version(5, 1, DATA))
-        assert isinstance((await two.hear())[0], Offer)
+        assert isinstance((await two.hear())[0], VersionOffer)
 
 
 async def test_only_so_many_may_wait_for_a_round() -> None:
     async with (
-        served(limits=Limits(waiting=1)) as alice,
+        served(limits=ServeLimits(waiting=1)) as alice,
         puller_by_hand(alice.address) as one,
         puller_by_hand(alice.address) as two,
     ):
@@ -274,7 +283,7 @@ async def test_garbage_while_waiting_for_a_round_ends_the_wait() -> None:
 
 async def test_a_puller_that_is_gone_when_its_round_comes_leaves_nothing_behind() -> None:
     # It is offered a place where libzmq has not noticed yet that it is gone; then not for long.
-    async with served(limits=Limits(transfers=1, idle_s=0.5)) as alice:
+    async with served(limits=ServeLimits(transfers=1, idle_s=0.5)) as alice:
         async with puller_by_hand(alice.address) as gone:
             await gone.send(gone.pull(round=5, wait_ms=60_000))
             await until(lambda: alice.wire.seen)
@@ -283,7 +292,7 @@ async def test_a_puller_that_is_gone_when_its_round_comes_leaves_nothing_behind(
 
 
 async def test_a_puller_that_goes_away_in_mid_transfer_leaves_its_place() -> None:
-    limits = Limits(transfers=1, idle_s=0.5, retry_in_s=0.05)
+    limits = ServeLimits(transfers=1, idle_s=0.5, retry_in_s=0.05)
     async with served(limits=limits) as alice:
         await alice.wire.publish(Version(1, 1, DATA))
         async with puller_by_hand(alice.address) as gone:
@@ -322,11 +331,14 @@ async def test_a_raw_tcp_client_disturbs_nobody(data: bytes) -> None:
 
 
 async def test_not_modified_keeps_no_place() -> None:
-    async with served(limits=Limits(transfers=1)) as alice, puller_by_hand(alice.address) as bob:
+    async with (
+        served(limits=ServeLimits(transfers=1)) as alice,
+        puller_by_hand(alice.address) as bob,
+    ):
         await alice.wire.publish(Version(1, 1, DATA))
         await bob.send(bob.pull(credit=1))
         offer, _ = await bob.hear()
-        assert isinstance(offer, Offer)
+        assert isinstance(offer, VersionOffer)
         async with puller_by_hand(alice.address) as carol:
             await carol.send(msgspec.structs.replace(carol.pull(), have=offer.digest))
             assert isinstance((await carol.hear())[0], NotModified)
@@ -345,5 +357,5 @@ async def test_a_question_that_arrives_while_a_version_goes_out_to_others_is_ans
         await two.send(two.pull())
         time.sleep(0.1)  # noqa: ASYNC251  # it arrives before the loop has looked for it
         await alice.wire.publish(Version(5, 1, b"small enough to be hashed at once"))
-        assert isinstance((await one.hear())[0], Offer)
-        assert isinstance((await two.hear())[0], Offer)
+        assert isinstance((await one.hear())[0], VersionOffer)
+        assert isinstance((await two.hear())[0], VersionOffer)

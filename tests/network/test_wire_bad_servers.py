@@ -15,7 +15,16 @@ from p2pl.errors import FrameError, PullError
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.pull import Pulled, Unchanged
 from p2pl.protocol.announce import PeerAddress
-from p2pl.protocol.frame import Busy, Chunk, Credit, Header, NotModified, Offer, Refused, encode
+from p2pl.protocol.frame import (
+    Busy,
+    Chunk,
+    Credit,
+    Header,
+    NotModified,
+    Refused,
+    VersionOffer,
+    encode,
+)
 
 pytestmark = pytest.mark.anyio
 CHUNKS = 60  # more than a wire takes in before the rest of its loop has had some turns
@@ -30,8 +39,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"p2pl.network.{name}", 60_000)
 
 
-def offer(server: Server, **changes: object) -> Offer:
-    honest = Offer(server.card(), 1, 1, len(DATA), xxh3_128(DATA).digest())
+def offer(server: Server, **changes: object) -> VersionOffer:
+    honest = VersionOffer(server.credential(), 1, 1, len(DATA), xxh3_128(DATA).digest())
     return msgspec.structs.replace(honest, **changes)
 
 
@@ -203,7 +212,7 @@ async def test_a_server_that_is_always_busy_costs_the_deadline_and_is_not_pester
 
 async def test_not_modified_is_no_answer_to_someone_who_has_nothing() -> None:
     async def script(server: Server, route: bytes) -> None:
-        await server.send(route, NotModified(server.card(), 1))
+        await server.send(route, NotModified(server.credential(), 1))
 
     with pytest.raises(FrameError, match="holds no version"):
         await outcome(script)
@@ -244,9 +253,9 @@ async def test_a_header_larger_than_a_header_is_refused() -> None:
 
 async def test_a_card_of_another_session_is_refused() -> None:
     async def script(server: Server, route: bytes) -> None:
-        await server.send(route, offer(server, card=server.card(session_id="cd" * 32)))
+        await server.send(route, offer(server, credential=server.credential(session_id="cd" * 32)))
 
-    with pytest.raises(FrameError, match=r"card\.session"):
+    with pytest.raises(FrameError, match=r"credential\.session"):
         await outcome(script)
 
 
@@ -254,19 +263,19 @@ async def test_a_card_taken_from_another_connection_is_refused() -> None:
     victim, keys = Identity.generate(), CurveKeys.generate()
 
     async def script(server: Server, route: bytes) -> None:
-        stolen = server.card(identity=victim, curve_key=keys.public)
-        await server.send(route, offer(server, card=stolen))
+        stolen = server.credential(identity=victim, curve_key=keys.public)
+        await server.send(route, offer(server, credential=stolen))
 
-    with pytest.raises(FrameError, match=r"card\.curve_key"):
+    with pytest.raises(FrameError, match=r"credential\.curve_key"):
         await outcome(script)
 
 
 async def test_an_unsigned_card_is_refused_even_with_nothing_to_send() -> None:
     async def script(server: Server, route: bytes) -> None:
-        forged = msgspec.structs.replace(server.card(), port=9)
+        forged = msgspec.structs.replace(server.credential(), port=9)
         await server.send(route, NotModified(forged, 1))
 
-    with pytest.raises(FrameError, match=r"card\.signature"):
+    with pytest.raises(FrameError, match=r"credential\.signature"):
         await outcome(script, have=bytes(16))
 
 

@@ -1,4 +1,4 @@
-"""Headers are small and checked; a card binds a peer to one CURVE key in one session."""
+"""Headers are small and checked; a credential binds a peer to one CURVE key in one session."""
 
 import msgspec
 import pytest
@@ -12,56 +12,56 @@ from p2pl.protocol.frame import (
     MAX_NOTES_BYTES,
     MAX_TELL_BYTES,
     Busy,
-    Card,
     Chunk,
-    Collect,
+    ConnectionAnswer,
+    Credential,
     Credit,
+    FetchBlob,
     Header,
     Hello,
-    LineAnswer,
     Newest,
     NotModified,
-    Offer,
     Ping,
     Pull,
     Refused,
     Tell,
     Told,
+    VersionOffer,
     decode_answer,
     decode_ask,
-    decode_line_answer,
+    decode_connection_answer,
     encode,
-    issue_card,
+    issue_credential,
 )
 from p2pl.protocol.identity import peer_id_of
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SESSION = "ab" * 32
 CURVE = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
-CARD = issue_card(KEY, session_id=SESSION, curve_key=CURVE, port=4000)
+CREDENTIAL = issue_credential(KEY, session_id=SESSION, curve_key=CURVE, port=4000)
 LARGEST = (1 << 53) - 1
-ASKS: list[Pull | Credit | Collect | Hello | Ping | Tell] = [
-    Pull(CARD, "model", None, 0, 0, 1),
-    Pull(CARD, "checkpoint", bytes(16), LARGEST, 60_000, 64),
+ASKS: list[Pull | Credit | FetchBlob | Hello | Ping | Tell] = [
+    Pull(CREDENTIAL, "model", None, 0, 0, 1),
+    Pull(CREDENTIAL, "checkpoint", bytes(16), LARGEST, 60_000, 64),
     Credit(1),
     Credit(64),
-    Hello(CARD),
+    Hello(CREDENTIAL),
     Ping(),
     Tell(b""),
     Tell(bytes(MAX_TELL_BYTES)),
-    Collect(CARD, bytes(16), 64),
+    FetchBlob(CREDENTIAL, bytes(16), 64),
 ]
-ANSWERS: list[Offer | NotModified | Busy | Refused | Chunk] = [
-    Offer(CARD, 1, 0, 1, bytes(16)),
-    Offer(CARD, LARGEST, LARGEST, LARGEST, bytes(16), bytes(MAX_NOTES_BYTES)),
-    NotModified(CARD, LARGEST),
+ANSWERS: list[VersionOffer | NotModified | Busy | Refused | Chunk] = [
+    VersionOffer(CREDENTIAL, 1, 0, 1, bytes(16)),
+    VersionOffer(CREDENTIAL, LARGEST, LARGEST, LARGEST, bytes(16), bytes(MAX_NOTES_BYTES)),
+    NotModified(CREDENTIAL, LARGEST),
     Busy(250),
     Refused("no"),
     Chunk(0),
     Chunk(LARGEST),
 ]
-LINE_ANSWERS: list[LineAnswer] = [
-    Hello(CARD),
+CONNECTION_ANSWERS: list[ConnectionAnswer] = [
+    Hello(CREDENTIAL),
     Newest(0, 0, None),
     Newest(LARGEST, LARGEST, bytes(16)),
     Told(),
@@ -87,18 +87,18 @@ def test_what_a_server_says_is_what_the_puller_reads(answer: Header) -> None:
     assert decode_answer(memoryview(encode(answer))) == answer
 
 
-@pytest.mark.parametrize("answer", LINE_ANSWERS)
-def test_what_one_end_of_a_line_answers_is_what_the_other_reads(answer: Header) -> None:
-    assert decode_line_answer(encode(answer)) == answer
+@pytest.mark.parametrize("answer", CONNECTION_ANSWERS)
+def test_what_one_end_of_a_connection_answers_is_what_the_other_reads(answer: Header) -> None:
+    assert decode_connection_answer(encode(answer)) == answer
 
 
 def test_every_valid_header_fits_the_limit() -> None:
-    headers: list[Header] = [*ASKS, *ANSWERS, *LINE_ANSWERS]
+    headers: list[Header] = [*ASKS, *ANSWERS, *CONNECTION_ANSWERS]
     assert max(len(encode(each)) for each in headers) < MAX_HEADER_BYTES
 
 
 def test_not_modified_takes_less_than_200_bytes() -> None:
-    assert len(encode(NotModified(CARD, LARGEST))) < 200
+    assert len(encode(NotModified(CREDENTIAL, LARGEST))) < 200
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,15 @@ def test_not_modified_takes_less_than_200_bytes() -> None:
         (Tell(b"hi"), "920bc4026869"),
         (Told(), "910c"),
         (
-            NotModified(CARD, 3),
+            NotModified(CREDENTIAL, 3),
             "930495c420"
             + "ab" * 32
             + "c42003a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664"
-            "125531b8d928" + CURVE.encode().hex() + "cd0fa0c440" + CARD.signature.hex() + "03",
+            "125531b8d928"
+            + CURVE.encode().hex()
+            + "cd0fa0c440"
+            + CREDENTIAL.signature.hex()
+            + "03",
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Header) else "",
@@ -129,14 +133,14 @@ def test_the_bytes_of_a_header_never_change(header: Header, golden: str) -> None
 
 def test_a_card_is_a_signature_over_purpose_session_keys_and_port() -> None:
     statement = bytes.fromhex(
-        "94c420" + "ab" * 32 + "c420" + CARD.public_key.hex() + "d928" + CURVE.encode().hex()
+        "94c420" + "ab" * 32 + "c420" + CREDENTIAL.public_key.hex() + "d928" + CURVE.encode().hex()
     )
-    KEY.public_key().verify(CARD.signature, b"p2pl card 1\n" + statement + b"\xcd\x0f\xa0")
+    KEY.public_key().verify(CREDENTIAL.signature, b"p2pl card 1\n" + statement + b"\xcd\x0f\xa0")
 
 
 def test_a_card_names_the_peer_on_its_own_connection() -> None:
-    peer_id = CARD.check(session_id=SESSION, curve_key=CURVE)
-    assert peer_id == CARD.peer_id == peer_id_of(KEY.public_key().public_bytes_raw())
+    peer_id = CREDENTIAL.check(session_id=SESSION, curve_key=CURVE)
+    assert peer_id == CREDENTIAL.peer_id == peer_id_of(KEY.public_key().public_bytes_raw())
 
 
 @pytest.mark.parametrize(
@@ -148,21 +152,21 @@ def test_a_card_names_the_peer_on_its_own_connection() -> None:
     ],
 )
 def test_a_card_that_was_changed_is_refused(field: str, value: object) -> None:
-    card: Card = msgspec.structs.replace(CARD, **{field: value})
-    with pytest.raises(FrameError, match=r"card\.signature"):
-        card.check(session_id=SESSION, curve_key=CURVE)
+    credential: Credential = msgspec.structs.replace(CREDENTIAL, **{field: value})
+    with pytest.raises(FrameError, match=r"credential\.signature"):
+        credential.check(session_id=SESSION, curve_key=CURVE)
 
 
 def test_a_card_is_worth_nothing_in_another_session_or_on_another_connection() -> None:
-    with pytest.raises(FrameError, match=r"card\.session: got 'abab"):
-        CARD.check(session_id="cd" * 32, curve_key=CURVE)
-    with pytest.raises(FrameError, match=r"card\.curve_key: got '0123"):
-        CARD.check(session_id=SESSION, curve_key=CURVE[::-1])
+    with pytest.raises(FrameError, match=r"credential\.session: got 'abab"):
+        CREDENTIAL.check(session_id="cd" * 32, curve_key=CURVE)
+    with pytest.raises(FrameError, match=r"credential\.curve_key: got '0123"):
+        CREDENTIAL.check(session_id=SESSION, curve_key=CURVE[::-1])
 
 
 def test_a_card_cannot_be_altered_to_fit() -> None:
-    moved = msgspec.structs.replace(CARD, session=b"\xcd" * 32, curve_key=CURVE[::-1])
-    with pytest.raises(FrameError, match=r"card\.signature"):
+    moved = msgspec.structs.replace(CREDENTIAL, session=b"\xcd" * 32, curve_key=CURVE[::-1])
+    with pytest.raises(FrameError, match=r"credential\.signature"):
         moved.check(session_id="cd" * 32, curve_key=CURVE[::-1])
 
 
@@ -231,7 +235,7 @@ def test_an_answer_out_of_range_is_refused(data: bytes) -> None:
 @settings(max_examples=200)
 @given(data=st.binary(max_size=300))
 def test_random_bytes_raise_only_frame_errors(data: bytes) -> None:
-    for decode in (decode_ask, decode_answer, decode_line_answer):
+    for decode in (decode_ask, decode_answer, decode_connection_answer):
         try:
             header = decode(data)
         except FrameError:
@@ -241,7 +245,7 @@ def test_random_bytes_raise_only_frame_errors(data: bytes) -> None:
 
 @settings(max_examples=200)
 @given(
-    valid=st.sampled_from([encode(each) for each in [*ASKS, *ANSWERS, *LINE_ANSWERS]]),
+    valid=st.sampled_from([encode(each) for each in [*ASKS, *ANSWERS, *CONNECTION_ANSWERS]]),
     place=st.integers(0, 3_000),
     change=st.binary(min_size=0, max_size=4),
     cut=st.integers(0, 4),
@@ -251,11 +255,14 @@ def test_a_header_changed_anywhere_raises_only_frame_errors(
 ) -> None:
     place %= len(valid)
     data = valid[:place] + change + valid[place + cut :]
-    for decode in (decode_ask, decode_answer, decode_line_answer):
+    for decode in (decode_ask, decode_answer, decode_connection_answer):
         try:
             header = decode(data)
         except FrameError:
             continue
-        if isinstance(header, Pull | Offer | NotModified | Hello) and header.card != CARD:
+        if (
+            isinstance(header, Pull | VersionOffer | NotModified | Hello)
+            and header.credential != CREDENTIAL
+        ):
             with pytest.raises(FrameError):
-                header.card.check(session_id=SESSION, curve_key=CURVE)
+                header.credential.check(session_id=SESSION, curve_key=CURVE)

@@ -12,10 +12,10 @@ from p2pl.protocol.raft.election import (
     Event,
     Holds,
     Message,
-    Received,
+    MessageReceived,
+    ModelId,
     Rules,
     Save,
-    Stamp,
     State,
     Tick,
     VoteReply,
@@ -43,7 +43,7 @@ class Member:
     rules: Rules
     state: State
     ballot: Ballot  # on disk
-    held: Stamp  # on disk
+    held: ModelId  # on disk
     alive: bool = True
 
     @property
@@ -55,9 +55,9 @@ class Member:
 class History:
     """What must never happen, checked after every event."""
 
-    led: dict[int, tuple[str, Stamp]] = field(default_factory=dict)  # term -> who, holding what
+    led: dict[int, tuple[str, ModelId]] = field(default_factory=dict)  # term -> who, holding what
     votes: dict[tuple[int, str], str] = field(default_factory=dict)  # (term, voter) -> for whom
-    committed: set[Stamp] = field(default_factory=set)
+    committed: set[ModelId] = field(default_factory=set)
 
     def saved(self, member: str, before: Ballot, after: Ballot) -> None:
         """Takes note of what a member saved: terms only grow, and a vote is never changed."""
@@ -75,9 +75,9 @@ class History:
         decided = committed(member.rules, member.state)
         if decided is not None:
             self.committed.add(decided)
-        for stamp in self.committed:
-            later = (held for term, (_, held) in self.led.items() if term > stamp.term)
-            assert all(held >= stamp for held in later), f"{stamp} was decided and is lost"
+        for model_id in self.committed:
+            later = (held for term, (_, held) in self.led.items() if term > model_id.term)
+            assert all(held >= model_id for held in later), f"{model_id} was decided and is lost"
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Electorate:
         """Starts a member, with what it had saved."""
         rules = rules_of(name, self.names, term_s=self.term_s)
         old = self.by_name.get(name)
-        ballot, held = (old.ballot, old.held) if old else (Ballot(), Stamp())
+        ballot, held = (old.ballot, old.held) if old else (Ballot(), ModelId())
         state = begin(rules, ballot, held, self.clock(name), self.draw())
         self.by_name[name] = Member(rules, state, ballot, held)
 
@@ -110,7 +110,7 @@ class Electorate:
         if not member.alive:
             return
         if isinstance(event, Holds):
-            member.held = event.stamp
+            member.held = event.model_id
         state, actions = step(member.rules, member.state, event, self.clock(name), self.draw())
         member.state = state
         for action in actions[:crash_after]:
@@ -236,7 +236,7 @@ class World:
             if self.random.random() < weather.loss or frozenset({sender, to}) in self.cut:
                 continue
             at_s = self.now_s + self.random.uniform(*weather.delay_s)
-            self._put(at_s, to, Received(sender, message))
+            self._put(at_s, to, MessageReceived(sender, message))
 
     def _put(self, at_s: float, name: str, event: Event | None) -> int:
         number = next(self._number)

@@ -12,18 +12,18 @@ import zmq.asyncio
 
 from p2pl.errors import PullError
 from p2pl.network.keys import CurveKeys, Identity
-from p2pl.network.serve import Limits
-from p2pl.network.wire import Wire
+from p2pl.network.serve import ServeLimits
+from p2pl.network.wire import CurveWire
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     Answer,
-    Card,
+    Credential,
     Header,
     Pull,
     decode_answer,
     decode_ask,
     encode,
-    issue_card,
+    issue_credential,
 )
 
 SESSION = "ab" * 32
@@ -56,7 +56,7 @@ async def late(ask: Callable[[float], Awaitable[object]], stage: str) -> float:
 class Served:
     """A wire that is open, and where it is."""
 
-    wire: Wire
+    wire: CurveWire
     identity: Identity
     address: PeerAddress
 
@@ -68,11 +68,11 @@ async def served(
     listen: str = f"{HOST}:0",
     host: str = HOST,
     chunk_bytes: int = CHUNK,
-    limits: Limits | None = None,
+    limits: ServeLimits | None = None,
 ) -> AsyncIterator[Served]:
     """Yields an open wire of a new peer."""
     identity = Identity.generate()
-    async with Wire(
+    async with CurveWire(
         identity, session_id=session_id, listen=listen, chunk_bytes=chunk_bytes, limits=limits
     ) as wire:
         address = PeerAddress(
@@ -90,13 +90,13 @@ class ByHand:
     identity: Identity = field(default_factory=Identity.generate)
     keys: CurveKeys = field(default_factory=CurveKeys.generate)
 
-    def card(
+    def credential(
         self, *, session_id: str = SESSION, curve_key: str = "", identity: Identity | None = None
-    ) -> Card:
-        """Returns a card of this peer, with lies where the test wants them."""
+    ) -> Credential:
+        """Returns a credential of this peer, with lies where the test wants them."""
         key = (identity or self.identity).private_key
         curve_key = curve_key or self.keys.public
-        return issue_card(key, session_id=session_id, curve_key=curve_key, port=self.port)
+        return issue_credential(key, session_id=session_id, curve_key=curve_key, port=self.port)
 
     @property
     def address(self) -> PeerAddress:
@@ -126,7 +126,7 @@ class Puller(ByHand):
     """The asking end, connected to one wire."""
 
     def pull(self, *, credit: int = 4, round: int = 0, wait_ms: int = 0) -> Pull:
-        return Pull(self.card(), "model", None, round, wait_ms, credit)
+        return Pull(self.credential(), "model", None, round, wait_ms, credit)
 
     async def send(self, header: Header | bytes, *more: bytes) -> None:
         data = header if isinstance(header, bytes) else encode(header)

@@ -25,7 +25,7 @@ from p2pl.errors import FrameError, TrackerError
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.protocol import session
-from p2pl.protocol.frame import Chunk, Offer, Pull, decode_ask, encode, issue_card
+from p2pl.protocol.frame import Chunk, Pull, VersionOffer, decode_ask, encode, issue_credential
 
 Kind = Literal["garbage", "nan", "stall", "liar"]
 NAN = b"\x00\x00\xc0\x7f"  # float32, little-endian
@@ -76,7 +76,7 @@ class BadServer:
             return
         size = PEBIBYTE if self._kind == "liar" else len(self._payload)
         digest = xxh3_128(self._payload).digest()
-        card = issue_card(
+        credential = issue_credential(
             self.identity.private_key,
             session_id=self._file.id,
             curve_key=self.keys.public,
@@ -84,7 +84,7 @@ class BadServer:
         )
         # The round that was asked for, so that nobody can tell us from a peer that is merely slow.
         await self._router.send_multipart(
-            [route, encode(Offer(card, pull.round, 1_000, size, digest))]
+            [route, encode(VersionOffer(credential, pull.round, 1_000, size, digest))]
         )
         chunk = self._file.session.wire.chunk_bytes
         chunks = -(-len(self._payload) // chunk)

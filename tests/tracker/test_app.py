@@ -13,7 +13,7 @@ from support.announces import NOW_S, SESSION, Clock, Speaker
 
 from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Announce, Counts, Refusal
-from p2pl_tracker.address import networks
+from p2pl_tracker.address import SITE_SHARE, networks
 from p2pl_tracker.app import Policy, create_app
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Totals, Welcome
 
@@ -146,6 +146,74 @@ async def test_a_flood_from_one_address_is_refused_but_leaving_is_not() -> None:
     assert statuses == [200, 200, 429]
     assert (await tracker.post(peers[2].body(), "198.51.100.1")).status_code == 200
     assert (await tracker.post(peers[0].body("stopped"))).status_code == 200
+
+
+async def test_a_flood_of_departures_is_refused_before_a_signature_is_checked() -> None:
+    tracker = Tracker(Policy(address_rate=10.0, address_burst=5))
+    peer = Speaker(1)
+    statuses = [(await tracker.post(peer.body("stopped"))).status_code for _ in range(500)]
+    assert statuses == [200] * 5 + [429] * 495
+    forged = peer.body("stopped").replace(b'"numwant":10', b'"numwant":11')
+    assert refusal(await tracker.post(forged), 429).retry_in_s == 0.1
+    assert (await tracker.post(peer.body("started"))).status_code == 200  # another allowance
+    assert (await tracker.post(peer.body("stopped"), "198.51.100.1")).status_code == 200
+
+
+async def test_all_peers_behind_one_address_may_leave_at_once() -> None:
+    tracker = Tracker(Policy(address_rate=1.0, address_burst=30))
+    peers = [Speaker(number) for number in range(30)]
+    for event in ("started", "stopped"):
+        for peer in peers:
+            assert (await tracker.post(peer.body(event))).status_code == 200
+    assert (await tracker.get("/health")).status_code == 200
+    assert Policy().address_burst >= Policy().limits.max_peers_per_address
+
+
+@pytest.mark.parametrize("body", [b"{}", b"not JSON", Speaker(1).body() + b" "])
+async def test_nonsense_counts_as_an_announce_does(body: bytes) -> None:
+    tracker = Tracker(Policy(address_rate=10.0, address_burst=2))
+    statuses = [(await tracker.post(body)).status_code for _ in range(3)]
+    assert statuses[:2] == [statuses[0]] * 2 in ([400] * 2, [422] * 2)
+    assert statuses[2] == 429
+    assert (await tracker.post(Speaker(1).body())).status_code == 429
+    assert (await tracker.post(Speaker(1).body(), "198.51.100.1")).status_code == 200
+
+
+async def test_a_wrong_signature_counts_as_an_announce_does() -> None:
+    tracker = Tracker(Policy(address_rate=10.0, address_burst=2))
+    forged = Speaker(1).body().replace(b'"numwant":10', b'"numwant":11')
+    assert [(await tracker.post(forged)).status_code for _ in range(3)] == [401, 401, 429]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f"/scrape?session={SESSION}", "/scrape", "/metrics", "/stats.json", "/openapi.json", "/nope"],
+)
+async def test_whatever_one_asks_for_counts_as_an_announce_does(path: str) -> None:
+    tracker = Tracker(Policy(address_rate=10.0, address_burst=2))
+    statuses = [(await tracker.get(path)).status_code for _ in range(3)]
+    assert statuses[0] == statuses[1] != 429
+    assert refusal(await tracker.get(path), 429).retry_in_s == 0.1
+    assert (await tracker.post(Speaker(1).body())).status_code == 429
+    tracker.clock.advance(0.1)
+    assert (await tracker.get(path)).status_code == statuses[0]
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+async def test_the_checks_of_an_operator_are_answered_at_any_rate(path: str) -> None:
+    tracker = Tracker(Policy(address_rate=10.0, address_burst=1))
+    assert {(await tracker.get(path)).status_code for _ in range(10)} == {200}
+
+
+async def test_the_addresses_of_an_ipv6_site_share_an_allowance_as_well() -> None:
+    tracker = Tracker(Policy(address_rate=1.0, address_burst=2))
+    peers = [Speaker(number) for number in range(2 * SITE_SHARE + 1)]
+    statuses = [
+        (await tracker.post(peer.body(), f"2001:db8:1:{peer.number:x}::1")).status_code
+        for peer in peers
+    ]
+    assert statuses == [200] * 2 * SITE_SHARE + [429]
+    assert (await tracker.post(peers[-1].body(), "2001:db8:2::1")).status_code == 200
 
 
 async def test_a_full_tracker_says_so_and_still_answers() -> None:

@@ -355,6 +355,17 @@ async def test_a_peer_that_announces_too_often_is_told_when_to_come_back(
     assert (await store.announce(one.says("stopped"), "10.0.0.1")).alive == 0
 
 
+async def test_leaving_and_coming_back_earns_no_new_burst(make: Make, clock: Clock) -> None:
+    store = make(replace(LIMITS, burst=5))
+    one = Speaker(1)
+    for _ in range(5):
+        await store.announce(one.says("started"), "10.0.0.1")
+        await store.announce(one.says("stopped"), "10.0.0.1")
+    assert (await refused(store, one)).status == 429
+    clock.advance(1)
+    assert (await store.announce(one.says("started"), "10.0.0.1")).alive == 1
+
+
 async def test_a_long_silence_does_not_earn_a_longer_burst(make: Make, clock: Clock) -> None:
     store = make(replace(LIMITS, burst=5))
     (one,) = await join(store, 1)

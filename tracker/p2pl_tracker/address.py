@@ -2,29 +2,31 @@
 
 import ipaddress
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
 from p2pl.errors import InputError, wrong
+from p2pl.pace import Rate, RateLimiter
 from p2pl_tracker.swarm import address_group, too_often
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+SITE_BITS = 48  # of an IPv6 address: RFC 6177
+SITE_SHARE = 16  # chosen: see `AddressLimit`
 MAX_ADDRESSES = 100_000  # chosen: 20 MB of rate limits; the longest idle is forgotten first
 
 
 def observed(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
     """Returns the address the request really comes from.
 
-    That is the address at the other end of the connection; where that is one of our own proxies, it
-    is the right-most `X-Forwarded-For` entry that is not. What stands left of it, anybody may have
-    written.
+    That is the address at the other end of the connection; where that is one of the operator's
+    proxies, it is the right-most `X-Forwarded-For` entry that is not. What stands left of it,
+    anybody may have written.
 
     Args:
         peer: the address at the other end of the connection.
         forwarded: the values of all `X-Forwarded-For` headers, joined by commas in their order.
-        trusted: networks of our own proxies; empty means the header is not read at all.
+        trusted: networks of the operator's proxies; empty means the header is not read at all.
     """
     address = _parse(peer)
     if not trusted:
@@ -64,7 +66,11 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 class AddressLimit:
-    """How often one address (an IPv4 address, an IPv6 /64) may announce: a leaky bucket each."""
+    """How often one address (an IPv4 address, an IPv6 /64) may ask.
+
+    Whoever has an IPv6 /48, which is what one site is given, has 65,536 such addresses: together
+    they may ask as often as `SITE_SHARE` of them.
+    """
 
     def __init__(
         self,
@@ -74,29 +80,33 @@ class AddressLimit:
         now: Callable[[], float] = time.monotonic,
         max_addresses: int = MAX_ADDRESSES,
     ) -> None:
-        self._rate, self._burst, self._now, self._max = rate, burst, now, max_addresses
-        self._paced_s: OrderedDict[str, float] = OrderedDict()  # longest idle first
+        """Has heard of no address yet.
+
+        Args:
+            rate: requests a second of one address, in the long run; 0 = no limit.
+            burst: requests in a row before `rate` counts, at least 1.
+            now: a clock that never steps back, in seconds.
+            max_addresses: how many addresses are remembered, and how many sites.
+        """
+        self._rate = rate
+        self._addresses: RateLimiter[str] = RateLimiter(
+            Rate.per_second(rate, burst), now=now, max_keys=max_addresses
+        )
+        self._sites: RateLimiter[str] = RateLimiter(
+            Rate.per_second(SITE_SHARE * rate, SITE_SHARE * burst), now=now, max_keys=max_addresses
+        )
 
     def __len__(self) -> int:
-        return len(self._paced_s)
+        return len(self._addresses)
 
     def check(self, host: str) -> None:
-        """Counts one announce.
+        """Counts one request.
 
         Raises:
-            AnnounceError: `host` is past its burst and faster than its rate (429).
+            AnnounceError: `host`, or its site, is past its burst and faster than its rate (429).
         """
-        if not self._rate:
-            return
-        now, group = self._now(), address_group(host)
-        paced_s = max(self._paced_s.get(group, now), now)
-        early_s = paced_s - now - (self._burst - 1) / self._rate
-        if early_s > 0:
-            raise too_often("this address", self._rate, early_s)
-        self._paced_s[group] = paced_s + 1 / self._rate
-        self._paced_s.move_to_end(group)
-        for _ in range(2):  # two out for one in: what has been idle for long goes in the end
-            oldest = next(iter(self._paced_s))
-            if self._paced_s[oldest] > now and len(self._paced_s) <= self._max:
-                break
-            del self._paced_s[oldest]
+        wait_s = self._addresses.take(address_group(host))
+        if wait_s:
+            raise too_often("this address", self._rate, wait_s)
+        if ":" in host and (wait_s := self._sites.take(address_group(host, SITE_BITS))):
+            raise too_often("this address's /48", SITE_SHARE * self._rate, wait_s)

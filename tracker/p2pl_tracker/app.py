@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 EXPIRE_EVERY_S = 1.0  # chosen: how stale the counts of a silent session can be
 JITTER = 0.1  # of the interval, so that peers that came together do not come back together
 UNAVAILABLE_RETRY_S = 5.0
+UNCOUNTED = ("/health", "/ready")
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -46,8 +47,8 @@ class Policy:
     limits: Limits = field(default_factory=Limits)
     interval_s: int = 60
     trusted_proxies: tuple[Network, ...] = ()
-    address_rate: float = 200.0  # announces a second from one address; 0 = no limit
-    address_burst: int = 1_000
+    address_rate: float = 200.0  # requests a second from one address; 0 = no limit
+    address_burst: int = 1_000  # not fewer than peers of one address, who may all leave at once
 
 
 class Tracker:
@@ -68,24 +69,48 @@ class Tracker:
         self.epoch = secrets.token_urlsafe(6)
         self.started_s = now()
         self._now, self._wall, self._rng = now, wall, rng
-        self._address_limit = AddressLimit(policy.address_rate, policy.address_burst, now=now)
+        rate, burst = policy.address_rate, policy.address_burst
+        self._requests = AddressLimit(rate, burst, now=now)
+        self._departures = AddressLimit(rate, burst, now=now)
 
     async def announce(self, request: Request) -> Response:
         """Returns the answer to an announce, or the refusal."""
         try:
             body = await bounded_body(request)
             start_s = time.perf_counter()
-            announce = messages.decode(body)
             host = self._host(request)
+            announce = self._decode(body, host)
             answer = await self._answer(announce, host)
         except AnnounceError as fault:
             return self.refuse(fault)
         self.metrics.count_answer(announce.event, time.perf_counter() - start_s)
         return Response(answer, media_type="application/json")
 
+    def _decode(self, body: bytes, host: str) -> SignedAnnounce:
+        """Returns the announce in `body`, counted against what its address may send.
+
+        Departures have an allowance of their own, as large as the other, so that whoever leaves can
+        say so whatever the peers around it did before: all behind one address may leave at once, if
+        they are no more than `Policy.address_burst`. One that is refused falls silent instead.
+        """
+        try:
+            announce = messages.decode(body)
+        except AnnounceError:
+            self._requests.check(host)
+            raise
+        allowance = self._departures if announce.event == "stopped" else self._requests
+        allowance.check(host)
+        return announce
+
+    def refusal(self, request: Request) -> Response | None:
+        """Returns the refusal of a request from an address that asks too often, else None."""
+        try:
+            self._requests.check(self._host(request))
+        except AnnounceError as fault:
+            return self.refuse(fault)
+        return None
+
     async def _answer(self, announce: SignedAnnounce, host: str) -> bytes:
-        if announce.event != "stopped":  # leaving is always welcome
-            self._address_limit.check(host)
         announce.check_time(self._wall())
         announce.check_signature()
         welcome = await self.store.announce(announce, host)
@@ -175,7 +200,7 @@ class Tracker:
         return response
 
     async def refuse_fault(self, _: Request, fault: Exception) -> Response:
-        """Returns a refusal that says nothing of our internals; the server logs the traceback."""
+        """Returns a refusal that says nothing of the internals; the server logs the traceback."""
         return self.refuse(AnnounceError("internal error of the tracker", status=500))
 
     async def expire_for_ever(self) -> None:
@@ -186,20 +211,29 @@ class Tracker:
 
 
 class _TrackerAPI(FastAPI):
-    """FastAPI, with a short way for announces and the schemas of the messages msgspec decodes."""
+    """FastAPI, with a short way for announces and the schemas of the messages msgspec decodes.
+
+    Announces count against what an address may ask as they are decoded; everything else does here,
+    but for what an operator's probes ask.
+    """
 
     announce: ASGIApp
+    refusal: Callable[[Request], Response | None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", "/announce"):
+        if scope["type"] != "http" or scope["path"] in UNCOUNTED:
+            await super().__call__(scope, receive, send)
+        elif (scope["method"], scope["path"]) == ("POST", "/announce"):
             await self.announce(scope, receive, send)
+        elif refusal := self.refusal(Request(scope)):
+            await refusal(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        schema = super().openapi()
-        schema.setdefault("components", {})["schemas"] = docs.schemas()
-        return schema
+        if self.openapi_schema is None:
+            super().openapi().setdefault("components", {})["schemas"] = docs.schemas()
+        return super().openapi()
 
 
 async def bounded_body(request: Request) -> bytes:
@@ -282,6 +316,7 @@ def create_app(
         ("GET", "/stats.json", tracker.stats, docs.STATS),
     ):
         app.add_api_route(path, endpoint, methods=[method], response_class=Response, **document)
+    app.refusal = tracker.refusal
     app.announce = ServerErrorMiddleware(_bare(tracker.announce), tracker.refuse_fault)
     app.add_exception_handler(HTTPException, tracker.refuse_request)
     app.add_exception_handler(Exception, tracker.refuse_fault)

@@ -49,7 +49,7 @@ def serve(
         int, typer.Option(min=1, help="Peers of one IPv4 address or IPv6 /64.")
     ] = 1_000,
     address_rate: Annotated[
-        float, typer.Option(min=0, help="Announces a second from one address; 0 = no limit.")
+        float, typer.Option(min=0, help="Requests a second from one address; 0 = no limit.")
     ] = 200.0,
     max_connections: Annotated[int, typer.Option(min=1)] = 4_096,
     trusted_proxy: Annotated[

@@ -49,6 +49,7 @@ def _route(
     return {"summary": summary, "responses": responses, "openapi_extra": extra}
 
 
+TOO_MANY = "Too many requests; `retry_in_s` and Retry-After say how long to wait."
 ANNOUNCE = _route(
     "Say that a peer is there, and learn of others",
     _json(AnswerBody),
@@ -59,14 +60,14 @@ ANNOUNCE = _route(
         409: "The sequence number is not new: a replay, or one key used twice.",
         413: f"More than {MAX_ANNOUNCE_BYTES} bytes.",
         422: "A field is missing, unknown or out of range.",
-        429: "Too many announces; `retry_in_s` and Retry-After say how long to wait.",
+        429: TOO_MANY,
     },
     requestBody={"required": True, "content": _json(SignedAnnounce)},
 )
 SCRAPE = _route(
     "Count the peers of sessions",
     _json(Scrape),
-    {400: f"Not 1..{MAX_SCRAPED} session ids of 64 hex digits."},
+    {400: f"Not 1..{MAX_SCRAPED} session ids of 64 hex digits.", 429: TOO_MANY},
     parameters=[
         {
             "name": "session",
@@ -86,5 +87,7 @@ HEALTH = _route("Say whether the process is alive", _json(Status), {})
 READY = _route(
     "Say whether announces can be served", _json(Status), {503: "The store is not ready."}
 )
-METRICS = _route("Counters for Prometheus", {"text/plain": {"schema": {"type": "string"}}}, {})
-STATS = _route("The counters people ask for first", _json(Stats), {})
+METRICS = _route(
+    "Counters for Prometheus", {"text/plain": {"schema": {"type": "string"}}}, {429: TOO_MANY}
+)
+STATS = _route("The counters people ask for first", _json(Stats), {429: TOO_MANY})

@@ -117,7 +117,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Returns a bound socket; port 0 takes a free one.
 
     Raises:
-        InputError: the address is not ours, or another process has the port.
+        InputError: the address is not of this machine, or another process has the port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -170,7 +170,7 @@ def serve(
         timeout_keep_alive=patience.keep_alive_s,
         timeout_graceful_shutdown=patience.drain_s,
     )
-    # uvicorn raises the signal again when it is done; ours says that ending was what we wanted.
+    # uvicorn raises the signal again when it is done; this says that ending was what was wanted.
     before = signal.signal(signal.SIGTERM, lambda *_: log.info("stopped by SIGTERM"))
     try:
         _Server(config, lambda: on_ready(url)).run(sockets=[listener])

@@ -5,15 +5,17 @@ O(k), and the removal of at most `EXPIRED_PER_CALL` peers that fell silent.
 """
 
 import ipaddress
+import math
 import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from p2pl.errors import AnnounceError, wrong
+from p2pl.pace import Rate
 from p2pl.protocol.announce import MAX_SKEW_S, Announce, Counts, Event, encode_row
 
 EXPIRED_PER_CALL = 256  # chosen: about half a millisecond; drains far faster than peers can join
@@ -83,6 +85,17 @@ class Store(Protocol):
         ...
 
 
+class _Departed(NamedTuple):
+    """What is remembered of a peer that is no longer there."""
+
+    sequence: int  # of its last announce
+    due_s: float  # as of a peer: whoever leaves and comes back earns no new burst
+    until_s: float  # when it may be forgotten
+
+
+STRANGER = _Departed(sequence=-1, due_s=-math.inf, until_s=-math.inf)
+
+
 class _Peer:
     """One peer in one session."""
 
@@ -91,20 +104,20 @@ class _Peer:
         "at",
         "completed",
         "digest",
+        "due_s",
         "expires_s",
-        "paced_s",
         "row",
         "sequence",
         "swarm",
     )
 
-    def __init__(self, swarm: "_Swarm", digest: bytes, paced_s: float) -> None:
+    def __init__(self, swarm: "_Swarm", digest: bytes) -> None:
         self.swarm = swarm
         self.digest = digest
-        self.paced_s = paced_s  # when the announces so far would be due, at one a min_interval_s
         self.address = ""  # what `address_group` made of its host
         self.at = -1  # place in swarm.order
         self.completed = False
+        self.due_s = 0.0  # what `Rate` knows of its announces so far
         self.expires_s = 0.0
         self.row = b""
         self.sequence = 0
@@ -154,12 +167,17 @@ class _Swarm:
 
 
 @lru_cache(maxsize=65_536)
-def address_group(host: str) -> str:
-    """Returns what the per-address limits count by: an IPv4 address, or an IPv6 /64."""
+def address_group(host: str, bits: int = 64) -> str:
+    """Returns what the per-address limits count by: an IPv4 address, or an IPv6 /64.
+
+    Args:
+        host: an IP address.
+        bits: of an IPv6 address, that those who count together have in common.
+    """
     address = ipaddress.ip_address(host)
     if address.version == 4:
         return host
-    return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
+    return str(ipaddress.IPv6Network((address, bits), strict=False).network_address)
 
 
 class MemoryStore:
@@ -178,34 +196,35 @@ class MemoryStore:
     ) -> None:
         self._limits = limits
         self._now = now
+        self._pace = Rate(limits.min_interval_s, limits.burst)
         self._random = (rng or random.Random()).random
         self._swarms: dict[bytes, _Swarm] = {}
         self._by_expiry: OrderedDict[_Peer, None] = OrderedDict()  # all peers, soonest first
         self._per_address: dict[str, int] = {}
-        # session + digest -> (sequence, when it may be forgotten), soonest first
-        self._departed: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        # By session + digest, soonest forgotten first.
+        self._departed: OrderedDict[bytes, _Departed] = OrderedDict()
 
     async def announce(self, announce: Announce, host: str) -> Welcome:
         now = self._now()
         self._expire(now)
         session, digest = announce.session, announce.digest
         peer = self._alive(session, digest, now)
-        self._check_sequence(announce.sequence, session + digest, peer)
+        last = peer or self._departed.get(session + digest, STRANGER)
+        self._check_sequence(announce.sequence, last.sequence)
         if announce.event == "stopped":
             if peer:
                 self._remove(peer, announce.sequence)
             return self._welcome(session, ())
+        due_s = self._check_pace(last.due_s, now)
         group = address_group(host)
         if peer and peer.address != group and self._is_full_for(group):
             self._remove(peer, announce.sequence)  # gone from there, and no room here
             peer = None
-        if peer:
-            self._check_pace(peer, now)
-        elif warning := self._fullness(session, group):
+        if peer is None and (warning := self._fullness(session, group)):
             rows = self._sample(session, announce.numwant, None, now)
             return self._welcome(session, rows, warning)
-        else:
-            peer = self._add(session, digest, now)
+        peer = peer or self._add(session, digest)
+        peer.due_s = due_s
         self._renew(peer, announce, host, now)
         return self._welcome(session, self._sample(session, announce.numwant, peer, now))
 
@@ -240,8 +259,7 @@ class MemoryStore:
             return None
         return peer
 
-    def _check_sequence(self, sequence: int, key: bytes, peer: _Peer | None) -> None:
-        last = peer.sequence if peer else self._departed.get(key, (-1, 0.0))[0]
+    def _check_sequence(self, sequence: int, last: int) -> None:
         if sequence <= last:
             message = wrong(
                 "announce sequence",
@@ -251,13 +269,12 @@ class MemoryStore:
             )
             raise AnnounceError(message, status=409)
 
-    def _check_pace(self, peer: _Peer, now: float) -> None:
-        """Lets `burst` announces through at once and one a `min_interval_s` later (GCRA)."""
-        limits = self._limits
-        early_s = peer.paced_s - now - (limits.burst - 1) * limits.min_interval_s
-        if early_s > 0:
-            raise too_often("this peer", 1 / limits.min_interval_s, early_s)
-        peer.paced_s = max(peer.paced_s, now) + limits.min_interval_s
+    def _check_pace(self, due_s: float, now: float) -> float:
+        """Returns what `due_s` becomes by one more announce of a peer."""
+        early_s = self._pace.wait_s(due_s, now)
+        if early_s:
+            raise too_often("this peer", 1 / self._pace.interval_s, early_s)
+        return self._pace.count(due_s, now)
 
     def _is_full_for(self, group: str) -> bool:
         return self._per_address.get(group, 0) >= self._limits.max_peers_per_address
@@ -275,12 +292,12 @@ class MemoryStore:
             return f"not added: {limits.max_peers_per_address} peers share your address already"
         return ""
 
-    def _add(self, session: bytes, digest: bytes, now: float) -> _Peer:
+    def _add(self, session: bytes, digest: bytes) -> _Peer:
         swarm = self._swarms.get(session)
         if swarm is None:
             swarm = self._swarms[session] = _Swarm(session)
         self._departed.pop(session + digest, None)
-        peer = _Peer(swarm, digest, now + self._limits.min_interval_s)
+        peer = _Peer(swarm, digest)
         swarm.add(peer)
         return peer
 
@@ -311,9 +328,8 @@ class MemoryStore:
             del self._swarms[swarm.session]
         del self._by_expiry[peer]
         self._leave_address(peer.address)
-        self._departed[swarm.session + peer.digest] = (
-            sequence,
-            self._now() + REMEMBER_SEQUENCE_S,
+        self._departed[swarm.session + peer.digest] = _Departed(
+            sequence, peer.due_s, self._now() + REMEMBER_SEQUENCE_S
         )
         if len(self._departed) > self._limits.max_peers:
             self._departed.popitem(last=False)
@@ -328,7 +344,7 @@ class MemoryStore:
             return True
         for _ in range(EXPIRED_PER_CALL):
             key = next(iter(self._departed), None)
-            if key is None or self._departed[key][1] > now:
+            if key is None or self._departed[key].until_s > now:
                 return False
             del self._departed[key]
         return True
@@ -359,6 +375,6 @@ class MemoryStore:
 
 
 def too_often(who: str, rate: float, retry_in_s: float) -> AnnounceError:
-    """Returns the refusal of one announce too many."""
-    message = f"too many announces from {who}: allowed {rate:g} a second; wait {retry_in_s:.1f} s"
+    """Returns the refusal of one request too many."""
+    message = f"too many requests from {who}: allowed {rate:g} a second; wait {retry_in_s:.1f} s"
     return AnnounceError(message, status=429, retry_in_s=retry_in_s)

@@ -33,7 +33,7 @@ from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
 from p2pl.network.transport import Directory, Transport
-from p2pl.network.wire import Wire
+from p2pl.network.wire import CurveWire
 from p2pl.privacy.ledger import PURPOSE
 from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
@@ -263,7 +263,7 @@ async def _network(
     if options.alone:
         return MemoryNetwork().join(one.identity)
     wire = await stack.enter_async_context(
-        Wire(
+        CurveWire(
             one.identity,
             session_id=file.id,
             listen=options.listen,

@@ -1,13 +1,13 @@
-"""Lines: kept connections for short messages, where a pull would cost a handshake each time.
+"""Kept connections for short messages, where a pull would cost a handshake each time.
 
-A line is opened by its first message. Both ends show their card once; from then on a question takes
-some tens of bytes, and so does its answer: a ping 110 in all, with the framing of ZeroMQ and CURVE
-(`tests/client/test_lines.py`). One question is under way on a line at a time. Whatever goes wrong,
-the line is closed and with it all that was in flight, so no late answer can be mistaken for
-another; the next question opens a new one.
+A connection is opened by its first message. Both ends show their credential once; from then on a
+question takes some tens of bytes, and so does its answer: a ping 110 in all, with the framing of
+ZeroMQ and CURVE (`tests/network/test_connections.py`). One question is under way on a connection at
+a time. Whatever goes wrong, the connection is closed and with it all that was in flight, so no late
+answer can be mistaken for another; the next question opens a new one.
 
-Who answers keeps a bounded table of lines and a quota for each peer. What it was told waits in an
-inbox, bounded for each peer as well, until the exchange takes it out.
+The peer that answers keeps a bounded table of connections and a quota for each peer. What it was
+told waits in an inbox, bounded for each peer as well, until the exchange takes it out.
 """
 
 import asyncio
@@ -23,44 +23,45 @@ from p2pl.network.keys import CurveKeys
 from p2pl.network.pull import MIN_RETRY_MS, dealing, endpoint, unless_lost
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
+from p2pl.pace import Rate, RateLimiter
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     Busy,
-    Card,
+    ConnectionAnswer,
+    ConnectionAsk,
+    Credential,
     Hello,
-    LineAnswer,
-    LineAsk,
     Newest,
     Ping,
     Refused,
     Tell,
     Told,
-    decode_line_answer,
+    decode_connection_answer,
     encode,
 )
 
-MAX_LINES = 300  # of mine; chosen: a little more than the largest cohort
-MAX_LINES_IN = 1_024  # of others; as many as peers are remembered
-MAX_LINES_PER_PEER = 2  # a peer that was cut off opens a second before the first is known dead
+MAX_CONNECTIONS = 300  # opened; chosen: a little more than the largest cohort
+MAX_ACCEPTED = 1_024  # opened by others; as many as peers are remembered
+MAX_ACCEPTED_PER_PEER = 2  # a peer that was cut off opens a second before the first is known dead
 MESSAGES_PER_S = 50.0  # from one peer; chosen: ten times what a leader with a short pulse sends
 MESSAGES_AT_ONCE = 100
 MAX_INBOX_PER_PEER = 32  # messages; 48 KiB
 MAX_INBOX = 1_024
 RETRY_MS = 100  # told to a peer that is over its quota
 
-NO_LINE = Refused("no line: say hello first")
+NO_HELLO = Refused("no line: say hello first")  # the words are as they were first sent
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a peer told me."""
+    """What one peer told this one."""
 
     peer_id: str
     payload: bytes
 
 
 class Inbox:
-    """What others have told me and the exchange has not read yet, oldest first."""
+    """What other peers have told this one and the exchange has not read yet, oldest first."""
 
     def __init__(self) -> None:
         self._messages: deque[Message] = deque()
@@ -97,67 +98,53 @@ class Inbox:
         return message
 
 
-@dataclass(slots=True)
-class _Quota:
-    """A bucket of messages that fills again with time."""
-
-    left: float = MESSAGES_AT_ONCE
-    at_s: float = 0.0
-
-    def take(self, now_s: float) -> bool:
-        """Returns whether one more message is within the quota."""
-        self.left = min(MESSAGES_AT_ONCE, self.left + (now_s - self.at_s) * MESSAGES_PER_S)
-        self.at_s = now_s
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
-
-
-class Answering:
-    """The answering end of all lines that others have opened.
+class AcceptedConnections:
+    """The answering end of all connections that other peers have opened.
 
     Args:
-        card: mine.
-        newest: returns the version that I serve, if any.
-        inbox: takes what I am told.
+        credential: of the peer that answers.
+        newest: returns the version that it serves, if any.
+        inbox: takes what it is told.
         now: a clock that never steps back, in seconds.
     """
 
     def __init__(
         self,
-        card: Card,
+        credential: Credential,
         newest: Callable[[], Published | None],
         inbox: Inbox,
         now: Callable[[], float],
     ) -> None:
-        self._hello = Hello(card)
-        self._newest, self._inbox, self._now = newest, inbox, now
+        self._hello = Hello(credential)
+        self._newest, self._inbox = newest, inbox
         self._peers: dict[bytes, str] = {}  # by connection; the least recently used first
-        self._quotas: dict[str, _Quota] = {}  # by peer; those over it are those that matter
+        # By peer, so that a new connection is no new quota.
+        self._quotas: RateLimiter[str] = RateLimiter(
+            Rate.per_second(MESSAGES_PER_S, MESSAGES_AT_ONCE), now=now, max_keys=MAX_ACCEPTED
+        )
 
     def peer_on(self, route: bytes) -> str | None:
         """Returns who has said hello on a connection."""
         return self._peers.get(route)
 
-    def greet(self, route: bytes, peer_id: str) -> LineAnswer:
-        """Returns the answer to a hello whose card has been checked."""
+    def greet(self, route: bytes, peer_id: str) -> ConnectionAnswer:
+        """Returns the answer to a hello whose credential has been checked."""
         self._peers.pop(route, None)
-        mine = [other for other, who in self._peers.items() if who == peer_id]
-        if len(mine) >= MAX_LINES_PER_PEER:
-            self.forget(mine[0])
-        elif len(self._peers) >= MAX_LINES_IN:
+        before = [other for other, who in self._peers.items() if who == peer_id]
+        if len(before) >= MAX_ACCEPTED_PER_PEER:
+            self.forget(before[0])
+        elif len(self._peers) >= MAX_ACCEPTED:
             self.forget(next(iter(self._peers)))
         self._peers[route] = peer_id
         return self._hello
 
-    def answer(self, route: bytes, ask: Ping | Tell) -> LineAnswer:
-        """Returns the answer to what came over a line."""
+    def answer(self, route: bytes, ask: Ping | Tell) -> ConnectionAnswer:
+        """Returns the answer to what came over a connection: `Busy` past the peer's quota."""
         peer_id = self._peers.pop(route, None)
         if peer_id is None:
-            return NO_LINE
+            return NO_HELLO
         self._peers[route] = peer_id
-        if not self._quota(peer_id).take(self._now()):
+        if self._quotas.take(peer_id):
             return Busy(RETRY_MS)
         if isinstance(ask, Ping):
             version = self._newest()
@@ -168,20 +155,13 @@ class Answering:
         return Told() if taken else Busy(RETRY_MS)
 
     def forget(self, route: bytes) -> None:
-        """Closes a line, if there is one; a peer's quota is kept, so a new line is no new quota."""
+        """Closes a connection, if there is one; the peer's quota is kept."""
         self._peers.pop(route, None)
-
-    def _quota(self, peer_id: str) -> _Quota:
-        quota = self._quotas.pop(peer_id, None) or _Quota(at_s=self._now())
-        self._quotas[peer_id] = quota
-        if len(self._quotas) > MAX_LINES_IN:
-            del self._quotas[next(iter(self._quotas))]
-        return quota
 
 
 @dataclass(slots=True)
-class _Line:
-    """One line of mine; closed when `held` is."""
+class _Connection:
+    """One connection that was opened; closed when `held` is."""
 
     address: PeerAddress
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -194,17 +174,34 @@ class _Line:
         self.dealer = self.monitor = None
 
 
-class Calling:
-    """The asking end of all lines that I have opened."""
+class Connections:
+    """The asking end of all connections that this peer has opened, one to each other peer."""
 
     def __init__(
-        self, context: zmq.asyncio.Context, *, keys: CurveKeys, card: Card, traffic: Traffic
+        self,
+        context: zmq.asyncio.Context,
+        *,
+        keys: CurveKeys,
+        credential: Credential,
+        traffic: Traffic,
     ) -> None:
-        self._context, self._keys, self._card, self._traffic = context, keys, card, traffic
-        self._lines: dict[str, _Line] = {}  # by peer id; the least recently used first
+        self._context, self._keys, self._credential, self._traffic = (
+            context,
+            keys,
+            credential,
+            traffic,
+        )
+        self._connections: dict[str, _Connection] = {}  # by peer id; the least recently used first
 
-    async def ask(self, address: PeerAddress, ask: Ping | Tell, deadline_s: float) -> LineAnswer:
+    async def ask(
+        self, address: PeerAddress, ask: Ping | Tell, deadline_s: float
+    ) -> ConnectionAnswer:
         """Returns the answer of the peer at `address`: `Newest` to a ping, `Told` to a tell.
+
+        Args:
+            address: whom to ask; the peer there must prove to be that very one.
+            ask: the question.
+            deadline_s: seconds for all of it, the opening of a connection included.
 
         Raises:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
@@ -213,63 +210,65 @@ class Calling:
         where = endpoint(address)
         try:
             async with asyncio.timeout(deadline_s):
-                line = self._line(address)
+                connection = self._connection(address)
                 try:
-                    async with line.lock:
-                        return await self._ask(line, where, ask)
+                    async with connection.lock:
+                        return await self._ask(connection, where, ask)
                 finally:
-                    if self._lines.get(address.id) is not line:
-                        line.close()  # replaced meanwhile
+                    if self._connections.get(address.id) is not connection:
+                        connection.close()  # replaced meanwhile
         except TimeoutError as fault:
             raise PullError(f"late: no answer after {deadline_s:g} s") from fault
 
     def close(self) -> None:
-        """Closes all lines."""
-        for line in self._lines.values():
-            line.close()
-        self._lines.clear()
+        """Closes all connections."""
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
 
-    def _line(self, address: PeerAddress) -> _Line:
-        """Returns the line to a peer; not open yet where it is new, or the peer has moved."""
-        line = self._lines.pop(address.id, None)
-        if line is None or line.address != address:
-            if line and not line.lock.locked():
-                line.close()
-            line = _Line(address)
-        self._lines[address.id] = line
-        if len(self._lines) > MAX_LINES:
-            idle = next((one for one in self._lines.values() if not one.lock.locked()), None)
+    def _connection(self, address: PeerAddress) -> _Connection:
+        """Returns the connection to a peer; not open yet where it is new, or the peer has moved."""
+        connection = self._connections.pop(address.id, None)
+        if connection is None or connection.address != address:
+            if connection and not connection.lock.locked():
+                connection.close()
+            connection = _Connection(address)
+        self._connections[address.id] = connection
+        if len(self._connections) > MAX_CONNECTIONS:
+            idle = next((one for one in self._connections.values() if not one.lock.locked()), None)
             if idle is not None:
                 idle.close()
-                del self._lines[idle.address.id]
-        return line
+                del self._connections[idle.address.id]
+        return connection
 
-    async def _ask(self, line: _Line, where: str, ask: Ping | Tell) -> LineAnswer:
-        """Returns the answer; a line that turns out dead or forgotten is opened again, once."""
-        was_open = line.dealer is not None
+    async def _ask(self, connection: _Connection, where: str, ask: Ping | Tell) -> ConnectionAnswer:
+        """Returns the answer; a connection found dead or forgotten is opened again, once."""
+        was_open = connection.dealer is not None
         try:
             try:
-                answer = await self._converse(line, where, ask)
+                answer = await self._converse(connection, where, ask)
             except PullError:
                 if not was_open:
                     raise
-                line.close()
-                answer = await self._converse(line, where, ask)
+                connection.close()
+                answer = await self._converse(connection, where, ask)
         except FrameError:
-            self._traffic.broke(line.address.id)
-            line.close()
+            self._traffic.broke(connection.address.id)
+            connection.close()
             raise
         except BaseException:
-            line.close()  # what is in flight must not answer the next question
+            connection.close()  # what is in flight must not answer the next question
             raise
         return answer
 
-    async def _converse(self, line: _Line, where: str, ask: Ping | Tell) -> LineAnswer:
-        if line.dealer is None:
-            await self._open(line, where)
+    async def _converse(
+        self, connection: _Connection, where: str, ask: Ping | Tell
+    ) -> ConnectionAnswer:
+        if connection.dealer is None:
+            await self._open(connection, where)
         allowed = Newest if isinstance(ask, Ping) else Told
         while True:
-            answer = await self._exchange(line, ask)
+            answer = await self._exchange(connection, ask)
             if isinstance(answer, Busy):
                 await asyncio.sleep(max(answer.retry_in_ms, MIN_RETRY_MS) / 1_000)
             elif isinstance(answer, Refused):
@@ -281,37 +280,43 @@ class Calling:
                     wrong("answer", got=type(answer).__name__, allowed=allowed.__name__)
                 )
 
-    async def _open(self, line: _Line, where: str) -> None:
-        dealer, monitor = line.held.enter_context(dealing(self._context, self._keys, line.address))
+    async def _open(self, connection: _Connection, where: str) -> None:
+        dealer, monitor = connection.held.enter_context(
+            dealing(self._context, self._keys, connection.address)
+        )
         dealer.connect(where)
-        line.dealer, line.monitor = dealer, monitor
-        answer = await self._exchange(line, Hello(self._card))
+        connection.dealer, connection.monitor = dealer, monitor
+        answer = await self._exchange(connection, Hello(self._credential))
         if isinstance(answer, Refused):
             raise PullError(f"refused: {answer.reason!r}")
         if not isinstance(answer, Hello):
             raise FrameError(wrong("answer", got=type(answer).__name__, allowed="Hello"))
-        peer_id = answer.card.check(
-            session_id=self._card.session.hex(), curve_key=line.address.curve_key
+        peer_id = answer.credential.check(
+            session_id=self._credential.session.hex(), curve_key=connection.address.curve_key
         )
-        if peer_id != line.address.id:
+        if peer_id != connection.address.id:
             raise FrameError(
-                wrong("peer id", got=peer_id, allowed=f"{line.address.id}, whom we meant to ask")
+                wrong(
+                    "peer id", got=peer_id, allowed=f"{connection.address.id}, who was to be asked"
+                )
             )
 
-    async def _exchange(self, line: _Line, ask: LineAsk) -> LineAnswer:
-        """Returns the next message on an open line after `ask` was sent."""
-        if line.dealer is None or line.monitor is None:
-            raise ValueError("the line is not open")
-        return await unless_lost(self._send_and_hear(line, line.dealer, ask), line.monitor)
+    async def _exchange(self, connection: _Connection, ask: ConnectionAsk) -> ConnectionAnswer:
+        """Returns the next message on an open connection after `ask` was sent."""
+        if connection.dealer is None or connection.monitor is None:
+            raise ValueError("the connection is not open")
+        return await unless_lost(
+            self._send_and_hear(connection, connection.dealer, ask), connection.monitor
+        )
 
     async def _send_and_hear(
-        self, line: _Line, dealer: zmq.asyncio.Socket, ask: LineAsk
-    ) -> LineAnswer:
+        self, connection: _Connection, dealer: zmq.asyncio.Socket, ask: ConnectionAsk
+    ) -> ConnectionAnswer:
         data = encode(ask)
         await dealer.send(data)
-        self._traffic.went(line.address.id, len(data))
+        self._traffic.went(connection.address.id, len(data))
         frames = await dealer.recv_multipart()
-        self._traffic.came(line.address.id, sum(map(len, frames)))
+        self._traffic.came(connection.address.id, sum(map(len, frames)))
         if len(frames) != 1:
             raise FrameError(wrong("message", got=f"{len(frames)} frames", allowed="1"))
-        return decode_line_answer(frames[0])
+        return decode_connection_answer(frames[0])

@@ -2,8 +2,8 @@
 
 Trackers stand in tiers (BEP 12): within a tier in an order shuffled once, the one that answered
 last in front; the next tier only when a whole tier is silent. A tracker that fails is left alone
-for a growing, jittered while, so a dead one costs nothing per round, and at most `MAX_REST_S`
-passes until one that came back is noticed.
+for a growing, jittered while, so a dead one costs nothing per round, and at most a minute passes
+until one that came back is noticed.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Annotated, Any, Self
 
@@ -22,6 +22,7 @@ from msgspec import Meta
 from p2pl.errors import ProtocolError, RunDirError, TrackerError, wrong
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
+from p2pl.pace import NO_REST, BackOff, Rest
 from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import (
     MAX_ANSWER_BYTES,
@@ -34,9 +35,8 @@ from p2pl.protocol.announce import (
 
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
-REST_S = 1.0  # after one failure; doubles with each further one
-MAX_REST_S = 60.0  # libtorrent issue 4873: uncapped, waits grew to 20 hours
-MAX_RETRY_S = 3_600.0  # however long a tracker asks us to stay away
+BACK_OFF = BackOff(first_s=1.0, max_s=60.0)  # libtorrent issue 4873: uncapped, it grew to 20 hours
+MAX_RETRY_S = 3_600.0  # however long a tracker says to stay away
 KEEP_ALIVE_S = 10.0  # shorter than the tracker's, so that no announce meets a closing connection
 
 
@@ -46,8 +46,8 @@ class Announcer:
 
     session_id: str  # 64 hex digits
     identity: Identity  # signs
-    curve_key: str  # my CURVE public key in Z85
-    port: int  # where I listen
+    curve_key: str  # its public CURVE key, in Z85
+    port: int  # where it listens
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,14 +57,13 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class _Tracker:
-    """What we remember of one tracker."""
+    """What is remembered of one tracker."""
 
     url: str
     epoch: str = ""
-    has_us: bool = False  # it answered, and has not heard `stopped` since
+    lists_peer: bool = False  # it answered, and has not heard `stopped` since
     is_greeted: bool = False  # it answered `started`, and has not been restarted since
-    failures: int = 0  # in a row
-    rest_until_s: float = 0.0
+    rest: Rest = NO_REST
     reason: str = ""  # of the last failure
 
 
@@ -147,7 +146,11 @@ class TrackerDirectory:
     async def announce(self, event: Event = "update", *, numwant: int) -> Answer:
         """Returns the answer of the first tracker that gives one.
 
-        A tracker that does not have us yet, or has forgotten us, hears `started` for `update`.
+        A tracker that does not list this peer yet, or no longer, hears `started` for `update`.
+
+        Args:
+            event: what to say.
+            numwant: how many other peers to ask for; more than `MAX_NUMWANT` are cut to that.
 
         Raises:
             TrackerError: none answers in time; at once, where all failed a moment ago.
@@ -166,16 +169,20 @@ class TrackerDirectory:
         return answer
 
     async def leave(self) -> None:
-        """Says `stopped` to every tracker that has us, as far as they can be reached."""
+        """Says `stopped` to every tracker that lists this peer, as far as they can be reached.
+
+        It takes `TRACKER_DEADLINE_S` at most. A tracker that is not told forgets the peer when it
+        has been silent for long.
+        """
         start_s = self._now()
-        leaving = [tracker for tier in self._tiers for tracker in tier if tracker.has_us]
+        leaving = [tracker for tier in self._tiers for tracker in tier if tracker.lists_peer]
         await asyncio.gather(*(self._try(tracker, "stopped", 0) for tracker in leaving))
         self.seconds += self._now() - start_s
 
     async def _announce_to_first(self, event: Event, numwant: int) -> Answer | None:
         for tier in self._tiers:
             for tracker in list(tier):
-                if tracker.rest_until_s > self._now():
+                if tracker.rest.until_s > self._now():
                     continue
                 answer = await self._try(tracker, event, numwant)
                 if answer:
@@ -200,24 +207,23 @@ class TrackerDirectory:
             # Cut short by the deadline for all trackers: this one has been too slow as well.
             self._rest(tracker, _Failure("no answer in time"))
             raise
-        tracker.failures, tracker.reason = 0, ""
+        tracker.rest, tracker.reason = NO_REST, ""
         tracker.is_greeted = said == "started" or (
             tracker.is_greeted and answer.epoch == tracker.epoch
         )
-        tracker.has_us = said != "stopped"
+        tracker.lists_peer = said != "stopped"
         tracker.epoch = answer.epoch
         return answer
 
     def _rest(self, tracker: _Tracker, fault: _Failure) -> None:
         tracker.reason = str(fault)
         if fault.forgot:
-            tracker.has_us = tracker.is_greeted = False
+            tracker.lists_peer = tracker.is_greeted = False
         if fault.retry_in_s is not None:
-            tracker.rest_until_s = self._now() + min(fault.retry_in_s, MAX_RETRY_S)
-            return
-        tracker.failures += 1
-        rest_s = min(MAX_REST_S, REST_S * 2.0 ** min(tracker.failures - 1, 30))
-        tracker.rest_until_s = self._now() + rest_s * self._rng.uniform(0.5, 1.0)
+            until_s = self._now() + min(fault.retry_in_s, MAX_RETRY_S)
+            tracker.rest = replace(tracker.rest, until_s=until_s)
+        else:
+            tracker.rest = BACK_OFF.after_failure(tracker.rest, self._now(), self._rng)
 
     def _body(self, event: Event, numwant: int) -> bytes:
         wall_s = self._wall()
@@ -328,7 +334,7 @@ def _refusal(response: httpx.Response, data: bytes) -> _Failure:
     """Returns why a tracker did not answer with 200."""
     status = response.status_code
     if response.has_redirect_location:
-        return _Failure(f"{status}: it sends us elsewhere; put the right URL into the session file")
+        return _Failure(f"{status}: it sends elsewhere; put the right URL into the session file")
     try:
         refusal = messages.decode_refusal(data)
         reason, retry_in_s = refusal.reason, refusal.retry_in_s

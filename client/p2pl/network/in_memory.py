@@ -107,7 +107,7 @@ class MemoryTransport:
         self._newest: Published | None = None
         self._replaced: Published | None = None
         self._checkpoint: Published | None = None
-        self._parcels: dict[bytes, Published] = {}
+        self._blobs: dict[bytes, Published] = {}
         self._published = asyncio.Event()
 
     @property
@@ -197,23 +197,23 @@ class MemoryTransport:
             raise PullError("no checkpoint is served")
         return self._take(other, other._checkpoint, size)
 
-    async def put_parcel(self, name: bytes, payload: Payload) -> None:
+    async def put_blob(self, name: bytes, payload: Payload) -> None:
         """Gives `payload` to those who know its name."""
-        self._parcels[name] = await prepare(Version(0, 0, payload))
+        self._blobs[name] = await prepare(Version(0, 0, payload))
 
-    def drop_parcel(self, name: bytes) -> None:
-        """Gives a parcel to nobody any more."""
-        self._parcels.pop(name, None)
+    def drop_blob(self, name: bytes) -> None:
+        """Gives a blob to nobody any more."""
+        self._blobs.pop(name, None)
 
-    async def collect(
+    async def fetch_blob(
         self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
     ) -> memoryview:
-        """Returns the parcel of this name."""
+        """Returns the blob of this name."""
         del deadline_s
         other = self._greet(address)
-        if name not in other._parcels:
-            raise PullError("there is no such parcel")
-        return self._take(other, other._parcels[name], size)
+        if name not in other._blobs:
+            raise PullError("there is no such blob")
+        return self._take(other, other._blobs[name], size)
 
     async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
         """Returns which version a pull would get."""

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from p2pl.errors import IdentityError, P2PLError, wrong
 from p2pl.protocol.identity import peer_id_of
 
-MAX_KEY_FILE_BYTES = 16_384  # chosen: ours has 119 bytes, a 4096-bit RSA key about 3,300
+MAX_KEY_FILE_BYTES = 16_384  # chosen: that of a peer has 119 bytes, a 4096-bit RSA key about 3,300
 OWNER_ONLY = 0o600
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -65,7 +65,11 @@ class Identity:
             ) from fault
 
     def secret_for(self, purpose: str) -> bytes:
-        """Returns 32 bytes that only the owner of the key can make, different for each purpose."""
+        """Returns 32 bytes that only the owner of the key can make, different for each purpose.
+
+        Args:
+            purpose: what they are for; the same purpose gives the same bytes.
+        """
         derive = HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose.encode())
         return derive.derive(self.private_key.private_bytes_raw())
 
@@ -117,7 +121,7 @@ def _create(path: Path, key: Ed25519PrivateKey) -> None:
 
 def _load(path: Path) -> Ed25519PrivateKey:
     """Returns the private key in `path`, or raises IdentityError."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe must not hold us up
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe must not hold it up
     with os.fdopen(file, "rb") as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):

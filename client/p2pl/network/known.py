@@ -4,27 +4,28 @@ import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
+from p2pl.pace import NO_REST, BackOff, Rest
 from p2pl.protocol.announce import PeerAddress
 
 MAX_KNOWN = 1_024  # chosen: four of the largest cohorts; the longest unheard of is dropped first
-REST_S = 2.0  # after one failure; doubles with each further one
-MAX_REST_S = 120.0  # chosen: a peer that comes back is tried again within two minutes
+# Chosen: a peer that comes back is tried again within two minutes.
+BACK_OFF = BackOff(first_s=2.0, max_s=120.0)
 
 
 @dataclass(slots=True)
 class _Known:
     address: PeerAddress
-    failures: int = 0  # in a row
     is_missing: bool = False  # it did not answer the last time
-    rest_until_s: float = 0.0
+    rest: Rest = NO_REST
 
 
 class KnownPeers:
     """Addresses by peer id, with a rest for those that could not be reached.
 
     Args:
-        me: my own peer id, which is never kept.
+        me: this peer's own id, which is never kept.
         now: a clock that never steps back, in seconds.
+        rng: jitters rests and draws samples.
     """
 
     def __init__(self, me: str, *, now: Callable[[], float], rng: random.Random) -> None:
@@ -68,10 +69,8 @@ class KnownPeers:
         """
         known = self._known.get(peer_id)
         if known:
-            known.failures += 1
             known.is_missing = not answered
-            rest_s = min(MAX_REST_S, REST_S * 2.0 ** min(known.failures - 1, 30))
-            known.rest_until_s = self._now() + rest_s * self._rng.uniform(0.5, 1.0)
+            known.rest = BACK_OFF.after_failure(known.rest, self._now(), self._rng)
 
     def forget(self, peer_id: str) -> None:
         """Drops a peer, for example one that said it leaves."""
@@ -80,7 +79,7 @@ class KnownPeers:
     def rests(self, peer_id: str) -> bool:
         """Returns whether a peer failed so recently that it should not be tried now."""
         known = self._known.get(peer_id)
-        return known is not None and known.rest_until_s > self._now()
+        return known is not None and known.rest.until_s > self._now()
 
     def missing(self) -> int:
         """Returns how many peers could not be reached when they were last tried."""
@@ -92,7 +91,12 @@ class KnownPeers:
         return known is not None and known.is_missing
 
     def sample(self, count: int, *, without: Collection[str] = ()) -> list[PeerAddress]:
-        """Returns up to `count` peers that do not rest, uniform without replacement."""
+        """Returns up to `count` peers that do not rest, uniform without replacement.
+
+        Args:
+            count: how many are wanted.
+            without: ids of peers that are not to be drawn.
+        """
         awake = [
             known.address
             for peer_id, known in self._known.items()

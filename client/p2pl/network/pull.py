@@ -32,14 +32,14 @@ from p2pl.protocol.frame import (
     MAX_WAIT_MS,
     Answer,
     Busy,
-    Card,
     Chunk,
-    Collect,
+    Credential,
     Credit,
+    FetchBlob,
     Header,
-    Offer,
     Pull,
     Refused,
+    VersionOffer,
     decode_answer,
     encode,
 )
@@ -47,7 +47,7 @@ from p2pl.protocol.frame import (
 WINDOW_BYTES = 60 << 20  # in flight at most; chosen: a smaller one stalls the sender on two cores
 MIN_WINDOW = 2  # chunks: one on its way while one is taken in
 CREDIT_STEPS = 4  # credit goes back each quarter of the window: each message wakes four threads…
-CREDIT_S = 1.0  # …but at least so often, or the sender takes us for a slow loris
+CREDIT_S = 1.0  # …but at least so often, or the sender takes this peer for a slow loris
 YIELD_MESSAGES = 8  # taken in a row before the rest of the event loop has its turn
 MIN_RETRY_MS = 50  # whatever a busy peer says
 HASH_BYTES = 1 << 20  # chosen: hashed while it is still in the processor's cache
@@ -63,7 +63,7 @@ LOST: dict[int, str] = {
     zmq.EVENT_DISCONNECTED: "unreachable: connection lost",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "unreachable: no CURVE handshake",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "unreachable: not a p2pl peer",
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unreachable: refused our CURVE key",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unreachable: refused the CURVE key",
 }
 
 
@@ -76,12 +76,12 @@ class Pulled:
     samples: int  # as the peer says
     digest: bytes
     notes: bytes  # as the peer says; opaque
-    payload: memoryview  # the only copy, and now yours to change
+    payload: memoryview  # the only copy; whoever pulled it may change it
 
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The peer's newest version is the one that we hold."""
+    """The peer's newest version is the one that the asker holds."""
 
     peer_id: str
     round: int
@@ -115,13 +115,13 @@ class Puller:
         context: zmq.asyncio.Context,
         *,
         keys: CurveKeys,
-        card: Card,
+        credential: Credential,
         chunk_bytes: int,
         traffic: Traffic,
     ) -> None:
         self._context = context
         self._keys = keys
-        self._card = card
+        self._credential = credential
         self._chunk_bytes = chunk_bytes
         self._window = min(MAX_CREDIT, max(MIN_WINDOW, WINDOW_BYTES // chunk_bytes))
         self._traffic = traffic
@@ -129,16 +129,23 @@ class Puller:
     def question(
         self, want: Literal["model", "checkpoint"], *, have: bytes | None, round: int, wait_s: float
     ) -> Pull:
-        """Returns the header that asks for something; `wait_s` is cut to what the protocol has."""
-        wait_ms = min(MAX_WAIT_MS, max(0, int(wait_s * 1_000)))
-        return Pull(self._card, want, have, round, wait_ms, self._window)
+        """Returns the header that asks for something.
 
-    def parcel_question(self, name: bytes) -> Collect:
-        """Returns the header that asks for the parcel of this name."""
-        return Collect(self._card, name, self._window)
+        Args:
+            want: the newest model, or the initial checkpoint.
+            have: digest of the version that this peer holds, if any.
+            round: which the peer is to wait for, if it has not reached it.
+            wait_s: how long it is to wait, in seconds; cut to what the protocol allows, 0..60.
+        """
+        wait_ms = min(MAX_WAIT_MS, max(0, int(wait_s * 1_000)))
+        return Pull(self._credential, want, have, round, wait_ms, self._window)
+
+    def blob_question(self, name: bytes) -> FetchBlob:
+        """Returns the header that asks for the blob of this name."""
+        return FetchBlob(self._credential, name, self._window)
 
     async def pull(
-        self, address: PeerAddress, question: Pull | Collect, *, room: Room, deadline_s: float
+        self, address: PeerAddress, question: Pull | FetchBlob, *, room: Room, deadline_s: float
     ) -> Pulled | Unchanged:
         """Returns the answer of the peer at `address`.
 
@@ -146,7 +153,7 @@ class Puller:
             address: whom to ask, where, and the CURVE key it is said to have.
             question: what to ask.
             room: how long the answer must be, and where to put it.
-            deadline_s: for all of it.
+            deadline_s: seconds for all of it.
 
         Raises:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
@@ -172,7 +179,10 @@ class Puller:
 def dealing(
     context: zmq.asyncio.Context, keys: CurveKeys, address: PeerAddress
 ) -> Iterator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]]:
-    """Yields a socket that will talk to one peer only, and the socket that tells its fate."""
+    """Yields a socket that will talk to one peer only, and the socket that tells its fate.
+
+    Both are closed at the end. The first is not connected yet.
+    """
     dealer = context.socket(zmq.DEALER)
     try:
         dealer.linger = 0
@@ -200,7 +210,7 @@ class _Talk:
 
     Attributes:
         peer_id: of the other end, once it has proved who it is.
-        stage: how far we have come; for the message, should it fail.
+        stage: how far it has come; for the message, should it fail.
     """
 
     def __init__(
@@ -221,7 +231,7 @@ class _Talk:
         self._traffic = traffic
         self._heard = 0
 
-    async def ask(self, question: Pull | Collect) -> Pulled | Unchanged:
+    async def ask(self, question: Pull | FetchBlob) -> Pulled | Unchanged:
         """Returns the peer's answer; asks again for as long as it is busy."""
         while True:
             self._say(question)
@@ -234,23 +244,23 @@ class _Talk:
                 break
             self.stage = "busy"
             await asyncio.sleep(max(answer.retry_in_ms, MIN_RETRY_MS) / 1_000)
-        self._check_card(answer.card, question.card.session.hex())
-        if isinstance(answer, Offer):
+        self._check_credential(answer.credential, question.credential.session.hex())
+        if isinstance(answer, VersionOffer):
             return await self._download(answer, question.credit)
-        if isinstance(question, Collect) or question.have is None:
+        if isinstance(question, FetchBlob) or question.have is None:
             raise FrameError("answer: not modified, to someone who holds no version")
         return Unchanged(self._address.id, answer.round)
 
-    def _check_card(self, card: Card, session_id: str) -> None:
-        """Raises FrameError unless the other end is the peer that we meant to ask."""
-        peer_id = card.check(session_id=session_id, curve_key=self._address.curve_key)
+    def _check_credential(self, credential: Credential, session_id: str) -> None:
+        """Raises FrameError unless the other end is the peer that was to be asked."""
+        peer_id = credential.check(session_id=session_id, curve_key=self._address.curve_key)
         if peer_id != self._address.id:
             raise FrameError(
-                wrong("peer id", got=peer_id, allowed=f"{self._address.id}, whom we meant to ask")
+                wrong("peer id", got=peer_id, allowed=f"{self._address.id}, who was to be asked")
             )
         self.peer_id = peer_id
 
-    async def _download(self, offer: Offer, window: int) -> Pulled:
+    async def _download(self, offer: VersionOffer, window: int) -> Pulled:
         """Returns what was offered, received straight into its place."""
         size = self._room.size
         if offer.size != size:
@@ -339,7 +349,15 @@ async def _news(fd: int) -> None:
 
 
 async def unless_lost(talk: Coroutine[None, None, T], monitor: zmq.asyncio.Socket) -> T:
-    """Returns what `talk` returns, or raises PullError when the connection cannot be had."""
+    """Returns what `talk` returns, unless its connection is lost.
+
+    Args:
+        talk: a conversation; it is cancelled when this returns or raises.
+        monitor: of the socket that it goes over.
+
+    Raises:
+        PullError: there is no connection, or it broke and `talk` had not read all that came.
+    """
     talking = asyncio.create_task(talk)
     watching = asyncio.create_task(_lost(monitor))
     try:
@@ -362,7 +380,11 @@ async def _lost(monitor: zmq.asyncio.Socket) -> int:
 
 
 def endpoint(address: PeerAddress) -> str:
-    """Returns what ZeroMQ connects to, or raises PullError; a name is never looked up."""
+    """Returns what ZeroMQ connects to, for example `tcp://[::1]:4000`.
+
+    Raises:
+        PullError: the host is no IP address; a name is never looked up.
+    """
     try:
         host = ipaddress.ip_address(address.host)
     except ValueError as fault:

@@ -3,7 +3,8 @@
 Behera et al. 2021 encrypt every message between a participant and the leader, and send with each
 the public key that its answer is to be encrypted to (their figure 3, S1 to S4). Two suites:
 
-- `hpke`: X25519 (`hpke`), the default.
+- `hpke`: hybrid public key encryption (RFC 9180), the default: DHKEM(X25519, HKDF-SHA256),
+  HKDF-SHA256 and ChaCha20-Poly1305 in base mode, without associated data.
 - `rsa`: as in the paper; RSA alone cannot carry more than some hundred bytes, so it wraps the key
   of an authenticated cipher, with OAEP (the paper cites the attack on the padding before it).
 
@@ -18,9 +19,10 @@ from typing import Literal, TypeAlias
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -28,7 +30,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from p2pl.errors import FrameError, wrong
-from p2pl.network import hpke
 from p2pl.network.version import Payload
 
 SuiteName: TypeAlias = Literal["hpke", "rsa"]
@@ -42,6 +43,7 @@ TAG_BYTES = 16
 PIECE_BYTES = 1 << 20  # of a locked payload; chosen: what is decrypted stays in the cache
 MAX_PUBLIC_KEY_BYTES = 440  # of RSA in DER: 422
 _NONCE_BYTES = 12
+_HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 _OAEP = padding.OAEP(mgf=padding.MGF1(SHA256()), algorithm=SHA256(), label=None)
 
 
@@ -55,7 +57,7 @@ class KeyPair:
 
     @classmethod
     def generate(cls, suite: SuiteName) -> "KeyPair":
-        """Returns a new key pair; `rsa` takes a hundred milliseconds and more."""
+        """Returns a new key pair; one of `rsa` takes a hundred milliseconds and more."""
         if suite == "hpke":
             curve = X25519PrivateKey.generate()
             return cls(suite, curve.public_key().public_bytes_raw(), curve)
@@ -71,7 +73,7 @@ class KeyPair:
             about: what the sealer said that it is about.
         """
         if isinstance(self._private, X25519PrivateKey):
-            return hpke.open_sealed(self._private, sealed, about)
+            return _open_hpke(self._private, sealed, about)
         return _open_rsa(self._private, sealed, about)
 
 
@@ -90,7 +92,7 @@ def seal(suite: SuiteName, public: bytes, plain: bytes, about: bytes) -> bytes:
     """
     try:
         if suite == "hpke":
-            return hpke.seal(public, plain, about)
+            return _HPKE.encrypt(plain, X25519PublicKey.from_public_bytes(public), about)
         return _seal_rsa(_rsa_key(public), plain, about)
     except (ValueError, UnsupportedAlgorithm) as fault:
         raise FrameError(wrong("public key", got=public, allowed=f"one of {suite}")) from fault
@@ -105,7 +107,7 @@ class Locked:
 
 
 def lock(payload: Payload) -> Locked:
-    """Returns `payload` encrypted under a new key.
+    """Returns `payload`, of at least one byte, encrypted under a new key.
 
     In pieces, so that any size goes, each bound to its place and the last one marked as such
     (STREAM, Hoang et al. 2015, eprint.iacr.org/2015/189).
@@ -127,6 +129,10 @@ def locked_bytes(size: int) -> int:
 def unlock(key: bytes, box: memoryview | bytes) -> bytes:
     """Returns the payload in `box`.
 
+    Args:
+        key: as `lock` made it, 32 bytes.
+        box: as it came.
+
     Raises:
         FrameError: the key is not the one, or the box has been changed or cut.
     """
@@ -136,7 +142,7 @@ def unlock(key: bytes, box: memoryview | bytes) -> bytes:
     try:
         return b"".join(cipher.decrypt(nonce, view[at:end], None) for nonce, at, end in pieces)
     except InvalidTag as fault:
-        raise FrameError("parcel: it is not what its key locked") from fault
+        raise FrameError("blob: it is not what its key locked") from fault
 
 
 def _pieces(size: int, piece_bytes: int) -> Iterator[tuple[bytes, int, int]]:
@@ -145,6 +151,13 @@ def _pieces(size: int, piece_bytes: int) -> Iterator[tuple[bytes, int, int]]:
         end = min(at + piece_bytes, size)
         last = end == size
         yield number.to_bytes(_NONCE_BYTES - 1) + bytes([last]), at, end
+
+
+def _open_hpke(private: X25519PrivateKey, sealed: bytes, about: bytes) -> bytes | None:
+    try:
+        return _HPKE.decrypt(sealed, private, about)
+    except InvalidTag:  # that, too, where there is no key in front or none that shares a secret
+        return None
 
 
 def _rsa_key(public: bytes) -> rsa.RSAPublicKey:

@@ -1,4 +1,4 @@
-"""The serving half of the wire: one ROUTER socket that gives strangers our newest version.
+"""The serving half of the wire: one ROUTER socket that gives strangers this peer's newest version.
 
 A ROUTER drops in silence what does not fit under its high-water mark, so a chunk is sent only under
 credit, and the mark holds more messages than credit can ever allow. All state changes in plain
@@ -18,23 +18,23 @@ import zmq
 import zmq.asyncio
 
 from p2pl.errors import FrameError, wrong
-from p2pl.network.connections import Answering, Inbox
+from p2pl.network.connections import AcceptedConnections, Inbox
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_CREDIT,
     Busy,
-    Card,
     Chunk,
-    Collect,
+    Credential,
     Credit,
+    FetchBlob,
     Header,
     Hello,
     NotModified,
-    Offer,
     Pull,
     Refused,
+    VersionOffer,
     decode_ask,
     encode,
 )
@@ -43,19 +43,20 @@ log = logging.getLogger(__name__)
 
 SEND_MARK = 2 * MAX_CREDIT  # messages a ROUTER may hold for one puller
 YIELD_MESSAGES = 8  # taken in a row before the rest of the event loop has its turn
+NO_BLOB = Refused("no such parcel")  # the words are as they were first sent
 MAX_SEEN = 1_024  # chosen: more peers than any cohort asks for, about 0.5 MiB
 Route: TypeAlias = bytes  # libzmq's name for one connection
 Kind: TypeAlias = Literal["model", "checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServeLimits:
     """What a peer gives to others at most."""
 
     transfers: int = 8  # outgoing at the same time; then `Busy`
     transfers_per_peer: int = 2  # one more ends that peer's oldest
     waiting: int = 64  # pulls that wait for a round; then `Busy`
-    retry_in_s: float = 0.25  # told to those who find us busy
+    retry_in_s: float = 0.25  # told to those who find it busy
     idle_s: float = 10.0  # a transfer that gets no credit for so long is dropped
     transfer_s: float = 120.0  # no transfer lasts longer, however it trickles
 
@@ -91,21 +92,21 @@ class Server:
         self,
         router: zmq.asyncio.Socket,
         *,
-        card: Card,
+        credential: Credential,
         chunk_bytes: int,
-        limits: Limits,
+        limits: ServeLimits,
         traffic: Traffic,
     ) -> None:
         self._router = router
         self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(router.underlying)  # no futures
-        self._card = card
-        self._session_id = card.session.hex()
+        self._credential = credential
+        self._session_id = credential.session.hex()
         self._chunk_bytes = chunk_bytes
         self._limits = limits
         self._traffic = traffic
         self._versions: dict[Kind, Published] = {}
         self._replaced: Published | None = None  # the model before the newest, where it is kept
-        self._parcels: dict[bytes, Published] = {}  # by name
+        self._blobs: dict[bytes, Published] = {}  # by name
         self._waiting: dict[Route, _Waiting] = {}
         self._transfers: dict[Route, _Transfer] = {}
         self._draining: list[Callable[[], object]] = []  # over, but libzmq still holds a chunk
@@ -113,12 +114,17 @@ class Server:
         self._now = asyncio.get_running_loop().time
         self.seen: dict[str, PeerAddress] = {}
         self.inbox = Inbox()
-        self._lines = Answering(card, lambda: self._versions.get("model"), self.inbox, self._now)
+        self._accepted = AcceptedConnections(
+            credential, lambda: self._versions.get("model"), self.inbox, self._now
+        )
 
     def publish(self, kind: Kind, version: Published, *, keep_last: bool = False) -> None:
         """Gives `version` to everyone who asks from now on, and to those who wait for it.
 
-        With `keep_last`, who asks for the very round of the model that it replaces still gets that.
+        Args:
+            kind: what it replaces: the model, or the initial checkpoint.
+            version: must not change any more.
+            keep_last: whether the model before is still given to those who ask for its round.
         """
         self._replaced = self._versions.get(kind) if keep_last else self._replaced
         self._versions[kind] = version
@@ -127,13 +133,18 @@ class Server:
                 if waiting.pull.round <= version.round:
                     self._end_wait(route)
 
-    def put_parcel(self, name: bytes, parcel: Published) -> None:
-        """Gives `parcel` to those who know its name, until it is dropped."""
-        self._parcels[name] = parcel
+    def put_blob(self, name: bytes, blob: Published) -> None:
+        """Gives `blob` to those who know its name, until it is dropped.
 
-    def drop_parcel(self, name: bytes) -> None:
-        """Gives a parcel to nobody any more; transfers that have begun end well."""
-        self._parcels.pop(name, None)
+        Args:
+            name: `BLOB_NAME_BYTES` random bytes.
+            blob: must not change any more.
+        """
+        self._blobs[name] = blob
+
+    def drop_blob(self, name: bytes) -> None:
+        """Gives a blob to nobody any more; transfers that have begun go on to their end."""
+        self._blobs.pop(name, None)
 
     async def run(self) -> None:
         """Serves until cancelled."""
@@ -158,7 +169,7 @@ class Server:
         self._waiting.clear()
         self._transfers.clear()
         self._versions.clear()
-        self._parcels.clear()
+        self._blobs.clear()
         self._replaced = None
 
     def _receive(self, route: Route, frames: list[zmq.Frame]) -> None:
@@ -169,33 +180,33 @@ class Server:
                 raise FrameError(wrong("message", got=f"{len(frames)} frames", allowed="1"))
             ask = decode_ask(frames[0].buffer)
             if isinstance(ask, Pull):
-                peer_id = self._check_card(ask.card, frames[0])
+                peer_id = self._check_credential(ask.credential, frames[0])
                 self._on_pull(route, peer_id, ask)
-            elif isinstance(ask, Collect):
-                peer_id = self._check_card(ask.card, frames[0])
-                self._on_collect(route, peer_id, ask)
+            elif isinstance(ask, FetchBlob):
+                peer_id = self._check_credential(ask.credential, frames[0])
+                self._on_fetch_blob(route, peer_id, ask)
             elif isinstance(ask, Credit):
                 peer_id = self._peer_on(route)
                 self._on_credit(route, ask.chunks)
             elif isinstance(ask, Hello):
-                peer_id = self._check_card(ask.card, frames[0])
-                self._send(route, peer_id, self._lines.greet(route, peer_id))
+                peer_id = self._check_credential(ask.credential, frames[0])
+                self._send(route, peer_id, self._accepted.greet(route, peer_id))
             else:
-                peer_id = self._lines.peer_on(route)
-                self._send(route, peer_id, self._lines.answer(route, ask))
+                peer_id = self._accepted.peer_on(route)
+                self._send(route, peer_id, self._accepted.answer(route, ask))
         except FrameError as fault:
             peer_id = peer_id or self._peer_on(route)
             self._traffic.broke(peer_id)
             log.debug("broken frame peer=%s reason=%s", peer_id, fault)
             self._forget(route)
-            self._lines.forget(route)
+            self._accepted.forget(route)
             self._send(route, peer_id, Refused("protocol error"))
         self._traffic.came(peer_id, sum(map(len, frames)))
 
     def _peer_on(self, route: Route) -> str | None:
         """Returns who has proved to be on a connection and has business there."""
         known = self._transfers.get(route) or self._waiting.get(route)
-        return known.peer_id if known else self._lines.peer_on(route)
+        return known.peer_id if known else self._accepted.peer_on(route)
 
     def _on_pull(self, route: Route, peer_id: str, pull: Pull) -> None:
         self._check_free(route)
@@ -206,29 +217,29 @@ class Server:
         else:
             self._answer(route, peer_id, pull)
 
-    def _on_collect(self, route: Route, peer_id: str, collect: Collect) -> None:
+    def _on_fetch_blob(self, route: Route, peer_id: str, collect: FetchBlob) -> None:
         self._check_free(route)
-        parcel = self._parcels.get(collect.name)
-        if parcel is None:
-            self._send(route, peer_id, Refused("no such parcel"))
+        blob = self._blobs.get(collect.name)
+        if blob is None:
+            self._send(route, peer_id, NO_BLOB)
         elif self._is_full(peer_id):
             self._send(route, peer_id, self._busy)
         else:
-            self._begin(route, peer_id, collect.credit, parcel)
+            self._begin(route, peer_id, collect.credit, blob)
 
     def _check_free(self, route: Route) -> None:
         if route in self._transfers or route in self._waiting:
             raise FrameError("pull: a second one on a connection before the first has ended")
 
-    def _check_card(self, card: Card, frame: zmq.Frame) -> str:
+    def _check_credential(self, credential: Credential, frame: zmq.Frame) -> str:
         """Returns the id of the peer that sent `frame`, and remembers where it serves."""
         try:
             curve_key, host = str(frame.get("User-Id")), str(frame.get("Peer-Address"))
         except zmq.ZMQError as fault:
             raise FrameError("connection: it has no CURVE key") from fault
-        peer_id = card.check(session_id=self._session_id, curve_key=curve_key)
+        peer_id = credential.check(session_id=self._session_id, curve_key=curve_key)
         address = PeerAddress(
-            id=peer_id, host=_plain(host), port=card.port, curve_key=card.curve_key
+            id=peer_id, host=_plain(host), port=credential.port, curve_key=credential.curve_key
         )
         self.seen.pop(peer_id, None)
         self.seen[peer_id] = address  # the most recently seen stand last
@@ -261,7 +272,7 @@ class Server:
         elif version is None:
             self._send(route, peer_id, self._busy)
         elif version.digest == pull.have:
-            self._send(route, peer_id, NotModified(self._card, version.round))
+            self._send(route, peer_id, NotModified(self._credential, version.round))
         elif self._is_full(peer_id):
             self._send(route, peer_id, self._busy)
         else:
@@ -276,15 +287,15 @@ class Server:
 
     def _is_full(self, peer_id: str) -> bool:
         """Returns whether all places are taken; a peer's own oldest transfer makes room for it."""
-        mine = [route for route, each in self._transfers.items() if each.peer_id == peer_id]
-        if len(mine) >= self._limits.transfers_per_peer:
-            self._drop(mine[0], "replaced by a newer pull")
+        own = [route for route, each in self._transfers.items() if each.peer_id == peer_id]
+        if len(own) >= self._limits.transfers_per_peer:
+            self._drop(own[0], "replaced by a newer pull")
         self._draining = [last for last in self._draining if last() is not None]
         return len(self._transfers) + len(self._draining) >= self._limits.transfers
 
     def _begin(self, route: Route, peer_id: str, credit: int, version: Published) -> None:
-        offer = Offer(
-            self._card,
+        offer = VersionOffer(
+            self._credential,
             version.round,
             version.samples,
             len(version.view),

@@ -85,18 +85,18 @@ class Transport(Protocol):
         """Returns the bytes that a peer says are the initial checkpoint; they must be verified."""
         ...
 
-    async def put_parcel(self, name: bytes, payload: Payload) -> None:
+    async def put_blob(self, name: bytes, payload: Payload) -> None:
         """Gives `payload` to those who know its name, until it is dropped."""
         ...
 
-    def drop_parcel(self, name: bytes) -> None:
-        """Gives a parcel to nobody any more."""
+    def drop_blob(self, name: bytes) -> None:
+        """Gives a blob to nobody any more."""
         ...
 
-    async def collect(
+    async def fetch_blob(
         self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
     ) -> memoryview:
-        """Returns the parcel of this name that the peer at `address` has for this one."""
+        """Returns the blob of this name that the peer at `address` has for this one."""
         ...
 
     async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:

@@ -49,6 +49,9 @@ class Published:
 async def prepare(version: Version) -> Published:
     """Returns `version` with its digest; a large payload is hashed outside the event loop.
 
+    Args:
+        version: must not change any more.
+
     Raises:
         ValueError: the payload is empty or not contiguous, or the notes are too long.
     """

@@ -1,9 +1,9 @@
 """The wire: everything a peer says to other peers, over ZeroMQ with CURVE, always.
 
 One event loop owns every socket. One ROUTER serves strangers (`serve`), each pull has a DEALER of
-its own (`pull`), and short messages go over kept ones (`lines`). Any CURVE key may connect; who is
-behind it is settled by the card in the first message, which both ends check against the key that
-this connection was made with.
+its own (`pull`), and short messages go over kept ones (`connections`). Any CURVE key may connect;
+who is behind it is settled by the credential in the first message, which both ends check against
+the key that this connection was made with.
 """
 
 import asyncio
@@ -21,27 +21,34 @@ from zmq.auth import CURVE_ALLOW_ANY
 from zmq.auth.asyncio import AsyncioAuthenticator
 
 from p2pl.errors import FrameError, InputError, PullError, wrong
-from p2pl.network.connections import Calling, Inbox
+from p2pl.network.connections import Connections, Inbox
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.memory import reuse_freed_memory
 from p2pl.network.pull import FRAMING_BYTES, HANDSHAKE_MS, Pulled, Puller, Room, Unchanged
-from p2pl.network.serve import SEND_MARK, Limits, Server
+from p2pl.network.serve import SEND_MARK, ServeLimits, Server
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Payload, Version, prepare
 from p2pl.protocol.announce import PeerAddress
-from p2pl.protocol.frame import MAX_HEADER_BYTES, MAX_TELL_BYTES, Newest, Ping, Tell, issue_card
+from p2pl.protocol.frame import (
+    MAX_HEADER_BYTES,
+    MAX_TELL_BYTES,
+    Newest,
+    Ping,
+    Tell,
+    issue_credential,
+)
 
 T = TypeVar("T")
 
 ANY = "0.0.0.0:0"
 ZAP_DOMAIN = b"p2pl"
 MAX_PORT = 65_535
-RECEIVE_MARK = 64  # messages from one puller that may wait for us
+RECEIVE_MARK = 64  # messages from one puller that may wait
 STUCK_MS = 20_000  # the kernel closes a connection whose other end takes nothing for so long
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([\w.-]+)):(\d{1,5})")
 
 
-class Wire:
+class CurveWire:
     """Serves the newest version to others, and pulls theirs; an async context manager.
 
     Attributes:
@@ -57,7 +64,7 @@ class Wire:
         session_id: str,
         listen: str = ANY,
         chunk_bytes: int = 1 << 20,
-        limits: Limits | None = None,
+        limits: ServeLimits | None = None,
     ) -> None:
         self.traffic = Traffic()
         self.port = 0
@@ -65,13 +72,13 @@ class Wire:
         self._session_id = session_id
         self._listen = listen
         self._chunk_bytes = chunk_bytes
-        self._limits = limits or Limits()
+        self._limits = limits or ServeLimits()
         self._keys = CurveKeys.generate()
         self._asking: set[asyncio.Task[Any]] = set()
 
     @property
     def identity(self) -> Identity:
-        """Who I am to others."""
+        """Who this peer is to others."""
         return self._identity
 
     @property
@@ -80,7 +87,7 @@ class Wire:
 
     @property
     def seen(self) -> Mapping[str, PeerAddress]:
-        """Peers that have asked us and proved who they are, by id, most recent last."""
+        """Peers that have asked this one and proved who they are, by id, most recent last."""
         return self._server.seen
 
     async def __aenter__(self) -> Self:
@@ -118,15 +125,22 @@ class Wire:
         they began with.
 
         Args:
-            version: of my model.
-            keep_last: whoever asks for the very round of the version before still gets that one.
+            version: of this peer's model.
+            keep_last: whether the version before is still given to those who ask for its round.
+
+        Raises:
+            ValueError: the payload is empty or not contiguous, or the notes are too long.
         """
         published = await prepare(version)
         self._server.publish("model", published, keep_last=keep_last)
         return published.digest
 
     async def publish_checkpoint(self, payload: Payload) -> None:
-        """Gives the session's initial checkpoint to all who ask for it."""
+        """Gives the session's initial checkpoint, which must not change, to all who ask for it.
+
+        Raises:
+            ValueError: the payload is empty or not contiguous.
+        """
         checkpoint = await prepare(Version(round=0, samples=0, payload=payload))
         self._server.publish("checkpoint", checkpoint)
 
@@ -145,10 +159,10 @@ class Wire:
 
         Args:
             address: whom to ask; the peer there must prove to be that very one.
-            have: digest of its version that I hold, if any.
-            round: that I hope for; the peer answers as soon as it has reached it…
-            wait_s: …or after this time with what it has; 0..60.
-            deadline_s: for all of it.
+            have: digest of its version that this peer holds, if any.
+            round: that is hoped for; the peer answers as soon as it has reached it…
+            wait_s: …or after so many seconds with what it has; 0..60.
+            deadline_s: seconds for all of it.
             size: of every version in this session, in bytes.
             into: writable memory of `size` bytes to receive in, which saves the cost of new pages
                 (a second a GiB); None = new memory. After an error anything may stand in it.
@@ -168,6 +182,11 @@ class Wire:
     ) -> memoryview:
         """Returns the bytes that a peer says are the initial checkpoint; check them (merkle root).
 
+        Args:
+            address: whom to ask; the peer there must prove to be that very one.
+            size: that it must have, in bytes.
+            deadline_s: seconds for all of it.
+
         Raises:
             PullError, FrameError: as `pull`.
         """
@@ -179,49 +198,56 @@ class Wire:
             raise FrameError("answer: not modified, to someone who holds no version")
         return answer.payload
 
-    async def put_parcel(self, name: bytes, payload: Payload) -> None:
+    async def put_blob(self, name: bytes, payload: Payload) -> None:
         """Gives `payload` to those who know its name, until it is dropped.
 
         Args:
-            name: `PARCEL_NAME_BYTES` random bytes; tell them to nobody but the receiver.
-            payload: must not change any more.
+            name: `BLOB_NAME_BYTES` random bytes; tell them to nobody but the receiver.
+            payload: at least one byte; must not change any more.
+
+        Raises:
+            ValueError: the payload is empty or not contiguous.
         """
-        self._server.put_parcel(name, await prepare(Version(0, 0, payload)))
+        self._server.put_blob(name, await prepare(Version(0, 0, payload)))
 
-    def drop_parcel(self, name: bytes) -> None:
-        """Gives a parcel to nobody any more."""
-        self._server.drop_parcel(name)
+    def drop_blob(self, name: bytes) -> None:
+        """Gives a blob to nobody any more; transfers that have begun go on to their end."""
+        self._server.drop_blob(name)
 
-    async def collect(
+    async def fetch_blob(
         self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
     ) -> memoryview:
-        """Returns the parcel of this name that the peer at `address` has for me.
+        """Returns the blob of this name, of the peer at `address`.
 
         Args:
             address: whom to ask; the peer there must prove to be that very one.
-            name: as its sender told me.
+            name: as its owner told it.
             size: that it must have, in bytes.
-            deadline_s: for all of it.
+            deadline_s: seconds for all of it.
 
         Raises:
             PullError, FrameError: as `pull`.
         """
-        question = self._puller.parcel_question(name)
+        question = self._puller.blob_question(name)
         answer = await self._run(
             self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
         )
         if isinstance(answer, Unchanged):
-            raise FrameError("answer: not modified, to someone who asked for a parcel")
+            raise FrameError("answer: not modified, to someone who asked for a blob")
         return answer.payload
 
     async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
         """Returns which version the peer at `address` would give to a pull, for some tens of bytes.
 
+        Args:
+            address: whom to ask; the peer there must prove to be that very one.
+            deadline_s: seconds for all of it.
+
         Raises:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
             FrameError: the peer is not who it should be, or answers something else.
         """
-        return cast("Newest", await self._run(self._calling.ask(address, Ping(), deadline_s)))
+        return cast("Newest", await self._run(self._connections.ask(address, Ping(), deadline_s)))
 
     async def tell(self, address: PeerAddress, payload: bytes, *, deadline_s: float) -> None:
         """Puts `payload` into the inbox of the peer at `address`; when this returns, it is there.
@@ -229,18 +255,19 @@ class Wire:
         Args:
             address: whom to tell; the peer there must prove to be that very one.
             payload: at most `MAX_TELL_BYTES`; what it means is for the exchange to say.
-            deadline_s: for all of it.
+            deadline_s: seconds for all of it.
 
         Raises:
             PullError, FrameError: as `ping`; then the peer may or may not have been told.
+            ValueError: the payload is too long.
         """
         if len(payload) > MAX_TELL_BYTES:
             raise ValueError(f"payload: got {len(payload)} bytes, allowed {MAX_TELL_BYTES}")
-        await self._run(self._calling.ask(address, Tell(payload), deadline_s))
+        await self._run(self._connections.ask(address, Tell(payload), deadline_s))
 
     @property
     def inbox(self) -> Inbox:
-        """What others have told me, each with the id of the peer that has proved to say it."""
+        """What others have told this peer, each with the id that its sender has proved."""
         return self._server.inbox
 
     async def _run(self, asking: Coroutine[None, None, T]) -> T:
@@ -279,7 +306,7 @@ class Wire:
         router: zmq.asyncio.Socket,
         stack: contextlib.AsyncExitStack,
     ) -> None:
-        card = issue_card(
+        credential = issue_credential(
             self._identity.private_key,
             session_id=self._session_id,
             curve_key=self._keys.public,
@@ -287,7 +314,7 @@ class Wire:
         )
         self._server = Server(
             router,
-            card=card,
+            credential=credential,
             chunk_bytes=self._chunk_bytes,
             limits=self._limits,
             traffic=self.traffic,
@@ -295,11 +322,13 @@ class Wire:
         self._puller = Puller(
             context,
             keys=self._keys,
-            card=card,
+            credential=credential,
             chunk_bytes=self._chunk_bytes,
             traffic=self.traffic,
         )
-        self._calling = Calling(context, keys=self._keys, card=card, traffic=self.traffic)
+        self._connections = Connections(
+            context, keys=self._keys, credential=credential, traffic=self.traffic
+        )
         serving = asyncio.create_task(self._server.run())
         stack.push_async_callback(self._stop, serving)
 
@@ -311,7 +340,7 @@ class Wire:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._calling.close()
+        self._connections.close()
 
 
 def _admit_every_key(context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:

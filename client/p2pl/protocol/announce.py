@@ -82,7 +82,11 @@ class Announce(_Message, frozen=True, kw_only=True):
         return self.session.hex()
 
     def check_time(self, now_s: float) -> None:
-        """Raises AnnounceError unless it was made within `MAX_SKEW_S` of `now_s`, our clock."""
+        """Raises AnnounceError unless it was made within `MAX_SKEW_S` of the tracker's clock.
+
+        Args:
+            now_s: that clock, in seconds since 1970.
+        """
         skew_s = self.time_s - now_s
         if abs(skew_s) > MAX_SKEW_S:
             side = "ahead of" if skew_s > 0 else "behind"

@@ -1,15 +1,15 @@
 """What peers say to each other: small checked headers in MessagePack, and chunks of bytes.
 
-A puller asks (`Pull`), the server answers (`Offer`, `NotModified`, `Busy` or `Refused`), and after
-an offer it sends `Chunk`s, never more than the puller gave credit for (`Credit`). A header is one
-ZeroMQ frame; a chunk's bytes are the second frame of its message, and nothing else has a second.
+A puller asks (`Pull`), the server answers (`VersionOffer`, `NotModified`, `Busy` or `Refused`), and
+after an offer it sends `Chunk`s, never more than the puller gave credit for (`Credit`). A header is
+one ZeroMQ frame; a chunk's bytes are the second frame of its message, and nothing else has one.
 
-Short messages go over a *line*: a connection that is kept, on which both ends have shown their card
+Short messages go over a connection that is kept, on which both ends have shown their credential
 once (`Hello`). On it a peer asks which version another has (`Ping`, answered by `Newest`), or tells
 it something that the exchange understands (`Tell`, answered by `Told`). Either costs some tens of
 bytes, and an answer may be `Busy` or `Refused` as well.
 
-A *parcel* is for those who were told its name (`Collect`), and comes like a version.
+A blob is for those who were told its name (`FetchBlob`), and comes like a version.
 
 The session fixes the size of the model and of a chunk, so both sides know every length before a
 byte arrives. Times travel as whole milliseconds: no NaN, no infinity.
@@ -27,24 +27,24 @@ from p2pl.protocol.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_signed_
 
 MAX_HEADER_BYTES = 2_048  # the longest valid header, an offer with full notes, has about 1,300
 MAX_NOTES_BYTES = 1_024
-PARCEL_NAME_BYTES = 16  # random, so nobody guesses one
+BLOB_NAME_BYTES = 16  # random, so nobody guesses one
 MAX_TELL_BYTES = 1_536  # chosen: room for a sealed message with its keys; models are pulled
 MAX_REASON_CHARS = 200
 MAX_CREDIT = 64  # chunks; a ROUTER's high-water mark must hold them, or it drops in silence
 MAX_WAIT_MS = 60_000
 SESSION_BYTES = 32
 DIGEST_BYTES = 16  # see p2pl.network.version
-PURPOSE = b"p2pl card 1"
+PURPOSE = b"p2pl card 1"  # of a credential; what is signed never changes
 
 Session = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # exact in every language's numbers
 Milliseconds = Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)]
 Chunks = Annotated[int, Meta(ge=1, le=MAX_CREDIT)]
-ParcelName = Annotated[bytes, Meta(min_length=PARCEL_NAME_BYTES, max_length=PARCEL_NAME_BYTES)]
+BlobName = Annotated[bytes, Meta(min_length=BLOB_NAME_BYTES, max_length=BLOB_NAME_BYTES)]
 
 
-class Card(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Credential(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A peer's signed statement that this CURVE key and port are its own in this session.
 
     It is worth something only on a connection made with that CURVE key, so it needs no date and
@@ -59,7 +59,7 @@ class Card(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
     @property
     def peer_id(self) -> str:
-        """The id of the peer whose card this is, once `check` has passed."""
+        """The id of the peer whose credential this is, once `check` has passed."""
         return peer_id_of(self.public_key)
 
     def check(self, *, session_id: str, curve_key: str) -> str:
@@ -73,21 +73,29 @@ class Card(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
             FrameError: it is of another session or another connection, or not signed by its peer.
         """
         if self.session.hex() != session_id:
-            raise FrameError(wrong("card.session", got=self.session.hex(), allowed=session_id))
+            raise FrameError(
+                wrong("credential.session", got=self.session.hex(), allowed=session_id)
+            )
         if self.curve_key != curve_key:
             raise FrameError(
                 wrong(
-                    "card.curve_key", got=self.curve_key, allowed=f"{curve_key}, the connection's"
+                    "credential.curve_key",
+                    got=self.curve_key,
+                    allowed=f"{curve_key}, the connection's",
                 )
             )
         statement = _statement(self.session, self.public_key, self.curve_key, self.port)
         if not is_signed_by(self.public_key, PURPOSE, statement, self.signature):
-            raise FrameError("card.signature: it is not that of card.public_key over this card")
+            raise FrameError(
+                "credential.signature: it is not that of credential.public_key over this credential"
+            )
         return self.peer_id
 
 
-def issue_card(key: Ed25519PrivateKey, *, session_id: str, curve_key: str, port: int) -> Card:
-    """Returns the card of the peer that holds `key`.
+def issue_credential(
+    key: Ed25519PrivateKey, *, session_id: str, curve_key: str, port: int
+) -> Credential:
+    """Returns the credential of the peer that holds `key`.
 
     Args:
         key: the peer's identity.
@@ -98,7 +106,7 @@ def issue_card(key: Ed25519PrivateKey, *, session_id: str, curve_key: str, port:
     session = bytes.fromhex(session_id)
     public_key = key.public_key().public_bytes_raw()
     statement = _statement(session, public_key, curve_key, port)
-    return Card(session, public_key, curve_key, port, sign(key, PURPOSE, statement))
+    return Credential(session, public_key, curve_key, port, sign(key, PURPOSE, statement))
 
 
 class Header(
@@ -108,26 +116,26 @@ class Header(
 
 
 class Pull(Header, frozen=True, tag=1):
-    """Give me your newest version."""
+    """Asks for the newest version."""
 
-    card: Card
+    credential: Credential
     want: Literal["model", "checkpoint"]
-    have: Digest | None  # digest of the version I hold
-    round: Count  # wait for this round, if you have not reached it…
+    have: Digest | None  # digest of the version that the asker holds
+    round: Count  # wait for this round, where it is not reached yet…
     wait_ms: Milliseconds  # …but not longer than this
-    credit: Chunks  # that I take before I say more
+    credit: Chunks  # that the asker takes before it gives more credit
 
 
 class Credit(Header, frozen=True, tag=2):
-    """Send so many chunks more."""
+    """Allows so many chunks more."""
 
     chunks: Chunks
 
 
-class Offer(Header, frozen=True, tag=3):
-    """Here it comes."""
+class VersionOffer(Header, frozen=True, tag=3):
+    """Says what comes next."""
 
-    card: Card
+    credential: Credential
     round: Count
     samples: Count  # that it was trained on, as the peer says
     size: Annotated[int, Meta(ge=1, lt=1 << 53)]  # bytes
@@ -136,42 +144,42 @@ class Offer(Header, frozen=True, tag=3):
 
 
 class NotModified(Header, frozen=True, tag=4):
-    """You have my newest version."""
+    """Says that the asker has the newest version."""
 
-    card: Card
+    credential: Credential
     round: Count
 
 
 class Busy(Header, frozen=True, tag=5):
-    """Not now; ask again."""
+    """Says to ask again after a while."""
 
     retry_in_ms: Milliseconds
 
 
 class Refused(Header, frozen=True, tag=6):
-    """No, and asking again does not help."""
+    """Refuses; asking again does not help."""
 
     reason: Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
 
 
 class Chunk(Header, frozen=True, tag=7):
-    """The bytes in the second frame stand at this offset."""
+    """Says at which offset the bytes in the second frame stand."""
 
     offset: Count
 
 
 class Hello(Header, frozen=True, tag=8):
-    """This is me, for all that follows on this connection; answered by the other's."""
+    """Says who this end of a connection is, for all that follows; answered by the other's."""
 
-    card: Card
+    credential: Credential
 
 
 class Ping(Header, frozen=True, tag=9):
-    """Which version of your model is the newest?"""
+    """Asks which version of the model is the newest."""
 
 
 class Newest(Header, frozen=True, tag=10):
-    """This one; without a digest, I have none yet."""
+    """Answers a ping; without a digest, there is none yet."""
 
     round: Count
     samples: Count  # that it was trained on, as the peer says
@@ -179,37 +187,37 @@ class Newest(Header, frozen=True, tag=10):
 
 
 class Tell(Header, frozen=True, tag=11):
-    """Something that the session's kind of exchange understands."""
+    """Carries something that the session's kind of exchange understands."""
 
     payload: Annotated[bytes, Meta(max_length=MAX_TELL_BYTES)]
 
 
 class Told(Header, frozen=True, tag=12):
-    """I have taken what you told me."""
+    """Says that what was told has been taken in."""
 
 
-class Collect(Header, frozen=True, tag=13):
-    """Give me the parcel of this name."""
+class FetchBlob(Header, frozen=True, tag=13):
+    """Asks for the blob of this name."""
 
-    card: Card
-    name: ParcelName
+    credential: Credential
+    name: BlobName
     credit: Chunks  # as in `Pull`
 
 
-LineAsk: TypeAlias = Hello | Ping | Tell
-LineAnswer: TypeAlias = Hello | Newest | Told | Busy | Refused
-Ask: TypeAlias = Pull | Credit | Collect | LineAsk
-Answer: TypeAlias = Offer | NotModified | Busy | Refused | Chunk
+ConnectionAsk: TypeAlias = Hello | Ping | Tell
+ConnectionAnswer: TypeAlias = Hello | Newest | Told | Busy | Refused
+Ask: TypeAlias = Pull | Credit | FetchBlob | ConnectionAsk
+Answer: TypeAlias = VersionOffer | NotModified | Busy | Refused | Chunk
 T = TypeVar("T")
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ASK: msgspec.msgpack.Decoder[Ask] = msgspec.msgpack.Decoder(
-    Pull | Credit | Collect | Hello | Ping | Tell
+    Pull | Credit | FetchBlob | Hello | Ping | Tell
 )
 _ANSWER: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(
-    Offer | NotModified | Busy | Refused | Chunk
+    VersionOffer | NotModified | Busy | Refused | Chunk
 )
-_LINE_ANSWER: msgspec.msgpack.Decoder[LineAnswer] = msgspec.msgpack.Decoder(
+_CONNECTION_ANSWER: msgspec.msgpack.Decoder[ConnectionAnswer] = msgspec.msgpack.Decoder(
     Hello | Newest | Told | Busy | Refused
 )
 
@@ -229,9 +237,9 @@ def decode_answer(data: bytes | memoryview) -> Answer:
     return _decode(_ANSWER, data)
 
 
-def decode_line_answer(data: bytes | memoryview) -> LineAnswer:
-    """Returns what the other end of a line answered, or raises FrameError."""
-    return _decode(_LINE_ANSWER, data)
+def decode_connection_answer(data: bytes | memoryview) -> ConnectionAnswer:
+    """Returns what the other end of a kept connection answered, or raises FrameError."""
+    return _decode(_CONNECTION_ANSWER, data)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes | memoryview) -> T:
@@ -246,5 +254,5 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes | memoryview) -> T:
 
 
 def _statement(session: bytes, public_key: bytes, curve_key: str, port: int) -> bytes:
-    """Returns the bytes that a card's signature is over: an array of four, in MessagePack."""
+    """Returns the bytes that a credential's signature is over: an array of four, in MessagePack."""
     return _ENCODER.encode((session, public_key, curve_key, port))

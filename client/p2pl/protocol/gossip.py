@@ -1,4 +1,4 @@
-"""What a gossiping peer tells another: I have a new model, pull me; and a few peers that I know.
+"""What a gossiping peer tells another: that it has a new model, and a few peers that it knows.
 
 It travels as the payload of a `Tell`. The model itself is pulled by whoever wants it, so a push can
 neither force bytes on anybody nor be larger than this.
@@ -17,10 +17,12 @@ MAX_HINTS = 4  # chosen: a rumour of four spreads faster than peers come and go,
 
 
 class Push(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="push"):
-    """I have a new model, pull me."""
+    """Says that there is a new model to pull."""
 
     age: Count  # of the model, in rounds
-    hints: Annotated[tuple[PeerRow, ...], Meta(max_length=MAX_HINTS)] = ()  # peers that I know
+    hints: Annotated[
+        tuple[PeerRow, ...], Meta(max_length=MAX_HINTS)
+    ] = ()  # peers that its sender knows
 
     def addresses(self) -> list[PeerAddress]:
         """Returns the hints as addresses; whoever is met there must still prove its id."""
@@ -38,8 +40,8 @@ def push(age: int, hints: list[PeerAddress]) -> bytes:
     """Returns the payload that says so.
 
     Args:
-        age: of my model, in rounds.
-        hints: peers that I know, at most `MAX_HINTS`.
+        age: of the model, in rounds.
+        hints: peers that the sender knows, at most `MAX_HINTS`.
     """
     rows = tuple(
         PeerRow(id=bytes.fromhex(one.id), host=one.host, port=one.port, curve_key=one.curve_key)
@@ -49,7 +51,7 @@ def push(age: int, hints: list[PeerAddress]) -> bytes:
 
 
 def read(payload: bytes) -> Push:
-    """Returns what a peer told me, or raises FrameError."""
+    """Returns what a peer told, or raises FrameError."""
     if len(payload) > MAX_TELL_BYTES:
         raise FrameError(f"push: got {len(payload)} bytes, allowed {MAX_TELL_BYTES}")
     try:

@@ -21,10 +21,10 @@ from p2pl.protocol.raft.bootstrap import MAX_MEMBERS
 from p2pl.protocol.raft.election import (
     Ballot,
     Event,
-    Received,
+    MessageReceived,
+    ModelId,
     Rules,
     Send,
-    Stamp,
     State,
     Tick,
     begin,
@@ -83,7 +83,7 @@ class VirtualElection:
         }
         self._states: dict[str, State] = {}
         for me, rules in self._rules.items():
-            self._states[me] = begin(rules, Ballot(), Stamp(), 0.0, self._random.random())
+            self._states[me] = begin(rules, Ballot(), ModelId(), 0.0, self._random.random())
             self._wake(me)
 
     def run_until(self, at_s: float) -> None:
@@ -117,7 +117,7 @@ class VirtualElection:
         for action in actions:
             if isinstance(action, Send):
                 at_s = self.now_s + self._random.uniform(*DELAY_S)
-                self._put(at_s, action.to, Received(me, action.message))
+                self._put(at_s, action.to, MessageReceived(me, action.message))
         if after.wake_s != before.wake_s:
             self._wake(me)
 

@@ -12,10 +12,10 @@ from p2pl.exchange.raft.bootstrap import Founders
 from p2pl.exchange.raft.leadership import Bell, EventLog, Seat, SeatFile
 from p2pl.protocol.raft import bootstrap as founding
 from p2pl.protocol.raft import messages as raft
-from p2pl.protocol.raft.bootstrap import Pledge, roll_of
+from p2pl.protocol.raft.bootstrap import Acceptance, configuration_of
 
 ME, *OTHERS = (bytes([number] * 32).hex() for number in range(1, 4))
-ROLL = roll_of(1, [ME, *OTHERS])
+CONFIGURATION = configuration_of(1, [ME, *OTHERS])
 
 
 class SlowSeat(SeatFile):
@@ -55,7 +55,7 @@ def founders(folder: Path, seat: SeatFile, told: Told) -> Founders:
 async def test_nobody_hears_of_a_pledge_that_a_crash_could_undo(tmp_path: Path) -> None:
     seat, told = SlowSeat(tmp_path), Told()
     mine = founders(tmp_path, seat, told)
-    hearing = asyncio.create_task(mine.hear(OTHERS[0], Pledge(ROLL, valid=False)))
+    hearing = asyncio.create_task(mine.hear(OTHERS[0], Acceptance(CONFIGURATION, valid=False)))
     await asyncio.sleep(0)
     # Meanwhile it is time to say again what I have pledged myself to.
     saying = asyncio.create_task(mine._step(lambda state: (state, founding.say(state))))
@@ -65,5 +65,7 @@ async def test_nobody_hears_of_a_pledge_that_a_crash_could_undo(tmp_path: Path) 
     assert seat.seat.pledge is None
     seat.may_write.set()
     await asyncio.gather(hearing, saying)
-    assert seat.seat.pledge == ROLL
-    assert set(told.messages) == {(other, Pledge(ROLL, valid=False)) for other in OTHERS}
+    assert seat.seat.pledge == CONFIGURATION
+    assert set(told.messages) == {
+        (other, Acceptance(CONFIGURATION, valid=False)) for other in OTHERS
+    }

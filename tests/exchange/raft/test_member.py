@@ -27,13 +27,13 @@ from p2pl.learning import codec
 from p2pl.mixing.base import PeerModel
 from p2pl.network.keys import Identity
 from p2pl.network.sealed import KeyPair, SuiteName, seal
-from p2pl.network.wire import Wire
+from p2pl.network.wire import CurveWire
 from p2pl.protocol.frame import MAX_TELL_BYTES
 from p2pl.protocol.raft import bootstrap as founding
 from p2pl.protocol.raft import election
 from p2pl.protocol.raft import messages as protocol
-from p2pl.protocol.raft.bootstrap import roll_of
-from p2pl.protocol.raft.election import Stamp
+from p2pl.protocol.raft.bootstrap import configuration_of
+from p2pl.protocol.raft.election import ModelId
 from p2pl.protocol.session import Mixing, Raft, SessionFile
 from p2pl.run.log import Summary, read_run
 from p2pl.run.state import PeerState
@@ -90,7 +90,7 @@ class Recording:
     """Everything that peers of this process told and gave to each other, and all keys they made."""
 
     told: list[bytes] = field(default_factory=list)
-    parcels: list[bytes] = field(default_factory=list)
+    blobs: list[bytes] = field(default_factory=list)
     pairs: list[KeyPair] = field(default_factory=list)
     clear: list[bytes] = field(default_factory=list)  # models before they were locked
 
@@ -103,15 +103,15 @@ class Recording:
 def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
     """Records, and changes nothing."""
     kept = Recording()
-    tell, put, generate = Wire.tell, Wire.put_parcel, KeyPair.generate
+    tell, put, generate = CurveWire.tell, CurveWire.put_blob, KeyPair.generate
     encode = codec.WholeModel.encode
 
-    async def telling(wire: Wire, address: object, payload: bytes, **more: object) -> None:
+    async def telling(wire: CurveWire, address: object, payload: bytes, **more: object) -> None:
         kept.told.append(payload)
         await tell(wire, address, payload, **more)  # type: ignore[arg-type]
 
-    async def putting(wire: Wire, name: bytes, payload: bytes) -> None:
-        kept.parcels.append(bytes(payload))
+    async def putting(wire: CurveWire, name: bytes, payload: bytes) -> None:
+        kept.blobs.append(bytes(payload))
         await put(wire, name, payload)
 
     def generating(suite: SuiteName) -> KeyPair:
@@ -124,8 +124,8 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
         kept.clear.append(bytes(encoded))
         return encoded
 
-    monkeypatch.setattr(Wire, "tell", telling)
-    monkeypatch.setattr(Wire, "put_parcel", putting)
+    monkeypatch.setattr(CurveWire, "tell", telling)
+    monkeypatch.setattr(CurveWire, "put_blob", putting)
     monkeypatch.setattr(KeyPair, "generate", staticmethod(generating))
     monkeypatch.setattr(codec.WholeModel, "encode", encoding)
     return kept
@@ -142,7 +142,7 @@ def test_a_recording_shows_fresh_keys_and_nothing_in_clear(
     given = sum(len(one["received"]) - 1 for one in events(swarm) if "received" in one)
     fetched = sum(one["event"] == "fetched" for one in events(swarm))
     assert min(given, fetched) >= 2  # each of two rounds is made by two at least, and held by two
-    announced = {one.key for one in recording.messages() if isinstance(one, protocol.Announce)}
+    announced = {one.key for one in recording.messages() if isinstance(one, protocol.Notice)}
     boxes = [one.box for one in recording.messages() if isinstance(one, protocol.Sealed)]
     assert len(announced) >= 3  # of two models, and of the initial one
     assert len(boxes) >= 2 * (given + fetched)  # each asked for, and answered
@@ -152,7 +152,7 @@ def test_a_recording_shows_fresh_keys_and_nothing_in_clear(
     assert len({box[:32] for box in boxes}) == len(boxes)
     # Each message opens with exactly one key; an announced key with many, a reply key with one.
     opened: Counter[bytes] = Counter()
-    terms = {one.term for one in recording.messages() if isinstance(one, protocol.Announce)}
+    terms = {one.term for one in recording.messages() if isinstance(one, protocol.Notice)}
     about = [protocol.about(file.id, term, way) for term in terms for way in ("request", "reply")]
     for box in boxes:
         able = [p.public for p in recording.pairs if any(p.open(box, one) for one in about)]
@@ -160,9 +160,9 @@ def test_a_recording_shows_fresh_keys_and_nothing_in_clear(
         opened.update(able)
     assert all(count == 1 for key, count in opened.items() if key not in announced)
     # Nothing of a model, in any place where 16 bytes could show it.
-    seen = b"".join(recording.told) + b"".join(recording.parcels)
+    seen = b"".join(recording.told) + b"".join(recording.blobs)
     slices = {clear[at : at + 16] for clear in recording.clear for at in range(1_000, 15_000, 997)}
-    assert len(recording.parcels) >= given + len(announced)
+    assert len(recording.blobs) >= given + len(announced)
     assert not [piece for piece in slices if len(set(piece)) > 4 and piece in seen]
 
 
@@ -215,7 +215,7 @@ def test_who_has_not_answered_a_new_leader_yet_is_waited_for(
                 return
         hear(leadership, sender, message)
 
-    def giving(term: aggregator.Term, sender: str, base: Stamp, model: PeerModel) -> None:
+    def giving(term: aggregator.Term, sender: str, base: ModelId, model: PeerModel) -> None:
         if sender == slow.get(term._node.transport.identity.peer_id):
             loop = asyncio.get_running_loop()
             loop.call_later(0.5, give, term, sender, base, model)
@@ -326,9 +326,9 @@ def test_all_end_with_one_model_though_the_last_leader_is_deposed(
 ) -> None:
     swarm.tracker()
     serve = aggregator.Term.serve
-    stalled: list[Stamp] = []
+    stalled: list[ModelId] = []
 
-    async def serving(term: aggregator.Term, held: Stamp, vector: torch.Tensor) -> None:
+    async def serving(term: aggregator.Term, held: ModelId, vector: torch.Tensor) -> None:
         await serve(term, held, vector)
         if held.round == ROUNDS and not stalled:
             stalled.append(held)
@@ -363,8 +363,12 @@ def test_without_a_leader_patience_ends(swarm: Swarm) -> None:
 @pytest.mark.anyio
 async def test_a_seat_survives_a_restart_and_is_of_one_session(tmp_path: Path) -> None:
     file = SeatFile(tmp_path, "ab")
-    roll = roll_of(1, [bytes([n] * 32).hex() for n in range(3)])
-    state = founding.State(sorted(roll.members)[0], roll, frozenset({roll_of(2, roll.members)}))
+    configuration = configuration_of(1, [bytes([n] * 32).hex() for n in range(3)])
+    state = founding.State(
+        sorted(configuration.members)[0],
+        configuration,
+        frozenset({configuration_of(2, configuration.members)}),
+    )
     await file.change(lambda seat: seat.agreed(state))
     await file.change(
         lambda seat: seat.voted(replace(seat.ballot, term=4, voted_for="me", led={"me": 1}))
@@ -380,29 +384,29 @@ async def test_a_seat_survives_a_restart_and_is_of_one_session(tmp_path: Path) -
 
 
 def test_a_state_of_another_exchange_is_refused() -> None:
-    assert raft.stamp_of(PeerState(0, torch.zeros(1))) == Stamp(0, 0)
-    assert raft.stamp_of(PeerState(3, torch.zeros(1), memory={"term": 2})) == Stamp(2, 3)
+    assert raft.model_id_of(PeerState(0, torch.zeros(1))) == ModelId(0, 0)
+    assert raft.model_id_of(PeerState(3, torch.zeros(1), memory={"term": 2})) == ModelId(2, 3)
     with pytest.raises(RunDirError, match="one of raft"):
-        raft.stamp_of(PeerState(3, torch.zeros(1), memory={"used": {}}))
+        raft.model_id_of(PeerState(3, torch.zeros(1), memory={"used": {}}))
 
 
 def test_the_largest_request_fits_a_short_message() -> None:
     pair = KeyPair.generate("rsa")
     assert len(pair.public) <= protocol.MAX_PUBLIC_KEY_BYTES
     largest = (1 << 53) - 1
-    stamp = Stamp(largest, largest)
-    update = protocol.Update(pair.public, stamp, largest, bytes(16), bytes(32))
+    model_id = ModelId(largest, largest)
+    update = protocol.Update(pair.public, model_id, largest, bytes(16), bytes(32))
     box = seal("rsa", pair.public, protocol.encode(update), b"")
     assert len(protocol.encode(protocol.Sealed(box))) < MAX_TELL_BYTES
     announce = protocol.announce(
-        Identity.generate().private_key, "ab" * 32, largest, stamp, pair.public
+        Identity.generate().private_key, "ab" * 32, largest, model_id, pair.public
     )
     assert len(protocol.encode(announce)) < MAX_TELL_BYTES
 
 
 def test_an_announcement_is_signed_for_one_session() -> None:
     identity = Identity.generate()
-    announce = protocol.announce(identity.private_key, "ab" * 32, 3, Stamp(3, 7), bytes(32))
+    announce = protocol.announce(identity.private_key, "ab" * 32, 3, ModelId(3, 7), bytes(32))
     assert announce.check("ab" * 32) == identity.peer_id
     with pytest.raises(FrameError, match="signature"):
         announce.check("cd" * 32)

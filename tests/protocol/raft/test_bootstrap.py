@@ -12,14 +12,14 @@ from p2pl.protocol.frame import MAX_TELL_BYTES
 from p2pl.protocol.raft.bootstrap import (
     MAX_MEMBERS,
     MAX_REMEMBERED,
+    Acceptance,
+    Configuration,
     Message,
-    Pledge,
     Refusal,
-    Roll,
     State,
+    configuration_of,
     hear,
     propose,
-    roll_of,
     say,
 )
 
@@ -29,10 +29,13 @@ A, B, C, D, *_ = PEERS
 
 def test_the_lowest_ids_are_proposed_and_whoever_is_asked_joins() -> None:
     one = propose(State(A), PEERS[:4], 3)
-    assert one.pledge == roll_of(1, [A, B, C])
-    assert say(one) == ((B, Pledge(one.pledge, valid=False)), (C, Pledge(one.pledge, valid=False)))
-    two, answers = hear(State(B), A, Pledge(one.pledge, valid=False), 3)
-    assert two.pledge == one.pledge
+    assert one.accepted == configuration_of(1, [A, B, C])
+    assert say(one) == (
+        (B, Acceptance(one.accepted, valid=False)),
+        (C, Acceptance(one.accepted, valid=False)),
+    )
+    two, answers = hear(State(B), A, Acceptance(one.accepted, valid=False), 3)
+    assert two.accepted == one.accepted
     assert {to for to, _ in answers} == {A, C}
 
 
@@ -40,66 +43,72 @@ def test_nobody_proposes_before_enough_are_there() -> None:
     assert propose(State(A), [A, B], 3) == State(A)
 
 
-def test_a_roll_is_valid_once_all_have_pledged_themselves() -> None:
+def test_a_configuration_is_valid_once_all_have_accepted_it() -> None:
     state = propose(State(A), PEERS, 3)
-    assert state.pledge is not None
-    pledge = Pledge(state.pledge, valid=False)
-    state, _ = hear(state, B, pledge, 3)
+    assert state.accepted is not None
+    accepted = Acceptance(state.accepted, valid=False)
+    state, _ = hear(state, B, accepted, 3)
     assert not state.valid
-    state, answers = hear(state, C, pledge, 3)
+    state, answers = hear(state, C, accepted, 3)
     assert state.valid
-    assert answers == ((C, Pledge(state.pledge, valid=True)),)  # type: ignore[arg-type]
+    assert answers == ((C, Acceptance(state.accepted, valid=True)),)  # type: ignore[arg-type]
 
 
-def test_who_has_pledged_itself_refuses_other_rolls_for_ever() -> None:
+def test_who_has_accepted_one_refuses_the_others_for_ever() -> None:
     state = propose(State(B), [B, C, D], 3)
-    other = roll_of(1, [A, B, C])
-    state, answers = hear(state, A, Pledge(other, valid=False), 3)
+    other = configuration_of(1, [A, B, C])
+    state, answers = hear(state, A, Acceptance(other, valid=False), 3)
     assert answers == ((A, Refusal(other)),)
-    assert state.pledge is not None
-    state, _ = hear(state, C, Refusal(state.pledge), 3)
-    assert state.pledge is None
-    state, answers = hear(state, A, Pledge(other, valid=False), 3)
+    assert state.accepted is not None
+    state, _ = hear(state, C, Refusal(state.accepted), 3)
+    assert state.accepted is None
+    state, answers = hear(state, A, Acceptance(other, valid=False), 3)
     assert answers == ((A, Refusal(other)),)
 
 
 def test_a_refused_peer_is_free_for_a_new_attempt_at_the_same_set() -> None:
     state = propose(State(A), PEERS, 3)
-    assert state.pledge is not None
-    state, _ = hear(state, B, Refusal(state.pledge), 3)
-    assert propose(state, PEERS, 3).pledge == roll_of(2, [A, B, C])
+    assert state.accepted is not None
+    state, _ = hear(state, B, Refusal(state.accepted), 3)
+    assert propose(state, PEERS, 3).accepted == configuration_of(2, [A, B, C])
 
 
-def test_a_refusal_of_another_roll_releases_nobody() -> None:
+def test_a_refusal_of_another_one_releases_nobody() -> None:
     state = propose(State(A), PEERS, 3)
-    after, _ = hear(state, B, Refusal(roll_of(9, [A, B, D])), 3)
-    assert after.pledge == state.pledge
+    after, _ = hear(state, B, Refusal(configuration_of(9, [A, B, D])), 3)
+    assert after.accepted == state.accepted
 
 
 @pytest.mark.parametrize(
-    ("sender", "roll"),
+    ("sender", "configuration"),
     [
-        (D, roll_of(1, [A, B, C])),  # not on it
-        (B, roll_of(1, [A, B])),  # of another size
-        (B, Roll(1, (bytes.fromhex(B), bytes.fromhex(A), bytes.fromhex(C)))),  # not in order
-        (B, Roll(1, (bytes.fromhex(A), bytes.fromhex(B), bytes.fromhex(B)))),  # one twice
+        (D, configuration_of(1, [A, B, C])),  # not on it
+        (B, configuration_of(1, [A, B])),  # of another size
+        (
+            B,
+            Configuration(1, (bytes.fromhex(B), bytes.fromhex(A), bytes.fromhex(C))),
+        ),  # not in order
+        (B, Configuration(1, (bytes.fromhex(A), bytes.fromhex(B), bytes.fromhex(B)))),  # one twice
     ],
 )
-def test_what_is_no_roll_is_ignored(sender: str, roll: Roll) -> None:
-    assert hear(State(A), sender, Pledge(roll, valid=True), 3) == (State(A), ())
+def test_what_is_no_configuration_is_ignored(sender: str, configuration: Configuration) -> None:
+    assert hear(State(A), sender, Acceptance(configuration, valid=True), 3) == (State(A), ())
 
 
-def test_made_up_rolls_do_not_fill_the_memory() -> None:
+def test_made_up_configurations_do_not_fill_the_memory() -> None:
     state = propose(State(A), PEERS, 3)
     for number in range(2 * MAX_REMEMBERED):
-        state, _ = hear(state, D, Pledge(roll_of(number + 2, [A, C, D]), valid=False), 3)
+        state, _ = hear(
+            state, D, Acceptance(configuration_of(number + 2, [A, C, D]), valid=False), 3
+        )
     assert len(state.heard) + len(state.dead) <= 2 * MAX_REMEMBERED
 
 
-def test_the_largest_roll_fits_a_short_message() -> None:
+def test_the_largest_configuration_fits_a_short_message() -> None:
     ids = tuple(bytes([number] * 32) for number in range(MAX_MEMBERS))
     assert (
-        len(msgspec.msgpack.encode(Pledge(Roll((1 << 53) - 1, ids), valid=True))) < MAX_TELL_BYTES
+        len(msgspec.msgpack.encode(Acceptance(Configuration((1 << 53) - 1, ids), valid=True)))
+        < MAX_TELL_BYTES
     )
 
 
@@ -110,13 +119,13 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.peers = {name: State(name) for name in PEERS[:5]}
         self.flying: list[tuple[str, str, Message]] = []
-        self.valid: set[Roll] = set()
+        self.valid: set[Configuration] = set()
 
     def _next(self, name: str, state: State, answers: tuple[tuple[str, Message], ...]) -> None:
         self.peers[name] = state
         self.flying += [(name, to, message) for to, message in answers]
-        if state.valid and state.pledge:
-            self.valid.add(state.pledge)
+        if state.valid and state.accepted:
+            self.valid.add(state.accepted)
 
     @rule(name=st.sampled_from(PEERS[:5]), present=st.sets(st.sampled_from(PEERS[:5])))
     def somebody_proposes(self, name: str, present: set[str]) -> None:
@@ -153,11 +162,11 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(PEERS[:5]))
     def somebody_restarts(self, name: str) -> None:
-        pledge, dead, valid = self.peers[name].saved
-        self.peers[name] = State(name, pledge, dead, valid)
+        accepted, dead, valid = self.peers[name].saved
+        self.peers[name] = State(name, accepted, dead, valid)
 
     @invariant()
-    def there_are_never_two_valid_rolls(self) -> None:
+    def there_are_never_two_valid_configurations(self) -> None:
         assert len(self.valid) < 2
 
 
@@ -182,6 +191,6 @@ def test_all_agree_soon_even_where_they_begin_with_different_views() -> None:
                     peers[to], answers = hear(peers[to], name, message, 5 if seed % 2 else 3)
                     for back, answer in answers:
                         peers[back], _ = hear(peers[back], to, answer, 5 if seed % 2 else 3)
-        valid = {state.pledge for state in peers.values() if state.valid}
+        valid = {state.accepted for state in peers.values() if state.valid}
         assert len(valid) == 1
         assert sum(state.valid for state in peers.values()) == (5 if seed % 2 else 3)

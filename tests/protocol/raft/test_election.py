@@ -16,10 +16,10 @@ from p2pl.protocol.raft.election import (
     HeartbeatReply,
     Holds,
     Message,
-    Received,
+    MessageReceived,
+    ModelId,
     Save,
     Send,
-    Stamp,
     State,
     Tick,
     VoteReply,
@@ -34,14 +34,14 @@ RULES = rules_of(A, (A, B, C))
 DRAW = 0.5
 
 
-def started(ballot: Ballot | None = None, held: Stamp | None = None) -> State:
+def started(ballot: Ballot | None = None, held: ModelId | None = None) -> State:
     """Returns the state of member A, just started at time 0."""
-    return begin(RULES, ballot or Ballot(), held or Stamp(), 0.0, DRAW)
+    return begin(RULES, ballot or Ballot(), held or ModelId(), 0.0, DRAW)
 
 
 def hears(state: State, sender: str, message: Message, now_s: float = 0.0) -> State:
     """Returns the state after a message, whatever it makes A do."""
-    return step(RULES, state, Received(sender, message), now_s, DRAW)[0]
+    return step(RULES, state, MessageReceived(sender, message), now_s, DRAW)[0]
 
 
 def leading() -> State:
@@ -54,7 +54,7 @@ def leading() -> State:
 def test_a_member_out_of_patience_asks_before_it_stands() -> None:
     state, actions = step(RULES, started(), Tick(), 0.75, DRAW)
     assert (state.role, state.term) == ("pre-candidate", 0)
-    question = VoteRequest(1, Stamp(), pre=True)
+    question = VoteRequest(1, ModelId(), pre=True)
     assert actions == (Send(B, question), Send(C, question))
 
 
@@ -65,9 +65,9 @@ def test_nothing_happens_before_patience_ends() -> None:
 
 def test_who_would_win_stands_and_saves_its_own_vote_before_it_asks() -> None:
     state, _ = step(RULES, started(), Tick(), 1.0, DRAW)
-    yes = Received(C, VoteReply(1, granted=True, pre=True))
+    yes = MessageReceived(C, VoteReply(1, granted=True, pre=True))
     state, actions = step(RULES, state, yes, 1.0, DRAW)
-    question = VoteRequest(1, Stamp(), pre=False)
+    question = VoteRequest(1, ModelId(), pre=False)
     assert actions == (Save(Ballot(1, A)), Send(B, question), Send(C, question))
     assert state.role == "candidate"
 
@@ -75,42 +75,48 @@ def test_who_would_win_stands_and_saves_its_own_vote_before_it_asks() -> None:
 def test_who_wins_tells_everybody_at_once() -> None:
     state, _ = step(RULES, started(), Tick(), 1.0, DRAW)
     state = hears(state, C, VoteReply(1, granted=True, pre=True))
-    yes = Received(C, VoteReply(1, granted=True, pre=False))
+    yes = MessageReceived(C, VoteReply(1, granted=True, pre=False))
     state, actions = step(RULES, state, yes, 1.0, DRAW)
     assert (state.role, state.leader) == ("leader", A)
-    beat = Heartbeat(1, Stamp())
+    beat = Heartbeat(1, ModelId())
     assert actions[1:] == (Send(B, beat), Send(C, beat))
 
 
 def test_a_vote_is_saved_before_it_is_given_and_given_once() -> None:
     state, actions = step(
-        RULES, started(), Received(B, VoteRequest(1, Stamp(), pre=False)), 0.0, DRAW
+        RULES, started(), MessageReceived(B, VoteRequest(1, ModelId(), pre=False)), 0.0, DRAW
     )
     assert actions == (Save(Ballot(1, B)), Send(B, VoteReply(1, granted=True, pre=False)))
-    _, actions = step(RULES, state, Received(C, VoteRequest(1, Stamp(), pre=False)), 0.0, DRAW)
+    _, actions = step(
+        RULES, state, MessageReceived(C, VoteRequest(1, ModelId(), pre=False)), 0.0, DRAW
+    )
     assert actions == (Send(C, VoteReply(1, granted=False, pre=False)),)
-    _, actions = step(RULES, state, Received(B, VoteRequest(1, Stamp(), pre=False)), 0.0, DRAW)
+    _, actions = step(
+        RULES, state, MessageReceived(B, VoteRequest(1, ModelId(), pre=False)), 0.0, DRAW
+    )
     assert actions == (Send(B, VoteReply(1, granted=True, pre=False)),)
 
 
 def test_a_restarted_member_remembers_its_vote() -> None:
     state = started(Ballot(1, B))
-    _, actions = step(RULES, state, Received(C, VoteRequest(1, Stamp(), pre=False)), 0.0, DRAW)
+    _, actions = step(
+        RULES, state, MessageReceived(C, VoteRequest(1, ModelId(), pre=False)), 0.0, DRAW
+    )
     assert actions == (Send(C, VoteReply(1, granted=False, pre=False)),)
 
 
 @pytest.mark.parametrize("pre", [True, False])
 def test_who_holds_an_older_model_gets_no_vote(pre: bool) -> None:
-    state = started(held=Stamp(1, 7))
-    request = VoteRequest(2, Stamp(1, 6), pre=pre)
-    _, actions = step(RULES, state, Received(B, request), 0.0, DRAW)
+    state = started(held=ModelId(1, 7))
+    request = VoteRequest(2, ModelId(1, 6), pre=pre)
+    _, actions = step(RULES, state, MessageReceived(B, request), 0.0, DRAW)
     replies = [action.message for action in actions if isinstance(action, Send)]
     assert [reply.granted for reply in replies if isinstance(reply, VoteReply)] == [False]
 
 
 def test_nobody_unseats_a_leader_that_is_heard() -> None:
-    state = hears(started(), B, Heartbeat(1, Stamp()), 1.0)
-    request = Received(C, VoteRequest(2, Stamp(), pre=True))
+    state = hears(started(), B, Heartbeat(1, ModelId()), 1.0)
+    request = MessageReceived(C, VoteRequest(2, ModelId(), pre=True))
     after, actions = step(RULES, state, request, 1.4, DRAW)
     assert actions == (Send(C, VoteReply(1, granted=False, pre=True)),)
     assert after.leader == B
@@ -119,7 +125,7 @@ def test_nobody_unseats_a_leader_that_is_heard() -> None:
 
 
 def test_a_leader_steps_down_for_a_later_term() -> None:
-    state = hears(leading(), C, HeartbeatReply(5, Stamp()), 1.1)
+    state = hears(leading(), C, HeartbeatReply(5, ModelId()), 1.1)
     assert (state.role, state.term, state.leader) == ("follower", 5, None)
 
 
@@ -135,35 +141,37 @@ def test_a_leader_resigns_after_its_term_and_another_goes_first() -> None:
     rules = replace(RULES, term_s=5.0)
     state = replace(leading(), until_s=6.0)
     for tenth in range(11, 60):
-        state = step(rules, state, Received(B, HeartbeatReply(1, Stamp())), tenth / 10, DRAW)[0]
+        state = step(
+            rules, state, MessageReceived(B, HeartbeatReply(1, ModelId())), tenth / 10, DRAW
+        )[0]
     state, actions = step(rules, state, Tick(), 6.0, DRAW)
-    farewell = Heartbeat(1, Stamp(), resigned=True)
+    farewell = Heartbeat(1, ModelId(), resigned=True)
     assert state.role == "follower"
     assert actions == (Send(B, farewell), Send(C, farewell))
-    other = hears(hears(started(), B, Heartbeat(1, Stamp()), 6.0), B, farewell, 6.0)
+    other = hears(hears(started(), B, Heartbeat(1, ModelId()), 6.0), B, farewell, 6.0)
     assert other.leader is None
     assert other.wake_s < state.wake_s
 
 
 def test_a_model_is_decided_once_a_majority_holds_one_of_this_term() -> None:
-    state = hears(leading(), B, HeartbeatReply(1, Stamp(0, 3)))
+    state = hears(leading(), B, HeartbeatReply(1, ModelId(0, 3)))
     assert committed(RULES, state) is None
-    state, _ = step(RULES, state, Holds(Stamp(1, 4)), 1.0, DRAW)
+    state, _ = step(RULES, state, Holds(ModelId(1, 4)), 1.0, DRAW)
     assert committed(RULES, state) is None
-    state = hears(state, B, HeartbeatReply(1, Stamp(1, 4)))
-    assert committed(RULES, state) == Stamp(1, 4)
+    state = hears(state, B, HeartbeatReply(1, ModelId(1, 4)))
+    assert committed(RULES, state) == ModelId(1, 4)
 
 
 def test_strangers_and_absurd_terms_change_nothing() -> None:
     state = started()
     for sender, term in (("stranger", 1), (A, 1), (B, MAX_TERM_STEP + 1)):
-        event = Received(sender, VoteRequest(term, Stamp(), pre=False))
+        event = MessageReceived(sender, VoteRequest(term, ModelId(), pre=False))
         assert step(RULES, state, event, 0.0, DRAW) == (state, ())
 
 
 def test_a_member_alone_leads_at_once() -> None:
     rules = rules_of(A, (A,))
-    state, actions = step(rules, begin(rules, Ballot(), Stamp(), 0, DRAW), Tick(), 1.0, DRAW)
+    state, actions = step(rules, begin(rules, Ballot(), ModelId(), 0, DRAW), Tick(), 1.0, DRAW)
     assert (state.role, state.term) == ("leader", 1)
     assert actions == (Save(Ballot(1, A, {A: 1}, counted=1)),)
 
@@ -171,10 +179,10 @@ def test_a_member_alone_leads_at_once() -> None:
 @pytest.mark.parametrize(
     ("message", "golden"),
     [
-        (VoteRequest(3, Stamp(2, 1), pre=True), "9401039202 01c3"),
+        (VoteRequest(3, ModelId(2, 1), pre=True), "9401039202 01c3"),
         (VoteReply(3, granted=True, pre=False), "940203c3c2"),
-        (Heartbeat(3, Stamp(2, 1)), "9403039202 01c2"),
-        (HeartbeatReply(3, Stamp(2, 1)), "9304039202 01"),
+        (Heartbeat(3, ModelId(2, 1)), "9403039202 01c2"),
+        (HeartbeatReply(3, ModelId(2, 1)), "9304039202 01"),
     ],
 )
 def test_the_bytes_of_a_message_never_change(message: Message, golden: str) -> None:
@@ -195,7 +203,7 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.flying: list[tuple[str, str, Message]] = []
-        self.offers: list[tuple[int, Stamp]] = []  # (term, what its leader served)
+        self.offers: list[tuple[int, ModelId]] = []  # (term, what its leader served)
         self.now_s = 0.0
         self.chance = 0.0
 
@@ -232,14 +240,14 @@ class AnyOrder(RuleBasedStateMachine):
     def a_message_arrives(self, pick: int, keep: bool, crash: int | None) -> None:
         at = pick % len(self.flying)
         sender, to, message = self.flying[at] if keep else self.flying.pop(at)
-        self.people.happens(to, Received(sender, message), crash_after=crash)
+        self.people.happens(to, MessageReceived(sender, message), crash_after=crash)
 
     @precondition(lambda self: self.flying)
     @rule()
     def all_that_flies_arrives(self) -> None:
         flying, self.flying = self.flying, []
         for sender, to, message in flying:
-            self.people.happens(to, Received(sender, message))
+            self.people.happens(to, MessageReceived(sender, message))
 
     @rule(pick=st.integers(0, 4), there=GROUPS)
     def somebody_stands_before_a_few(self, pick: int, there: set[int]) -> None:
@@ -264,7 +272,7 @@ class AnyOrder(RuleBasedStateMachine):
         while self.flying:
             sender, to, message = self.flying.pop(0)
             if to in group:
-                self.people.happens(to, Received(sender, message))
+                self.people.happens(to, MessageReceived(sender, message))
 
     @precondition(lambda self: len(self.flying) > 20)
     @rule()
@@ -280,7 +288,7 @@ class AnyOrder(RuleBasedStateMachine):
     def a_leader_makes_a_model(self, pick: int) -> None:
         leaders = self.people.leads()
         leader = leaders[pick % len(leaders)]
-        made = Stamp(leader.state.term, leader.state.held.round + 1)
+        made = ModelId(leader.state.term, leader.state.held.round + 1)
         self.people.happens(leader.name, Holds(made))
         self.offers.append((leader.state.term, made))
 
@@ -292,9 +300,9 @@ class AnyOrder(RuleBasedStateMachine):
     def _fetch(self, pick: int, which: int) -> None:
         name = self._somebody(pick)
         state = self.people.by_name[name].state
-        term, stamp = self.offers[which % len(self.offers)]
-        if term == state.term and (state.held.term < term or state.held < stamp):
-            self.people.happens(name, Holds(stamp))
+        term, model_id = self.offers[which % len(self.offers)]
+        if term == state.term and (state.held.term < term or state.held < model_id):
+            self.people.happens(name, Holds(model_id))
 
     @invariant()
     def nobody_lives_in_two_terms(self) -> None:

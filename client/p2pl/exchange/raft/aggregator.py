@@ -18,13 +18,13 @@ from p2pl.exchange.node import Node
 from p2pl.exchange.raft.leadership import Bell
 from p2pl.mixing.base import PeerModel
 from p2pl.network.sealed import KeyPair, lock, locked_bytes, seal, unlock
-from p2pl.protocol.frame import PARCEL_NAME_BYTES
+from p2pl.protocol.frame import BLOB_NAME_BYTES
 from p2pl.protocol.raft import messages as raft
-from p2pl.protocol.raft.election import Stamp
+from p2pl.protocol.raft.election import ModelId
 from p2pl.protocol.raft.messages import (
-    Announce,
     Fetch,
-    Newest,
+    ModelLocation,
+    Notice,
     Reply,
     Request,
     Sealed,
@@ -49,10 +49,10 @@ class OwnKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Blob:
     """A model that is given to those who know its name and key."""
 
-    stamp: Stamp
+    model_id: ModelId
     name: bytes
     key: bytes
 
@@ -79,12 +79,12 @@ class Term:
         bell: Bell,
     ) -> None:
         self.number, self.began_s = number, node.clock()
-        self.notice: Announce | None = None
+        self.notice: Notice | None = None
         self._node, self._broadcast, self._bell = node, broadcast, bell
         self._exchange = node.session.exchange
         self._keys: list[OwnKey] = []  # the newest last
-        self._parcels: list[Parcel] = []  # the newest last
-        self._results: dict[str, tuple[Stamp, PeerModel]] = {}  # by peer id
+        self._blobs: list[Blob] = []  # the newest last
+        self._results: dict[str, tuple[ModelId, PeerModel]] = {}  # by peer id
         self._coming: dict[str, asyncio.Task[None]] = {}  # results on their way, by peer id
         self._guests: dict[str, float] = {}  # peer id -> when last heard
 
@@ -100,19 +100,19 @@ class Term:
         for task in coming:
             task.cancel()
         await asyncio.gather(*coming, return_exceptions=True)
-        for parcel in self._parcels:
-            self._node.transport.drop_parcel(parcel.name)
+        for blob in self._blobs:
+            self._node.transport.drop_blob(blob.name)
 
-    async def serve(self, held: Stamp, vector: Tensor) -> None:
+    async def serve(self, held: ModelId, vector: Tensor) -> None:
         """Gives this model to whoever asks from now on, and announces it with a new key."""
         node = self._node
         pair = await asyncio.to_thread(KeyPair.generate, self._exchange.raft.suite)
         locked = await asyncio.to_thread(lambda: lock(node.learner.codec.encode(vector)))
-        parcel = Parcel(held, os.urandom(PARCEL_NAME_BYTES), locked.key)
-        await node.transport.put_parcel(parcel.name, locked.box)
-        for old in self._parcels[:-1]:
-            node.transport.drop_parcel(old.name)
-        self._parcels = [*self._parcels[-1:], parcel]
+        blob = Blob(held, os.urandom(BLOB_NAME_BYTES), locked.key)
+        await node.transport.put_blob(blob.name, locked.box)
+        for old in self._blobs[:-1]:
+            node.transport.drop_blob(old.name)
+        self._blobs = [*self._blobs[-1:], blob]
         self._keys = [*self._keys, OwnKey(pair)][-KEPT_KEYS:]
         key = node.transport.identity.private_key
         self.notice = raft.announce(key, node.file.id, self.number, held, pair.public)
@@ -131,7 +131,7 @@ class Term:
             self._guests[guest] = self._node.clock()
 
     async def gather(
-        self, base: Stamp, members: frozenset[str], present: Callable[[], set[str]]
+        self, base: ModelId, members: frozenset[str], present: Callable[[], set[str]]
     ) -> dict[str, PeerModel]:
         """Returns the results of a majority of the members at least, mine among them, by peer id.
 
@@ -144,7 +144,9 @@ class Term:
         """
         me, enough_s = self._node.transport.identity.peer_id, None
         while True:
-            given = {one: model for one, (stamp, model) in self._results.items() if stamp == base}
+            given = {
+                one: model for one, (model_id, model) in self._results.items() if model_id == base
+            }
             if me in given and len(given.keys() & members) > len(members) // 2:
                 enough_s = enough_s or self._node.clock()
                 late = self._node.clock() - enough_s >= self._exchange.wait_s
@@ -153,7 +155,7 @@ class Term:
                     return given
             await self._bell.wait(self._exchange.raft.heartbeat_s)
 
-    def give(self, sender: str, base: Stamp, model: PeerModel) -> None:
+    def give(self, sender: str, base: ModelId, model: PeerModel) -> None:
         """Takes in what a peer has made of a model."""
         self._results[sender] = base, model
         self._bell.ring()
@@ -173,25 +175,27 @@ class Term:
             log.debug("a request came again peer=%s", sender)
             return
         key.answered.add(request.reply_key)
-        newest = self._parcels[-1]
+        newest = self._blobs[-1]
         if isinstance(request, Fetch):
-            model = Newest(newest.stamp, newest.name, newest.key)
+            model = ModelLocation(newest.model_id, newest.name, newest.key)
             self._answer(sender, request.reply_key, model)
             return
         known = self._results.get(sender)
-        if request.stamp != newest.stamp or (known and known[0] == request.stamp):
-            self._answer(sender, request.reply_key, Taken(newest.stamp))
+        if request.model_id != newest.model_id or (known and known[0] == request.model_id):
+            self._answer(sender, request.reply_key, Taken(newest.model_id))
         elif sender not in self._coming and len(self._coming) < 2 * MAX_GUESTS:
             self._coming[sender] = asyncio.create_task(self._take(sender, request))
 
     async def _take(self, sender: str, update: Update) -> None:
         """Fetches a peer's result, and tells it so."""
         try:
-            vector = await collect(self._node, sender, update.parcel, update.lock_key)
+            vector = await collect(self._node, sender, update.blob, update.lock_key)
             self.give(
-                sender, update.stamp, PeerModel(update.stamp.round + 1, update.samples, vector)
+                sender,
+                update.model_id,
+                PeerModel(update.model_id.round + 1, update.samples, vector),
             )
-            self._answer(sender, update.reply_key, Taken(update.stamp))
+            self._answer(sender, update.reply_key, Taken(update.model_id))
         except (PullError, FrameError) as fault:
             self._node.events.said(f"no result from {sender[:8]}: {fault}")
         finally:
@@ -209,7 +213,7 @@ class Term:
 
 
 async def collect(node: Node, sender: str, name: bytes, key: bytes) -> Tensor:
-    """Returns the parameters in a locked parcel of another peer, [P].
+    """Returns the parameters in a locked blob of another peer, [P].
 
     Raises:
         PullError, FrameError: it cannot be had, or is not what it should be.
@@ -219,7 +223,7 @@ async def collect(node: Node, sender: str, name: bytes, key: bytes) -> Tensor:
         raise PullError("nobody has said where this peer is")
     size = locked_bytes(node.learner.codec.payload_bytes)
     deadline_s = node.session.exchange.pull_deadline_s
-    box = await node.transport.collect(address, name, size=size, deadline_s=deadline_s)
+    box = await node.transport.fetch_blob(address, name, size=size, deadline_s=deadline_s)
     return await asyncio.to_thread(_open_model, node, key, box)
 
 

@@ -16,13 +16,13 @@ from p2pl.exchange.raft.outbox import Post
 from p2pl.protocol.announce import MAX_NUMWANT
 from p2pl.protocol.raft import bootstrap as founding
 from p2pl.protocol.raft import messages as raft
-from p2pl.protocol.raft.bootstrap import Pledge, Roll
+from p2pl.protocol.raft.bootstrap import Acceptance, Configuration
 
 Step: TypeAlias = tuple[founding.State, founding.Answers]  # the next state, and what to tell
 
 PATIENCE_S = 3.0  # chosen: who has not the lowest id proposes only after three polls
 # Everybody who is still looking says so at each poll. Whom the tracker names without a word from it
-# may be dead, and a dead peer on a roll would never pledge itself.
+# may be dead, and a dead peer in a configuration would never accept it.
 PRESENT_S = 3 * POLL_S
 
 
@@ -45,16 +45,17 @@ class Founders:
         self._size = len(self.members) or exchange.min_peers
         self._state = seat.seat.agreement(self._me)
         self._stepping = asyncio.Lock()
-        self._vouched: dict[Roll, set[str]] = {}  # which members have said that a roll is valid
+        # Which members have said that a configuration is valid.
+        self._vouched: dict[Configuration, set[str]] = {}
         self._heard_s: dict[str, float] = {}  # when peers that are looking for members said so
-        if self._state.valid and self._state.pledge and not self._named:
-            self._found(self._state.pledge.members)
+        if self._state.valid and self._state.accepted and not self._named:
+            self._found(self._state.accepted.members)
 
     @property
-    def charter(self) -> Pledge | None:
+    def charter(self) -> Acceptance | None:
         """What tells others who the members are, if I am one of those who agreed on it."""
         state = self._state
-        return Pledge(state.pledge, valid=True) if state.valid and state.pledge else None
+        return Acceptance(state.accepted, valid=True) if state.valid and state.accepted else None
 
     async def agree(self) -> frozenset[str]:
         """Returns the members, once they are known and the tracker has introduced us.
@@ -86,8 +87,8 @@ class Founders:
         if self._named:
             return
         await self._step(lambda state: founding.hear(state, sender, message, self._size))
-        if isinstance(message, Pledge) and message.valid:
-            self._vouch(sender, message.roll)
+        if isinstance(message, Acceptance) and message.valid:
+            self._vouch(sender, message.configuration)
 
     def notice(self, sender: str) -> None:
         """Takes in that a peer is there and looks for members."""
@@ -115,21 +116,21 @@ class Founders:
             if state.saved != self._state.saved:
                 await self._seat.change(lambda seat: seat.agreed(state))
             self._state = state
-            if state.valid and state.pledge and not self.members:
-                self._found(state.pledge.members)
+            if state.valid and state.accepted and not self.members:
+                self._found(state.accepted.members)
             for to, message in messages:
                 self._post.send([to], raft.encode(message))
 
-    def _vouch(self, sender: str, roll: Roll) -> None:
+    def _vouch(self, sender: str, configuration: Configuration) -> None:
         """Believes, as a peer that came too late to be one, what a majority of the members say."""
-        stranger = self._me not in roll.members and sender in roll.members
-        if self.members or not stranger or len(roll.ids) != self._size:
+        stranger = self._me not in configuration.members and sender in configuration.members
+        if self.members or not stranger or len(configuration.ids) != self._size:
             return
-        if roll in self._vouched or len(self._vouched) < founding.MAX_REMEMBERED:
-            said = self._vouched.setdefault(roll, set())
+        if configuration in self._vouched or len(self._vouched) < founding.MAX_REMEMBERED:
+            said = self._vouched.setdefault(configuration, set())
             said.add(sender)
             if len(said) > self._size // 2:
-                self._found(roll.members)
+                self._found(configuration.members)
 
     def _found(self, members: frozenset[str]) -> None:
         self.members = members

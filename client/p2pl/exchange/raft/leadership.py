@@ -20,11 +20,11 @@ from p2pl.protocol.raft import election
 from p2pl.protocol.raft.election import (
     Ballot,
     Event,
-    Received,
+    MessageReceived,
+    ModelId,
     Rules,
     Save,
     Send,
-    Stamp,
     State,
     Tick,
 )
@@ -41,8 +41,8 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
     """What must survive a crash: whom I agreed to vote with, and how I have voted."""
 
     session: str
-    pledge: founding.Roll | None = None
-    dead: tuple[founding.Roll, ...] = ()
+    pledge: founding.Configuration | None = None
+    dead: tuple[founding.Configuration, ...] = ()
     valid: bool = False
     term: int = 0
     voted_for: str | None = None
@@ -150,7 +150,7 @@ class Leadership:
         self,
         rules: Rules,
         file: SeatFile,
-        held: Stamp,
+        held: ModelId,
         *,
         tell: Tell,
         bell: Bell,
@@ -162,7 +162,7 @@ class Leadership:
         self._now = now
         self._draw: Callable[[], float] = random.SystemRandom().random
         self._arrived: asyncio.Queue[Event] = asyncio.Queue(MAX_BEHIND)
-        self._decided: Stamp | None = None
+        self._decided: ModelId | None = None
         self.state = election.begin(rules, file.seat.ballot, held, self._now(), self._draw())
         events.note("role", role=self.state.role, term=self.state.term, leader=None)
 
@@ -173,11 +173,11 @@ class Leadership:
     def hear(self, sender: str, message: election.Message) -> None:
         """Takes in what another member said; what comes too fast is lost."""
         with contextlib.suppress(asyncio.QueueFull):
-            self._arrived.put_nowait(Received(sender, message))
+            self._arrived.put_nowait(MessageReceived(sender, message))
 
-    async def hold(self, stamp: Stamp) -> None:
+    async def hold(self, model_id: ModelId) -> None:
         """Takes in that I hold this model now, and shall after a crash."""
-        await self._arrived.put(election.Holds(stamp))
+        await self._arrived.put(election.Holds(model_id))
 
     async def run(self) -> None:
         """Takes part until cancelled."""

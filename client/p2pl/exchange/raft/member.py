@@ -43,12 +43,21 @@ from p2pl.learning.train import Start, Trained
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.network.sealed import KeyPair, lock, seal
 from p2pl.protocol.announce import MAX_NUMWANT
-from p2pl.protocol.frame import PARCEL_NAME_BYTES
+from p2pl.protocol.frame import BLOB_NAME_BYTES
 from p2pl.protocol.raft import bootstrap as founding
 from p2pl.protocol.raft import election
 from p2pl.protocol.raft import messages as raft
-from p2pl.protocol.raft.election import Stamp
-from p2pl.protocol.raft.messages import Announce, Fetch, Newest, Reply, Request, Sealed, Update, Who
+from p2pl.protocol.raft.election import ModelId
+from p2pl.protocol.raft.messages import (
+    Fetch,
+    ModelLocation,
+    Notice,
+    Reply,
+    Request,
+    Sealed,
+    Update,
+    Who,
+)
 from p2pl.run.state import PeerState
 
 log = logging.getLogger(__name__)
@@ -62,7 +71,7 @@ MAX_ASKED = 16  # attempts whose answer would still do; each costs a try to open
 class Done:
     """What I trained last, and from which model."""
 
-    base: Stamp
+    base: ModelId
     start: Start
     trained: Trained
     meter: Meter
@@ -128,7 +137,7 @@ class Member:
         self.node, self.state = node, state
         self.me = node.transport.identity.peer_id
         self.settings = node.session.exchange.raft
-        self.held = stamp_of(state)
+        self.held = model_id_of(state)
         self.post, self.bell = Post(node), Bell()
         self.events = EventLog(node.run_dir, self.me)
         self.seat = SeatFile(node.run_dir, node.file.id)
@@ -137,7 +146,7 @@ class Member:
         )
         self.leadership: Leadership | None = None
         self.term: Term | None = None
-        self.notices: dict[str, Announce] = {}  # the newest, of each member that has led
+        self.notices: dict[str, Notice] = {}  # the newest, of each member that has led
         self.done: Done | None = None
         self.pulled: Mapping[str, PeerModel] = {}  # what the model that I hold was made of
         self.adopting = asyncio.Lock()  # one model after the other
@@ -189,23 +198,23 @@ class Member:
 
     async def on_message(self, sender: str, message: raft.Clear) -> None:
         """Takes in one message."""
-        if isinstance(message, Announce):
+        if isinstance(message, Notice):
             self.on_announce(message)
         elif isinstance(message, Sealed):
             self.on_sealed(sender, message.box)
         elif isinstance(message, Who):
             self.on_who(sender)
-        elif isinstance(message, founding.Pledge | founding.Refusal):
+        elif isinstance(message, founding.Acceptance | founding.Refusal):
             await self.founders.hear(sender, message)
         elif self.leadership:
             self.leadership.hear(sender, message)
 
-    def on_announce(self, message: Announce) -> None:
+    def on_announce(self, message: Notice) -> None:
         """Keeps what a member announces as leader, if it is newer than what it said before."""
         known = self.notices.get(message.leader)
         if message.leader not in self.founders.members - {self.me} or message == known:
             return
-        if known is None or (message.term, message.stamp) >= (known.term, known.stamp):
+        if known is None or (message.term, message.model_id) >= (known.term, known.model_id):
             message.check(self.node.file.id)
             self.notices[message.leader] = message
             self.bell.ring()
@@ -240,10 +249,12 @@ class Member:
         self.post.send((self.founders.members | set(more)) - {self.me}, raft.encode(message))
 
     @property
-    def notice(self) -> Announce | None:
+    def notice(self) -> Notice | None:
         """What the present leader has announced last, as far as I know."""
         if self.leadership is None:
-            return max(self.notices.values(), key=lambda one: (one.term, one.stamp), default=None)
+            return max(
+                self.notices.values(), key=lambda one: (one.term, one.model_id), default=None
+            )
         if self.term:
             return self.term.notice
         seen = self.leadership.state
@@ -289,8 +300,8 @@ class Member:
         notice = self.notice
         if notice is None or notice.leader == self.me or self.leadership is None:
             return False
-        awaited = self.done is not None and self.done.base == notice.stamp
-        return notice.stamp > self.held or awaited
+        awaited = self.done is not None and self.done.base == notice.model_id
+        return notice.model_id > self.held or awaited
 
     async def participate(self) -> None:
         """Does what is next: fetch the leader's model, or train it, or give the result away.
@@ -300,7 +311,7 @@ class Member:
             QuorumError: there was no leader for too long.
         """
         notice = await self.current_notice()
-        newest = self.held if notice.leader == self.me else notice.stamp
+        newest = self.held if notice.leader == self.me else notice.model_id
         if self.done and self.done.base == newest:  # whatever I have made of it since, undecided
             await self.give_result(notice, self.done)
             await self.while_current(notice, asyncio.Event().wait())
@@ -309,7 +320,7 @@ class Member:
         else:
             self.done = await self.train()
 
-    async def current_notice(self) -> Announce:
+    async def current_notice(self) -> Notice:
         """Returns what the present leader announces, as soon as there is one."""
         until_s = self.node.clock() + self.settings.patience_s
         while (notice := self.notice) is None:
@@ -326,7 +337,7 @@ class Member:
             await self.bell.wait(self.settings.announce_s)
         return notice
 
-    async def while_current(self, notice: Announce, work: Awaitable[T]) -> T:
+    async def while_current(self, notice: Notice, work: Awaitable[T]) -> T:
         """Returns what `work` returns; raises Moved as soon as `notice` is not current any more."""
         working = asyncio.ensure_future(work)
         try:
@@ -350,28 +361,28 @@ class Member:
         trained = await node.worker(partial(node.learner.fit, start, index, on_step))
         return Done(base, start, trained, meter)
 
-    async def fetch(self, notice: Announce) -> None:
+    async def fetch(self, notice: Notice) -> None:
         """Takes over the leader's model."""
         reply = await self.ask(notice, Fetch)
-        if not isinstance(reply, Newest):
+        if not isinstance(reply, ModelLocation):
             raise Moved
         try:
-            coming = collect(self.node, notice.leader, reply.parcel, reply.lock_key)
+            coming = collect(self.node, notice.leader, reply.blob, reply.lock_key)
             vector = await self.while_current(notice, coming)
         except (PullError, FrameError) as fault:
             self.node.events.said(f"the leader's model did not come: {fault}")
             await self.bell.wait(POLL_S)
             raise Moved from fault
         leader = notice.leader
-        pulls = Pulls((leader,), {leader: PeerModel(reply.stamp.round, 1, vector)}, {})
+        pulls = Pulls((leader,), {leader: PeerModel(reply.model_id.round, 1, vector)}, {})
         mixed = Mixed(vector, {leader: 1.0}, {}, self.node.learner.memory(self.state.trust))
         async with self.adopting:
             if notice is not self.notice:
                 raise Moved
-            await self.adopt(reply.stamp, mixed, pulls)
-        self.events.note("fetched", term=reply.stamp.term, round=reply.stamp.round)
+            await self.adopt(reply.model_id, mixed, pulls)
+        self.events.note("fetched", term=reply.model_id.term, round=reply.model_id.round)
 
-    async def give_result(self, notice: Announce, done: Done) -> None:
+    async def give_result(self, notice: Notice, done: Done) -> None:
         """Gives my result to the leader; to myself, if that is me."""
         learner, base = self.node.learner, done.base
         vector = await self.to_serve(base.round + 1, done.trained.vector)
@@ -379,14 +390,14 @@ class Member:
             self.term.give(self.me, base, PeerModel(base.round + 1, learner.samples, vector))
             return
         locked = await asyncio.to_thread(lambda: lock(learner.codec.encode(vector)))
-        name = os.urandom(PARCEL_NAME_BYTES)
-        await self.node.transport.put_parcel(name, locked.box)
+        name = os.urandom(BLOB_NAME_BYTES)
+        await self.node.transport.put_blob(name, locked.box)
         try:
             await self.ask(notice, lambda key: Update(key, base, learner.samples, name, locked.key))
         finally:
-            self.node.transport.drop_parcel(name)
+            self.node.transport.drop_blob(name)
 
-    async def ask(self, notice: Announce, request: Callable[[bytes], Request]) -> Reply:
+    async def ask(self, notice: Notice, request: Callable[[bytes], Request]) -> Reply:
         """Returns the leader's answer to a sealed request (S1).
 
         Every attempt has a reply key of its own, and the answer to any of them will do.
@@ -456,7 +467,7 @@ class Member:
             )
             async with self.adopting:
                 mixed = await self.node.worker(mix)
-                made = Stamp(term.number, base.round + 1)
+                made = ModelId(term.number, base.round + 1)
                 await self.adopt(made, mixed, Pulls(tuple(received), received, {}))
                 self.events.note("aggregated", term=made.term, round=made.round, received=names)
                 await term.serve(made, await self.to_serve(made.round, mixed.vector))
@@ -468,41 +479,41 @@ class Member:
         since_s = self.node.clock() - self.settings.longest_timeout_s
         if self.term.began_s > since_s:
             return set(self.founders.members)
-        echoes = self.leadership.state.echoes
-        return {one for one, (at_s, _) in echoes.items() if at_s > since_s}
+        acks = self.leadership.state.acks
+        return {one for one, (at_s, _) in acks.items() if at_s > since_s}
 
     # Both.
 
-    async def adopt(self, stamp: Stamp, mixed: Mixed, pulls: Pulls) -> None:
+    async def adopt(self, model_id: ModelId, mixed: Mixed, pulls: Pulls) -> None:
         """Holds this model from now on; it is on disk before anybody is told."""
         node, done = self.node, self.done
         optimizer = self.state.optimizer
         # I trained from what I hold; or from the one before, and what I hold was not decided.
         trained = done and (
-            done.base == self.held or done.base.round + 1 == self.held.round == stamp.round
+            done.base == self.held or done.base.round + 1 == self.held.round == model_id.round
         )
         if done and trained:
             follow = node.learner.follow
             optimizer = follow(done.start, done.trained, mixed.vector, done.base.round + 1)
         after = PeerState(
-            round=stamp.round,
+            round=model_id.round,
             weights=mixed.vector,
             optimizer=optimizer,
             trust=mixed.memory,
-            memory={"term": stamp.term},
+            memory={"term": model_id.term},
         )
-        if stamp.round <= self.held.round:
-            node.events(Undone(stamp.round - 1))  # what I had is not what was decided
-        if done and trained and done.base.round + 1 == stamp.round:
+        if model_id.round <= self.held.round:
+            node.events(Undone(model_id.round - 1))  # what I had is not what was decided
+        if done and trained and done.base.round + 1 == model_id.round:
             score = partial(node.learner.score, done.trained.vector, mixed.vector)
             scored = await node.worker(score)
-            outcome = Outcome(stamp.round, done.trained, pulls, mixed, scored)
+            outcome = Outcome(model_id.round, done.trained, pulls, mixed, scored)
             await remember(node, after, outcome, done.meter)
         else:
             await save(node, after)
-        self.state, self.held, self.pulled = after, stamp, pulls.models
+        self.state, self.held, self.pulled = after, model_id, pulls.models
         if self.leadership:
-            await self.leadership.hold(stamp)
+            await self.leadership.hold(model_id)
         self.bell.ring()
 
     async def to_serve(self, index: int, vector: Tensor) -> Tensor:
@@ -512,7 +523,7 @@ class Member:
         return await self.node.worker(partial(self.node.attacker.lie, index, vector, self.pulled))
 
 
-def stamp_of(state: PeerState) -> Stamp:
+def model_id_of(state: PeerState) -> ModelId:
     """Returns which model a saved state holds.
 
     Raises:
@@ -521,7 +532,7 @@ def stamp_of(state: PeerState) -> Stamp:
     term = state.memory.get("term", 0)
     if not isinstance(term, int) or (state.round and "term" not in state.memory):
         raise RunDirError(wrong("saved state", got=dict(state.memory), allowed="one of raft"))
-    return Stamp(term, state.round)
+    return ModelId(term, state.round)
 
 
 async def first_of(main: Coroutine[Any, Any, T], *helpers: Coroutine[Any, Any, Any]) -> T:

@@ -1,11 +1,11 @@
 """Who may vote, agreed once and for ever, as pure functions.
 
 An election is safe only where all go by the same set of members. Where the session names none, the
-first peers agree on one: a *roll* of exactly N peers is valid once every one of them has pledged
-itself to it. A pledge is saved before it is given, and given up only for a roll that can never
-become valid, because one of its members refuses it: who refuses a roll has never pledged itself to
-it and never will. So no peer is ever on two valid rolls, whatever is lost, late or dead; two
-valid rolls can exist only where 2 N peers meet in two halves that know nothing of each other.
+first peers agree on one: a configuration of exactly N peers is valid once every one of them has
+accepted it. What a peer accepts is saved before it says so, and given up only where it can never
+become valid, because one of its members refuses it: who refuses a configuration has never accepted
+it and never will. So no peer is ever in two valid configurations, whatever is lost, late or dead;
+two valid ones can exist only where 2 N peers meet in two halves that know nothing of each other.
 
 The peer with the lowest id proposes; the others wait a little before they do. All N must be there
 while they agree, which takes a moment; afterwards a majority is enough. Against peers that lie, or
@@ -19,13 +19,15 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-MAX_MEMBERS = 32  # chosen: a roll of them fits a short message; more voters make nothing safer
+MAX_MEMBERS = 32  # chosen: their ids fit a short message; more voters make nothing safer
 ID_BYTES = 32
 Number = Annotated[int, Meta(ge=1, lt=1 << 53)]
 RawId = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
 
 
-class Roll(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, order=True):
+class Configuration(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, order=True
+):
     """A set of members; the number tells apart two attempts at the same set."""
 
     number: Number
@@ -37,12 +39,17 @@ class Roll(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         return frozenset(one.hex() for one in self.ids)
 
 
-def roll_of(number: int, members: Collection[str]) -> Roll:
-    """Returns the roll of these members."""
-    return Roll(number, tuple(sorted(bytes.fromhex(member) for member in members)))
+def configuration_of(number: int, members: Collection[str]) -> Configuration:
+    """Returns the configuration of these members.
+
+    Args:
+        number: tells apart two attempts at the same set; from 1 on.
+        members: peer ids, 64 hex digits each.
+    """
+    return Configuration(number, tuple(sorted(bytes.fromhex(member) for member in members)))
 
 
-class Pledge(
+class Acceptance(
     msgspec.Struct,
     frozen=True,
     array_like=True,
@@ -50,10 +57,10 @@ class Pledge(
     tag_field="type",
     tag=5,
 ):
-    """I am on this roll, and on no other while it can become valid."""
+    """Says that its sender accepts this one, and no other while it can become valid."""
 
-    roll: Roll
-    valid: bool  # as I know, all its members have said so
+    configuration: Configuration
+    valid: bool  # whether its sender knows that all its members accept it
 
 
 class Refusal(
@@ -64,65 +71,65 @@ class Refusal(
     tag_field="type",
     tag=6,
 ):
-    """This roll can never become valid."""
+    """Says that this one can never become valid."""
 
-    roll: Roll
+    configuration: Configuration
 
 
-Message: TypeAlias = Pledge | Refusal
+Message: TypeAlias = Acceptance | Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A peer's part in the founding.
+    """A peer's part in the agreement.
 
     Attributes:
-        me: my peer id.
-        pledge: the roll that I have pledged myself to and that may still become valid.
-        dead: rolls that I have refused, or that I know to be refused. To be saved, like `pledge`.
-        valid: whether all members of `pledge` have pledged themselves to it. To be saved.
-        heard: who has pledged itself to which roll.
+        me: the peer's own id.
+        accepted: what it has accepted and what may still become valid. To be saved.
+        dead: what it has refused, or knows to be refused. To be saved.
+        valid: whether all members of what it has accepted have accepted it. To be saved.
+        heard: who has accepted what.
         newest: the highest number seen.
     """
 
     me: str
-    pledge: Roll | None = None
-    dead: frozenset[Roll] = frozenset()
+    accepted: Configuration | None = None
+    dead: frozenset[Configuration] = frozenset()
     valid: bool = False
-    heard: Mapping[Roll, frozenset[str]] = field(default_factory=dict)
+    heard: Mapping[Configuration, frozenset[str]] = field(default_factory=dict)
     newest: int = 0
 
     @property
-    def saved(self) -> tuple[Roll | None, frozenset[Roll], bool]:
+    def saved(self) -> tuple[Configuration | None, frozenset[Configuration], bool]:
         """What must survive a crash before anything is said."""
-        return self.pledge, self.dead, self.valid
+        return self.accepted, self.dead, self.valid
 
 
 Answers: TypeAlias = tuple[tuple[str, Message], ...]  # to whom, what
-MAX_REMEMBERED = 256  # rolls; chosen: a handful of attempts settles it
+MAX_REMEMBERED = 256  # configurations; chosen: a handful of attempts settles it
 
 
 def propose(state: State, present: Collection[str], size: int) -> State:
-    """Returns the state of a peer that proposes a roll, if it is free to.
+    """Returns the state of a peer that proposes a configuration, if it is free to.
 
     Args:
         state: before.
-        present: ids of the peers that are there; I may be among them.
+        present: ids of the peers that are there; its own may be among them.
         size: how many members there shall be.
     """
     others = sorted(set(present) - {state.me})
-    if state.pledge is not None or len(others) + 1 < size:
+    if state.accepted is not None or len(others) + 1 < size:
         return state
-    roll = roll_of(state.newest + 1, [state.me, *others[: size - 1]])
-    return _pledged(state, roll)
+    configuration = configuration_of(state.newest + 1, [state.me, *others[: size - 1]])
+    return _accept(state, configuration)
 
 
 def say(state: State) -> Answers:
-    """Returns what to tell the other members now, and again until the roll is valid."""
-    if state.pledge is None:
+    """Returns what to tell the other members now, and again until all have accepted it."""
+    if state.accepted is None:
         return ()
-    pledge = Pledge(state.pledge, state.valid)
-    return tuple((other, pledge) for other in sorted(state.pledge.members - {state.me}))
+    said = Acceptance(state.accepted, state.valid)
+    return tuple((other, said) for other in sorted(state.accepted.members - {state.me}))
 
 
 def hear(state: State, sender: str, message: Message, size: int) -> tuple[State, Answers]:
@@ -132,50 +139,53 @@ def hear(state: State, sender: str, message: Message, size: int) -> tuple[State,
         state: before.
         sender: a peer that has proved to be it.
         message: what it said.
-        size: how many members there shall be; rolls of another size are ignored.
+        size: how many members there shall be; other sizes are ignored.
     """
-    roll = message.roll
-    if sender not in roll.members or not _is_proper(roll, size):
+    configuration = message.configuration
+    if sender not in configuration.members or not _is_proper(configuration, size):
         return state, ()
-    if len(state.heard) + len(state.dead) > MAX_REMEMBERED and roll not in state.heard:
-        return state, ()  # somebody makes up rolls
-    state = replace(state, newest=max(state.newest, roll.number))
+    if len(state.heard) + len(state.dead) > MAX_REMEMBERED and configuration not in state.heard:
+        return state, ()  # somebody makes them up
+    state = replace(state, newest=max(state.newest, configuration.number))
     if isinstance(message, Refusal):
-        return _on_refusal(state, roll), ()
-    signed = state.heard.get(roll, frozenset()) | {sender}
-    state = _count(replace(state, heard={**state.heard, roll: signed}))
-    if state.me not in roll.members:
+        return _on_refusal(state, configuration), ()
+    signed = state.heard.get(configuration, frozenset()) | {sender}
+    state = _count(replace(state, heard={**state.heard, configuration: signed}))
+    if state.me not in configuration.members:
         return state, ()
-    if state.pledge is None and roll not in state.dead:
-        state = _pledged(state, roll)
+    if state.accepted is None and configuration not in state.dead:
+        state = _accept(state, configuration)
         return state, say(state)
-    if state.pledge != roll:
-        state = replace(state, dead=state.dead | {roll})
-        return state, ((sender, Refusal(roll)),)
+    if state.accepted != configuration:
+        state = replace(state, dead=state.dead | {configuration})
+        return state, ((sender, Refusal(configuration)),)
     # Two who know that it is valid have nothing to tell each other.
-    return state, () if message.valid else ((sender, Pledge(roll, state.valid)),) * state.valid
+    if message.valid or not state.valid:
+        return state, ()
+    return state, ((sender, Acceptance(configuration, valid=True)),)
 
 
-def _pledged(state: State, roll: Roll) -> State:
-    state = replace(state, pledge=roll, newest=max(state.newest, roll.number))
+def _accept(state: State, configuration: Configuration) -> State:
+    state = replace(state, accepted=configuration, newest=max(state.newest, configuration.number))
     return _count(state)
 
 
 def _count(state: State) -> State:
-    """Returns the state with its roll valid, if all its members have said so."""
-    roll = state.pledge
-    if roll is None:
+    """Returns the state, valid if all members of what it has accepted have said so."""
+    configuration = state.accepted
+    if configuration is None:
         return state
-    missing = roll.members - state.heard.get(roll, frozenset()) - {state.me}
+    missing = configuration.members - state.heard.get(configuration, frozenset()) - {state.me}
     return replace(state, valid=state.valid or not missing)
 
 
-def _on_refusal(state: State, roll: Roll) -> State:
-    if state.valid and state.pledge == roll:
+def _on_refusal(state: State, configuration: Configuration) -> State:
+    if state.valid and state.accepted == configuration:
         return state  # it is valid, so nobody can have refused it: the sender lies
-    pledge = None if state.pledge == roll else state.pledge
-    return replace(state, pledge=pledge, dead=state.dead | {roll})
+    accepted = None if state.accepted == configuration else state.accepted
+    return replace(state, accepted=accepted, dead=state.dead | {configuration})
 
 
-def _is_proper(roll: Roll, size: int) -> bool:
-    return len(roll.ids) == size and list(roll.ids) == sorted(set(roll.ids))
+def _is_proper(configuration: Configuration, size: int) -> bool:
+    ids = configuration.ids
+    return len(ids) == size and list(ids) == sorted(set(ids))

@@ -6,8 +6,8 @@ Ongaro and Ousterhout 2014 (USENIX ATC), section 5.2 (terms, one vote a term, ra
 it comes back) and 6.2 (a leader that no majority answers steps down). After `term_s` a leader
 resigns, so that the work is shared (Behera et al. 2021), and who has led least goes first.
 
-What the log is to Raft, the newest global model is here: one value, named by its `Stamp`. That the
-election is safe rests on nothing but `members` being the same set for all of them, on `Save`
+What the log is to Raft, the newest global model is here: one value, named by its `ModelId`. That
+the election is safe rests on nothing but `members` being the same set for all of them, on `Save`
 being done before what stands after it, and on what a peer says it `Holds` surviving a crash.
 """
 
@@ -25,7 +25,7 @@ Role: TypeAlias = Literal["follower", "pre-candidate", "candidate", "leader"]
 MAX_TERM_STEP = 1 << 20  # chosen: 12 days of an election a second; more is made up, not missed
 
 
-class Stamp(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, order=True):
+class ModelId(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, order=True):
     """Which global model: the term of the leader that made it, then its round."""
 
     term: Term = 0
@@ -35,36 +35,36 @@ class Stamp(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class _Message(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag_field="type"
 ):
-    """Between members; travels as an array that begins with its tag."""
+    """What members say to each other; travels as an array that begins with its tag."""
 
     term: Term
 
 
 class VoteRequest(_Message, frozen=True, tag=1):
-    """Vote for me in this term; or, before it, would you?"""
+    """Asks for a vote in this term; or, with `pre`, whether it would be given."""
 
-    held: Stamp
+    held: ModelId
     pre: bool
 
 
 class VoteReply(_Message, frozen=True, tag=2):
-    """My vote in this term, or that I would give it."""
+    """Says whether the vote is given in this term; or, with `pre`, would be."""
 
     granted: bool
     pre: bool
 
 
 class Heartbeat(_Message, frozen=True, tag=3):
-    """I lead this term; or, when resigning, no longer."""
+    """Says that its sender leads this term; or, when it resigns, no longer does."""
 
-    held: Stamp
+    held: ModelId
     resigned: bool = False
 
 
 class HeartbeatReply(_Message, frozen=True, tag=4):
-    """I follow in this term, and this is the model that I hold."""
+    """Says that its sender follows in this term, and which model it holds."""
 
-    held: Stamp
+    held: ModelId
 
 
 Message: TypeAlias = VoteRequest | VoteReply | Heartbeat | HeartbeatReply
@@ -75,7 +75,7 @@ class Rules:
     """What does not change while a peer runs.
 
     Attributes:
-        me: my peer id, one of `members`.
+        me: the peer's own id, one of `members`.
         members: who may vote and lead; the same set for all of them, for ever.
         heartbeat_s: between two heartbeats of a leader.
         timeout_s: shortest and longest silence of a leader before somebody else stands.
@@ -95,7 +95,7 @@ class Rules:
 
     @property
     def others(self) -> tuple[PeerId, ...]:
-        """The members without me, in a fixed order."""
+        """The other members, in a fixed order."""
         return tuple(sorted(self.members - {self.me}))
 
 
@@ -117,18 +117,18 @@ class State:
     """A member between two events."""
 
     ballot: Ballot
-    held: Stamp
+    held: ModelId
     role: Role
-    leader: PeerId | None  # of this term, as far as I know
+    leader: PeerId | None  # of this term, as far as is known
     wake_s: float  # when a `Tick` is due
-    until_s: float  # the end of my patience as a follower or candidate, of my term as leader
-    heard_s: float  # when a leader of mine was last heard; -inf: never
-    votes: frozenset[PeerId] = frozenset()  # granted to me, me included
-    echoes: Mapping[PeerId, tuple[float, Stamp]] = field(default_factory=dict)  # of my heartbeats
+    until_s: float  # the end of its patience as a follower or candidate, of its term as leader
+    heard_s: float  # when a leader that it follows was last heard; -inf: never
+    votes: frozenset[PeerId] = frozenset()  # granted to it, its own included
+    acks: Mapping[PeerId, tuple[float, ModelId]] = field(default_factory=dict)  # of its heartbeats
 
     @property
     def term(self) -> int:
-        """The term I am in."""
+        """The term that the peer is in."""
         return self.ballot.term
 
 
@@ -138,7 +138,7 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class MessageReceived:
     """A message came, from a peer that has proved to be `sender`."""
 
     sender: PeerId
@@ -147,32 +147,32 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """I hold this model now, and shall after a crash."""
+    """The peer holds this model now, and will after a crash."""
 
-    stamp: Stamp
+    model_id: ModelId
 
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Make this survive a crash before doing anything that stands after it."""
+    """This must survive a crash before anything that stands after it is done."""
 
     ballot: Ballot
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Tell a member something; it may be lost."""
+    """A member is to be told something; it may be lost."""
 
     to: PeerId
     message: Message
 
 
-Event: TypeAlias = Tick | Received | Holds
+Event: TypeAlias = Tick | MessageReceived | Holds
 Action: TypeAlias = Save | Send
 Step: TypeAlias = tuple[State, tuple[Action, ...]]
 
 
-def begin(rules: Rules, ballot: Ballot, held: Stamp, now_s: float, draw: float) -> State:
+def begin(rules: Rules, ballot: Ballot, held: ModelId, now_s: float, draw: float) -> State:
     """Returns the state of a member that has just started, or started again.
 
     Args:
@@ -199,7 +199,7 @@ def step(rules: Rules, state: State, event: Event, now_s: float, draw: float) ->
     if isinstance(event, Tick):
         after, sends = _on_tick(rules, state, now_s, draw)
     elif isinstance(event, Holds):
-        return replace(state, held=event.stamp), ()
+        return replace(state, held=event.model_id), ()
     elif _is_absurd(rules, state, event):
         return state, ()
     else:
@@ -209,20 +209,21 @@ def step(rules: Rules, state: State, event: Event, now_s: float, draw: float) ->
     return after, (*saves, *sends)
 
 
-def _is_absurd(rules: Rules, state: State, event: Received) -> bool:
+def _is_absurd(rules: Rules, state: State, event: MessageReceived) -> bool:
     stranger = event.sender not in rules.members or event.sender == rules.me
     return stranger or event.message.term > state.term + MAX_TERM_STEP
 
 
-def committed(rules: Rules, state: State) -> Stamp | None:
-    """Returns the newest model of my term that a majority holds, if I lead; nobody can lose it.
+def committed(rules: Rules, state: State) -> ModelId | None:
+    """Returns the newest model of the leader's term that a majority holds; nobody can lose it.
 
-    Only of my own term: see section 5.4.2 of the paper for how an older one can still be replaced.
+    None where the peer does not lead. Only of its own term: see section 5.4.2 of the paper for how
+    an older one can still be replaced.
     """
     if state.role != "leader":
         return None
-    held = [state.held, *(stamp for _, stamp in state.echoes.values())]
-    held = sorted((stamp for stamp in held if stamp.term == state.term), reverse=True)
+    held = [state.held, *(model_id for _, model_id in state.acks.values())]
+    held = sorted((model_id for model_id in held if model_id.term == state.term), reverse=True)
     return held[rules.majority - 1] if len(held) >= rules.majority else None
 
 
@@ -233,7 +234,7 @@ def _on_tick(rules: Rules, state: State, now_s: float, draw: float) -> Step:
         return _stand(rules, state, now_s, draw)
     if now_s >= state.until_s:
         return _resign(rules, state, now_s, draw)
-    fresh = sum(now_s - at_s < rules.timeout_s[1] for at_s, _ in state.echoes.values())
+    fresh = sum(now_s - at_s < rules.timeout_s[1] for at_s, _ in state.acks.values())
     if fresh + 1 < rules.majority:
         return _follow(rules, state, None, now_s, draw), ()
     return _beat(rules, state, now_s)
@@ -274,8 +275,8 @@ def _lead(rules: Rules, state: State, now_s: float) -> Step:
         role="leader",
         leader=rules.me,
         until_s=now_s + rules.term_s,
-        # Who has just voted for me counts as heard from.
-        echoes={voter: (now_s, Stamp()) for voter in state.votes - {rules.me}},
+        # Whoever has just voted for this peer counts as heard from.
+        acks={voter: (now_s, ModelId()) for voter in state.votes - {rules.me}},
     )
     return _beat(rules, state, now_s)
 
@@ -301,14 +302,14 @@ def _follow(rules: Rules, state: State, leader: PeerId | None, now_s: float, dra
         role="follower",
         leader=leader,
         votes=frozenset(),
-        echoes={},
+        acks={},
         wake_s=until_s,
         until_s=until_s,
     )
 
 
 def _catch_up(rules: Rules, state: State, message: Message, now_s: float, draw: float) -> State:
-    """Returns the state in the message's term, where that is later than mine.
+    """Returns the state in the message's term, where that is later than the peer's.
 
     A pre-vote names a term that nobody is in yet: asking for one, or granting it, moves nobody.
     """
@@ -323,7 +324,9 @@ def _catch_up(rules: Rules, state: State, message: Message, now_s: float, draw: 
     return _follow(rules, state, None, now_s, draw)
 
 
-def _on_message(rules: Rules, state: State, event: Received, now_s: float, draw: float) -> Step:
+def _on_message(
+    rules: Rules, state: State, event: MessageReceived, now_s: float, draw: float
+) -> Step:
     message, sender = event.message, event.sender
     if isinstance(message, VoteRequest):
         return _on_vote_request(rules, state, sender, message, (now_s, draw))
@@ -337,7 +340,7 @@ def _on_message(rules: Rules, state: State, event: Received, now_s: float, draw:
         return _on_heartbeat(rules, state, sender, message, (now_s, draw))
     if state.role != "leader":
         return state, ()
-    return replace(state, echoes={**state.echoes, sender: (now_s, message.held)}), ()
+    return replace(state, acks={**state.acks, sender: (now_s, message.held)}), ()
 
 
 def _on_vote_request(

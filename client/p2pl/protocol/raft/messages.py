@@ -1,9 +1,9 @@
 """What peers of a `raft` session say to each other, in short messages (`Tell`).
 
-In clear: the election, the founding, and what the leader announces, with its newest public key,
+In clear: the election, the bootstrap, and what the leader announces, with its newest public key,
 signed. Sealed: what a participant asks of the leader, and the leader's answer (Behera et al. 2021,
 figure 3). A request carries the public key that its answer is to be sealed to, so a sealed message
-has no sender, no receiver and no key in common with any other; models go as locked parcels whose
+has no sender, no receiver and no key in common with any other; models go as locked blobs whose
 name and key stand in a sealed message.
 """
 
@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
 from p2pl.errors import FrameError, wrong
-from p2pl.protocol.frame import MAX_TELL_BYTES, Count, ParcelName
+from p2pl.protocol.frame import MAX_TELL_BYTES, BlobName, Count
 from p2pl.protocol.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_signed_by, peer_id_of, sign
-from p2pl.protocol.raft import bootstrap as founding
+from p2pl.protocol.raft import bootstrap
 from p2pl.protocol.raft.election import (
     Heartbeat,
     HeartbeatReply,
-    Stamp,
+    ModelId,
     Term,
     VoteReply,
     VoteRequest,
@@ -40,12 +40,12 @@ class _Message(
     """Travels as an array that begins with its tag; 1 to 6 are those of the other modules."""
 
 
-class Announce(_Message, frozen=True, tag=7):
-    """I lead this term; this is the newest global model, and the key to speak to me with."""
+class Notice(_Message, frozen=True, tag=7):
+    """Says who leads this term, which global model is the newest, and the key for requests."""
 
     public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
     term: Term
-    stamp: Stamp
+    model_id: ModelId
     key: SealingKey
     signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 
@@ -60,50 +60,50 @@ class Announce(_Message, frozen=True, tag=7):
         Raises:
             FrameError: the leader has not signed this, for this session.
         """
-        statement = _statement(session_id, self.term, self.stamp, self.key)
+        statement = _statement(session_id, self.term, self.model_id, self.key)
         if not is_signed_by(self.public_key, PURPOSE, statement, self.signature):
             raise FrameError("announce.signature: it is not that of announce.public_key")
         return self.leader
 
 
 class Sealed(_Message, frozen=True, tag=8):
-    """For whoever can open it; all others pass it over."""
+    """Carries something for whoever can open it; all others pass it over."""
 
     box: Annotated[bytes, Meta(max_length=MAX_TELL_BYTES)]
 
 
 class Who(_Message, frozen=True, tag=9):
-    """Who votes here, and who leads? I shall be listening for a while."""
+    """Asks who votes here and who leads; its sender listens for a while."""
 
 
 class Fetch(_Message, frozen=True, tag=1):
-    """Sealed to the leader: give me the newest global model."""
+    """Sealed to the leader: asks for the newest global model."""
 
     reply_key: SealingKey
 
 
 class Update(_Message, frozen=True, tag=2):
-    """Sealed to the leader: I have trained that model; the result is in this parcel."""
+    """Sealed to the leader: says that the model was trained, and which blob holds the result."""
 
     reply_key: SealingKey
-    stamp: Stamp
+    model_id: ModelId
     samples: Count  # that it was trained on, as the peer says
-    parcel: ParcelName
+    blob: BlobName
     lock_key: LockKey
 
 
-class Newest(_Message, frozen=True, tag=1):
-    """Sealed to the reply key: it is in this parcel."""
+class ModelLocation(_Message, frozen=True, tag=1):
+    """Sealed to the reply key: says which blob holds the newest global model."""
 
-    stamp: Stamp
-    parcel: ParcelName
+    model_id: ModelId
+    blob: BlobName
     lock_key: LockKey
 
 
 class Taken(_Message, frozen=True, tag=2):
-    """Sealed to the reply key: I have your result, or do not need it."""
+    """Sealed to the reply key: says that the result has come, or is not needed."""
 
-    stamp: Stamp  # of the model that I hold
+    model_id: ModelId  # of the model that the leader holds
 
 
 Clear: TypeAlias = (
@@ -111,14 +111,14 @@ Clear: TypeAlias = (
     | VoteReply
     | Heartbeat
     | HeartbeatReply
-    | founding.Pledge
-    | founding.Refusal
-    | Announce
+    | bootstrap.Acceptance
+    | bootstrap.Refusal
+    | Notice
     | Sealed
     | Who
 )
 Request: TypeAlias = Fetch | Update
-Reply: TypeAlias = Newest | Taken
+Reply: TypeAlias = ModelLocation | Taken
 
 _ENCODER = msgspec.msgpack.Encoder()
 _CLEAR: msgspec.msgpack.Decoder[Clear] = msgspec.msgpack.Decoder(Clear)
@@ -132,7 +132,7 @@ def encode(message: Clear | Request | Reply) -> bytes:
 
 
 def decode(payload: bytes) -> Clear:
-    """Returns what a peer told me, or raises FrameError."""
+    """Returns what a peer told, or raises FrameError."""
     return _decode(_CLEAR, payload)
 
 
@@ -147,21 +147,35 @@ def decode_reply(plain: bytes) -> Reply:
 
 
 def announce(
-    key: Ed25519PrivateKey, session_id: str, term: int, stamp: Stamp, sealing_key: bytes
-) -> Announce:
-    """Returns what the leader that holds the identity `key` announces."""
-    statement = _statement(session_id, term, stamp, sealing_key)
+    key: Ed25519PrivateKey, session_id: str, term: int, model_id: ModelId, sealing_key: bytes
+) -> Notice:
+    """Returns what the leader that holds the identity `key` announces, signed.
+
+    Args:
+        key: the leader's identity.
+        session_id: 64 hex digits.
+        term: that it leads.
+        model_id: of the newest global model.
+        sealing_key: the public key that requests are to be sealed to, 32..440 bytes.
+    """
+    statement = _statement(session_id, term, model_id, sealing_key)
     signature = sign(key, PURPOSE, statement)
-    return Announce(key.public_key().public_bytes_raw(), term, stamp, sealing_key, signature)
+    return Notice(key.public_key().public_bytes_raw(), term, model_id, sealing_key, signature)
 
 
 def about(session_id: str, term: int, direction: Literal["request", "reply"]) -> bytes:
-    """Returns what a sealed message is bound to: it opens in this place only."""
+    """Returns what a sealed message is bound to: it opens in this place only.
+
+    Args:
+        session_id: 64 hex digits.
+        term: of the leader that it is sent to or comes from.
+        direction: to the leader, or from it.
+    """
     return _ENCODER.encode(("p2pl raft 1", bytes.fromhex(session_id), term, direction))
 
 
-def _statement(session_id: str, term: int, stamp: Stamp, key: bytes) -> bytes:
-    return _ENCODER.encode((bytes.fromhex(session_id), term, stamp, key))
+def _statement(session_id: str, term: int, model_id: ModelId, key: bytes) -> bytes:
+    return _ENCODER.encode((bytes.fromhex(session_id), term, model_id, key))
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:

@@ -1,0 +1,61 @@
+"""What data are before they are examples: labels at once, inputs row by row, and class names."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2pl.data.partition import Indices
+from p2pl.errors import DataError, wrong
+from p2pl.protocol.session import Task
+
+Pixels: TypeAlias = NDArray[np.float32]  # [n, *input], 0..1
+NEED_HF = "pip install 'p2pl[hf]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The labels of a split, and a way to read some of its rows; nobody decodes another's rows."""
+
+    labels: Indices  # [N], in the session's numbering
+    read: Callable[[Indices], Pixels]  # rows -> [n, *input]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Data as they were found, whole."""
+
+    train: Split
+    test: Split | None  # None: there is none
+    names: tuple[str, ...]  # of the classes, in the data's own order; () where nobody gave any
+
+
+def in_memory(pixels: Pixels, labels: Indices) -> Split:
+    """Returns the split of inputs [N, *input] that have been read, with their labels [N]."""
+    return Split(labels, lambda rows: pixels[rows])
+
+
+def number_names(names: Sequence[str], task: Task, *, all_there: bool) -> dict[str, int]:
+    """Returns each class name's number in the session.
+
+    Args:
+        names: of the data, in the order of the data's own numbers.
+        task: the session's.
+        all_there: whether the data must have every class of the session.
+
+    Raises:
+        DataError: a name is none of the session's, or a class that must be there is missing.
+    """
+    known = task.labels or tuple(names)
+    strange = sorted(set(names) - set(known))
+    if strange or len(known) != task.classes or (all_there and len(names) != task.classes):
+        raise DataError(
+            wrong(
+                "classes of the data",
+                got=f"{len(names)}: {', '.join(strange or names)}",
+                allowed=f"{task.classes}: {', '.join(task.labels) or 'any names'}",
+            )
+        )
+    return {name: known.index(name) for name in names}

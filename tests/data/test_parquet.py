@@ -1,0 +1,190 @@
+"""Parquet files: which columns, which split, which rows, which class numbers."""
+
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from support.image_sets import GREY, NAMES, png, small, write
+
+from p2pl.data.load import Shard, load, load_labels
+from p2pl.errors import DataError
+from p2pl.protocol.session import Task
+
+
+def test_labels_can_be_had_without_a_session_or_an_image(tmp_path: Path) -> None:
+    write(small(tmp_path) / "data" / "train-00000-of-00001.parquet", [b"", b""], [2, 1])
+    labels, names = load_labels(str(tmp_path))
+    assert (labels.tolist(), names) == ([2, 1], ("cat", "dog", "eel"))
+    labels, names = load_labels("digits")
+    assert (len(labels), names) == (1_438, tuple("0123456789"))
+
+
+def test_labels_of_a_folder_of_folders_are_its_names(tmp_path: Path) -> None:
+    for name, count in (("b", 1), ("a", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / name / f"{number}.png").write_bytes(png(number))
+    labels, names = load_labels(str(tmp_path))
+    assert (labels.tolist(), names) == ([0, 0, 1], ("a", "b"))
+
+
+def test_labels_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [png(1)], [0], more={"fine": ([3], list("abcd"))})
+    with pytest.raises(DataError, match=r"allowed one column"):
+        load_labels(str(tmp_path))
+
+
+def test_a_folder_of_parquet_is_read_with_its_test_split(tmp_path: Path) -> None:
+    read = load(str(small(tmp_path)), GREY)
+    assert read.train.x[:, 0, 0, 0].tolist() == pytest.approx([0, 0.2, 1])
+    assert read.train.y.tolist() == [0, 2, 1]
+    assert read.test is not None
+    assert read.test.x[0].flatten().tolist() == pytest.approx([0.4] * 4)
+    assert read.test.y.tolist() == [2]
+    assert read.labels == NAMES
+
+
+def test_a_dataset_id_is_first_looked_for_in_the_data_folder(tmp_path: Path) -> None:
+    small(tmp_path / "ylecun" / "tiny")
+    assert load("ylecun/tiny", GREY, data_dir=tmp_path).train.y.tolist() == [0, 2, 1]
+
+
+def test_only_the_rows_of_my_shard_are_decoded(tmp_path: Path) -> None:
+    # Class 1 is broken throughout; the peer that holds class 0 alone never notices.
+    images = [png(0) if i % 2 else b"broken" for i in range(40)]
+    write(tmp_path / "train.parquet", images, [int(not i % 2) for i in range(40)])
+    readable = [_readable(tmp_path, Shard(index, 2, "classes:1")) for index in range(2)]
+    assert sorted(readable) == [False, True]
+
+
+def _readable(folder: Path, shard: Shard) -> bool:
+    try:
+        return len(load(str(folder), GREY, shard=shard).train.y) == 20
+    except DataError:
+        return False
+
+
+def test_without_a_test_split_there_is_no_test_set(tmp_path: Path) -> None:
+    write(tmp_path / "mine.parquet", [png(1)], [0])
+    read = load(str(tmp_path), GREY)
+    assert read.test is None
+    assert len(read.train.y) == 1
+
+
+def test_a_test_split_alone_is_nothing_to_train_on(tmp_path: Path) -> None:
+    write(tmp_path / "test.parquet", [png(1)], [0])
+    with pytest.raises(DataError, match="no training split"):
+        load(str(tmp_path), GREY)
+
+
+def test_a_split_may_be_told_by_its_folder_and_come_in_parts(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "0.parquet", [png(1)], [0])
+    write(tmp_path / "train" / "1.parquet", [png(2), png(3)], [1, 2])
+    write(tmp_path / "validation" / "0.parquet", [png(9)], [0])
+    assert load(str(tmp_path), GREY).train.y.tolist() == [0, 1, 2]
+
+
+def test_class_names_in_another_order_are_renumbered(tmp_path: Path) -> None:
+    task = Task(input=(1, 2, 2), classes=3, labels=("eel", "cat", "dog"))
+    read = load(str(small(tmp_path)), task)
+    assert read.train.y.tolist() == [1, 0, 2]
+    assert read.labels == task.labels
+
+
+def test_other_class_names_are_refused(tmp_path: Path) -> None:
+    task = Task(input=(1, 2, 2), classes=3, labels=("cat", "dog", "fox"))
+    with pytest.raises(DataError, match=r"eel.*allowed 3: cat, dog, fox"):
+        load(str(small(tmp_path)), task)
+
+
+def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"label: 3.*allowed one column with 5"):
+        load(str(small(tmp_path)), Task(input=(1, 2, 2), classes=5))
+
+
+def test_of_two_label_columns_the_one_that_fits_is_taken(tmp_path: Path) -> None:
+    write(
+        tmp_path / "train.parquet", [png(1), png(2)], [2, 0], more={"fine": ([3, 1], list("abcd"))}
+    )
+    assert load(str(tmp_path), GREY).train.y.tolist() == [2, 0]
+    assert load(str(tmp_path), Task(input=(1, 2, 2), classes=4)).train.y.tolist() == [3, 1]
+
+
+def test_columns_are_found_by_type_where_nobody_noted_them(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [png(255)], [1], names=None)
+    read = load(str(tmp_path), GREY)
+    assert read.train.y.tolist() == [1]
+    assert read.labels == ()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"label": [1]}, "0 columns of images"),
+        ({"image": [{"bytes": b"x"}], "a": [1], "b": [2]}, "2 columns of whole numbers among"),
+        ({"image": [{"bytes": b"x"}]}, "0 columns of whole numbers"),
+    ],
+)
+def test_columns_that_cannot_be_told_apart_are_refused(
+    tmp_path: Path, columns: dict[str, list[object]], message: str
+) -> None:
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=message):
+        load(str(tmp_path), GREY)
+
+
+@pytest.mark.parametrize("noted", [b"{", b"[]", b'{"info": 3}', b'{"info": {"features": 3}}'])
+def test_a_damaged_note_is_as_good_as_none(tmp_path: Path, noted: bytes) -> None:
+    table = pyarrow.table({"image": [{"bytes": png(255)}], "label": [1]})
+    table = table.replace_schema_metadata({"huggingface": noted})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    assert load(str(tmp_path), GREY).train.y.tolist() == [1]
+
+
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"not parquet at all")
+    with pytest.raises(DataError, match="unreadable parquet"):
+        load(str(tmp_path), GREY)
+
+
+def test_a_second_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", [png(1)], [0])
+    (tmp_path / "train-1.parquet").write_bytes(b"PAR1 cut short")
+    with pytest.raises(DataError, match="unreadable parquet"):
+        load(str(tmp_path), GREY)
+
+
+def test_labels_that_are_missing_are_refused(tmp_path: Path) -> None:
+    for number, labels in enumerate([[-1], [3]]):
+        write(tmp_path / str(number) / "train.parquet", [png(1)], labels)
+        with pytest.raises(DataError, match=r"allowed 0\.\.2"):
+            load(str(tmp_path / str(number)), GREY)
+    write(tmp_path / "empty" / "train.parquet", [], [])
+    with pytest.raises(DataError, match="train split: got '0 rows'"):
+        load(str(tmp_path / "empty"), GREY)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (None, "image 1 .* unreadable"),
+        (b"", "image 1 .* unreadable"),
+        (png(1)[:40], "image 1 .* unreadable"),
+        (png(1, size=(3, 2)), "one shape for all"),
+        (png(1, "RGB"), "one shape for all"),
+        (png(1, "RGBA"), "mode RGBA"),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_refused(
+    tmp_path: Path, raw: bytes | None, message: str
+) -> None:
+    write(tmp_path / "train.parquet", [png(1), raw], [0, 1])
+    with pytest.raises(DataError, match=message):
+        load(str(tmp_path), GREY)
+
+
+def test_colour_is_never_turned_grey_in_silence(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [png(1, "RGB")], [0])
+    with pytest.raises(DataError, match=r"\(3, 2, 2\).*allowed \(1, 2, 2\).*in silence"):
+        load(str(tmp_path), GREY)
