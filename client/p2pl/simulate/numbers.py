@@ -26,7 +26,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
     setup, session = results[0].setup, results[0].setup.session
     finals = [[result.scores[peer].primary for peer in result.honest] for result in results]
     metric = results[0].learners[0].trainer.metrics[0]
-    primary = _over_peers_and_seeds(finals)
+    primary = _over_peers_and_seeds(finals, min if metric.higher_is_better else max)
     confusions = [
         torch.stack([result.scores[peer].confusion for peer in result.honest]).sum(0)
         for result in results
@@ -76,14 +76,16 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _over_peers_and_seeds(finals: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _over_peers_and_seeds(
+    finals: Sequence[Sequence[float]], worst: Callable[[Sequence[float]], float]
+) -> dict[str, Any]:
     """Returns the primary metric after the last mix, over the peers of each seed, and the seeds."""
     means = [_mean(final) for final in finals]
     return {
         "mean": _finite(_mean(means)),
         "std_over_seeds": _finite(_std(means)),
         "std_over_peers": _finite(_mean([statistics.pstdev(final) for final in finals])),
-        "worst_peer": _finite(_mean([min(final) for final in finals])),
+        "worst_peer": _finite(_mean([worst(final) for final in finals])),
         "per_seed": [_finite(mean) for mean in means],
     }
 
