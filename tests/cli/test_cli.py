@@ -152,7 +152,7 @@ def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ((), "--data: missing"),
-        (("--data", "digits", "--flower", "a:b"), "--data: allowed without --flower"),
+        (("--data", "digits", "--flower", "a:b"), "--data: not allowed with --flower"),
         (("--flower", "nothing"), "--flower"),
         (("--flower", "nowhere:client"), "No module named 'nowhere'"),
     ],
@@ -183,7 +183,7 @@ def test_how_a_client_of_flower_trains_is_not_ours_to_say(
     theirs = ("--flower", "theirs:Client")
     done = p2pl("join", torrent, *theirs, option, value, *tracker, cwd=tmp_path)
     assert done.returncode == 2
-    assert f"{option}: allowed without --flower" in done.stderr
+    assert f"{option}: not allowed with a client of Flower" in done.stderr
 
 
 def test_a_session_for_clients_of_flower_cannot_be_joined_with_data_alone(tmp_path: Path) -> None:
@@ -211,8 +211,11 @@ def test_finished_runs_are_kept_and_the_next_one_gets_its_own_directory(tmp_path
     command = ("join", "x.torrent", "--data", "digits", "--alone", "--rounds", "1")
     assert p2pl(*command, cwd=tmp_path).returncode == 0
     assert p2pl(*command, cwd=tmp_path).returncode == 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits", "digits-2"]
-    done = p2pl("report", "runs/digits", "--out", "report", cwd=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "digits-alone",
+        "digits-alone-2",
+    ]
+    done = p2pl("report", "runs/digits-alone", "--out", "report", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report" / "report.md").exists()
 

@@ -110,13 +110,15 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     session_format.check_trackers(tiers)
     if not (tiers or file.trackers or alone):
         raise SessionFileError(
-            wrong("trackers", got="none in the session file", allowed="at least one tracker's URL")
+            wrong("trackers", got="none in the session file", allowed="at least one --tracker URL")
         )
     where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
     precisions.check(precision, private=private is not None)
     mine = _data(file.session.task, data, test, shard, data_dir)
-    computing = Computing(devices.pick(device), precision, fit, attack)
+    computing = Computing(
+        devices.pick(device), precision, fit, attack, is_private=private is not None
+    )
     trainer = trainer_for(file, trainer_or_model, mine, computing)
     where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
     where.mkdir(parents=True, exist_ok=True)

@@ -31,12 +31,14 @@ class Computing:
         precision: of the layers, one of `precision.NAMES`.
         fit: the person's own training loop; None: the session's.
         attack: what a bad peer does to its data; None: the peer is honest.
+        is_private: whether the person asked for differential privacy.
     """
 
     device: torch.device
     precision: str = "float32"
     fit: Fit | None = None
     attack: Attack | None = None
+    is_private: bool = False
 
 
 def trainer_for(
@@ -68,8 +70,8 @@ def trainer_for(
     check_layout(file, module)
     if file.session.model.name == flower.MODEL and who is None:
         raise ModelError(
-            "the model of this session is for clients of Flower, or for modules of your own; "
-            "allowed: --flower MODULE:CLIENT, or a module with the session's parameters"
+            "--flower: missing; the model of this session is for clients of Flower, or for modules "
+            "of your own, which p2pl.join takes"
         )
     return lambda peer_id: _around(file, module.to(computing.device), data, computing, peer_id)
 
@@ -102,6 +104,7 @@ def _check_left_to(whom: str, data: Data | None, computing: Computing) -> None:
     given = {
         "data": data is not None,
         "fit": computing.fit is not None,
+        "--dp-epsilon": computing.is_private,
         "--attack": computing.attack is not None,
         "--precision": computing.precision != "float32",
     }
