@@ -193,7 +193,8 @@ class LiveView:
         self._pace = _Pace(header.rounds)
         self._round_began = now()
         # Replaced, never changed: another thread draws them.
-        self._accuracy: tuple[float | None, ...] = ()
+        self._metric = "accuracy"  # the primary one
+        self._scores: tuple[float | None, ...] = ()
         self._loss: tuple[float | None, ...] = ()
         self._in, self._out, self._tracker = 0, 0, 0
         self._entry: RoundEntry | None = None
@@ -232,7 +233,8 @@ class LiveView:
         """Shows the round's cohort, and adds the round to the graphs."""
         self._pace.add(entry)
         self._round_began = self._now()
-        self._accuracy = (*self._accuracy, entry.accuracy)[-HISTORY_ROUNDS:]
+        self._metric, score = primary(entry)
+        self._scores = (*self._scores, score)[-HISTORY_ROUNDS:]
         self._loss = (*self._loss, entry.train_loss)[-HISTORY_ROUNDS:]
         self._in += entry.bytes_in
         self._out += entry.bytes_out
@@ -288,11 +290,11 @@ class LiveView:
 
     def _graphs(self) -> RenderableType:
         rows = _grid()
-        accuracy, loss = self._accuracy, self._loss
+        score, loss, style = self._scores, self._loss, "bold green"
         rows.add_row(
-            "accuracy",
-            Text(percent(accuracy[-1]), "bold green"),
-            _one_line(sparkline(accuracy, GRAPH_CHARS)),
+            self._metric,
+            Text(percent(score[-1]) if self._metric == "accuracy" else figure(score[-1]), style),
+            _one_line(sparkline(score, GRAPH_CHARS)),
         )
         rows.add_row(
             "loss", Text(figure(loss[-1]), "bold"), _one_line(sparkline(loss, GRAPH_CHARS))
@@ -368,7 +370,7 @@ def round_line(entry: RoundEntry, rounds: int) -> list[str]:
     parts = [
         f"round {entry.round}/{rounds}",
         f"loss {figure(entry.train_loss)}",
-        f"accuracy {percent(entry.accuracy)}",
+        score_of(entry),
         f"cohort {len(entry.cohort)} (rejected {len(entry.rejected)}{': ' + why if why else ''})",
         f"in {human_bytes(entry.bytes_in)} out {human_bytes(entry.bytes_out)}",
         duration(entry.seconds),
@@ -382,11 +384,24 @@ def summary_line(summary: Summary) -> list[str]:
     """Returns the parts of the line that says how a run ended."""
     return [
         f"{summary.state} after round {summary.rounds}",
-        f"accuracy {percent(summary.accuracy)}",
+        score_of(summary),
         f"in {human_bytes(summary.bytes_in)} out {human_bytes(summary.bytes_out)}",
         duration(summary.seconds),
         f"peers met {len(summary.peers_met)}",
     ]
+
+
+def primary(scored: RoundEntry | Summary) -> tuple[str, float | None]:
+    """Returns the name of the primary metric, and its value; None: not known."""
+    if scored.accuracy is None and scored.metrics:
+        return next(iter(scored.metrics.items()))
+    return "accuracy", scored.accuracy
+
+
+def score_of(scored: RoundEntry | Summary) -> str:
+    """Returns the primary metric for reading: "accuracy 91.8 %", "MAE 0.412"."""
+    name, value = primary(scored)
+    return f"{name} {percent(value) if name == 'accuracy' else figure(value)}"
 
 
 def short_id(full_id: str) -> str:

@@ -40,7 +40,12 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "mixing": session.mixing.rule,
         "seeds": len(results),
         "accuracy": primary if metric.name == "accuracy" else None,
-        "primary": {"metric": metric.name, "unit": metric.unit, **primary},
+        "primary": {
+            "metric": metric.name,
+            "unit": metric.unit,
+            "before_mix": _before_mix(results, metric.name),
+            **primary,
+        },
         "personal": _personal(results),
         "seconds": sum(result.seconds for result in results),
         "bytes_per_peer_round": round(_bytes_in(results)),
@@ -88,6 +93,13 @@ def _over_peers_and_seeds(
         "worst_peer": _finite(_mean([worst(final) for final in finals])),
         "per_seed": [_finite(mean) for mean in means],
     }
+
+
+def _before_mix(results: Sequence[Result], metric: str) -> float | None:
+    """Returns a metric before the last mix, mean over the honest peers that were scored."""
+    entries = [one.rounds[-1].entries[peer] for one in results for peer in one.honest]
+    known = [entry.metrics_before_mix[metric] for entry in entries if entry.metrics_before_mix]
+    return _mean(known) if known else None
 
 
 def _macro(classes: Sequence[Sequence[ClassScore]], score: str) -> float | None:

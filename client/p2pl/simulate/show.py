@@ -48,28 +48,30 @@ class Bar:
 
     def round(self, one: Round) -> None:
         """Shows that a round is over, and how good the mean of all models is by then."""
-        accuracy = f"mean model {one.mean_model_accuracy:.2f} %"
-        self._progress.update(self._task, advance=1, description=accuracy)
+        score = f"mean model {one.mean_model_accuracy:.4g}"
+        self._progress.update(self._task, advance=1, description=score)
 
 
 def table(figures: dict[str, Any]) -> Table:
     """Returns the figures of a simulation as a table for people."""
-    accuracy = figures["accuracy"]
+    primary = figures["primary"]
+    name, unit = primary["metric"], primary["unit"]
     shown = Table(box=SIMPLE_HEAD, title=_title(figures), title_justify="left")
     shown.add_column("on the test set, after the last mix")
     shown.add_column("", justify="right")
     rows = [
-        ("accuracy, mean over peers and seeds", f"{accuracy['mean']:.2f} %"),
-        ("  std over seeds", f"{accuracy['std_over_seeds']:.2f}"),
-        ("  std over peers", f"{accuracy['std_over_peers']:.2f}"),
-        ("  worst peer", f"{accuracy['worst_peer']:.2f} %"),
-        ("  before the last mix", f"{figures['accuracy_before_mix']:.2f} %"),
-        ("  of the mean model", f"{figures['accuracy_of_mean_model']:.2f} %"),
-        ("F1, macro", f"{figures['f1_macro']:.4f}"),
+        (f"{name}, mean over peers and seeds", _score(primary["mean"], unit)),
+        ("  std over seeds", _score(primary["std_over_seeds"], "")),
+        ("  std over peers", _score(primary["std_over_peers"], "")),
+        ("  worst peer", _score(primary["worst_peer"], unit)),
+        ("  before the last mix", _score(primary["before_mix"], unit)),
+        ("  of the mean model", _score(figures["accuracy_of_mean_model"], unit)),
         ("consensus distance", _exponent(figures["consensus_distance"])),
         ("bytes received a peer and round", f"{figures['bytes_per_peer_round']:,}"),
         ("seconds", _seconds(figures)),
     ]
+    if figures["f1_macro"] is not None:
+        rows.insert(6, ("F1, macro", f"{figures['f1_macro']:.4f}"))
     if figures["attack"]:
         rows += [
             ("bad peers' share of the last mix", _percent(figures["bad_weight"])),
@@ -85,6 +87,12 @@ def table(figures: dict[str, Any]) -> Table:
     for name, value in rows:
         shown.add_row(name, value)
     return shown
+
+
+def _score(value: float | None, unit: str) -> str:
+    if value is None:
+        return "not finite"
+    return f"{value:.2f} {unit}".rstrip() if unit == "%" or not unit else f"{value:.4g} {unit}"
 
 
 def _exponent(value: float | None) -> str:
