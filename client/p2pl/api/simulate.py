@@ -15,7 +15,8 @@ from p2pl.attacks import kinds as attacks
 from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.load import Data
-from p2pl.learning import checkpoint
+from p2pl.errors import ModelError
+from p2pl.learning import checkpoint, flower
 from p2pl.learning import device as devices
 from p2pl.learning.flower import Clients
 from p2pl.privacy import policy
@@ -128,6 +129,8 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         check_out(folder)
     if model is not None:
         check_layout(file, model)
+    elif changed.model.name == flower.MODEL and not callable(data):
+        raise ModelError("model: missing; the session is for modules of your own: pass one")
     where = devices.pick(device)
     torch.set_num_threads(threads or devices.cores())
     whole = _everything(setup.session.task, data, data_dir)

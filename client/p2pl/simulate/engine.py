@@ -5,6 +5,7 @@ does between two of its calls is done here by lists. All peers share one model a
 one copy of the data.
 """
 
+import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,7 +106,8 @@ def run(
             have their own, and are scored on it.
         device: to compute on.
         on_round: called after every round.
-        model: in the place of the session's, of the same layout; None: the session's own.
+        model: in the place of the session's, of the same layout, and left as it is; None: the
+            session's own.
 
     Raises:
         InputError: the setup is not one that can be run.
@@ -114,7 +116,8 @@ def run(
     """
     check(setup)
     begun = time.perf_counter()
-    space = (models.build(setup.seeded_session) if model is None else model).to(device)
+    made = models.build(setup.seeded_session) if model is None else copy.deepcopy(model)
+    space = made.to(device)
     learners = peers_of(setup, data, device, space)
     threads = torch.get_num_threads()
     if isinstance(data, Data):
