@@ -175,7 +175,14 @@ class _Connection:
 
 
 class Connections:
-    """The asking end of all connections that this peer has opened, one to each other peer."""
+    """The asking end of all connections that this peer has opened, one to each other peer.
+
+    Args:
+        context: that its sockets are made in.
+        keys: of this peer's connections.
+        credential: of this peer, shown once on each.
+        traffic: counts what comes and goes.
+    """
 
     def __init__(
         self,

@@ -108,7 +108,15 @@ class Room:
 
 
 class Puller:
-    """Asks peers for their newest version."""
+    """Asks peers for their newest version.
+
+    Args:
+        context: that its sockets are made in.
+        keys: of this peer's connections.
+        credential: of this peer, shown with every question.
+        chunk_bytes: of the session.
+        traffic: counts what comes and goes.
+    """
 
     def __init__(
         self,

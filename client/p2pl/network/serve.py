@@ -86,7 +86,19 @@ class _Transfer:
 
 
 class Server:
-    """Answers pulls on a bound ROUTER socket, of which it is the only user."""
+    """Answers pulls on a bound ROUTER socket, of which it is the only user.
+
+    Args:
+        router: bound, and secured by CURVE.
+        credential: of this peer, shown with every answer that matters.
+        chunk_bytes: of the session.
+        limits: what is given to others at most.
+        traffic: counts what comes and goes.
+
+    Attributes:
+        seen: where peers serve that have asked and proved who they are; the latest stand last.
+        inbox: what others have told this peer.
+    """
 
     def __init__(
         self,

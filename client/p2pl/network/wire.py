@@ -66,6 +66,18 @@ class CurveWire:
         chunk_bytes: int = 1 << 20,
         limits: ServeLimits | None = None,
     ) -> None:
+        """Makes the keys of its connections; nothing is open yet.
+
+        Args:
+            identity: of this peer.
+            session_id: 64 hex digits; whoever is of another session is refused.
+            listen: `HOST:PORT` or `[IPV6]:PORT`; port 0 takes a free one.
+            chunk_bytes: of the session, the same for all its peers.
+            limits: what this peer gives to others at most.
+
+        Raises:
+            P2PLError: this libzmq has no CURVE.
+        """
         self.traffic = Traffic()
         self.port = 0
         self._identity = identity
@@ -83,6 +95,7 @@ class CurveWire:
 
     @property
     def curve_key(self) -> str:
+        """The public CURVE key of all its connections, in Z85; to be announced."""
         return self._keys.public
 
     @property
