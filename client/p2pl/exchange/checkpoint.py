@@ -80,6 +80,8 @@ async def find(file: SessionFile, beside: Path | None, fetch_from_peers: Fetch) 
             if source == str(beside):
                 raise  # a wrong file on one's own disk is for the person to see
             refusals.append(str(refused))
+    if beside is None:
+        refusals.append("beside the session file: its path was not given")
     raise CheckpointError(
         "no source has the initial checkpoint of this session:\n  " + "\n  ".join(refusals)
     )
