@@ -1,0 +1,124 @@
+"""Kinds of exchange between nodes of one process, over a network in memory."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from support.processes import ROOT
+
+from p2pl.data.load import Shard, load
+from p2pl.events import Event, Events, RoundEnded
+from p2pl.exchange.base import EXCHANGES
+from p2pl.exchange.node import Node, Worker
+from p2pl.exchange.round import run
+from p2pl.learner import Learner
+from p2pl.learning import models
+from p2pl.learning.checkpoint import build
+from p2pl.learning.weights import flatten
+from p2pl.network.in_memory import MemoryNetwork
+from p2pl.network.keys import Identity
+from p2pl.protocol import session as sessions
+from p2pl.protocol.session import SessionFile
+from p2pl.run.state import PeerState
+
+SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
+ROUNDS = 3
+
+
+def session_file(kind: str) -> SessionFile:
+    """Returns a short session for three peers."""
+    wanted = sessions.read_spec(SPEC).session()
+    exchange = msgspec.structs.replace(
+        wanted.exchange, kind=kind, rounds=ROUNDS, cohort=2, min_peers=3, wait_s=60.0
+    )
+    wanted = msgspec.structs.replace(wanted, exchange=exchange)
+    return SessionFile("digits", wanted, build(wanted)[1], trackers=())
+
+
+def node(
+    file: SessionFile, network: MemoryNetwork, folder: Path, number: int, told: list[Event]
+) -> Node:
+    """Returns one of three nodes, with its shard of the digits."""
+    identity = Identity.generate()
+    data = load("digits", file.session.task, shard=Shard(number, 3, "iid"))
+    transport, directory = network.join(identity)
+    names = (file.id, identity.peer_id)
+    model = models.build(file.session)
+    where = folder / str(number)
+    where.mkdir()
+    return Node(
+        file=file,
+        learner=Learner.of(file.session, names, model, data.train, data.test),
+        transport=transport,
+        directory=directory,
+        events=Events((told.append,)),
+        run_dir=where,
+        rounds=ROUNDS,
+        seeding_s=60.0,
+    )
+
+
+async def take_part(one: Node) -> PeerState:
+    """Returns how a node ends that begins with the session's own numbers."""
+    kind = EXCHANGES.find(one.session.exchange.kind)()
+    begin = PeerState(round=0, weights=flatten(models.build(one.session)))
+    with closing(one.worker):
+        state = await run(one, kind, begin)
+        await one.directory.leave()
+    return state
+
+
+async def all_of(nodes: Sequence[Node]) -> list[PeerState]:
+    """Returns how all of them end."""
+    return list(await asyncio.gather(*map(take_part, nodes)))
+
+
+@pytest.mark.parametrize("kind", ["cohort", "gossip", "braintorrent"])
+def test_three_nodes_of_one_process_learn_from_each_other(kind: str, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    file, network = session_file(kind), MemoryNetwork()
+    told: list[list[Event]] = [[], [], []]
+    nodes = [node(file, network, tmp_path, number, told[number]) for number in range(3)]
+    states = asyncio.run(all_of(nodes))
+    assert [state.round for state in states] == [ROUNDS] * 3
+    for events in told:
+        entries = [event.entry for event in events if isinstance(event, RoundEnded)]
+        assert [entry.round for entry in entries] == [1, 2, 3]
+        assert len({peer for entry in entries for peer in entry.received}) == 2
+        assert (entries[-1].accuracy or 0) > 60
+        assert sum(entry.bytes_in for entry in entries) > 0
+
+
+def test_a_peer_that_is_cut_off_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    file, network = session_file("cohort"), MemoryNetwork()
+    told: list[list[Event]] = [[], [], []]
+    nodes = [node(file, network, tmp_path, number, told[number]) for number in range(3)]
+    dead = nodes[2]
+    asyncio.run(dead.directory.announce("started", numwant=0))
+    network.cut_off.add(dead.peer_id)
+    for one in nodes:
+        one.seeding_s = 0.0  # nobody waits for the dead to come back
+    states = asyncio.run(all_of(nodes[:2]))
+    assert [state.round for state in states] == [ROUNDS] * 2
+    entries = [event.entry for event in told[0] if isinstance(event, RoundEnded)]
+    assert any(dead.peer_id in entry.rejected for entry in entries)
+    assert all(nodes[1].peer_id in entry.received for entry in entries)
+
+
+def test_what_is_begun_in_the_worker_ends_before_what_comes_after_it() -> None:
+    order: list[str] = []
+
+    async def cancelled() -> None:
+        with closing(Worker()) as worker:
+            first = asyncio.create_task(worker(lambda: order.append("first")))
+            await asyncio.sleep(0)
+            first.cancel()
+            await worker(lambda: order.append("second"))
+
+    asyncio.run(cancelled())
+    assert order == ["first", "second"]
