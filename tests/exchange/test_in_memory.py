@@ -107,7 +107,7 @@ def test_a_peer_that_is_cut_off_is_named_and_the_others_go_on(tmp_path: Path) ->
     assert [state.round for state in states] == [ROUNDS] * 2
     entries = [event.entry for event in told[0] if isinstance(event, RoundEnded)]
     assert any(dead.peer_id in entry.rejected for entry in entries)
-    assert all(nodes[1].peer_id in entry.received for entry in entries)
+    assert any(nodes[1].peer_id in entry.received for entry in entries)
 
 
 def test_what_is_begun_in_the_worker_ends_before_what_comes_after_it() -> None:
