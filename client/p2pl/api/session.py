@@ -11,11 +11,13 @@ from torch import nn
 
 from p2pl import __version__
 from p2pl.errors import InputError, SessionFileError, wrong
+from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower
 from p2pl.learning.flower import NumPyClient
-from p2pl.learning.task import task_of
+from p2pl.learning.models import MODELS
+from p2pl.learning.task import TASKS, task_of
 from p2pl.learning.weights import Layout, flatten
-from p2pl.mixing.base import rule_of
+from p2pl.mixing.base import MIXERS, rule_of
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
 from p2pl.run.files import write_atomically
@@ -57,6 +59,33 @@ def read_spec(path: Path) -> Spec:
         raise SessionFileError(f"{path}: {fault}") from fault
 
 
+def check_known(session: Session, *, alone: bool = False) -> None:
+    """Checks that the task, the mixing rule and the kind of exchange are known here.
+
+    Args:
+        session: which names them; what it names as its model is checked when that is made.
+        alone: whether the peer trains alone, and exchanges nothing.
+
+    Raises:
+        InputError: one of them is not, or does not know one of its arguments.
+    """
+    task_of(session.task)
+    rule_of(session)
+    if not alone:
+        kind_of(session)
+
+
+def unknown_names(session: Session) -> dict[str, str]:
+    """Returns the names in a session that nothing here has, by the field that says them."""
+    named = {
+        "task.kind": (session.task.kind, TASKS.names()),
+        "model.name": (session.model.name, MODELS.names()),
+        "exchange.kind": (session.exchange.kind, EXCHANGES.names()),
+        "mixing.rule": (session.mixing.rule, MIXERS.names()),
+    }
+    return {field: name for field, (name, known) in named.items() if name not in known}
+
+
 def read_bytes(path: Path, limit: int, what: str) -> bytes:
     """Returns the file's bytes, at most `limit` and one; raises SessionFileError."""
     try:
@@ -95,8 +124,7 @@ def create(
             wrong("--out", got=str(path), allowed="a file in a folder that exists")
         )
     session = wanted.session()
-    task_of(session.task)
-    rule_of(session)
+    check_known(session)
     if model is None:
         payload, promised = checkpoint.build(session)
     elif isinstance(model, nn.Module):
