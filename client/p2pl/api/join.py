@@ -110,7 +110,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     session_format.check_trackers(tiers)
     if not (tiers or file.trackers or alone):
         raise SessionFileError(
-            wrong("trackers", got="none in the session file", allowed="at least one tracker's URL")
+            wrong("--tracker", got="none, and none in the session file", allowed="one URL or more")
         )
     check_known(file.session, alone=alone)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)

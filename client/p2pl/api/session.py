@@ -4,12 +4,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 from torch import nn
 
 from p2pl import __version__
+from p2pl.api.files import Given, read_session, read_spec
 from p2pl.errors import InputError, SessionFileError, wrong
 from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower
@@ -22,41 +23,7 @@ from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
 from p2pl.run.files import write_atomically
 
-Given: TypeAlias = SessionFile | str | os.PathLike[str]
-
-
-def read_session(given: Given) -> SessionFile:
-    """Returns a session file, decoded and checked.
-
-    Args:
-        given: its path, or the file itself.
-
-    Raises:
-        SessionFileError: it cannot be read, or is no session file.
-    """
-    if isinstance(given, SessionFile):
-        return given
-    path = Path(given)
-    data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "session file")
-    try:
-        return session_format.decode(data)
-    except SessionFileError as fault:
-        raise SessionFileError(f"{path}: {fault}") from fault
-
-
-def read_spec(path: Path) -> Spec:
-    """Returns the spec in the TOML file at `path`, checked.
-
-    Raises:
-        SessionFileError: it cannot be read, or a field is missing, unknown or out of range.
-    """
-    data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "spec")
-    try:
-        return session_format.read_spec(data.decode())
-    except UnicodeDecodeError as fault:
-        raise SessionFileError(f"{path}: not UTF-8 text: {fault.reason}") from fault
-    except SessionFileError as fault:
-        raise SessionFileError(f"{path}: {fault}") from fault
+__all__ = ["Given", "check_known", "create", "read_session", "read_spec", "unknown_names"]
 
 
 def check_known(session: Session, *, alone: bool = False) -> None:
@@ -84,15 +51,6 @@ def unknown_names(session: Session) -> dict[str, str]:
         "mixing.rule": (session.mixing.rule, MIXERS.names()),
     }
     return {field: name for field, (name, known) in named.items() if name not in known}
-
-
-def read_bytes(path: Path, limit: int, what: str) -> bytes:
-    """Returns the file's bytes, at most `limit` and one; raises SessionFileError."""
-    try:
-        with path.open("rb") as opened:
-            return opened.read(limit + 1)
-    except OSError as fault:
-        raise SessionFileError(f"{what} {path}: cannot be read: {fault.strerror}") from fault
 
 
 def create(
