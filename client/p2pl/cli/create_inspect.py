@@ -37,7 +37,10 @@ def create(
         ),
     ] = None,
 ) -> None:
-    """Make a session file from a TOML file, and write the initial checkpoint beside it."""
+    """Make a session file and its initial checkpoint from TOML.
+
+    The checkpoint is written beside the session file.
+    """
     with extra("client"):
         from p2pl.api.session import create as make
         from p2pl.learning import flower as clients
@@ -55,7 +58,10 @@ def create(
 
 
 def inspect(file: SessionPath, as_json: AsJson = False) -> None:
-    """Check a session file and show its contents. Nothing in the file is ever executed."""
+    """Check a session file and show what is in it.
+
+    Nothing in the file is ever executed.
+    """
     read = read_session(file)
     unknown = _unknown_here(read.session)
     if as_json:

@@ -96,7 +96,7 @@ def join(
         bool, typer.Option("--verbose", "-v", help="Write log messages to standard error.")
     ] = False,
 ) -> None:
-    """Train the session's model on your data, together with everybody else who joins.
+    """Train a session's model on your data, together with others.
 
     Your data stay on this machine. Other peers get the parameters of your model, which say
     something about your data: see "Who can see, change or stop what" in the README. Ctrl-C leaves

@@ -27,9 +27,10 @@ def partition(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show how many rows of which class each peer would hold, and the partition's hash.
+    """Show which peer would hold which part of a data set.
 
-    `p2pl join --shard I/N` and `p2pl simulate` divide a data set in the same way.
+    What is shown is the number of rows of each class by peer, and the partition's hash. `p2pl
+    join --shard I/N` and `p2pl simulate` divide a data set in the same way.
     """
     with extra("client"):
         from p2pl.data import load as datasets

@@ -83,7 +83,7 @@ def privacy(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Plan private training: how much noise a budget needs, and how strong that noise is.
+    """Plan private training: the noise that a budget needs.
 
     The table shows, for each budget: the noise multiplier (noise in units of the clipping norm,
     which is the most that one example can add to a step), the norm of the noise in one step's mean
@@ -167,12 +167,13 @@ def audit(
     fault: Annotated[str, typer.Option(hidden=True)] = "none",
     as_json: options.AsJson = False,
 ) -> None:
-    """Attack the training of your data, to test whether it is as private as --dp-epsilon claims.
+    """Attack your own training, to test its privacy.
 
-    Canaries are planted among your examples and guessed from the versions of the model that other
-    peers would get; what they betray is a lower bound on epsilon. Which examples were trained on is
-    guessed from the final model. Without --dp-epsilon, this shows what training without privacy
-    reveals. Nothing is sent. The exit code is 1 if the claim is false.
+    The attacks test whether training is as private as --dp-epsilon claims. Canaries are planted
+    among your examples and guessed from the versions of the model that other peers would get; what
+    they betray is a lower bound on epsilon. Which examples were trained on is guessed from the
+    final model. Without --dp-epsilon, this shows what training without privacy reveals. Nothing is
+    sent. The exit code is 1 if the claim is false.
     """
     part = options.part_of(shard, partition, partition_seed)
     with extra("client"):

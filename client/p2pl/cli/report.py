@@ -17,7 +17,11 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the pictures and the tables into.")],
 ) -> None:
-    """Draw what happened in runs: accuracy by round, trust, confusion, bytes, scores by class."""
+    """Draw pictures and write tables of what happened in runs.
+
+    They show accuracy by round, who trusted whom, the confusion matrix, bytes by peer, and scores
+    by class.
+    """
     with extra("report"):
         from rich.console import Console
 

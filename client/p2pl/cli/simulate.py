@@ -138,9 +138,10 @@ def simulate(
     ] = True,
     as_json: options.AsJson = False,
 ) -> None:
-    """Run many virtual peers in one process, to see what a session would reach.
+    """Run many virtual peers in one process.
 
-    Accuracies are means over the peers, on the whole test set, after the last mix.
+    This shows what a session would reach. Accuracies are means over the peers, on the whole test
+    set, after the last mix.
     """
     changes = dict(map(_setting, settings or ()))
     named = {
