@@ -86,7 +86,8 @@ def simulate(
             "--set",
             help="PATH=VALUE: change one setting of the session, e.g. "
             "training.learning_rate=0.05 or exchange.gossip.mode=push. VALUE is written as in "
-            "TOML; a single word needs no quotes. Repeatable.",
+            "TOML; a single word needs no quotes. Repeatable.  "
+            "[default: the session as it stands]",
         ),
     ] = None,
     held_out: Annotated[
