@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
@@ -305,14 +306,14 @@ class LiveView:
         asked = (
             "no answer this round, going on with known peers"
             if entry.tracker_seconds is None
-            else f"answered in {duration(entry.tracker_seconds)}, {human_bytes(self._tracker)}"
+            else f"answered in {duration(entry.tracker_seconds)}, {decimal(self._tracker)}"
         )
         rows = _grid(columns=2)
         rows.add_row(
             "traffic",
             _one_line(
-                f"in {human_bytes(self._in)} (+{human_bytes(entry.bytes_in)})  "
-                f"out {human_bytes(self._out)} (+{human_bytes(entry.bytes_out)})"
+                f"in {decimal(self._in)} (+{decimal(entry.bytes_in)})  "
+                f"out {decimal(self._out)} (+{decimal(entry.bytes_out)})"
             ),
         )
         if entry.cohort or self._tracker:  # else this run is alone on purpose
@@ -372,7 +373,7 @@ def round_line(entry: RoundEntry, rounds: int) -> list[str]:
         f"loss {figure(entry.train_loss)}",
         score_of(entry),
         f"cohort {len(entry.cohort)} (rejected {len(entry.rejected)}{': ' + why if why else ''})",
-        f"in {human_bytes(entry.bytes_in)} out {human_bytes(entry.bytes_out)}",
+        f"in {decimal(entry.bytes_in)} out {decimal(entry.bytes_out)}",
         duration(entry.seconds),
     ]
     if entry.epsilon is not None:
@@ -385,7 +386,7 @@ def summary_line(summary: Summary) -> list[str]:
     return [
         f"{summary.state} after round {summary.rounds}",
         score_of(summary),
-        f"in {human_bytes(summary.bytes_in)} out {human_bytes(summary.bytes_out)}",
+        f"in {decimal(summary.bytes_in)} out {decimal(summary.bytes_out)}",
         duration(summary.seconds),
         f"peers met {len(summary.peers_met)}",
     ]
@@ -412,17 +413,6 @@ def short_id(full_id: str) -> str:
 def visible(text: str) -> str:
     """Returns the text on one line, without what could move the cursor of a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
-
-
-def human_bytes(count: int) -> str:
-    """Returns a size in decimal units: 999 B, 125.6 kB, 1.2 GB."""
-    if count < 1_000:
-        return f"{count} B"
-    size, units = count / 1_000, ["kB", "MB", "GB", "TB"]
-    while size >= 999.95 and len(units) > 1:  # 999.95 would be shown as 1000.0
-        size /= 1_000
-        del units[0]
-    return f"{size:.1f} {units[0]}"
 
 
 def duration(seconds: float | None) -> str:

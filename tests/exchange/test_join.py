@@ -99,6 +99,13 @@ def test_half_precision_is_that_of_the_layers_and_not_of_the_parameters(swarm: S
         assert not torch.equal(half, half.bfloat16().float())
 
 
+def test_what_was_learned_alone_does_not_enter_the_swarm(swarm: Swarm) -> None:
+    file = session_file(swarm)
+    asyncio.run(run(swarm, file, "peer-0", alone=True))
+    with pytest.raises(RunDirError, match="--alone"):
+        asyncio.run(run(swarm, file, "peer-0"))
+
+
 def test_a_finished_run_is_not_run_again_and_more_rounds_go_on_from_it(swarm: Swarm) -> None:
     file = session_file(swarm)
     first = asyncio.run(run(swarm, file, "peer-0", alone=True))

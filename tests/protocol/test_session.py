@@ -116,6 +116,115 @@ def test_a_decimal_reads_back_as_the_same_float(value: float) -> None:
     assert "e" not in text
 
 
+ARGUMENTS = st.dictionaries(
+    st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z"),
+    st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+    | st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3).map(tuple)
+    | st.sampled_from(["0.5", "1", "nan", "float"]),
+    max_size=4,
+)
+TABLES = ("task", "model", "mixing", "exchange")
+
+
+@given(st.sampled_from(TABLES), ARGUMENTS)
+@settings(max_examples=300)
+def test_arguments_of_every_type_read_back_as_they_were(
+    table: str, arguments: dict[str, object]
+) -> None:
+    made = session_file()
+    made = replace(made, session=session.changed(made.session, (f"{table}.arguments", arguments)))
+    read = session.decode(made.encode())
+    found = getattr(read.session, table).arguments
+    assert found == arguments
+    assert {name: type(value) for name, value in found.items()} == {
+        name: type(value) for name, value in arguments.items()
+    }
+    assert (read, read.encode(), read.id) == (made, made.encode(), made.id)
+
+
+def test_an_argument_says_its_type_by_its_bytes() -> None:
+    made = session_file()
+    arguments = {"a": 1, "b": 1.0, "c": "1", "d": (1,), "float": "1"}
+    changed = session.changed(made.session, ("mixing.arguments", arguments))
+    raw = bencode.decode(replace(made, session=changed).encode())[b"info"][b"p2pl"]
+    assert raw[b"mixing"][b"arguments"] == {
+        b"a": 1,
+        b"b": {b"float": b"1"},
+        b"c": b"1",
+        b"d": [1],
+        b"float": b"1",
+    }
+
+
+@pytest.mark.parametrize(
+    "raw", [b"0.50", b"1e3", b"nan", b"inf", b"1_0", b" 1", b"x", b"", 1, [b"1"], {b"float": b"1"}]
+)
+def test_a_float_is_written_in_one_way(raw: object) -> None:
+    with pytest.raises(SessionFileError):
+        session.decode(
+            tampered((b"info", b"p2pl", b"model", b"arguments"), {b"a": {b"float": raw}})
+        )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**63, True, [0.5], {"b": 1}, None])
+def test_what_no_argument_can_be_is_refused(value: object) -> None:
+    with pytest.raises(SessionFileError, match=r"mixing\.arguments"):
+        session.changed(session_file().session, ("mixing.arguments.a", value))
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "value"),
+    [
+        (("seed", 5), "seed", 5),
+        (("exchange.rounds", 3), "exchange.rounds", 3),
+        (("exchange", "rounds", 3), "exchange.rounds", 3),
+        (("exchange.gossip.mode", "push"), "exchange.gossip.mode", "push"),
+        (("exchange", "gossip.mode", "push"), "exchange.gossip.mode", "push"),
+        (("exchange.gossip", session.Gossip(mode="push")), "exchange.gossip.mode", "push"),
+        (("exchange.raft.term_s", 5.0), "exchange.raft.term_s", 5.0),
+        (("exchange.raft.members", ["ab" * 32]), "exchange.raft.members", ("ab" * 32,)),
+        (("mixing", {"rule": "none"}), "mixing.rule", "none"),
+    ],
+)
+def test_any_field_can_be_changed_however_deep_it_is(
+    change: session.Change, path: str, value: object
+) -> None:
+    before = session_file().session
+    found: Any = session.changed(before, change)
+    for part in path.split("."):
+        found = getattr(found, part)
+    assert found == value
+    assert session.changed(before) == before
+
+
+def test_an_argument_is_changed_by_its_name_dots_and_all() -> None:
+    before = session_file().session
+    after = session.changed(before, ("model.arguments.a.weight", [3, 4]), ("seed", 1))
+    assert after.model.arguments == {"hidden": (32, 16), "a.weight": (3, 4)}
+    assert after.seed == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("rounds", 3), "session: unknown field: got 'rounds', allowed task, model"),
+        (("exchanges.rounds", 3), "session: unknown field: got 'exchanges', allowed task, model"),
+        (("exchange.magic", 3), "exchange: unknown field: got 'magic', allowed rounds, cohort"),
+        (("exchange.gossip.magic", 3), "exchange.gossip: unknown field: got 'magic', allowed form"),
+        (("exchange.rounds.more", 3), "exchange.rounds.more: got 'more', allowed exchange.rounds,"),
+        (("exchange.gossip.mode", "shout"), "exchange.gossip.mode: got 'shout'"),
+        (("exchange.rounds", "3"), "exchange.rounds: got '3'"),
+        (("mixing.rule", "age"), "with mixing.rule age"),
+        (("", 3), "session: unknown field: got ''"),
+    ],
+)
+def test_a_change_that_cannot_be_is_named(change: session.Change, words: str) -> None:
+    with pytest.raises(SessionFileError, match=words.replace(".", r"\.")):
+        session.changed(session_file().session, change)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [

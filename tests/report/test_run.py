@@ -183,10 +183,12 @@ def test_the_page_tells_what_happened(shown: Report) -> None:
     )
     assert (
         "| a1a1a1a1 | finished | 3 | 80.0 % | 90.0 % | 79.0 % | 0.333 | 80 "
-        "| 300 B | 150 B | 6.0 s | 12 ms, 21 B |" in page
+        "| 300 bytes | 150 bytes | 6.0 s | 12 ms, 21 bytes |" in page
     )
-    bob = "| b2b2b2b2 | unfinished | 2 | 70.0 % | 70.0 % | - | 0.500 | - | 20 B | 0 B | 0 s |"
-    assert f"{bob} 0 ms, 0 B |" in page
+    bob = (
+        "| b2b2b2b2 | unfinished | 2 | 70.0 % | 70.0 % | - | 0.500 | - | 20 bytes | 0 bytes | 0 s |"
+    )
+    assert f"{bob} 0 ms, 0 bytes |" in page
     assert "| cat | 0.889 | 0.800 | 0.842 | 10 |" in page
     assert "| a1a1a1a1 | c3c3c3c3 | 3 | 3 | late in round 3 |" in page
 
@@ -197,7 +199,19 @@ def test_the_terminal_gets_the_tables_within_its_width(shown: Report) -> None:
         console.print(report_tables(shown))
     lines = [line.split() for line in captured.get().splitlines()]
     assert ["digits", "5e5e5e5e"] in lines
-    assert ["a1a1a1a1", "finished", "3", "80.0", "%", "79.0", "%", "300", "B", "150", "B"] in lines
+    assert [
+        "a1a1a1a1",
+        "finished",
+        "3",
+        "80.0",
+        "%",
+        "79.0",
+        "%",
+        "300",
+        "bytes",
+        "150",
+        "bytes",
+    ] in lines
     assert ["mean", "±", "std", "80.0", "±", "0.0", "%"] in lines
     assert ["cat", "0.889", "0.800", "0.842", "10"] in lines
     narrow = Console(width=20)

@@ -284,6 +284,29 @@ def test_a_run_directory_belongs_to_one_peer_in_one_session(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_was_learned_alone_enters_no_swarm_and_the_other_way_round(
+    tmp_path: Path, alone: bool
+) -> None:
+    first, second = (msgspec.structs.replace(MARKER, alone=value) for value in (alone, not alone))
+    RunLog(tmp_path, first).close()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RunDirError, match="--alone") as refused:
+        RunLog(tmp_path, second)
+    assert "give another --run-dir" in str(refused.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    RunLog(tmp_path, first).close()
+
+
+def test_an_old_run_directory_is_that_of_a_run_with_others(tmp_path: Path) -> None:
+    RunLog(tmp_path, MARKER).close()
+    old = {"session_id": MARKER.session_id, "peer_id": MARKER.peer_id, "name": MARKER.name}
+    (tmp_path / MARKER_FILE).write_text(json.dumps(old))
+    RunLog(tmp_path, MARKER).close()
+    with pytest.raises(RunDirError, match="--alone"):
+        RunLog(tmp_path, msgspec.structs.replace(MARKER, alone=True))
+
+
 def test_rounds_of_nobody_are_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / ROUNDS_FILE).write_text('{"round": 1}\n')
     with pytest.raises(RunDirError, match=MARKER_FILE):

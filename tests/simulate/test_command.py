@@ -62,6 +62,15 @@ def test_any_setting_of_the_session_can_be_changed() -> None:
     assert hidden["bytes_per_peer_round"] < usual["bytes_per_peer_round"] / 4
 
 
+def test_a_setting_inside_a_table_inside_a_table_can_be_changed() -> None:
+    words = ("--json", "--set", "exchange.kind=gossip", "--set", "exchange.gossip.form=hybrid")
+    kept = ("--set", "model.arguments.hidden=[8]", "--set", "exchange.gossip.keep_rounds=2")
+    small = json.loads(simulate(*words, *kept))
+    usual = json.loads(simulate(*words))
+    assert (small["exchange"], usual["exchange"]) == ("gossip", "gossip")
+    assert small["bytes_per_peer_round"] < usual["bytes_per_peer_round"] / 4
+
+
 def test_settings_can_be_chosen_without_the_test_set() -> None:
     tuned = json.loads(simulate("--json", "--held-out", "250"))
     usual = json.loads(simulate("--json"))
@@ -95,9 +104,12 @@ def test_people_get_a_table() -> None:
         (("--device", "tpu"), "--device"),
         (("--precision", "float16"), "--precision"),
         (("--precision", "bfloat16", "--dp-epsilon", "8"), "--precision"),
-        (("--set", "rounds=2"), "--set"),
+        (("--set", "rounds=2"), "unknown field: got 'rounds'"),
         (("--set", "exchange.rounds"), "--set"),
-        (("--set", "exchange.rounds=two"), "--set"),
+        (("--set", "exchange.min_peers=two"), "exchange.min_peers: got 'two'"),
+        (("--set", "exchange.rounds=two words"), "--set"),
+        (("--set", "=2"), "--set"),
+        (("--set", "exchange.gossip.magic=2"), "exchange.gossip: unknown field: got 'magic'"),
         (("--set", "exchange.magic=2"), "magic"),
         (("--held-out", "1437"), "held-out"),
     ],

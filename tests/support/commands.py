@@ -1,27 +1,41 @@
 """Commands as a person runs them, in this process: torch and Opacus take seconds to load."""
 
+import contextlib
+import io
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from typer.testing import CliRunner
+import pytest
 
-from p2pl.cli import app
-from p2pl.errors import P2PLError
+from p2pl import cli
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """What one command printed, and its exit code."""
 
     returncode: int
     stdout: str
     stderr: str
 
 
-def p2pl(*words: str) -> Done:
-    """Returns how `p2pl WORDS` ends."""
-    result = CliRunner().invoke(app, words, env={"COLUMNS": "100"})
-    if isinstance(result.exception, P2PLError):  # what `main` makes of it
-        return Done(result.exception.exit_code, result.stdout, str(result.exception))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Done(result.exit_code, result.stdout, result.stderr)
+def p2pl(*words: object, cwd: Path | None = None) -> Done:
+    """Returns how `p2pl WORDS` ends, run in the folder `cwd`; None: in this one."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        contextlib.chdir(cwd or Path.cwd()),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["p2pl", *map(str, words)])
+        patch.setenv("COLUMNS", "100")
+        try:
+            cli.main()
+            code: object = 0
+        except SystemExit as ended:
+            code = ended.code
+    return Done(
+        code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue()
+    )

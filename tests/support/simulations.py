@@ -14,8 +14,8 @@ def digits() -> Data:
     return load("digits", session.read_spec(SPEC.read_text()).task)
 
 
-def small_setup(*changes: tuple[str, str, object], peers: int = 4, rounds: int = 2) -> Setup:
-    """Returns a short simulation on the digits, the session changed by (section, field, value)."""
+def small_setup(*changes: session.Change, peers: int = 4, rounds: int = 2) -> Setup:
+    """Returns a short simulation on the digits, the session changed by (path, value)."""
     defaults = (("exchange", "rounds", rounds), ("exchange", "cohort", 2))
     spec = session.read_spec(SPEC.read_text())
     return Setup.of(spec, peers=peers).changed(*defaults, *changes)

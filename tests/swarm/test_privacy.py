@@ -78,6 +78,9 @@ def test_a_peer_whose_budget_is_spent_goes_on_serving_and_mixing(swarm: Swarm) -
     # It planned for 4 rounds, and then stays for all 12.
     short = swarm.peer("peer-0", torrent, *options(0), "--rounds", "4", "--alone")
     assert short.wait() == 0, short.text()
+    # A run that was alone may not go on with others: from here on, it was not.
+    marker = short.run_dir / "session.json"
+    marker.write_text(json.dumps(json.loads(marker.read_bytes()) | {"alone": False}))
     peers = [swarm.peer(f"peer-{index}", torrent, *options(index)) for index in range(3)]
     for peer in peers:
         assert peer.wait() == 0, peer.text()

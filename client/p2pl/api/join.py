@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeAlias
 from torch import nn
 
 from p2pl.api.run import Run, load
-from p2pl.api.session import Given, read_session
+from p2pl.api.session import Given, check_known, read_session
 from p2pl.api.trainer import Computing, Who, trainer_for
 from p2pl.attacks.kinds import Attack
 from p2pl.data import load as datasets
@@ -110,9 +110,9 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     session_format.check_trackers(tiers)
     if not (tiers or file.trackers or alone):
         raise SessionFileError(
-            wrong("trackers", got="none in the session file", allowed="at least one --tracker URL")
+            wrong("--tracker", got="none, and none in the session file", allowed="one URL or more")
         )
-    where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
+    check_known(file.session, alone=alone)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
     precisions.check(precision, private=private is not None)
     mine = _data(file.session.task, data, test, shard, data_dir)

@@ -4,66 +4,53 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 from torch import nn
 
 from p2pl import __version__
+from p2pl.api.files import Given, read_session, read_spec
 from p2pl.errors import InputError, SessionFileError, wrong
+from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower
 from p2pl.learning.flower import NumPyClient
-from p2pl.learning.task import task_of
+from p2pl.learning.models import MODELS
+from p2pl.learning.task import TASKS, task_of
 from p2pl.learning.weights import Layout, flatten
-from p2pl.mixing.base import rule_of
+from p2pl.mixing.base import MIXERS, rule_of
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
 from p2pl.run.files import write_atomically
 
-Given: TypeAlias = SessionFile | str | os.PathLike[str]
+__all__ = ["Given", "check_known", "create", "read_session", "read_spec", "unknown_names"]
 
 
-def read_session(given: Given) -> SessionFile:
-    """Returns a session file, decoded and checked.
+def check_known(session: Session, *, alone: bool = False) -> None:
+    """Checks that the task, the mixing rule and the kind of exchange are known here.
 
     Args:
-        given: its path, or the file itself.
+        session: which names them; what it names as its model is checked when that is made.
+        alone: whether the peer trains alone, and exchanges nothing.
 
     Raises:
-        SessionFileError: it cannot be read, or is no session file.
+        InputError: one of them is not, or does not know one of its arguments.
     """
-    if isinstance(given, SessionFile):
-        return given
-    path = Path(given)
-    data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "session file")
-    try:
-        return session_format.decode(data)
-    except SessionFileError as fault:
-        raise SessionFileError(f"{path}: {fault}") from fault
+    task_of(session.task)
+    rule_of(session)
+    if not alone:
+        kind_of(session)
 
 
-def read_spec(path: Path) -> Spec:
-    """Returns the spec in the TOML file at `path`, checked.
-
-    Raises:
-        SessionFileError: it cannot be read, or a field is missing, unknown or out of range.
-    """
-    data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "spec")
-    try:
-        return session_format.read_spec(data.decode())
-    except UnicodeDecodeError as fault:
-        raise SessionFileError(f"{path}: not UTF-8 text: {fault.reason}") from fault
-    except SessionFileError as fault:
-        raise SessionFileError(f"{path}: {fault}") from fault
-
-
-def read_bytes(path: Path, limit: int, what: str) -> bytes:
-    """Returns the file's bytes, at most `limit` and one; raises SessionFileError."""
-    try:
-        with path.open("rb") as opened:
-            return opened.read(limit + 1)
-    except OSError as fault:
-        raise SessionFileError(f"{what} {path}: cannot be read: {fault.strerror}") from fault
+def unknown_names(session: Session) -> dict[str, str]:
+    """Returns the names in a session that nothing here has, by the field that says them."""
+    named = {
+        "task.kind": (session.task.kind, TASKS.names()),
+        "model.name": (session.model.name, MODELS.names()),
+        "exchange.kind": (session.exchange.kind, EXCHANGES.names()),
+        "mixing.rule": (session.mixing.rule, MIXERS.names()),
+    }
+    return {field: name for field, (name, known) in named.items() if name not in known}
 
 
 def create(
@@ -95,8 +82,7 @@ def create(
             wrong("--out", got=str(path), allowed="a file in a folder that exists")
         )
     session = wanted.session()
-    task_of(session.task)
-    rule_of(session)
+    check_known(session)
     if model is None:
         payload, promised = checkpoint.build(session)
     elif isinstance(model, nn.Module):

@@ -106,7 +106,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     """
     file = session_to_simulate(session)
     made, bad = attacks.parse(attack) if attack else (None, 0)
-    changed = session_format.changed(file.session, *map(_change, (changes or {}).items()))
+    changed = session_format.changed(file.session, *(changes or {}).items())
     setup = Setup(
         session=changed,
         session_id=file.id,
@@ -166,13 +166,6 @@ def session_to_simulate(given: Given) -> SessionFile:
     spec = read_spec(Path(given))
     session = spec.session()
     return SessionFile(spec.name, session, checkpoint.build(session)[1], trackers=())
-
-
-def _change(one: tuple[str, object]) -> tuple[str, str, object]:
-    """Returns (section, field, value) of a change by path."""
-    path, value = one
-    section, _, name = path.rpartition(".")
-    return section, name, value
 
 
 def _everything(

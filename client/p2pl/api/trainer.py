@@ -71,7 +71,7 @@ def trainer_for(
     if file.session.model.name == flower.MODEL and who is None:
         raise ModelError(
             "--flower: missing; the model of this session is for clients of Flower, or for modules "
-            "of your own, which p2pl.join takes"
+            "of your own; allowed: --flower MODULE:CLIENT, or p2pl.join with such a module"
         )
     return lambda peer_id: _around(file, module.to(computing.device), data, computing, peer_id)
 

@@ -6,13 +6,14 @@ session says. `p2pl.exchange.round` runs the rounds.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
-from p2pl.errors import InputError
+from p2pl.errors import InputError, wrong
 from p2pl.exchange.node import Node
 from p2pl.exchange.swap import Pulls
 from p2pl.learning.train import Trained
 from p2pl.mixing.base import Mixed, PeerModel
+from p2pl.protocol.session import Session
 from p2pl.registry import Registry
 from p2pl.run.state import PeerState
 
@@ -59,7 +60,13 @@ class Overtaken(Exception):  # no error: the world went on
 
 
 class Exchange(Protocol):
-    """One kind of exchange, for one node in one run; made without arguments."""
+    """One kind of exchange, for one node in one run; made without arguments.
+
+    Attributes:
+        arguments: names that the kind reads from the session's `exchange.arguments`.
+    """
+
+    arguments: ClassVar[frozenset[str]] = frozenset()
 
     async def enter(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state to begin with, once the others are there.
@@ -88,6 +95,26 @@ class Exchange(Protocol):
         ...
 
 
-EXCHANGES: Registry[Callable[[], Exchange]] = Registry(
+EXCHANGES: Registry[type[Exchange]] = Registry(
     "exchange.kind", "p2pl.exchanges", "p2pl.exchange", InputError
 )
+
+
+def kind_of(session: Session) -> type[Exchange]:
+    """Returns the session's kind of exchange.
+
+    Raises:
+        InputError: the kind is not known here, or does not know one of its arguments.
+    """
+    settings = session.exchange
+    kind = EXCHANGES.find(settings.kind)
+    for name in settings.arguments:
+        if name not in kind.arguments:
+            raise InputError(
+                wrong(
+                    f"exchange.arguments of {settings.kind}",
+                    got=name,
+                    allowed=", ".join(sorted(kind.arguments)) or "no arguments",
+                )
+            )
+    return kind

@@ -20,7 +20,7 @@ from p2pl.errors import FrameError, InputError, PullError, TrackerError
 from p2pl.events import Ended, Events, Sink, Started, Stop, into
 from p2pl.exchange import checkpoint, cohort
 from p2pl.exchange.alone import Alone
-from p2pl.exchange.base import EXCHANGES, Exchange
+from p2pl.exchange.base import Exchange, kind_of
 from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.round import run
 from p2pl.exchange.swap import keep_announcing
@@ -112,10 +112,12 @@ async def join(
     if options.attack:
         attackers.check(options.attack, options.trackers or file.trackers)
     check_session(session, options.privacy)
-    exchange = Alone() if options.alone else EXCHANGES.find(session.exchange.kind)()
+    exchange = Alone() if options.alone else kind_of(session)()
     identity = Identity.load_or_create(options.identity)
     rounds = options.rounds or session.exchange.rounds
-    marker = Marker(session_id=file.id, peer_id=identity.peer_id, name=file.name)
+    marker = Marker(
+        session_id=file.id, peer_id=identity.peer_id, name=file.name, alone=options.alone
+    )
     with RunLog(options.run_dir, marker) as log:
         write_atomically(options.run_dir / SESSION_FILE, file.encode())
         trainer = trainer_for(identity.peer_id)

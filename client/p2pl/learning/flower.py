@@ -60,6 +60,7 @@ def load(name: str, partition: tuple[int, int] = (0, 1)) -> NumPyClient:
 
     Raises:
         InputError: it cannot be imported, or is none of these.
+        ModuleNotFoundError: something that the module imports is not installed.
     """
     found = _import(name)
     if isinstance(found, type):
@@ -88,6 +89,8 @@ def _import(name: str) -> Any:  # noqa: ANN401  # whatever stands in the person'
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as missing:
+        if missing.name != "flwr" and not f"{module}.".startswith(f"{missing.name}."):
+            raise  # the module is there; what it imports is not
         hint = "it comes with: pip install 'p2pl[flower]'" if missing.name == "flwr" else ""
         raise InputError(
             wrong(f"--flower {name}", got=str(missing), allowed="a module that is here", hint=hint)

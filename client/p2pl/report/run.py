@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 
 from p2pl.errors import InputError, RunDirError, wrong
 from p2pl.report import plots
@@ -35,7 +36,7 @@ from p2pl.report.numbers import (
 )
 from p2pl.report.tables import Rows, class_rows, markdown_table, markdown_text, terminal_table
 from p2pl.run.log import PeerId, Run, read_run
-from p2pl.terminal import SHORT_ID_CHARS, duration, figure, human_bytes, percent, visible
+from p2pl.terminal import SHORT_ID_CHARS, duration, figure, percent, visible
 
 TERMINAL_COLUMNS = ("peer", "state", "rounds", "accuracy", "before mixing", "received", "sent")
 CAPTIONS = {
@@ -298,10 +299,10 @@ def _peer_rows(numbers: Numbers, names: Mapping[PeerId, str]) -> Rows:
             percent(score.accuracy_before_mix),
             figure(score.train_loss),
             "-" if score.samples is None else str(score.samples),
-            human_bytes(score.bytes_in),
-            human_bytes(score.bytes_out),
+            decimal(score.bytes_in),
+            decimal(score.bytes_out),
             duration(score.seconds),
-            f"{1_000 * score.tracker_seconds:.0f} ms, {human_bytes(score.tracker_bytes)}",
+            f"{1_000 * score.tracker_seconds:.0f} ms, {decimal(score.tracker_bytes)}",
         )
         for score in numbers.peers
     ]

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 
 from p2pl.errors import RunDirError, wrong
 from p2pl.report import plots
@@ -25,7 +26,7 @@ from p2pl.report.numbers import trust_when_last_met
 from p2pl.report.plots import Matrix
 from p2pl.report.tables import Rows, class_rows, markdown_table, terminal_table
 from p2pl.run.log import MAX_RECORD_BYTES, Run, read_run
-from p2pl.terminal import human_bytes, percent, visible
+from p2pl.terminal import percent, visible
 
 SIMULATION_FILE = "simulation.json"
 MAX_TRUST_PEERS = 100  # a side of the trust picture; more cells than that cannot be seen
@@ -298,7 +299,7 @@ def _settings(simulation: Simulation) -> list[tuple[str, str]]:
         ("rounds x epochs", f"{simulation.rounds} x {simulation.local_epochs}"),
         ("cohort", str(simulation.cohort)),
         ("attack", attack),
-        ("received a peer and round", human_bytes(simulation.bytes_per_peer_round)),
+        ("received a peer and round", decimal(simulation.bytes_per_peer_round)),
         ("trained", simulation.engine),
         ("seconds, all seeds", f"{simulation.seconds:.1f}"),
     ]

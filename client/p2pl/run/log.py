@@ -68,6 +68,7 @@ class Marker(_Record, frozen=True):
     session_id: str
     peer_id: PeerId
     name: str = ""  # of the session
+    alone: bool = False  # whether the peer trains without the others
 
 
 class RoundEntry(_Record, frozen=True):
@@ -181,8 +182,9 @@ class RunLog:
         """Opens the run directory of this peer in this session, and creates it if need be.
 
         Raises:
-            RunDirError: it belongs to another session or peer, another process is using it, its
-                files are damaged, or it cannot be written.
+            RunDirError: it belongs to another session or peer, or to a run that was alone where
+                this one is not (or the other way round); another process is using it, its files
+                are damaged, or it cannot be written.
         """
         self.directory = directory
         self.last: RoundEntry | None = None
@@ -358,6 +360,17 @@ def _check_owner(directory: Path, marker: Marker) -> Marker | None:
                     hint="give another --run-dir",
                 )
             )
+    if marker.alone != found.alone:
+        kinds = {True: "a run with --alone", False: "a run with others"}
+        raise RunDirError(
+            wrong(
+                f"run directory {directory}",
+                got=kinds[found.alone],
+                allowed=f"a new directory, or {kinds[marker.alone]}",
+                hint="what one peer learned alone must not enter a swarm in the middle, nor the "
+                "other way round: give another --run-dir",
+            )
+        )
     return found
 
 

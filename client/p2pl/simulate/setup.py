@@ -14,7 +14,7 @@ from p2pl.data import partition
 from p2pl.errors import InputError, wrong
 from p2pl.learning import checkpoint, precision
 from p2pl.privacy.policy import Wanted, check_session
-from p2pl.protocol.session import Session, SessionFile, Spec, changed
+from p2pl.protocol.session import Change, Session, SessionFile, Spec, changed
 from p2pl.seeds import seeded
 
 BASELINES = ("centralised", "isolated")
@@ -58,8 +58,8 @@ class Setup:
         made = SessionFile(spec.name, session, checkpoint.build(session)[1], trackers=())
         return cls(session, made.id, peers, partition)
 
-    def changed(self, *changes: tuple[str, str, object]) -> Self:
-        """Returns the setup with (section, field, new value) of its session replaced.
+    def changed(self, *changes: Change) -> Self:
+        """Returns the setup with some fields of its session replaced: (path, new value) each.
 
         Everybody's randomness is drawn as before, so that the two can be compared.
 

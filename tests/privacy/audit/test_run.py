@@ -53,7 +53,8 @@ def test_an_audit_that_lacks_a_library_names_the_extra_before_it_trains(
     monkeypatch.setattr("p2pl.privacy.audit.run.one_run", lambda *_: pytest.fail("it trained"))
     done = p2pl("audit", small, "--data", "digits")
     assert done.returncode == 2
-    assert done.stderr == f"{missing} is not installed; it comes with: pip install 'p2pl[dp]'"
+    said = f"p2pl: {missing} is not installed; it comes with: pip install 'p2pl[dp]'\n"
+    assert done.stderr == said
 
 
 def test_an_audit_takes_a_large_delta(small: str) -> None:

@@ -1,0 +1,54 @@
+"""Session files and their TOML, read from disk; light, for whoever only looks at them."""
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+from p2pl.errors import SessionFileError
+from p2pl.protocol import session as session_format
+from p2pl.protocol.session import SessionFile, Spec
+
+Given: TypeAlias = SessionFile | str | os.PathLike[str]
+
+
+def read_session(given: Given) -> SessionFile:
+    """Returns a session file, decoded and checked.
+
+    Args:
+        given: its path, or the file itself.
+
+    Raises:
+        SessionFileError: it cannot be read, or is no session file.
+    """
+    if isinstance(given, SessionFile):
+        return given
+    path = Path(given)
+    data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "session file")
+    try:
+        return session_format.decode(data)
+    except SessionFileError as fault:
+        raise SessionFileError(f"{path}: {fault}") from fault
+
+
+def read_spec(path: Path) -> Spec:
+    """Returns the spec in the TOML file at `path`, checked.
+
+    Raises:
+        SessionFileError: it cannot be read, or a field is missing, unknown or out of range.
+    """
+    data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "spec")
+    try:
+        return session_format.read_spec(data.decode())
+    except UnicodeDecodeError as fault:
+        raise SessionFileError(f"{path}: not UTF-8 text: {fault.reason}") from fault
+    except SessionFileError as fault:
+        raise SessionFileError(f"{path}: {fault}") from fault
+
+
+def read_bytes(path: Path, limit: int, what: str) -> bytes:
+    """Returns the file's bytes, at most `limit` and one; raises SessionFileError."""
+    try:
+        with path.open("rb") as opened:
+            return opened.read(limit + 1)
+    except OSError as fault:
+        raise SessionFileError(f"{what} {path}: cannot be read: {fault.strerror}") from fault

@@ -1,0 +1,104 @@
+"""The command `p2pl` itself: its exit codes, and what it says where a module is missing.
+
+Exit codes: 0 done; 1 `p2pl audit` found the claim to be false, or something failed; 2 the input is
+wrong; 3 no tracker and no known peer; 4 nothing was left of the privacy budget; 130 interrupted.
+"""
+
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from p2pl import __version__
+from p2pl.errors import InputError, P2PLError, wrong
+
+# What `pip install 'p2pl[EXTRA]'` brings, by the names under which it is imported.
+_CLIENT = frozenset({"httpx", "numpy", "safetensors", "torch", "xxhash", "zmq"})
+EXTRAS: Mapping[str, frozenset[str]] = {
+    "client": _CLIENT,
+    "dp": _CLIENT | {"opacus", "scipy", "sklearn"},
+    "flower": _CLIENT | {"flwr"},
+    "report": _CLIENT | {"matplotlib", "sklearn"},
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train a model together, with no one in the middle, joined the way you join a torrent.",
+)
+
+
+def main() -> None:
+    """Runs the command line and exits with the code that this module's docstring promises."""
+    try:
+        app()
+    except P2PLError as fault:
+        print(f"p2pl: {fault}", file=sys.stderr)
+        sys.exit(fault.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Says what to install where a module is missing.
+
+    Args:
+        name: one of `EXTRAS`, which the code inside needs.
+
+    Raises:
+        InputError: a module is missing: one of the extra, which p2pl imports, or any other one,
+            which is then named together with the file that imports it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise InputError(_advice(missing, name)) from missing
+
+
+def _advice(missing: ModuleNotFoundError, name: str) -> str:
+    frame, line = _importer(missing)
+    importer = _package(frame.f_globals.get("__name__"))
+    if _package(missing.name) in EXTRAS[name] and importer in EXTRAS[name] | {"p2pl"}:
+        return f"{missing.name} is not installed; it comes with: pip install 'p2pl[{name}]'"
+    return wrong(
+        f"{frame.f_code.co_filename}, line {line}",
+        got=f"import of {missing.name}",
+        allowed="modules that are installed here",
+        hint=f"the module {missing.name} could not be imported: install it, or correct its name",
+    )
+
+
+def _importer(missing: ModuleNotFoundError) -> tuple[FrameType, int]:
+    """Returns the frame that imports what is missing, and the line in its file."""
+    frames = list(traceback.walk_tb(missing.__traceback__))
+    machinery = ("importlib", "_frozen_importlib", "_frozen_importlib_external")
+    ours = [one for one in frames if _package(one[0].f_globals.get("__name__")) not in machinery]
+    return ours[-1]
+
+
+def _package(module: str | None) -> str:
+    return (module or "").partition(".")[0]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"p2pl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Train a model together, with no one in the middle."""

@@ -1,0 +1,107 @@
+"""`p2pl create` and `p2pl inspect`: session files, made and shown."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.filesize import decimal
+
+from p2pl.api.files import read_session
+from p2pl.cli.app import extra
+from p2pl.cli.options import AsJson, SessionPath
+from p2pl.protocol import session as session_format
+from p2pl.protocol.session import Session, SessionFile
+
+
+def create(
+    spec: Annotated[
+        Path,
+        typer.Argument(help="TOML file that describes the session; torrentfiles/ has examples."),
+    ],
+    out: Annotated[Path, typer.Option(help="Session file to write: NAME.torrent.")],
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="URL of a tracker. Repeat it to name fallbacks, which are tried in this order "
+            "(BEP 12).  [default: none; whoever joins must then name one]"
+        ),
+    ] = None,
+    flower: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:CLIENT: a client written for Flower. The session begins with its "
+            "parameters and is for clients like it. The TOML file must name the model 'arrays'.  "
+            "[default: the model that the TOML file names]"
+        ),
+    ] = None,
+) -> None:
+    """Make a session file and its initial checkpoint from TOML.
+
+    The checkpoint is written beside the session file.
+    """
+    with extra("client"):
+        from p2pl.api.session import create as make
+        from p2pl.learning import flower as clients
+    with extra("flower"):
+        model = clients.load(flower) if flower else None
+        made = make(spec, out, trackers=tracker or (), model=model)
+    print(f"session    {made.name}")
+    print(f"id         {made.id}")
+    print(f"file       {out} ({decimal(out.stat().st_size)})")
+    print(f"checkpoint {out.parent / made.checkpoint_name} ({decimal(made.checkpoint.size)})")
+    for tier in made.trackers:
+        print(f"tracker    {' '.join(tier)}")
+    if not made.trackers:
+        print("tracker    none: whoever joins must name one with --tracker")
+
+
+def inspect(file: SessionPath, as_json: AsJson = False) -> None:
+    """Check a session file and show what is in it.
+
+    Nothing in the file is ever executed.
+    """
+    read = read_session(file)
+    unknown = _unknown_here(read.session)
+    if as_json:
+        print(json.dumps(_as_dict(read, unknown), indent=2))
+        return
+    print(f"id          {read.id}")
+    print(f"name        {read.name}")
+    print(f"trackers    {', '.join(url for tier in read.trackers for url in tier) or 'none'}")
+    print(f"checkpoint  {decimal(read.checkpoint.size)}, root {read.checkpoint.root}")
+    for key, value in session_format.as_dict(read.session).items():
+        if isinstance(value, dict):
+            value = "  ".join(
+                f"{name}={item}" for name, item in value.items() if item not in ([], {}, None)
+            )
+        print(f"{key:<11} {value}")
+    if read.comment:
+        print(f"comment     {read.comment}")
+    for field, name in (unknown or {}).items():
+        print(f"note        {field} {name!r} is unknown here: whoever joins must have installed it")
+
+
+def _as_dict(read: SessionFile, unknown: Mapping[str, str] | None) -> dict[str, Any]:
+    return {
+        "id": read.id,
+        "name": read.name,
+        "trackers": [list(tier) for tier in read.trackers],
+        "p2pl": session_format.as_dict(read.session),
+        "checkpoint": {"bytes": read.checkpoint.size, "root": read.checkpoint.root},
+        "url_list": list(read.url_list),
+        "comment": read.comment,
+        "created_by": read.created_by,
+        "created_at": read.created_at,
+        "unknown_here": unknown,
+    }
+
+
+def _unknown_here(session: Session) -> dict[str, str] | None:
+    """Returns the names that nothing here has, by field; None where only the client would know."""
+    try:
+        from p2pl.api.session import unknown_names
+    except ModuleNotFoundError:  # a machine that only looks at session files needs no torch
+        return None
+    return unknown_names(session)

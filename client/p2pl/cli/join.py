@@ -1,0 +1,174 @@
+"""`p2pl join`: one peer's part in a session."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from p2pl.api.files import read_session
+from p2pl.cli import options
+from p2pl.cli.app import extra
+from p2pl.errors import InputError
+from p2pl.protocol.session import Session
+
+if TYPE_CHECKING:
+    from p2pl.data.load import Data
+    from p2pl.learning.flower import NumPyClient
+
+
+def join(
+    file: options.SessionPath,
+    data: Annotated[
+        str | None,
+        typer.Option(help=f"Your data: {options.DATA_SETS}  [required, except with --flower]"),
+    ] = None,
+    flower: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:CLIENT: a client that you wrote for Flower and that has its own data: a "
+            "NumPyClient, or a client_fn, which is told --shard. Its code runs on this machine.  "
+            "[default: the session's model is trained on --data]"
+        ),
+    ] = None,
+    partition: options.Partition = "iid",
+    shard: options.Shard = None,
+    partition_seed: options.PartitionSeed = 0,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the log, the state and the model. Joining again with the same folder "
+            "resumes the run.  [default: runs/NAME[-shard-I-of-N][-alone]; where that run is "
+            "finished, the same with -2, -3, …]"
+        ),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT to serve other peers at; port 0 takes any free port.")
+    ] = "0.0.0.0:0",
+    rounds: options.Rounds = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            help="Key file of this peer, created if it does not exist. Keep it to be the same peer "
+            "in another session.  [default: RUN_DIR/identity.pem]"
+        ),
+    ] = None,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="URL of a tracker to ask instead of those in the session file. Repeatable.  "
+            "[default: the session file's]"
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "float32",
+    threads: options.Threads = None,
+    seed_for: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Number of seconds, at most, to go on serving peers that still train, once this "
+            "peer has done its rounds.",
+        ),
+    ] = 60.0,
+    dp_epsilon: options.DpEpsilon = None,
+    dp_delta: options.DpDelta = None,
+    dp_clip: options.DpClip = None,
+    personal: Annotated[
+        bool,
+        typer.Option(
+            "--personal",
+            help="Keep a second model, fitted to the distribution of your own data, beside the "
+            "shared one. No other peer gets it.",
+        ),
+    ] = False,
+    attack: Annotated[str | None, typer.Option(hidden=True)] = None,
+    alone: Annotated[
+        bool,
+        typer.Option(
+            "--alone",
+            help="Send nothing and ask nobody: shows what your data reach without the others.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Write log messages to standard error.")
+    ] = False,
+) -> None:
+    """Train a session's model on your data, together with others.
+
+    Your data stay on this machine. Other peers get the parameters of your model, which say
+    something about your data: see "Who can see, change or stop what" in the README. Ctrl-C leaves
+    properly and keeps the state; the same command resumes.
+    """
+    read = read_session(file)
+    part = options.part_of(shard, partition, partition_seed)
+    with extra("client"):
+        from rich.console import Console
+
+        from p2pl.api.join import default_run_dir, join_async
+        from p2pl.attacks import kinds as attacks
+        from p2pl.data.load import Shard
+        from p2pl.terminal import Screen
+
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.ERROR, format="%(name)s %(message)s"
+    )
+    client, mine, shown = _trains_with(read.session, data, flower, part)
+    where = run_dir or default_run_dir(read.name, Shard(*part) if part else None, alone=alone)
+    with extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
+        run = asyncio.run(
+            join_async(
+                file,
+                client,
+                mine,
+                on_event=screen,
+                run_dir=where,
+                identity=identity,
+                listen=listen,
+                trackers=tracker or (),
+                rounds=rounds,
+                seed_for=seed_for,
+                alone=alone,
+                dp_epsilon=dp_epsilon,
+                dp_delta=dp_delta,
+                dp_clip=dp_clip,
+                personal=personal,
+                device=device,
+                precision=precision,
+                threads=threads,
+                attack=attacks.parse_kind(attack) if attack else None,
+                on_signals=True,
+            )
+        )
+    print(f"run directory {where}")
+    if run.summary and run.summary.state == "interrupted":
+        print("interrupted; the same command resumes", file=sys.stderr)
+        raise typer.Exit(130)
+
+
+def _trains_with(
+    session: Session, data: str | None, flower: str | None, part: options.Part | None
+) -> "tuple[NumPyClient | None, Data | None, str]":
+    """Returns the person's client of Flower, or their data, and what to call them on the screen."""
+    with extra("flower"):
+        from p2pl.data import load as datasets
+        from p2pl.learning import flower as clients
+
+        if flower is not None:
+            if data is not None:
+                raise InputError(
+                    "--data: not allowed with --flower; a client of Flower has data of its own"
+                )
+            return clients.load(flower, part[:2] if part else (0, 1)), None, f"flower {flower}"
+    if data is None:
+        raise InputError("--data: missing; allowed: a data set, or --flower MODULE:CLIENT")
+    mine = datasets.load(
+        data,
+        session.task,
+        data_dir=options.data_dir(),
+        shard=datasets.Shard(*part) if part else None,
+    )
+    share = f" {part[0]}/{part[1]} {part[2]}" if part else ""
+    return None, mine, f"{data}{share}, {len(mine.train)} examples"

@@ -1,0 +1,125 @@
+"""Options that several commands share, each described once, and how their text is read."""
+
+import os
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from p2pl.errors import InputError, wrong
+
+DATA_SETS = (
+    "'digits', a Hugging Face dataset id (looked for in the folder $P2PL_DATA_DIR first), or a "
+    "folder that holds parquet files or one folder of images per class."
+)
+PARTITIONS = (
+    "How the data set is divided among peers: iid, unbalanced (sizes differ), dirichlet:A (labels "
+    "differ, the more the smaller A is) or classes:K (each peer has K classes)."
+)
+
+SessionPath: TypeAlias = Annotated[Path, typer.Argument(help="Session file, NAME.torrent.")]
+SessionOrToml: TypeAlias = Annotated[
+    Path,
+    typer.Argument(help="Session file, NAME.torrent, or the TOML file that it is made from."),
+]
+AsJson: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object instead of text.")
+]
+
+# --- data ----------------------------------------------------------------------------------------
+
+Data: TypeAlias = Annotated[str, typer.Option(help=f"Data set: {DATA_SETS}")]
+Partition: TypeAlias = Annotated[str, typer.Option("--partition", help=PARTITIONS)]
+PartitionSeed: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=2**32 - 1,
+        help="Random seed of the partition. Peers that share a data set give the same one.",
+    ),
+]
+Shard: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="I/N: the data are part I of N of the data set, where the first part is 0 (N/N is "
+        "0/N, so counting from 1 works as well).  [default: the whole data set]"
+    ),
+]
+
+# --- training ------------------------------------------------------------------------------------
+
+Rounds: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of rounds in all.  [default: the session's]"),
+]
+Threads: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of CPU threads to compute with.  [default: 1 for a small model, else one per "
+        "core]",
+    ),
+]
+Device: TypeAlias = Annotated[
+    str,
+    typer.Option(help="Processor to compute with: auto (the GPU if there is one), cpu or cuda."),
+]
+Precision: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="Number format that layers are computed in: float32, or bfloat16 (half precision), "
+        "which new processors and GPUs compute up to twice as fast. Parameters are kept and sent "
+        "in the session's format either way."
+    ),
+]
+
+# --- privacy -------------------------------------------------------------------------------------
+
+DpEpsilon: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        help="Privacy budget epsilon, above 0, of training with differential privacy (DP-SGD). It "
+        "bounds what everything that a peer ever sends says about any one of its examples: 1 is "
+        "strong privacy, 8 is weak.  [default: no differential privacy]"
+    ),
+]
+DpDelta: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        help="Probability that the guarantee of --dp-epsilon does not hold, below 1/n for n "
+        "examples.  [default: the session's, or 1e-5, or a tenth of 1/n where that is less]"
+    ),
+]
+DpClip: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        help="Norm, above 0, to which the gradient of each example is clipped; only with "
+        "--dp-epsilon.  [default: 1]"
+    ),
+]
+
+# --- how their text is read ----------------------------------------------------------------------
+
+Part: TypeAlias = tuple[int, int, str, int]  # index, count, partition, seed
+
+
+def part_of(shard: str | None, partition: str, seed: int) -> Part | None:
+    """Returns which part of the data set is the peer's; None: all of it.
+
+    Raises:
+        InputError: `shard` is not I/N.
+    """
+    if shard is None:
+        return None
+    index, _, count = shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 0 < int(count) <= 100_000):
+        raise InputError(wrong("--shard", got=shard, allowed="I/N with N in 1..100000"))
+    if int(index) > int(count):
+        raise InputError(wrong("--shard", got=shard, allowed=f"0/{count} to {count}/{count}"))
+    return int(index) % int(count), int(count), partition, seed
+
+
+def data_dir() -> Path | None:
+    """Returns the folder where data sets are looked for first; None: nobody named one."""
+    home = os.environ.get("P2PL_DATA_DIR")
+    return Path(home) if home else None

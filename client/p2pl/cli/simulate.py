@@ -1,0 +1,208 @@
+"""`p2pl simulate`: many virtual peers in one process."""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from p2pl.cli import options
+from p2pl.cli.app import extra
+from p2pl.errors import InputError, wrong
+from p2pl.protocol.session import changed
+
+
+def simulate(
+    file: options.SessionOrToml,
+    data: options.Data,
+    peers: Annotated[int, typer.Option(help="Number of virtual peers, 2 to 100000.")],
+    partition: options.Partition = "iid",
+    partition_seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Random seed of the partition in the run with seed 0; the run with seed K uses K "
+            "more.",
+        ),
+    ] = 0,
+    mixing: Annotated[
+        str | None,
+        typer.Option(
+            help="Mixing rule: how a peer combines the models that it received with its own.  "
+            "[default: the session's]"
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Number of rounds.  [default: the session's]")
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, max=10_000, help="Number of runs, each with a random seed of its own."),
+    ] = 1,
+    first_seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Seed of the first run; the following runs count up from it. Seed 0 is the "
+            "session as it stands; choose settings with other seeds.",
+        ),
+    ] = 0,
+    cohort: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of peers that each peer pulls from in a round.  [default: the session's]"
+        ),
+    ] = None,
+    local_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of passes over its own data that each peer trains in a round.  [default: "
+            "the session's]"
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="What to run instead of peers that exchange models. centralised: one model on "
+            "everybody's data, which sees in a round as many examples as all peers together. "
+            "isolated: each peer by itself.  [default: the peers exchange models]"
+        ),
+    ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            help="KIND:COUNT[:ARG]: the last COUNT peers attack, e.g. sign-flip:2:-3; accuracies "
+            "are those of the honest peers. An unknown KIND lists all kinds.  [default: all peers "
+            "are honest]"
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="PATH=VALUE: change one setting of the session, e.g. "
+            "training.learning_rate=0.05 or exchange.gossip.mode=push. VALUE is written as in "
+            "TOML; a single word needs no quotes. Repeatable.  "
+            "[default: the session as it stands]",
+        ),
+    ] = None,
+    held_out: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of examples to take out of the training data, the same ones for all "
+            "seeds, and to measure accuracy on instead of the test set: for choosing settings.  "
+            "[default: none; accuracy is measured on the test set]",
+        ),
+    ] = None,
+    dp_epsilon: options.DpEpsilon = None,
+    dp_delta: options.DpDelta = None,
+    dp_clip: options.DpClip = None,
+    personal: Annotated[
+        bool,
+        typer.Option(
+            "--personal",
+            help="Let every peer keep a second model, fitted to the distribution of its own data, "
+            "beside the shared one.",
+        ),
+    ] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="How peers are trained: sequential (one after the other), stacked (all of them in "
+            "one tensor operation), or auto (whichever is faster)."
+        ),
+    ] = "auto",
+    device: options.Device = "auto",
+    precision: options.Precision = "float32",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of CPU threads to compute with, at most.  [default: one per core]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder to write run directories into, one per peer, for `p2pl report`.  "
+            "[default: nothing is written]"
+        ),
+    ] = None,
+    curves: Annotated[
+        bool,
+        typer.Option(help="Measure accuracy after every round, or after the last round only."),
+    ] = True,
+    as_json: options.AsJson = False,
+) -> None:
+    """Run many virtual peers in one process.
+
+    This shows what a session would reach. Accuracies are means over the peers, on the whole test
+    set, after the last mix.
+    """
+    changes = dict(map(_setting, settings or ()))
+    named = {
+        "mixing.rule": mixing,
+        "exchange.rounds": rounds,
+        "exchange.cohort": cohort,
+        "training.local_epochs": local_epochs,
+    }
+    changes |= {path: value for path, value in named.items() if value is not None}
+    with extra("client"):
+        from rich.console import Console
+
+        from p2pl.api.simulate import session_to_simulate
+        from p2pl.api.simulate import simulate as run_simulation
+        from p2pl.simulate.show import Bar, table
+
+    session = session_to_simulate(file)
+    total = seeds * changed(session.session, *changes.items()).exchange.rounds
+    with extra("dp"), Bar(total, Console(file=sys.stderr)) as bar:
+        made = run_simulation(
+            session,
+            data,
+            peers,
+            partition=partition,
+            partition_seed=partition_seed,
+            seeds=seeds,
+            first_seed=first_seed,
+            changes=changes,
+            baseline=baseline,
+            attack=attack,
+            held_out=held_out,
+            dp_epsilon=dp_epsilon,
+            dp_delta=dp_delta,
+            dp_clip=dp_clip,
+            personal=personal,
+            engine=engine,
+            device=device,
+            precision=precision,
+            threads=threads,
+            out=out,
+            curves=curves,
+            data_dir=options.data_dir(),
+            on_round=bar.round,
+        )
+    if as_json:
+        print(json.dumps(made.figures))
+    else:
+        Console().print(table(dict(made.figures)))
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Returns the path and the value of `--set PATH=VALUE`."""
+    path, equals, value = text.partition("=")
+    try:
+        read = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        is_word = re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", value.strip())
+        read = {"value": value.strip()} if is_word else {}
+    if not (path.strip() and equals) or list(read) != ["value"]:
+        raise InputError(
+            wrong("--set", got=text, allowed="PATH=VALUE, with VALUE as in TOML, or one word")
+        )
+    return path.strip(), read["value"]

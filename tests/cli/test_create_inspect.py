@@ -1,0 +1,146 @@
+"""`p2pl create` and `p2pl inspect`: session files, made and shown."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.commands import p2pl
+from support.processes import ROOT
+
+from p2pl.learning.checkpoint import build
+from p2pl.protocol.session import SessionFile, read_spec
+
+DIGITS = ROOT / "torrentfiles" / "digits.toml"
+
+
+def test_create_writes_a_session_file_and_its_checkpoint(tmp_path: Path) -> None:
+    out = tmp_path / "digits.torrent"
+    done = p2pl("create", DIGITS, "--out", out, "--tracker", "http://a", "--tracker", "http://b")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(p2pl("inspect", out, "--json").stdout)
+    assert shown["trackers"] == [["http://a"], ["http://b"]]
+    assert shown["p2pl"]["exchange"]["kind"] == "cohort"
+    assert shown["p2pl"]["training"]["validation_share"] == 0.2
+    assert shown["id"] in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "digits.safetensors",
+        "digits.torrent",
+    ]
+    assert shown["id"] in p2pl("inspect", out).stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("name = 'x'", "task"),
+        ("name = 'x", "TOML"),
+        ("\x00", "TOML"),
+    ],
+)
+def test_a_wrong_spec_leaves_nothing_behind(tmp_path: Path, spec: str, words: str) -> None:
+    toml = tmp_path / "wrong.toml"
+    toml.write_text(spec)
+    done = p2pl("create", toml, "--out", tmp_path / "wrong.torrent")
+    assert done.returncode == 2
+    assert "wrong.toml" in done.stderr
+    assert words in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.toml"]
+
+
+def test_an_unknown_model_is_refused_with_what_is_there(tmp_path: Path) -> None:
+    toml = tmp_path / "x.toml"
+    toml.write_text(DIGITS.read_text().replace('"mlp"', '"oracle"'))
+    done = p2pl("create", toml, "--out", tmp_path / "x.torrent")
+    assert done.returncode == 2
+    assert "logreg" in done.stderr
+    assert not (tmp_path / "x.torrent").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"d0:0:-5:", b"d4:infod4:name1:aee", b"\x00" * 100])
+def test_what_is_no_session_file_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "bad.torrent"
+    path.write_bytes(data)
+    for arguments in (("inspect", path), ("join", path, "--data", "digits")):
+        done = p2pl(*arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "bad.torrent" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.torrent"]
+
+
+def test_a_missing_file_is_named() -> None:
+    done = p2pl("inspect", "nowhere.torrent")
+    assert done.returncode == 2
+    assert "nowhere.torrent" in done.stderr
+
+
+def test_a_tracker_must_be_a_web_address(tmp_path: Path) -> None:
+    done = p2pl("create", DIGITS, "--out", tmp_path / "x.torrent", "--tracker", "udp://a:1")
+    assert done.returncode == 2
+    assert "--tracker" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "old", "new"),
+    [
+        ("mixing.rule", "", '[mixing]\nrule = "no-such-rule"\n'),
+        ("exchange.kind", "[exchange]\n", '[exchange]\nkind = "no-such-kind"\n'),
+        ("task.kind", "[task]\n", '[task]\nkind = "no-such-task"\n'),
+    ],
+)
+def test_what_is_unknown_here_is_refused_but_may_be_looked_at(
+    tmp_path: Path, field: str, old: str, new: str
+) -> None:
+    spec = DIGITS.read_text()
+    spec = spec.replace(old, new) if old else f"{spec}\n{new}"
+    toml, torrent = tmp_path / "x.toml", tmp_path / "x.torrent"
+    toml.write_text(spec)
+    done = p2pl("create", toml, "--out", torrent)
+    assert done.returncode == 2
+    assert f"{field}: got 'no-such-" in done.stderr
+    assert not torrent.exists()
+    # Somebody who has installed what it names made it elsewhere:
+    session = read_spec(spec).session()
+    made = SessionFile("x", session, build(read_spec(DIGITS.read_text()).session())[1], ())
+    torrent.write_bytes(made.encode())
+    done = p2pl("inspect", torrent)
+    assert done.returncode == 0
+    assert f"{field} 'no-such-" in done.stdout
+    assert "is unknown here" in done.stdout
+    assert list(json.loads(p2pl("inspect", torrent, "--json").stdout)["unknown_here"]) == [field]
+    join = ("join", torrent, "--data", "digits", "--tracker", "http://127.0.0.1:1")
+    done = p2pl(*join, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{field}: got 'no-such-" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_is_noted_of_names_that_are_known(tmp_path: Path) -> None:
+    assert "unknown" not in p2pl("inspect", DIGITS.with_suffix(".torrent")).stdout
+
+
+@pytest.mark.parametrize("table", ["mixing", "exchange"])
+def test_an_argument_that_nothing_reads_is_refused(tmp_path: Path, table: str) -> None:
+    toml = tmp_path / "x.toml"
+    spec = DIGITS.read_text()
+    old = f"[{table}]\n"
+    new = f"{old}arguments = {{ strength = 0.5 }}\n"
+    toml.write_text(spec.replace(old, new) if old in spec else f"{spec}\n{new}")
+    done = p2pl("create", toml, "--out", tmp_path / "x.torrent")
+    assert done.returncode == 2
+    assert f"{table}.arguments of " in done.stderr
+    assert "got 'strength', allowed no arguments" in done.stderr
+
+
+def test_a_machine_without_torch_can_look_at_a_session_file() -> None:
+    torrent = str(DIGITS.with_suffix(".torrent"))
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv[1:] = ['inspect', sys.argv[1]]; "
+        "from p2pl.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, torrent]
+    shown = subprocess.check_output(command, text=True, timeout=60)
+    assert "name        digits" in shown
+    assert "unknown" not in shown

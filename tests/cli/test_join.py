@@ -1,0 +1,150 @@
+"""`p2pl join`: what it refuses, and where a run goes."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from support.commands import p2pl
+from support.processes import ROOT
+
+DIGITS = ROOT / "torrentfiles" / "digits.toml"
+
+
+def test_a_session_without_a_tracker_asks_for_one(tmp_path: Path) -> None:
+    assert p2pl("create", DIGITS, "--out", tmp_path / "x.torrent").returncode == 0
+    done = p2pl("join", tmp_path / "x.torrent", "--data", "digits", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--tracker" in done.stderr
+
+
+def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
+    toml = tmp_path / "x.toml"
+    toml.write_text(DIGITS.read_text().replace("[1, 8, 8]", "[1, 28, 28]"))
+    assert p2pl("create", toml, "--out", tmp_path / "x.torrent").returncode == 0
+    done = p2pl("join", tmp_path / "x.torrent", "--data", "digits", "--alone", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "(1, 8, 8)" in done.stderr
+    assert "(1, 28, 28)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "--data: missing"),
+        (("--data", "digits", "--flower", "a:b"), "--data: not allowed with --flower"),
+        (("--flower", "nothing"), "--flower"),
+        (("--flower", "nowhere:client"), "No module named 'nowhere'"),
+    ],
+)
+def test_data_or_a_client_must_be_named(
+    tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    done = p2pl("join", DIGITS.with_suffix(".torrent"), "--alone", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--dp-epsilon", "3"), ("--precision", "bfloat16"), ("--attack", "sign-flip")],
+)
+def test_how_a_client_of_flower_trains_is_not_ours_to_say(
+    tmp_path: Path, option: str, value: str
+) -> None:
+    (tmp_path / "theirs.py").write_text(
+        "import numpy as np\n"
+        "class Client:\n"
+        "    def get_parameters(self, config): return [np.zeros((10, 64)), np.zeros(10)]\n"
+        "    def fit(self, parameters, config): raise NotImplementedError\n"
+        "    def evaluate(self, parameters, config): raise NotImplementedError\n"
+    )
+    torrent = session_for_clients(tmp_path)
+    tracker = ("--tracker", "http://127.0.0.1:1", "--listen", "127.0.0.1:0")
+    theirs = ("--flower", "theirs:Client")
+    done = p2pl("join", torrent, *theirs, option, value, *tracker, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{option}: not allowed with a client of Flower" in done.stderr
+
+
+def session_for_clients(folder: Path) -> Path:
+    """Returns a session file whose model is that of a client of Flower; its TOML lies beside."""
+    toml = folder / "x.toml"
+    model = 'name = "arrays"\narguments = { a = [10, 64], b = [10] }'
+    old = 'name = "mlp"\narguments = { hidden = [64] }'
+    toml.write_text(DIGITS.read_text().replace(old, model))
+    assert p2pl("create", toml, "--out", folder / "x.torrent").returncode == 0
+    return folder / "x.torrent"
+
+
+def test_a_session_for_clients_of_flower_cannot_be_joined_with_data_alone(tmp_path: Path) -> None:
+    torrent = session_for_clients(tmp_path)
+    done = p2pl("join", torrent, "--data", "digits", "--alone", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--flower MODULE:CLIENT" in done.stderr
+
+
+def test_a_session_that_demands_privacy_is_not_joined(tmp_path: Path) -> None:
+    toml = tmp_path / "x.toml"
+    toml.write_text(DIGITS.read_text() + "[privacy]\nrequired = true\nmax_epsilon = 3.0\n")
+    assert p2pl("create", toml, "--out", tmp_path / "x.torrent").returncode == 0
+    done = p2pl("join", tmp_path / "x.torrent", "--data", "digits", "--alone", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "privacy" in done.stderr
+
+
+def test_finished_runs_are_kept_and_the_next_one_gets_its_own_directory(tmp_path: Path) -> None:
+    assert p2pl("create", DIGITS, "--out", tmp_path / "x.torrent").returncode == 0
+    command = ("join", "x.torrent", "--data", "digits", "--alone", "--rounds", "1")
+    assert p2pl(*command, cwd=tmp_path).returncode == 0
+    assert p2pl(*command, cwd=tmp_path).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "digits-alone",
+        "digits-alone-2",
+    ]
+    done = p2pl("report", "runs/digits-alone", "--out", "report", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report" / "report.md").exists()
+
+
+def test_a_run_that_was_alone_is_not_joined_with_others(tmp_path: Path) -> None:
+    command = ("join", DIGITS.with_suffix(".torrent"), "--data", "digits", "--run-dir", "run")
+    assert p2pl(*command, "--alone", "--rounds", "1", cwd=tmp_path).returncode == 0
+    done = p2pl(*command, "--tracker", "http://127.0.0.1:1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "got 'a run with --alone'" in done.stderr
+    assert "give another --run-dir" in done.stderr
+
+
+CLIENT = """
+class Client:
+    def get_parameters(self, config): import nowhere.inside
+    def fit(self, parameters, config): raise NotImplementedError
+    def evaluate(self, parameters, config): raise NotImplementedError
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"import nowhere.inside\n{CLIENT}", 1),
+        (CLIENT, 3),
+        (CLIENT.replace("nowhere.inside", "scipy.stats"), 3),
+    ],
+)
+@pytest.mark.parametrize("command", ["create", "join"])
+def test_a_module_that_a_client_imports_and_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, text: str, line: int
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    monkeypatch.delitem(sys.modules, "theirs_lacking", raising=False)
+    (tmp_path / "theirs_lacking.py").write_text(text)
+    torrent = session_for_clients(tmp_path)
+    words = {
+        "create": ("create", torrent.with_suffix(".toml"), "--out", tmp_path / "y.torrent"),
+        "join": ("join", torrent, "--alone"),
+    }
+    done = p2pl(*words[command], "--flower", "theirs_lacking:Client", cwd=tmp_path)
+    missing = "scipy.stats" if "scipy" in text else "nowhere"
+    assert done.returncode == 2, done.stderr
+    assert f"theirs_lacking.py, line {line}: got 'import of {missing}" in done.stderr
+    assert "pip install" not in done.stderr
