@@ -97,3 +97,21 @@ def test_a_leader_that_lies_ruins_the_model_and_a_participant_does_not(
     assert lead_by_the_bad == ruined
     accuracy = simulated(setup).scores[0].accuracy
     assert (accuracy < 75) == ruined
+
+
+def test_a_follower_trusts_its_leader_as_in_a_network_and_the_leader_those_it_mixed() -> None:
+    setup = setup_of(session())
+    leader = setup.ids[leads(setup)[0].peer]
+    for entry, peer in zip(simulated(setup).rounds[0].entries, setup.ids, strict=True):
+        assert len(entry.trust) == (6 if peer == leader else 1)
+        assert peer == leader or entry.trust == {leader: 1.0}
+
+
+def test_what_bad_peers_have_in_a_leaders_model_counts_for_all_who_hold_it() -> None:
+    setup = setup_of(session(), attack=parse_kind("sign-flip:-1"), bad=1)
+    assert all(lead.peer < setup.honest for lead in leads(setup))
+    one = simulated(setup).rounds[0]
+    assert one.liars is not None
+    leader = one.entries[leads(setup)[0].peer]
+    assert one.liars.weight == pytest.approx(leader.trust[setup.ids[5]])
+    assert one.liars.weight > 0.1

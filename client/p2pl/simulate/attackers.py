@@ -121,12 +121,18 @@ def _said(setup: Setup, learner: Learner, moment: Moment, peer: int) -> bytes:
     return opinions.encode(dict.fromkeys(names[setup.honest :], attacks.PRAISED) | defamed)
 
 
-def liars(setup: Setup, entries: Sequence[RoundEntry], index: int) -> Liars | None:
+def liars(
+    setup: Setup,
+    entries: Sequence[RoundEntry],
+    rows: Sequence[Mapping[str, float]],
+    index: int,
+) -> Liars | None:
     """Returns what came of the bad peers in a round; None where there are none.
 
     Args:
         setup: of the simulation.
         entries: by peer, of the round.
+        rows: by peer, whose models are in what it holds after the round: peer id -> share.
         index: the round.
     """
     if setup.attack is None:
@@ -134,7 +140,9 @@ def liars(setup: Setup, entries: Sequence[RoundEntry], index: int) -> Liars | No
     names = setup.names_in(index)
     good, bad = frozenset(names[: setup.honest]), frozenset(names[setup.honest :])
     honest = entries[: setup.honest]
-    weights = [sum(w for peer, w in entry.trust.items() if peer in bad) for entry in honest]
+    weights = [
+        sum(share for peer, share in row.items() if peer in bad) for row in rows[: setup.honest]
+    ]
     return Liars(sum(weights) / len(honest), _rejected_of(bad, honest), _rejected_of(good, honest))
 
 

@@ -33,7 +33,7 @@ from p2pl.simulate import attackers
 from p2pl.simulate.compute import Engine, choose, judge_all, mix_all, score_all, train_all
 from p2pl.simulate.peers import peers_of
 from p2pl.simulate.pulling import sources
-from p2pl.simulate.raft import mix_at_the_leader
+from p2pl.simulate.raft import mix_at_the_leader, rows_behind
 from p2pl.simulate.setup import Setup, check
 
 # Scoring a round on a large test set can take longer than the round's training. Of more peers than
@@ -212,7 +212,8 @@ def _round(
         )
         for peer in everybody
     )
-    liars = attackers.liars(setup, entries, index)
+    rows = rows_behind(setup, mixed, index) if at_leader else [one.row for one in mixed]
+    liars = attackers.liars(setup, entries, rows, index)
     one = Round(index, entries, liars, distance, accuracy, watch.seconds)
     return after, one, [judged[peer] for peer in sorted(judged)]
 

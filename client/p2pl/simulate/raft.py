@@ -187,9 +187,26 @@ def mix_at_the_leader(
         if peer == leader:
             mixed.append(made)
         elif leader < setup.honest:
-            mixed.append(Mixed(travelled, made.row, {}, remembered))
+            mixed.append(Mixed(travelled, {chief.peer_id: 1.0}, {}, remembered))
         elif lie is not None:
             mixed.append(Mixed(lie.vector, {chief.peer_id: 1.0}, {}, remembered))
         else:
             mixed.append(Mixed(vectors[peer], {learners[peer].peer_id: 1.0}, {}, remembered))
     return mixed
+
+
+def rows_behind(setup: Setup, mixed: Sequence[Mixed], index: int) -> list[Mapping[str, float]]:
+    """Returns whose models are in what each peer holds, by peer: of a leader's model, all in it.
+
+    A peer that takes over a leader's model gives its whole weight to the leader (`Mixed.row`); what
+    is in that model says how much of it is from bad peers.
+
+    Args:
+        setup: of the simulation.
+        mixed: by peer.
+        index: the round.
+    """
+    leader = leads(setup)[index - 1].peer
+    if leader < setup.honest:
+        return [mixed[leader].row for _ in mixed]
+    return [one.row for one in mixed]
