@@ -10,7 +10,7 @@ from support.joins import Watching, run, session_file
 from support.processes import Swarm
 
 from p2pl.errors import RunDirError
-from p2pl.exchange.braintorrent import Ledger
+from p2pl.exchange.braintorrent import VersionVector
 from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust.row import Trust
 from p2pl.network.known import MAX_KNOWN
@@ -24,44 +24,44 @@ def models(**versions: int) -> dict[str, PeerModel]:
 
 
 def test_at_the_start_nobody_has_moved() -> None:
-    assert not Ledger().moved("a", 0)
-    assert Ledger().moved("a", 1)
+    assert not VersionVector().moved("a", 0)
+    assert VersionVector().moved("a", 1)
 
 
 def test_a_version_counts_as_moved_until_it_has_been_merged() -> None:
-    ledger = Ledger().after(models(a=3, b=1))
-    assert not ledger.moved("a", 3)
-    assert ledger.moved("a", 4)
-    assert ledger.moved("b", 2)
-    assert ledger.moved("c", 1)
-    assert ledger.after(models(b=2)).used == {"a": 3, "b": 2}
+    vector = VersionVector().after(models(a=3, b=1))
+    assert not vector.moved("a", 3)
+    assert vector.moved("a", 4)
+    assert vector.moved("b", 2)
+    assert vector.moved("c", 1)
+    assert vector.after(models(b=2)).used == {"a": 3, "b": 2}
 
 
 def test_a_peer_that_lost_its_state_and_begins_again_has_moved() -> None:
-    assert Ledger().after(models(a=7)).moved("a", 1)
+    assert VersionVector().after(models(a=7)).moved("a", 1)
 
 
 def test_a_peer_that_was_killed_before_it_saved_its_newest_has_not_moved() -> None:
-    ledger = Ledger().after(models(a=7))
-    assert not ledger.moved("a", 6)
-    assert not ledger.moved("a", 7)
-    assert ledger.moved("a", 8)
+    vector = VersionVector().after(models(a=7))
+    assert not vector.moved("a", 6)
+    assert not vector.moved("a", 7)
+    assert vector.moved("a", 8)
 
 
 def test_the_vector_is_bounded_and_forgets_those_merged_longest_ago() -> None:
     many = {f"{number}": PeerModel(1, 1, torch.zeros(1)) for number in range(MAX_KNOWN)}
-    ledger = Ledger().after(many).after(models(new=1))
-    assert len(ledger.used) == MAX_KNOWN
-    assert not ledger.moved("new", 1)
-    assert ledger.moved("0", 1)
+    vector = VersionVector().after(many).after(models(new=1))
+    assert len(vector.used) == MAX_KNOWN
+    assert not vector.moved("new", 1)
+    assert vector.moved("0", 1)
 
 
 def test_the_vector_is_read_back_from_a_saved_state() -> None:
-    ledger = Ledger().after(models(a=3))
-    assert Ledger.of(PeerState(1, torch.zeros(1), memory=ledger.memory())) == ledger
-    assert Ledger.of(PeerState(0, torch.zeros(1))) == Ledger()
+    vector = VersionVector().after(models(a=3))
+    assert VersionVector.of(PeerState(1, torch.zeros(1), memory=vector.memory())) == vector
+    assert VersionVector.of(PeerState(0, torch.zeros(1))) == VersionVector()
     with pytest.raises(RunDirError, match="version vector"):
-        Ledger.of(PeerState(1, torch.zeros(1), memory={"used": {"a": -1}}))
+        VersionVector.of(PeerState(1, torch.zeros(1), memory={"used": {"a": -1}}))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_two_peers_merge_each_others_versions_and_save_which(swarm: Swarm) -> No
     assert entries[0].joined == (other.peer_id,)
     state = load_state(swarm.folder / "peer-0", file.id, parameters=4_810, memory=Trust)
     assert state is not None
-    assert Ledger.of(state).used == {other.peer_id: 4}
+    assert VersionVector.of(state).used == {other.peer_id: 4}
 
 
 def test_a_peer_alone_fine_tunes_after_waiting_for_nobody(swarm: Swarm) -> None:

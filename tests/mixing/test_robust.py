@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p2pl.mixing import robust
-from p2pl.mixing.robust import RULES, Combined, Mine, combine
+from p2pl.mixing.robust import RULES, Anchor, Combined, combine
 from p2pl.protocol.session import Mixing
 
 OWN = torch.tensor([0.0, 0.0])
 # Three honest models around (1, 1), mine among them in the tests that need it, and two liars.
 CLUSTER = [torch.tensor(xy) for xy in ([1.0, 1.0], [1.2, 0.8], [0.8, 1.1], [1.1, 1.2])]
 LIARS = [torch.tensor([-30.0, 40.0]), torch.tensor([-31.0, 40.0])]
-MINE = Mine(progress=0.5, loss=lambda vector: float((vector - 1).abs().sum()))
+MINE = Anchor(progress=0.5, loss=lambda vector: float((vector - 1).abs().sum()))
 
 finite = st.floats(-1e3, 1e3, width=32)
 offers = st.lists(st.lists(finite, min_size=3, max_size=3), min_size=1, max_size=8).map(
@@ -86,13 +86,13 @@ def test_clipped_gossip_cuts_each_difference_to_the_radius() -> None:
 
 def test_balance_takes_those_near_mine_and_less_far_as_time_goes_on() -> None:
     own, near, far = (torch.tensor([x, 0.0]) for x in (10.0, 12.0, 14.0))
-    early = combine("balance", own, [near, far], Mixing(), Mine(0.0, MINE.loss))
+    early = combine("balance", own, [near, far], Mixing(), Anchor(0.0, MINE.loss))
     assert early.row == (0.5, 0.5, 0)  # 0.3 of 10
     assert early.vector.tolist() == [11.0, 0.0]
     assert list(early.rejected) == [1]
-    late = combine("balance", own, [near, far], Mixing(), Mine(1.0, MINE.loss))
+    late = combine("balance", own, [near, far], Mixing(), Anchor(1.0, MINE.loss))
     assert late.row == (1, 0, 0)  # 0.3 / e of 10
-    wide = combine("balance", own, [near, far], Mixing(balance_gamma=0.5), Mine(0.0, MINE.loss))
+    wide = combine("balance", own, [near, far], Mixing(balance_gamma=0.5), Anchor(0.0, MINE.loss))
     assert wide.row == (0.5, 0.25, 0.25)
 
 

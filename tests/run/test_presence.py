@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from p2pl.run.log import RoundEntry, Run
+from p2pl.run.log import LoggedRun, RoundEntry
 from p2pl.run.presence import Changes, Presence, churn_of
 
 
@@ -19,8 +19,8 @@ def entry(number: int, joined: tuple[str, ...] = (), **left: float) -> RoundEntr
     return RoundEntry(round=number, time=10.0 * number, joined=joined, left=left)
 
 
-def run(peer: str, *rounds: RoundEntry) -> Run:
-    return Run(Path(peer), "ab" * 32, "digits", peer, rounds, None)
+def run(peer: str, *rounds: RoundEntry) -> LoggedRun:
+    return LoggedRun(Path(peer), "ab" * 32, "digits", peer, rounds, None)
 
 
 def test_churn_counts_joins_leaves_and_how_long_a_peer_stayed() -> None:

@@ -22,7 +22,7 @@ from p2pl.learning.flower import Clients
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import SessionFile, Task
-from p2pl.simulate.engine import Result, Round, run
+from p2pl.simulate.engine import Result, SimulatedRound, run
 from p2pl.simulate.numbers import numbers
 from p2pl.simulate.rundirs import check_out, write_numbers, write_seed
 from p2pl.simulate.setup import Setup, check
@@ -70,7 +70,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     out: str | os.PathLike[str] | None = None,
     curves: bool = True,
     data_dir: str | os.PathLike[str] | None = None,
-    on_round: Callable[[Round], None] | None = None,
+    on_round: Callable[[SimulatedRound], None] | None = None,
 ) -> Simulation:
     """Runs many virtual peers in this process, and returns what a session would come to.
 

@@ -34,14 +34,14 @@ PING_DEADLINE_S = 5.0  # chosen: what a TCP connection and a CURVE handshake tak
 NEWS_POLL_S = 0.25  # between two questions to the same peer; each takes some tens of bytes
 
 
-class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class VersionVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The version vector without my own entry, which is the number of my rounds."""
 
     used: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}  # peer id -> version merged last
 
     @classmethod
-    def of(cls, state: PeerState) -> "Ledger":
-        """Returns the ledger in a saved state; an empty one in a new state.
+    def of(cls, state: PeerState) -> "VersionVector":
+        """Returns the vector in a saved state; an empty one in a new state.
 
         Raises:
             RunDirError: the state holds something else.
@@ -60,14 +60,16 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         used = self.used.get(peer_id, 0)
         return version not in (used, used - 1)
 
-    def after(self, models: Mapping[str, PeerModel]) -> "Ledger":
-        """Returns the ledger once these models have been merged."""
+    def after(self, models: Mapping[str, PeerModel]) -> "VersionVector":
+        """Returns the vector once these models have been merged."""
         used = {peer_id: was for peer_id, was in self.used.items() if peer_id not in models}
         used |= {peer_id: model.round for peer_id, model in models.items()}
-        return Ledger(dict(list(used.items())[-MAX_KNOWN:]))  # those merged longest ago go first
+        return VersionVector(
+            dict(list(used.items())[-MAX_KNOWN:])
+        )  # those merged longest ago go first
 
     def memory(self) -> dict[str, object]:
-        """Returns the ledger as it is saved."""
+        """Returns the vector as it is saved."""
         return {"used": dict(self.used)}
 
 
@@ -94,14 +96,14 @@ class BrainTorrent(Exchange):
         """Serves what was trained, and returns the models of those that have moved since."""
         index = state.round + 1  # the peer's own entry of the version vector
         await publish(node, index, trained.vector, node.learner.notes(state.trust))
-        ledger = Ledger.of(state)
-        pulls = await fetch_moved(node, await wait_for_news(node, ledger))
+        vector = VersionVector.of(state)
+        pulls = await fetch_moved(node, await wait_for_news(node, vector))
         return Collected(
             pulls,
             of_this_round(pulls, index),
             age=index,
             reached=index,
-            memory=lambda mixed: ledger.after(pulls.models).memory(),
+            memory=lambda mixed: vector.after(pulls.models).memory(),
         )
 
     async def finish(self, node: Node, state: PeerState) -> PeerState:
@@ -132,7 +134,7 @@ async def enter(node: Node, state: PeerState) -> None:
         late = node.clock() - begun_s > exchange.start_deadline_s
         if state.round or late or there >= exchange.min_peers:
             return
-        if (await ask_everybody(node, await find_everybody(node), Ledger())).begun:
+        if (await ask_everybody(node, await find_everybody(node), VersionVector())).begun:
             return
         node.events.said(f"waiting for peers: {there} of {exchange.min_peers}")
         await asyncio.sleep(POLL_S)
@@ -148,14 +150,14 @@ async def find_everybody(node: Node) -> list[PeerAddress]:
 
 
 async def ask_everybody(
-    node: Node, everybody: list[PeerAddress], ledger: Ledger, *, blame: bool = True
+    node: Node, everybody: list[PeerAddress], vector: VersionVector, *, blame: bool = True
 ) -> News:
     """Returns which version each peer says it has; who cannot be reached is skipped.
 
     Args:
         node: the peer.
         everybody: whom to ask.
-        ledger: what I have used.
+        vector: what I have used.
         blame: whether those who cannot be reached rest for a while, and count as missing.
     """
     answers = await asyncio.gather(*(_ask(node, address, blame) for address in everybody))
@@ -163,7 +165,7 @@ async def ask_everybody(
     versions = [(address, it.round) for address, it in said if isinstance(it, Newest)]
     return News(
         here=tuple(address for address, _ in versions),
-        moved=tuple(at for at, version in versions if ledger.moved(at.id, version)),
+        moved=tuple(at for at, version in versions if vector.moved(at.id, version)),
         begun=any(version for _, version in versions),
         silent={address.id: it for address, it in said if isinstance(it, str)},
     )
@@ -183,7 +185,7 @@ async def _ask(node: Node, address: PeerAddress, blame: bool) -> Newest | str:
     return newest
 
 
-async def wait_for_news(node: Node, ledger: Ledger) -> News:
+async def wait_for_news(node: Node, vector: VersionVector) -> News:
     """Returns the news as soon as anybody has moved, or after a while without any.
 
     Fine-tuning again on what is merged already only leads away from the others.
@@ -192,7 +194,7 @@ async def wait_for_news(node: Node, ledger: Ledger) -> News:
     everybody = await find_everybody(node)
     silent: dict[str, str] = {}
     while True:
-        news = await ask_everybody(node, everybody, ledger)
+        news = await ask_everybody(node, everybody, vector)
         silent |= news.silent
         late = node.clock() - begun_s > node.session.exchange.wait_s
         last = node.answer is not None and node.answer.training <= 1  # the others only listen
@@ -217,10 +219,10 @@ async def fetch_moved(node: Node, news: News) -> Pulls:
 
 async def merge_news(node: Node, state: PeerState) -> PeerState:
     """Returns the state after one more merge without a fine-tune; the same where nobody moved."""
-    ledger = Ledger.of(state)
+    vector = VersionVector.of(state)
     # Who is done leaves, and is not missing for that.
     others = node.directory.known.sample(MAX_NUMWANT)
-    news = await ask_everybody(node, others, ledger, blame=False)
+    news = await ask_everybody(node, others, vector, blame=False)
     pulls = await fetch_moved(node, news)
     if not pulls.models:
         return state
@@ -230,7 +232,7 @@ async def merge_news(node: Node, state: PeerState) -> PeerState:
         state,
         weights=mixed.vector,
         trust=mixed.memory,
-        memory=ledger.after(pulls.models).memory(),
+        memory=vector.after(pulls.models).memory(),
     )
     await save(node, after)
     for peer_id, model in pulls.models.items():

@@ -66,7 +66,7 @@ class Neighbours:
 
 
 @EXCHANGES.builtin("gossip")
-class Gossip(Exchange):
+class GossipExchange(Exchange):
     """Neighbours that a peer pulls from, or tells to pull, or both."""
 
     def __init__(self) -> None:

@@ -76,7 +76,7 @@ class FixedRow(Mixer):
 
 
 @MIXERS.builtin("none")
-class Alone(FixedRow):
+class OwnOnly(FixedRow):
     """Trusts nobody: what others give is thrown away."""
 
     def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:

@@ -46,7 +46,7 @@ Loss: TypeAlias = Callable[[Tensor], float]  # of parameters [P], nats
 
 
 @dataclass(frozen=True, slots=True)
-class Mine:
+class Anchor:
     """What a rule may know beside the models."""
 
     progress: float  # rounds done of all, 0..1
@@ -63,7 +63,7 @@ class Combined:
 
 
 def combine(
-    rule: str, own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Mine
+    rule: str, own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Anchor
 ) -> Combined:
     """Returns the mix by one of `RULES`.
 
@@ -198,7 +198,9 @@ def _chunks(
 # --- by distance to mine -------------------------------------------------------------------------
 
 
-def clipped_gossip(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Mine) -> Combined:
+def clipped_gossip(
+    own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Anchor
+) -> Combined:
     """Returns x_i + 1/m sum_j clip(x_j - x_i, tau): the mean, no difference longer than tau.
 
     He, Karimireddy and Jaggi 2022 (arXiv:2202.01545). Their theorem's radius is tau^2 = 1/delta
@@ -229,7 +231,7 @@ def _cut(distance: float, radius: float) -> float:
     return 1.0 if distance <= radius else radius / distance
 
 
-def balance(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Mine) -> Combined:
+def balance(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Anchor) -> Combined:
     """Returns a x_i + (1 - a) mean of the x_j with |x_i - x_j| <= g exp(-k t/T) |x_i|.
 
     BALANCE: Fang et al. 2024 (arXiv:2406.10416), algorithm 1, with its a = 0.5, g = 0.3 and k = 1;
@@ -245,7 +247,7 @@ def balance(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Mine)
     return _anchored(own, received, rejected, mixing)
 
 
-def ubar(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Mine) -> Combined:
+def ubar(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Anchor) -> Combined:
     """Returns half mine, half the mean of those among the K - b nearest that fit my data too.
 
     UBAR: Guo et al. 2021 (arXiv:2002.08569), algorithm 1: of the nearest, those with a loss of at
@@ -282,7 +284,7 @@ def _distances(own: Tensor, received: Sequence[Tensor]) -> list[float]:
 
 
 Grouped: TypeAlias = Callable[[Sequence[Tensor], Tensor, int], Combined]
-Anchored: TypeAlias = Callable[[Tensor, Sequence[Tensor], Mixing, Mine], Combined]
+Anchored: TypeAlias = Callable[[Tensor, Sequence[Tensor], Mixing, Anchor], Combined]
 
 GROUPED: Mapping[str, Grouped] = {
     "median": median,
@@ -307,7 +309,7 @@ class Robust(Mixer):
     def mix(self, own: Own, received: Mapping[str, PeerModel], memory: msgspec.Struct) -> Mixed:
         """Returns the mix by the session's rule."""
         peers = tuple(received)
-        mine = Mine(own.round / self.session.exchange.rounds, _loss(own.trainer))
+        mine = Anchor(own.round / self.session.exchange.rounds, _loss(own.trainer))
         settings = self.session.mixing
         vectors = [model.vector for model in received.values()]
         combined = combine(settings.rule, own.vector, vectors, settings, mine)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from p2pl.errors import RunDirError, wrong
 from p2pl.report.classes import ClassScore, class_scores, macro_score
-from p2pl.run.log import PeerId, RoundEntry, Run
+from p2pl.run.log import LoggedRun, PeerId, RoundEntry
 from p2pl.run.presence import PeerChurn, churn_of
 
 
@@ -70,7 +70,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     pictures: dict[str, str]  # kind -> file name
 
 
-def numbers_of(runs: Sequence[Run]) -> Numbers:
+def numbers_of(runs: Sequence[LoggedRun]) -> Numbers:
     """Returns the numbers of the runs; no picture is named in them yet.
 
     Args:
@@ -98,7 +98,7 @@ def numbers_of(runs: Sequence[Run]) -> Numbers:
     )
 
 
-def final_accuracy(run: Run) -> float | None:
+def final_accuracy(run: LoggedRun) -> float | None:
     """Returns the accuracy, in percent, of the model that a run ended with.
 
     A run that is under way, or was killed, has no such model: then it is that of the last round
@@ -109,7 +109,7 @@ def final_accuracy(run: Run) -> float | None:
     return _last(run.rounds, "accuracy")
 
 
-def summed_confusion(runs: Sequence[Run]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+def summed_confusion(runs: Sequence[LoggedRun]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Returns the names of the classes and the sum of the runs' confusion matrices, [C, C].
 
     The classes of runs that do not name them are named by their numbers; C is 0 where no run has a
@@ -151,7 +151,7 @@ def trust_when_last_met(rounds: Sequence[RoundEntry]) -> dict[PeerId, float]:
     return row
 
 
-def _peer_score(run: Run) -> PeerScore:
+def _peer_score(run: LoggedRun) -> PeerScore:
     summary, final = run.summary, final_accuracy(run)
     known = [entry.accuracy for entry in run.rounds] + [final]
     return PeerScore(
@@ -197,7 +197,7 @@ def _spread(peers: Sequence[PeerScore]) -> Spread | None:
     )
 
 
-def _rejections(run: Run) -> list[Rejection]:
+def _rejections(run: LoggedRun) -> list[Rejection]:
     found: dict[PeerId, Rejection] = {}
     for entry in run.rounds:
         for peer, reason in entry.rejected.items():

@@ -35,7 +35,7 @@ from p2pl.report.numbers import (
     trust_when_last_met,
 )
 from p2pl.report.tables import Rows, class_rows, markdown_table, markdown_text, terminal_table
-from p2pl.run.log import PeerId, Run, read_run
+from p2pl.run.log import LoggedRun, PeerId, read_run
 from p2pl.terminal import SHORT_ID_CHARS, duration, figure, percent, visible
 
 TERMINAL_COLUMNS = ("peer", "state", "rounds", "accuracy", "before mixing", "received", "sent")
@@ -126,7 +126,7 @@ def display_names(peer_ids: Sequence[PeerId]) -> dict[PeerId, str]:
     return {peer_id: visible(peer_id) for peer_id in ids}
 
 
-def _related_runs(run_dirs: Sequence[Path]) -> list[Run]:
+def _related_runs(run_dirs: Sequence[Path]) -> list[LoggedRun]:
     """Returns the runs, each of another peer in the same session, at least one with a round."""
     if not run_dirs:
         raise InputError(wrong("run directories", got="none", allowed="at least one"))
@@ -164,7 +164,7 @@ def _related_runs(run_dirs: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def _peers_met(runs: Sequence[Run]) -> list[PeerId]:
+def _peers_met(runs: Sequence[LoggedRun]) -> list[PeerId]:
     """Returns everybody the runs speak of, those with a run of their own first."""
     met: dict[PeerId, None] = dict.fromkeys(run.peer_id for run in runs)
     for run in runs:
@@ -174,7 +174,7 @@ def _peers_met(runs: Sequence[Run]) -> list[PeerId]:
     return list(met)
 
 
-def _draw(runs: Sequence[Run], names: Mapping[PeerId, str]) -> dict[str, bytes]:
+def _draw(runs: Sequence[LoggedRun], names: Mapping[PeerId, str]) -> dict[str, bytes]:
     """Returns the pictures that the runs have numbers for, by kind."""
     drawn: dict[str, bytes] = {}
     for kind, field, title, unit in (
@@ -198,7 +198,7 @@ def _draw(runs: Sequence[Run], names: Mapping[PeerId, str]) -> dict[str, bytes]:
     return drawn
 
 
-def _curve(run: Run, field: str) -> list[tuple[int, float]]:
+def _curve(run: LoggedRun, field: str) -> list[tuple[int, float]]:
     """Returns (round, value) where the value is known; accuracy ends in the final model."""
     points = [(entry.round, getattr(entry, field)) for entry in run.rounds]
     known = [(place, value) for place, value in points if value is not None]
@@ -218,7 +218,7 @@ def _draw_trust(
     )
 
 
-def _confusion_title(runs: Sequence[Run], confusion: plots.Matrix) -> str:
+def _confusion_title(runs: Sequence[LoggedRun], confusion: plots.Matrix) -> str:
     count = sum(1 for run in runs if run.summary is not None and run.summary.confusion)
     right = percent(100 * float(confusion.trace() / max(1.0, confusion.sum())))
     over = f"summed over {count} peers" if count > 1 else "of one peer"
@@ -226,7 +226,7 @@ def _confusion_title(runs: Sequence[Run], confusion: plots.Matrix) -> str:
 
 
 def _traffic(
-    runs: Sequence[Run], names: Mapping[PeerId, str]
+    runs: Sequence[LoggedRun], names: Mapping[PeerId, str]
 ) -> tuple[str, dict[str, tuple[int, int]]]:
     """Returns bytes (received, sent): of each run, or of one run with each of its peers."""
     if len(runs) > 1:

@@ -25,7 +25,7 @@ from p2pl.report.folder import PAGE_FILE, make_folder, write_pictures, write_tex
 from p2pl.report.numbers import trust_when_last_met
 from p2pl.report.plots import Matrix
 from p2pl.report.tables import Rows, class_rows, markdown_table, terminal_table
-from p2pl.run.log import MAX_RECORD_BYTES, Run, read_run
+from p2pl.run.log import MAX_RECORD_BYTES, LoggedRun, read_run
 from p2pl.terminal import percent, visible
 
 SIMULATION_FILE = "simulation.json"
@@ -169,7 +169,7 @@ def _read(directory: Path) -> tuple[Simulation, dict[str, Any]]:
         ) from fault
 
 
-def _runs(directory: Path, simulation: Simulation) -> list[list[Run]]:
+def _runs(directory: Path, simulation: Simulation) -> list[list[LoggedRun]]:
     """Returns the runs by seed and peer; the honest peers are the first ones."""
     seeds = sorted(directory.glob("seed-*"), key=lambda path: int(path.name.partition("-")[2]))
     runs = [[read_run(run) for run in sorted(seed.glob("peer-*"))] for seed in seeds]
@@ -186,7 +186,7 @@ def _runs(directory: Path, simulation: Simulation) -> list[list[Run]]:
     return runs
 
 
-def _accuracy(run: Run) -> float:
+def _accuracy(run: LoggedRun) -> float:
     """Returns the accuracy of the model that a peer ended with, percent."""
     if run.summary is None or run.summary.accuracy is None:
         raise RunDirError(
@@ -195,7 +195,7 @@ def _accuracy(run: Run) -> float:
     return run.summary.accuracy
 
 
-def _labels(runs: Sequence[Sequence[Run]], classes: int) -> tuple[str, ...]:
+def _labels(runs: Sequence[Sequence[LoggedRun]], classes: int) -> tuple[str, ...]:
     summary = runs[0][0].summary
     known = summary.labels if summary else ()
     return known if len(known) == classes else tuple(map(str, range(classes)))
@@ -203,7 +203,7 @@ def _labels(runs: Sequence[Sequence[Run]], classes: int) -> tuple[str, ...]:
 
 def _draw(
     simulation: Simulation,
-    runs: Sequence[Sequence[Run]],
+    runs: Sequence[Sequence[LoggedRun]],
     by_peer: Matrix,
     labels: Sequence[str],
 ) -> dict[str, bytes]:
@@ -244,7 +244,7 @@ def _draw(
     return drawn
 
 
-def _draw_trust(runs: Sequence[Sequence[Run]]) -> bytes:
+def _draw_trust(runs: Sequence[Sequence[LoggedRun]]) -> bytes:
     """Returns the trust matrix, mean over those seeds in which the two met."""
     ids = [run.peer_id for run in runs[0]]
     names = [str(number) for number in range(len(ids))]

@@ -151,7 +151,7 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LoggedRun:
     """What a run directory holds."""
 
     directory: Path
@@ -274,7 +274,7 @@ class RunLog:
         self.last, self.totals = entry, self.totals.plus(entry)
 
 
-def read_run(directory: Path) -> Run:
+def read_run(directory: Path) -> LoggedRun:
     """Returns what a run directory holds; the directory may be in use, and is not touched.
 
     Raises:
@@ -294,7 +294,7 @@ def read_run(directory: Path) -> Run:
         marker = _read_record(directory / MARKER_FILE, Marker)
         summary = _read_record(directory / SUMMARY_FILE, Summary)
     told: tuple[Marker | Summary, ...] = tuple(found for found in (marker, summary) if found)
-    return Run(
+    return LoggedRun(
         directory=directory,
         session_id=next((one.session_id for one in told if one.session_id), ""),
         name=next((one.name for one in told if one.name), ""),

@@ -10,7 +10,7 @@ from statistics import fmean, median
 
 import msgspec
 
-from p2pl.run.log import PeerId, RoundEntry, Run
+from p2pl.run.log import LoggedRun, PeerId, RoundEntry
 
 MAX_WATCHED = 1_024  # chosen: as many as are known; strangers can make ids for nothing
 
@@ -78,7 +78,7 @@ class _Seen:
     stays: list[float] = field(default_factory=list)
 
 
-def churn_of(runs: Sequence[Run]) -> tuple[PeerChurn, ...]:
+def churn_of(runs: Sequence[LoggedRun]) -> tuple[PeerChurn, ...]:
     """Returns how each peer came and went, the least steady first; () where nobody looked."""
     seen: dict[PeerId, list[tuple[_Seen, float]]] = {}
     for run in runs:

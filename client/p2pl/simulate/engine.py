@@ -41,11 +41,11 @@ from p2pl.simulate.setup import Setup, check
 MAX_SCORED = 20
 
 Offers: TypeAlias = Mapping[tuple[int, int | None], PeerModel | str]
-OnRound = Callable[["Round"], None]
+OnRound = Callable[["SimulatedRound"], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class SimulatedRound:
     """One round of all peers."""
 
     index: int
@@ -62,7 +62,7 @@ class Result:
 
     setup: Setup
     honest: tuple[int, ...]  # numbers of the peers that accuracies are means over
-    rounds: tuple[Round, ...]
+    rounds: tuple[SimulatedRound, ...]
     scores: tuple[Scores, ...]  # by peer: of the final parameters, on the test set
     learners: tuple[Learner, ...]
     vectors: tuple[Tensor, ...]  # by peer: the final parameters, [P]
@@ -128,7 +128,7 @@ def run(
     states: Sequence[_State] = [_State(initial) for _ in learners]
     honest = tuple(range(len(learners) - setup.bad))
     memory = attackers.Memory()
-    done: list[Round] = []
+    done: list[SimulatedRound] = []
     scores: Sequence[Scores] = ()
     with computing_with(engine.threads):
         for index in range(1, setup.session.exchange.rounds + 1):
@@ -157,7 +157,7 @@ def _round(
     states: Sequence[_State],
     memory: attackers.Memory,
     index: int,
-) -> tuple[list[_State], Round, list[Scores]]:
+) -> tuple[list[_State], SimulatedRound, list[Scores]]:
     """Returns the peers' states after one round, what came of it, and scores, the last time all."""
     watch = _Watch(learners[0].trainer.device)
     everybody = range(len(learners))
@@ -214,7 +214,7 @@ def _round(
     )
     rows = rows_behind(setup, mixed, index) if at_leader else [one.row for one in mixed]
     liars = attackers.liars(setup, entries, rows, index)
-    one = Round(index, entries, liars, distance, accuracy, watch.seconds)
+    one = SimulatedRound(index, entries, liars, distance, accuracy, watch.seconds)
     return after, one, [judged[peer] for peer in sorted(judged)]
 
 

@@ -10,7 +10,7 @@ import torch
 from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.report.classes import ClassScore, class_scores
 from p2pl.run.log import RoundEntry
-from p2pl.simulate.engine import Result, Round
+from p2pl.simulate.engine import Result, SimulatedRound
 
 
 def numbers(results: Sequence[Result]) -> dict[str, Any]:
@@ -152,12 +152,12 @@ def _privacy(results: Sequence[Result]) -> dict[str, float | None]:
     return {name: max(values) if values else None for name, values in known.items()}
 
 
-def _aligned(results: Sequence[Result]) -> list[tuple[Round, ...]]:
+def _aligned(results: Sequence[Result]) -> list[tuple[SimulatedRound, ...]]:
     """Returns, for each round, that round of every seed."""
     return list(zip(*(result.rounds for result in results), strict=True))
 
 
-def _by_round(same: Sequence[Round], honest: Sequence[int]) -> dict[str, Any]:
+def _by_round(same: Sequence[SimulatedRound], honest: Sequence[int]) -> dict[str, Any]:
     """Returns one point of each curve: means over the seeds."""
 
     def mean(of: Callable[[RoundEntry], float | None]) -> float | None:
@@ -178,7 +178,7 @@ def _by_round(same: Sequence[Round], honest: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _spread(same: Sequence[Round], honest: Sequence[int]) -> float:
+def _spread(same: Sequence[SimulatedRound], honest: Sequence[int]) -> float:
     """Returns the standard deviation over the seeds of their mean accuracies."""
     known = [
         [value for peer in honest if (value := one.entries[peer].accuracy) is not None]
@@ -187,7 +187,7 @@ def _spread(same: Sequence[Round], honest: Sequence[int]) -> float:
     return _std([_mean(values) for values in known if values])
 
 
-def _bad_weight(same: Sequence[Round]) -> float | None:
+def _bad_weight(same: Sequence[SimulatedRound]) -> float | None:
     """Returns the bad peers' share in an honest one's mix, percent; None where there are none."""
     weights = [one.liars.weight for one in same if one.liars]
     return 100 * _mean(weights) if weights else None

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from p2pl.simulate.engine import Round
+from p2pl.simulate.engine import SimulatedRound
 
 
 class Bar:
@@ -46,7 +46,7 @@ class Bar:
     ) -> None:
         self._progress.stop()
 
-    def round(self, one: Round) -> None:
+    def round(self, one: SimulatedRound) -> None:
         """Shows that a round is over, and how good the mean of all models is by then."""
         score = f"mean model {one.mean_model_accuracy:.4g}"
         self._progress.update(self._task, advance=1, description=score)
