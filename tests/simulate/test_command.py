@@ -111,6 +111,7 @@ def test_people_get_a_table() -> None:
         (("--set", "=2"), "--set"),
         (("--set", "exchange.gossip.magic=2"), "exchange.gossip: unknown field: got 'magic'"),
         (("--set", "exchange.magic=2"), "magic"),
+        (("--set", "exchange.kind=magic"), "exchange.kind, in a simulation: got 'magic'"),
         (("--held-out", "1437"), "held-out"),
     ],
 )

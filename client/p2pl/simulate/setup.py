@@ -19,6 +19,7 @@ from p2pl.seeds import seeded
 
 BASELINES = ("centralised", "isolated")
 ENGINES = ("auto", "stacked", "sequential")
+EXCHANGES = ("braintorrent", "cohort", "gossip", "raft")  # those that can be simulated
 MAX_PEERS = 100_000
 
 
@@ -122,6 +123,11 @@ def check(setup: Setup) -> None:
         raise InputError(wrong("--baseline", got=setup.baseline, allowed=", ".join(BASELINES)))
     if setup.engine not in ENGINES:
         raise InputError(wrong("--engine", got=setup.engine, allowed=", ".join(ENGINES)))
+    kind = setup.session.exchange.kind
+    if not setup.baseline and kind not in EXCHANGES:
+        raise InputError(
+            wrong("exchange.kind, in a simulation", got=kind, allowed=", ".join(EXCHANGES))
+        )
     _check_attack(setup)
     precision.check(setup.precision, private=setup.privacy is not None)
     if setup.privacy is not None:

@@ -86,7 +86,8 @@ class Training(_Section, frozen=True):
 class Gossip(_Section, frozen=True):
     """How neighbours are found and told; read by the exchange kind `gossip` only."""
 
-    # Who says whom I talk to: I, among the peers I know, or the tracker, as a coordinator would.
+    # Who chooses a peer's neighbours: the peer, among those it knows, or the tracker, as a
+    # coordinator would.
     form: Literal["client-to-client", "hybrid"] = "client-to-client"
     mode: Literal["push-pull", "pull", "push"] = "push-pull"
     keep_rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 1  # the same neighbours for so long
@@ -111,16 +112,16 @@ class Exchange(_Section, frozen=True):
     """Who sends what to whom, when."""
 
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)]
-    # Peers pulled from each round, without me; `braintorrent` asks everybody whatever stands here,
+    # Peers pulled from each round, itself not counted; `braintorrent` asks everybody whatever stands here,
     # and for `gossip` it is the number of neighbours.
     cohort: Annotated[int, Meta(ge=0, le=256)]
     kind: Name = "cohort"
     arguments: dict[Name, Argument] = {}
-    min_peers: Annotated[int, Meta(ge=1, le=10_000)] = 2  # alive, with me, before round 1 begins
+    min_peers: Annotated[int, Meta(ge=1, le=10_000)] = 2  # alive, itself counted, before round 1
     start_deadline_s: Seconds = 60.0  # how long to wait for them
     wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0  # for a slower peer's round; 0 = never
     pull_deadline_s: Seconds = 30.0  # for one round's pulls, all together
-    lockstep: bool = False  # mix what is of my very round, nothing older and nothing newer
+    lockstep: bool = False  # mix what is of the same round, nothing older and nothing newer
     polish_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 0  # of `rounds`, the last: only mixing
     gossip: Gossip = Gossip()
     raft: Raft = Raft()
@@ -132,10 +133,10 @@ class Mixing(_Section, frozen=True):
     rule: Name = "degroot"
     arguments: dict[Name, Argument] = {}
     # For the robust rules; see p2pl.mixing.robust.
-    byzantine: Annotated[int, Meta(ge=0, le=256)] | None = None  # assumed bad in a cohort, me apart
-    balance_gamma: Annotated[float, Meta(gt=0, le=1e6)] = 0.3  # of my own norm
+    byzantine: Annotated[int, Meta(ge=0, le=256)] | None = None  # assumed bad in a cohort
+    balance_gamma: Annotated[float, Meta(gt=0, le=1e6)] = 0.3  # of the peer's own norm
     balance_kappa: Annotated[float, Meta(ge=0, le=100)] = 1.0  # how it shrinks, in all rounds
-    own_share: Fraction = 0.5  # of my own model in the mix of `balance` and `ubar`
+    own_share: Fraction = 0.5  # of the peer's own model in the mix of `balance` and `ubar`
     # For `degroot`; see p2pl.mixing.trust.row.
     trust_gate: Annotated[float, Meta(ge=0, le=10)] = 2.0  # standard errors; less is noise
     warmup_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 1  # in which experience does not count
