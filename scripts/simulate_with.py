@@ -11,13 +11,16 @@ from importlib import import_module
 
 from p2pl.cli import app
 
+# The names in recorded commands, and where these constants stand.
+PLACES = {"trust": "p2pl.mixing.trust.row", "screening": "p2pl.mixing.trust.screening"}
+
 
 def main(constant: str, command: list[str]) -> None:
     """Runs `command` with one constant changed; constant: MODULE.NAME=NUMBER, or "as it is"."""
     if constant != "as it is":
         name, _, number = constant.partition("=")
         module, _, attribute = name.rpartition(".")
-        place = import_module(f"p2pl.learning.{module}")
+        place = import_module(PLACES[module])
         kind = type(getattr(place, attribute))
         setattr(place, attribute, kind(float(number)))
     hasty = [word for word in command if word != "--fast"]

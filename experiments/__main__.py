@@ -1,0 +1,108 @@
+"""The command line of the experiments; `scripts/reproduce` sets up what it needs and calls it."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from experiments import grid, page, runner, store
+from experiments.grid import ROOT, STUDIES, Cell, NotRun, Study
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a study, or goes on with it, and exits with 1 where a cell failed."""
+    options = parser().parse_args(arguments)
+    # Ended from outside, a study takes its workers and their peers along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    names = [options.name]
+    if options.name == "all":
+        names = list(STUDIES if options.page else grid.ALL)
+        print(f"reproduce: all is {' '.join(names)}", file=sys.stderr)
+        if not options.page:
+            print("reproduce: the other studies are run by name", file=sys.stderr)
+    home = options.out or ROOT / ("runs/fast" if options.fast else "")
+    place = page.Place(home.resolve(), hasty=options.fast)
+    failed = [name for name in names if not reproduce(grid.study(name), place, options)]
+    sys.exit(1 if failed else 0)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns what the command line may say."""
+    made = argparse.ArgumentParser(prog="reproduce", description=__doc__)
+    made.add_argument("name", choices=("all", *STUDIES), metavar="NAME|all")
+    where = (
+        "a folder for results/raw, docs/results and RESULTS.md; default: here; --fast: runs/fast"
+    )
+    made.add_argument("--out", type=Path, help=where)
+    made.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--fast", action="store_true", help="2 seeds, 2 rounds: does it run?")
+    made.add_argument("--only", default="", help="cells whose name holds this text")
+    made.add_argument("--list", action="store_true", help="print the commands and stop")
+    made.add_argument("--show", metavar="TEXT", help="print the rows of such cells and stop")
+    made.add_argument("--page", action="store_true", help="run nothing, write what is there")
+    stale = "run what another commit of the client made as well"
+    made.add_argument("--stale", action="store_true", help=stale)
+    return made
+
+
+def reproduce(study: Study, place: page.Place, options: argparse.Namespace) -> bool:
+    """Returns whether all went well with one study."""
+    cells = [cell for cell in place.cells(study) if options.only in cell.name]
+    if options.list:
+        list_cells(study, place, cells)
+        return True
+    if options.show is not None:
+        show(study, place, options.show)
+        return True
+    if not options.page:
+        todo = runner.missing(cells, place.raw, study.name, stale=options.stale)
+        failed = runner.run_cells(todo, place.raw, study.name, options.jobs)
+        for name, reason in failed.items():
+            print(f"reproduce: cell {name} failed: {reason}", file=sys.stderr)
+        if failed:
+            return False
+        if options.only:
+            return True
+    return write(study, place)
+
+
+def write(study: Study, place: page.Place) -> bool:
+    """Returns whether there was something to write."""
+    try:
+        print(f"page {page.write_page(study, place)}")
+    except NotRun as missing:
+        nothing = f"reproduce: {study.name} has nothing to show before cell {missing} is run"
+        print(nothing, file=sys.stderr)
+        return False
+    print(f"index {page.write_index(place)}")
+    return True
+
+
+def list_cells(study: Study, place: page.Place, cells: Sequence[Cell]) -> None:
+    """Prints the command of each cell, and what is to be known of its figures."""
+    kept = {home: store.read(store.path(place.raw, home)) for home in page.homes(study)}
+    for cell in cells:
+        row = kept[cell.home or study.name].get(cell.name)
+        if row is None:
+            state = "not run"
+        elif not store.is_fresh(row, cell):
+            state = "stale"
+        else:
+            state = store.origin(row)
+        print(f"{cell.name}: {cell.command}{f'  # {state}' if state else ''}")
+
+
+def show(study: Study, place: page.Place, text: str) -> None:
+    """Prints the rows of the cells whose name holds a text, as JSON."""
+    for home in sorted(page.homes(study)):
+        for row in store.read(store.path(place.raw, home)).values():
+            if text in row.cell:
+                print(json.dumps(asdict(row), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What studies make of their figures."""
+
+import shlex
+
+from experiments import store
+from experiments.grid import MNIST, ROOT
+from experiments.studies import privacy_tuning as tuning
+from experiments.studies import raft
+
+
+def test_elections_go_from_one_resignation_to_the_next_and_count_who_stands_in_one_term() -> None:
+    roles = [
+        (10.0, 0, "follower", 0),
+        (11.0, 0, "candidate", 1),
+        (11.5, 0, "leader", 1),
+        (15.0, 0, "follower", 1),
+        (15.5, 2, "pre-candidate", 1),
+        (15.6, 2, "candidate", 2),
+        (15.7, 1, "candidate", 3),  # nobody won term 2
+        (15.75, 2, "pre-candidate", 2),
+        (15.8, 2, "candidate", 3),
+        (15.9, 1, "leader", 3),
+        (16.0, 2, "follower", 3),
+        (19.0, 1, "follower", 3),  # and the log ends before there is another
+    ]
+    one, two = raft.elections_of(roles)
+    assert [(turn.at_s, turn.was, turn.now) for turn in one] == [(1.0, "F", "C"), (1.5, "C", "L")]
+    assert [turn.words for turn in two] == [
+        "the term ends",
+        "node 2 stands in term 2",
+        "node 1 stands in term 3",
+        "node 2 stands no longer",
+        "node 2 stands in term 3",
+        "elected in term 3",
+        "node 2 stands no longer",
+    ]
+    assert (raft.rivals(one), raft.rivals(two)) == (1, 2)
+    assert raft.rows_of(two)[-2] == ["5.90", "F", "L", "C", "F", "F", "elected in term 3"]
+
+
+def test_private_training_takes_the_setting_that_did_best_on_held_out_examples() -> None:
+    kept = store.read(store.path(ROOT / "results" / "raw", "privacy_tuning"))
+    for arm in tuning.ARMS:
+        found = {
+            row.figures["accuracy"]["mean"]: row.command or ""
+            for row in kept.values()
+            if row.cell.startswith(f"{arm}-mnist-6-1-")
+        }
+        best = tuning.chosen(arm, MNIST, 6, 1)
+        assert len(found) > 5
+        assert found[max(found)].endswith(shlex.join(best.words))
+        assert tuning.chosen(arm, MNIST, 6, 2) == best
+        assert tuning.chosen(arm, MNIST, 6, 8) == tuning.chosen(arm, MNIST, 6, 3) != best
