@@ -112,8 +112,8 @@ class Exchange(_Section, frozen=True):
     """Who sends what to whom, when."""
 
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)]
-    # Peers pulled from each round, itself not counted; `braintorrent` asks everybody whatever stands
-    # here, and for `gossip` it is the number of neighbours.
+    # Peers pulled from each round, itself not counted; `braintorrent` asks everybody whatever is
+    # said here, and for `gossip` it is the number of neighbours.
     cohort: Annotated[int, Meta(ge=0, le=256)]
     kind: Name = "cohort"
     arguments: dict[Name, Argument] = {}
