@@ -21,6 +21,7 @@ from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust import opinions
 from p2pl.run.log import RoundEntry
 from p2pl.seeds import seeded
+from p2pl.simulate.raft import leads
 from p2pl.simulate.setup import Setup, draw_cohort
 
 VICTIM = 0  # the number of the peer into which an adaptive attacker has looked
@@ -134,8 +135,27 @@ def liars(setup: Setup, entries: Sequence[RoundEntry], index: int) -> Liars | No
     names = setup.names_in(index)
     good, bad = frozenset(names[: setup.honest]), frozenset(names[setup.honest :])
     honest = entries[: setup.honest]
-    weights = [sum(w for peer, w in entry.trust.items() if peer in bad) for entry in honest]
+    rows = rows_of(setup, entries, index)[: setup.honest]
+    weights = [sum(w for peer, w in row.items() if peer in bad) for row in rows]
     return Liars(sum(weights) / len(honest), _rejected_of(bad, honest), _rejected_of(good, honest))
+
+
+def rows_of(setup: Setup, entries: Sequence[RoundEntry], index: int) -> list[Mapping[str, float]]:
+    """Returns of whose models each peer's mix is made in the end, with which weight, by peer.
+
+    In `raft` a follower's own entry names its leader alone. What an honest leader gives out is made
+    as its row says; what a bad one gives out is its own, whatever it has mixed.
+
+    Args:
+        setup: of the simulation.
+        entries: by peer, of the round.
+        index: the round.
+    """
+    rows: list[Mapping[str, float]] = [entry.trust for entry in entries]
+    if setup.session.exchange.kind != "raft":
+        return rows
+    leader = leads(setup)[index - 1].peer
+    return [rows[leader]] * len(rows) if leader < setup.honest else rows
 
 
 def _rejected_of(peers: frozenset[str], entries: Sequence[RoundEntry]) -> float | None:

@@ -165,7 +165,9 @@ def mix_at_the_leader(
 ) -> list[Mixed]:
     """Returns what everybody holds after a round: the leader's mix, as it travels.
 
-    From a leader that lies they get its lie, and who gets nothing usable keeps its own.
+    All that a follower mixes is the leader's model, as in a network; what that is made of stands in
+    the leader's row. From a leader that lies they get its lie, and who gets nothing usable keeps
+    its own.
 
     Args:
         setup: of the simulation.
@@ -187,7 +189,7 @@ def mix_at_the_leader(
         if peer == leader:
             mixed.append(made)
         elif leader < setup.honest:
-            mixed.append(Mixed(travelled, made.row, {}, remembered))
+            mixed.append(Mixed(travelled, {chief.peer_id: 1.0}, {}, remembered))
         elif lie is not None:
             mixed.append(Mixed(lie.vector, {chief.peer_id: 1.0}, {}, remembered))
         else:
