@@ -115,3 +115,17 @@ def test_what_bad_peers_have_in_a_leaders_model_counts_for_all_who_hold_it() -> 
     leader = one.entries[leads(setup)[0].peer]
     assert one.liars.weight == pytest.approx(leader.trust[setup.ids[5]])
     assert one.liars.weight > 0.1
+
+
+def test_a_follower_trusts_its_leader_alone_and_bad_peers_count_by_the_leaders_row() -> None:
+    wanted = msgspec.structs.replace(session(rounds=2), mixing=Mixing(rule="uniform"))
+    setup = setup_of(wanted, attack=parse_kind("sign-flip:-3"), bad=1)
+    one = simulated(setup).rounds[0]
+    leader = leads(setup)[0].peer
+    assert leader < setup.honest
+    for peer, entry in enumerate(one.entries):
+        if peer != leader:
+            assert entry.trust == {setup.ids[leader]: 1.0}
+    assert set(one.entries[leader].trust) == set(setup.ids)
+    assert one.liars is not None
+    assert one.liars.weight == pytest.approx(1 / 6)

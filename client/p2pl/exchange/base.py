@@ -5,6 +5,7 @@ session says. `p2pl.exchange.round` runs the rounds.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -62,11 +63,23 @@ class Overtaken(Exception):  # no error: the world went on
 class Exchange(Protocol):
     """One kind of exchange, for one node in one run; made without arguments.
 
+    A class that names `Exchange` as its base inherits what is written out here; it must say
+    `enter`, `collect` and `finish`.
+
     Attributes:
         arguments: names that the kind reads from the session's `exchange.arguments`.
     """
 
     arguments: ClassVar[frozenset[str]] = frozenset()
+
+    def running(self, node: Node) -> AbstractAsyncContextManager[None]:
+        """Returns what is open around all of a run: before `enter`, and after `finish` or an error.
+
+        A kind that does something beside the rounds starts and ends it here; what goes wrong there
+        must end the run.
+        """
+        del node
+        return nullcontext()
 
     async def enter(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state to begin with, once the others are there.
@@ -89,6 +102,10 @@ class Exchange(Protocol):
             Overtaken: what the peer trained is not needed any more.
         """
         ...
+
+    async def saved(self, node: Node, state: PeerState) -> None:
+        """Takes in that the state after a round is on disk: from now on others may know of it."""
+        del node, state
 
     async def finish(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state in which the peer leaves, after serving others for a while."""

@@ -7,7 +7,7 @@ from functools import partial
 import msgspec
 
 from p2pl.events import RoundEnded
-from p2pl.exchange.base import Exchange, Overtaken
+from p2pl.exchange.base import Collected, Exchange, Overtaken
 from p2pl.exchange.node import Node
 from p2pl.exchange.swap import Pulls
 from p2pl.learner import Scored
@@ -32,10 +32,11 @@ async def run(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
         RunDirError: the saved state is of another kind of exchange.
         TrainingDiverged: the local loss is no longer finite.
     """
-    state = await exchange.enter(node, state)
-    while state.round < node.rounds:
-        state = await run_round(node, exchange, state)
-    return await exchange.finish(node, state)
+    async with exchange.running(node):
+        state = await exchange.enter(node, state)
+        while state.round < node.rounds:
+            state = await run_round(node, exchange, state)
+        return await exchange.finish(node, state)
 
 
 async def run_round(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
@@ -48,6 +49,22 @@ async def run_round(node: Node, exchange: Exchange, state: PeerState) -> PeerSta
         collected = await exchange.collect(node, state, trained)
     except Overtaken as moved:
         return moved.state
+    return await end_round(node, exchange, state, Local(index, start, trained, meter), collected)
+
+
+async def end_round(
+    node: Node, exchange: Exchange, state: PeerState, local: "Local", collected: Collected
+) -> PeerState:
+    """Returns the peer's state after a round, once it is mixed, scored, saved and told.
+
+    Args:
+        node: the peer.
+        exchange: how it got the models of others.
+        state: before the round.
+        local: what the peer did in it by itself.
+        collected: what others gave.
+    """
+    start, trained = local.start, local.trained
     mixed = collected.mixed or await node.mix(
         state, trained.vector, collected.models, collected.age, start.vector
     )
@@ -55,11 +72,13 @@ async def run_round(node: Node, exchange: Exchange, state: PeerState) -> PeerSta
     after = PeerState(
         round=min(node.rounds, collected.reached),
         weights=mixed.vector,
-        optimizer=node.learner.follow(start, trained, mixed.vector, index),
+        optimizer=node.learner.follow(start, trained, mixed.vector, local.index),
         trust=mixed.memory,
         memory=collected.memory(mixed),
     )
-    await remember(node, after, Outcome(index, trained, collected.pulls, mixed, scored), meter)
+    outcome = Outcome(local.index, trained, collected.pulls, mixed, scored)
+    await remember(node, after, outcome, local.meter)
+    await exchange.saved(node, after)
     return after
 
 
@@ -92,6 +111,16 @@ class Meter:
             tracker_seconds=node.directory.seconds,
             answer=node.answer,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What a peer did in a round by itself."""
+
+    index: int  # of the round
+    start: Start
+    trained: Trained
+    meter: Meter  # at the beginning
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,9 @@ def mix_at_the_leader(
 ) -> list[Mixed]:
     """Returns what everybody holds after a round: the leader's mix, as it travels.
 
-    From a leader that lies they get its lie, and who gets nothing usable keeps its own.
+    All that a follower mixes is the leader's model, as in a network; what that is made of stands in
+    the leader's row. From a leader that lies they get its lie, and who gets nothing usable keeps
+    its own.
 
     Args:
         setup: of the simulation.

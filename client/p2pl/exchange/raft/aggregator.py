@@ -1,231 +1,88 @@
-"""What a raft leader has and does besides taking part: one `Term`, gone when its leadership ends.
-
-It gives the global model to those who ask, and takes in what they made of it. Behera et al. 2021,
-figure 3: a request is opened with the leader's key (S2), and answered sealed to the key that came
-with it (S3).
-"""
+"""What a raft leader does besides taking part: it serves the newest model, and makes the next."""
 
 import asyncio
-import logging
-import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from p2pl.errors import FrameError, PullError
-from p2pl.exchange.node import Node
-from p2pl.exchange.raft.leadership import Bell
+from p2pl.exchange.cohort import POLL_S
+from p2pl.exchange.raft.leadership import Leadership
+from p2pl.exchange.raft.participant import Came, Participant
+from p2pl.exchange.raft.term import Term
+from p2pl.exchange.swap import Pulls
 from p2pl.mixing.base import PeerModel
-from p2pl.network.sealed import KeyPair, lock, locked_bytes, seal, unlock
-from p2pl.protocol.frame import BLOB_NAME_BYTES
-from p2pl.protocol.raft import messages as raft
 from p2pl.protocol.raft.election import ModelId
-from p2pl.protocol.raft.messages import (
-    Fetch,
-    ModelLocation,
-    Notice,
-    Reply,
-    Request,
-    Sealed,
-    Taken,
-    Update,
-)
-
-log = logging.getLogger(__name__)
-
-MAX_GUESTS = 256  # peers without a vote that a leader speaks to; as many as a cohort at most
-GUEST_S = 10.0  # a guest that was not heard for so long is gone
-KEPT_KEYS = 2  # the announced one and the one before, for requests on their way
-MAX_ANSWERED = 4_096  # reply keys remembered for each of them, so that no request counts twice
+from p2pl.run.state import PeerState
 
 
-@dataclass(frozen=True, slots=True)
-class OwnKey:
-    """A key that was announced, and the reply keys of the requests that it has opened."""
-
-    pair: KeyPair
-    answered: set[bytes] = field(default_factory=set)
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """A model that is given to those who know its name and key."""
-
-    model_id: ModelId
-    name: bytes
-    key: bytes
-
-
-class Term:
-    """One term as leader.
+class Aggregator:
+    """The work of a leader, for a peer that may be elected.
 
     Args:
-        node: the peer.
-        number: of the term.
-        broadcast: tells all other members something, and those named besides.
-        bell: rung when something has come.
-
-    Attributes:
-        began_s: when, by the peer's clock.
-        notice: what I announce; None before the first model is served.
+        peer: what it does as a participant; its `term` is set while it leads.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        number: int,
-        broadcast: Callable[[raft.Clear, Iterable[str]], None],
-        bell: Bell,
-    ) -> None:
-        self.number, self.began_s = number, node.clock()
-        self.notice: Notice | None = None
-        self._node, self._broadcast, self._bell = node, broadcast, bell
-        self._exchange = node.session.exchange
-        self._keys: list[OwnKey] = []  # the newest last
-        self._blobs: list[Blob] = []  # the newest last
-        self._results: dict[str, tuple[ModelId, PeerModel]] = {}  # by peer id
-        self._coming: dict[str, asyncio.Task[None]] = {}  # results on their way, by peer id
-        self._guests: dict[str, float] = {}  # peer id -> when last heard
+    def __init__(self, peer: Participant) -> None:
+        self._peer = peer
 
-    @property
-    def guests(self) -> set[str]:
-        """Peers without a vote that were heard of late."""
-        since_s = self._node.clock() - GUEST_S
-        return {guest for guest, at_s in self._guests.items() if at_s > since_s}
+    async def lead_when_elected(self, leadership: Leadership) -> None:
+        """Leads each term that the peer is elected for, until cancelled."""
+        while True:
+            number = leadership.state.term
+            if leadership.leads(number):
+                await self._lead(leadership, number)
+            else:
+                await self._peer.bell.wait(POLL_S)
 
-    async def close(self) -> None:
-        """Forgets everything; nobody gets anything more of this term."""
-        coming = list(self._coming.values())
-        for task in coming:
-            task.cancel()
-        await asyncio.gather(*coming, return_exceptions=True)
-        for blob in self._blobs:
-            self._node.transport.drop_blob(blob.name)
-
-    async def serve(self, held: ModelId, vector: Tensor) -> None:
-        """Gives this model to whoever asks from now on, and announces it with a new key."""
-        node = self._node
-        pair = await asyncio.to_thread(KeyPair.generate, self._exchange.raft.suite)
-        locked = await asyncio.to_thread(lambda: lock(node.learner.codec.encode(vector)))
-        blob = Blob(held, os.urandom(BLOB_NAME_BYTES), locked.key)
-        await node.transport.put_blob(blob.name, locked.box)
-        for old in self._blobs[:-1]:
-            node.transport.drop_blob(old.name)
-        self._blobs = [*self._blobs[-1:], blob]
-        self._keys = [*self._keys, OwnKey(pair)][-KEPT_KEYS:]
-        key = node.transport.identity.private_key
-        self.notice = raft.announce(key, node.file.id, self.number, held, pair.public)
-        self.announce()
-        self._bell.ring()
-
-    def announce(self) -> None:
-        """Says again what is newest."""
-        if self.notice:
-            self._broadcast(self.notice, self.guests)
-
-    def welcome(self, guest: str) -> None:
-        """Speaks to a peer without a vote for a while."""
-        self._guests = {one: self._guests[one] for one in self.guests}
-        if guest in self._guests or len(self._guests) < MAX_GUESTS:
-            self._guests[guest] = self._node.clock()
-
-    async def gather(
-        self, base: ModelId, members: frozenset[str], present: Callable[[], set[str]]
-    ) -> dict[str, PeerModel]:
-        """Returns the results of a majority of the members at least, mine among them, by peer id.
-
-        Of all who are there, if they give theirs within `exchange.wait_s` of the majority.
+    async def make_next(self, term: Term, state: PeerState, own: PeerModel) -> Came:
+        """Returns the mix of what a majority at least has made of the model that is held.
 
         Args:
-            base: the model that they are made of.
-            members: who counts for the majority.
-            present: returns the members that are there now.
+            term: the one that the peer leads.
+            state: after the last round.
+            own: what the peer itself gives, of the round that is made.
         """
-        me, enough_s = self._node.transport.identity.peer_id, None
-        while True:
-            given = {
-                one: model for one, (model_id, model) in self._results.items() if model_id == base
-            }
-            if me in given and len(given.keys() & members) > len(members) // 2:
-                enough_s = enough_s or self._node.clock()
-                late = self._node.clock() - enough_s >= self._exchange.wait_s
-                if late or present() | self.guests <= given.keys():
-                    self._results = {}
-                    return given
-            await self._bell.wait(self._exchange.raft.heartbeat_s)
+        peer, base = self._peer, self._peer.held
+        term.give(peer.me, base, own)
+        received = await term.gather(base, peer.founders.members, self.present)
+        own = received.pop(peer.me)
+        mixed = await peer.node.mix(state, own.vector, received, own.round, state.weights)
+        made = ModelId(term.number, base.round + 1)
+        return Came(made, mixed, Pulls(tuple(received), received, {}))
 
-    def give(self, sender: str, base: ModelId, model: PeerModel) -> None:
-        """Takes in what a peer has made of a model."""
-        self._results[sender] = base, model
-        self._bell.ring()
+    def present(self) -> set[str]:
+        """Returns the members that answer heartbeats, or have not had the time to."""
+        peer = self._peer
+        if peer.leadership is None or peer.term is None:
+            return set()
+        since_s = peer.node.clock() - peer.settings.longest_timeout_s
+        if peer.term.began_s > since_s:
+            return set(peer.founders.members)
+        acks = peer.leadership.state.acks
+        return {one for one, (at_s, _) in acks.items() if at_s > since_s}
 
-    def open(self, sender: str, box: bytes) -> bool:
-        """Returns whether a sealed message was for me; if so, it is being answered."""
-        about = raft.about(self._node.file.id, self.number, "request")
-        for key in self._keys:
-            plain = key.pair.open(box, about)
-            if plain is not None:
-                self._on_request(sender, key, raft.decode_request(plain))
-                return True
-        return False
-
-    def _on_request(self, sender: str, key: OwnKey, request: Request) -> None:
-        if request.reply_key in key.answered or len(key.answered) >= MAX_ANSWERED:
-            log.debug("a request came again peer=%s", sender)
-            return
-        key.answered.add(request.reply_key)
-        newest = self._blobs[-1]
-        if isinstance(request, Fetch):
-            model = ModelLocation(newest.model_id, newest.name, newest.key)
-            self._answer(sender, request.reply_key, model)
-            return
-        known = self._results.get(sender)
-        if request.model_id != newest.model_id or (known and known[0] == request.model_id):
-            self._answer(sender, request.reply_key, Taken(newest.model_id))
-        elif sender not in self._coming and len(self._coming) < 2 * MAX_GUESTS:
-            self._coming[sender] = asyncio.create_task(self._take(sender, request))
-
-    async def _take(self, sender: str, update: Update) -> None:
-        """Fetches a peer's result, and tells it so."""
+    async def _lead(self, leadership: Leadership, number: int) -> None:
+        """Returns when the peer does not lead this term any more."""
+        peer = self._peer
+        term = peer.term = Term(peer.node, number, peer.broadcast, peer.bell)
+        serving = asyncio.create_task(self._serve(term))
         try:
-            vector = await collect(self._node, sender, update.blob, update.lock_key)
-            self.give(
-                sender,
-                update.model_id,
-                PeerModel(update.model_id.round + 1, update.samples, vector),
-            )
-            self._answer(sender, update.reply_key, Taken(update.model_id))
-        except (PullError, FrameError) as fault:
-            self._node.events.said(f"no result from {sender[:8]}: {fault}")
+            while leadership.leads(number):
+                if serving.done():
+                    serving.result()  # raises what went wrong
+                await peer.bell.wait(POLL_S)
         finally:
-            del self._coming[sender]
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            await term.close()
+            peer.term = None
 
-    def _answer(self, sender: str, reply_key: bytes, reply: Reply) -> None:
-        """Seals an answer to the key that came with the request, and tells everybody."""
-        about = raft.about(self._node.file.id, self.number, "reply")
-        try:
-            box = seal(self._exchange.raft.suite, reply_key, raft.encode(reply), about)
-        except FrameError as fault:
-            log.debug("no answer peer=%s reason=%s", sender, fault)
-            return
-        self._broadcast(Sealed(box), [sender])
-
-
-async def collect(node: Node, sender: str, name: bytes, key: bytes) -> Tensor:
-    """Returns the parameters in a locked blob of another peer, [P].
-
-    Raises:
-        PullError, FrameError: it cannot be had, or is not what it should be.
-    """
-    address = node.directory.known.find(sender)
-    if address is None:
-        raise PullError("nobody has said where this peer is")
-    size = locked_bytes(node.learner.codec.payload_bytes)
-    deadline_s = node.session.exchange.pull_deadline_s
-    box = await node.transport.fetch_blob(address, name, size=size, deadline_s=deadline_s)
-    return await asyncio.to_thread(_open_model, node, key, box)
-
-
-def _open_model(node: Node, key: bytes, box: memoryview) -> Tensor:
-    return node.learner.codec.decode(unlock(key, box))
+    async def _serve(self, term: Term) -> None:
+        """Gives out the model that is held, and the next one as soon as that is on disk."""
+        peer, served = self._peer, None
+        while True:
+            await peer.at_rest.wait()
+            if peer.held == served:
+                await peer.bell.wait(POLL_S)
+                continue
+            served, vector = peer.held, peer.state.weights
+            if served.term == term.number:  # else it was decided before: not this peer's to change
+                vector = await peer.to_serve(served.round, vector)
+            await term.serve(served, vector)

@@ -20,9 +20,9 @@ from support.joins import Watching, run, session_file
 from support.processes import Swarm
 
 from p2pl.errors import FrameError, QuorumError, RunDirError
-from p2pl.exchange.raft import aggregator
-from p2pl.exchange.raft import member as raft
+from p2pl.exchange.raft import participant
 from p2pl.exchange.raft.leadership import SEAT_FILE, Leadership, SeatFile
+from p2pl.exchange.raft.term import Term
 from p2pl.learning import codec
 from p2pl.mixing.base import PeerModel
 from p2pl.network.keys import Identity
@@ -172,18 +172,18 @@ def test_a_request_that_is_played_again_is_answered_once(
     swarm.tracker()
     answered: list[bytes] = []
     requests: list[bytes] = []
-    answer, opening = aggregator.Term._answer, aggregator.Term.open
+    answer, opening = Term._answer, Term.open
 
-    def answering(term: aggregator.Term, sender: str, key: bytes, reply: protocol.Reply) -> None:
+    def answering(term: Term, sender: str, key: bytes, reply: protocol.Reply) -> None:
         answered.append(key)
         answer(term, sender, key, reply)
 
-    def open_twice(term: aggregator.Term, sender: str, box: bytes) -> bool:
+    def open_twice(term: Term, sender: str, box: bytes) -> bool:
         requests.append(box)
         return opening(term, sender, box) and opening(term, sender, box)
 
-    monkeypatch.setattr(aggregator.Term, "_answer", answering)
-    monkeypatch.setattr(aggregator.Term, "open", open_twice)
+    monkeypatch.setattr(Term, "_answer", answering)
+    monkeypatch.setattr(Term, "open", open_twice)
     # Long enough for the slowest of three on a busy machine: else a round is aggregated without it.
     summaries = asyncio.run(run_all(swarm, raft_file(swarm, wait_s=15.0)))
     assert requests
@@ -202,7 +202,7 @@ def test_who_has_not_answered_a_new_leader_yet_is_waited_for(
     swarm: Swarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swarm.tracker()
-    hear, give = Leadership.hear, aggregator.Term.give
+    hear, give = Leadership.hear, Term.give
     slow: dict[str, str] = {}  # for each that may lead: whom it hears late
     until_s: dict[str, float] = {}  # for each that is heard late
 
@@ -215,7 +215,7 @@ def test_who_has_not_answered_a_new_leader_yet_is_waited_for(
                 return
         hear(leadership, sender, message)
 
-    def giving(term: aggregator.Term, sender: str, base: ModelId, model: PeerModel) -> None:
+    def giving(term: Term, sender: str, base: ModelId, model: PeerModel) -> None:
         if sender == slow.get(term._node.transport.identity.peer_id):
             loop = asyncio.get_running_loop()
             loop.call_later(0.5, give, term, sender, base, model)
@@ -223,7 +223,7 @@ def test_who_has_not_answered_a_new_leader_yet_is_waited_for(
             give(term, sender, base, model)
 
     monkeypatch.setattr(Leadership, "hear", hearing)
-    monkeypatch.setattr(aggregator.Term, "give", giving)
+    monkeypatch.setattr(Term, "give", giving)
     file = raft_file(swarm, wait_s=15.0, shortest_timeout_s=2.5, longest_timeout_s=4.0)
     asyncio.run(run_all(swarm, file))
     made = (one for one in events(swarm) if one["event"] == "aggregated")
@@ -236,16 +236,16 @@ def test_a_leader_that_never_answers_makes_nobody_try_ever_more_keys(
 ) -> None:
     swarm.tracker()
     tried: list[int] = []
-    sealed = raft.Member.on_sealed
+    sealed = participant.Participant.on_sealed
 
-    def counting(member: raft.Member, sender: str, box: bytes) -> None:
+    def counting(member: participant.Participant, sender: str, box: bytes) -> None:
         tried.append(len(member.asked))
         sealed(member, sender, box)
 
-    monkeypatch.setattr(raft.Member, "on_sealed", counting)
-    monkeypatch.setattr(aggregator.Term, "_answer", lambda *_: None)
-    monkeypatch.setattr(raft, "ASK_AGAIN_S", 0.01)
-    monkeypatch.setattr(raft, "MAX_ASKED", 3)
+    monkeypatch.setattr(participant.Participant, "on_sealed", counting)
+    monkeypatch.setattr(Term, "_answer", lambda *_: None)
+    monkeypatch.setattr(participant, "ASK_AGAIN_S", 0.01)
+    monkeypatch.setattr(participant, "MAX_ASKED", 3)
 
     async def for_a_while() -> None:
         with contextlib.suppress(TimeoutError):
@@ -325,16 +325,16 @@ def test_all_end_with_one_model_though_the_last_leader_is_deposed(
     swarm: Swarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swarm.tracker()
-    serve = aggregator.Term.serve
+    serve = Term.serve
     stalled: list[ModelId] = []
 
-    async def serving(term: aggregator.Term, held: ModelId, vector: torch.Tensor) -> None:
+    async def serving(term: Term, held: ModelId, vector: torch.Tensor) -> None:
         await serve(term, held, vector)
         if held.round == ROUNDS and not stalled:
             stalled.append(held)
             time.sleep(2.5)  # noqa: ASYNC251  # nobody hears of it before others stand for election
 
-    monkeypatch.setattr(aggregator.Term, "serve", serving)
+    monkeypatch.setattr(Term, "serve", serving)
     summaries = asyncio.run(run_all(swarm, raft_file(swarm, wait_s=15.0)))
     assert {(one.state, one.rounds) for one in summaries} == {("finished", ROUNDS)}
     assert len(models(swarm)) == 1
@@ -384,10 +384,12 @@ async def test_a_seat_survives_a_restart_and_is_of_one_session(tmp_path: Path) -
 
 
 def test_a_state_of_another_exchange_is_refused() -> None:
-    assert raft.model_id_of(PeerState(0, torch.zeros(1))) == ModelId(0, 0)
-    assert raft.model_id_of(PeerState(3, torch.zeros(1), memory={"term": 2})) == ModelId(2, 3)
+    assert participant.model_id_of(PeerState(0, torch.zeros(1))) == ModelId(0, 0)
+    assert participant.model_id_of(PeerState(3, torch.zeros(1), memory={"term": 2})) == ModelId(
+        2, 3
+    )
     with pytest.raises(RunDirError, match="one of raft"):
-        raft.model_id_of(PeerState(3, torch.zeros(1), memory={"used": {}}))
+        participant.model_id_of(PeerState(3, torch.zeros(1), memory={"used": {}}))
 
 
 def test_the_largest_request_fits_a_short_message() -> None:

@@ -1,0 +1,380 @@
+"""What every peer of a raft session does: it hears others, knows who leads, fetches and gives."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from torch import Tensor
+
+from p2pl.errors import FrameError, PullError, QuorumError, RunDirError, TrackerError, wrong
+from p2pl.exchange.cohort import POLL_S
+from p2pl.exchange.node import Node
+from p2pl.exchange.raft.bootstrap import Founders
+from p2pl.exchange.raft.leadership import Bell, EventLog, Leadership, SeatFile
+from p2pl.exchange.raft.outbox import Post
+from p2pl.exchange.raft.term import Term, collect
+from p2pl.exchange.swap import Pulls, announce
+from p2pl.mixing.base import Mixed, PeerModel
+from p2pl.network.sealed import KeyPair, lock, seal
+from p2pl.protocol.announce import MAX_NUMWANT
+from p2pl.protocol.frame import BLOB_NAME_BYTES
+from p2pl.protocol.raft import bootstrap as founding
+from p2pl.protocol.raft import election
+from p2pl.protocol.raft import messages as raft
+from p2pl.protocol.raft.election import ModelId
+from p2pl.protocol.raft.messages import (
+    Fetch,
+    ModelLocation,
+    Notice,
+    Reply,
+    Request,
+    Sealed,
+    Update,
+    Who,
+)
+from p2pl.run.state import PeerState
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ASK_AGAIN_S = 3.0  # chosen: a request whose answer is lost is made anew, with a new key
+MAX_ASKED = 16  # attempts whose answer would still do; each costs a try to open whatever comes
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """A global model that has come, or was made here.
+
+    Attributes:
+        model_id: which one.
+        mixed: its parameters, and what they are made of as far as the peer knows.
+        pulls: whose models came, and from whom.
+        fetched: whether it is another peer's.
+    """
+
+    model_id: ModelId
+    mixed: Mixed
+    pulls: Pulls
+    fetched: bool = False
+
+    def memory(self) -> dict[str, int]:
+        """Returns what a saved state says of it beside its round."""
+        return {"term": self.model_id.term}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of the peer's that waits for its answer."""
+
+    pair: KeyPair
+    term: int
+    answer: asyncio.Future[Reply]
+
+
+class Moved(Exception):  # no error: the world went on
+    """There is another leader or another model than the one this was about."""
+
+
+class Participant:
+    """One peer of a raft session.
+
+    Attributes:
+        me: its id.
+        held: which model it holds, on disk.
+        state: with that model.
+        leadership: its seat in the election; None where it has no vote.
+        term: what it has as leader; None where it does not lead.
+        at_rest: set while no newer model is on its way to the disk.
+        passed_over: sealed messages that were not for this peer.
+    """
+
+    state: PeerState
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.me = node.transport.identity.peer_id
+        self.settings = node.session.exchange.raft
+        self.post, self.bell = Post(node), Bell()
+        self.events = EventLog(node.run_dir, self.me)
+        self.seat = SeatFile(node.run_dir, node.file.id)
+        self.founders = Founders(
+            node, seat=self.seat, post=self.post, bell=self.bell, events=self.events
+        )
+        self.held = ModelId()
+        self.leadership: Leadership | None = None
+        self.term: Term | None = None
+        self.notices: dict[str, Notice] = {}  # the newest, of each member that has led
+        self.pulled: Mapping[str, PeerModel] = {}  # what the model that is held was made of
+        self.at_rest = asyncio.Event()
+        self.at_rest.set()
+        self.asked: list[Asked] = []
+        self.passed_over = 0
+
+    # What it holds.
+
+    def begin(self, state: PeerState) -> None:
+        """Holds what was saved, or the initial model.
+
+        Raises:
+            RunDirError: it was saved by another kind of exchange.
+        """
+        self.held, self.state = model_id_of(state), state
+
+    async def hold(self, state: PeerState, pulled: Mapping[str, PeerModel]) -> None:
+        """Holds a model from now on, which is on disk, and tells the election.
+
+        Args:
+            state: with the model.
+            pulled: what it was made of, by peer id.
+        """
+        self.held, self.state, self.pulled = model_id_of(state), state, pulled
+        if self.leadership:
+            await self.leadership.hold(self.held)
+
+    def take_seat(self, members: frozenset[str]) -> Leadership:
+        """Returns the peer's part in the election, which begins now."""
+        settings = self.settings
+        rules = election.Rules(
+            me=self.me,
+            members=members,
+            heartbeat_s=settings.heartbeat_s,
+            timeout_s=(settings.shortest_timeout_s, settings.longest_timeout_s),
+            term_s=settings.term_s,
+        )
+        self.leadership = Leadership(
+            rules,
+            self.seat,
+            self.held,
+            tell=lambda to, message: self.post.send([to], raft.encode(message)),
+            bell=self.bell,
+            events=self.events,
+            now=self.node.clock,
+        )
+        return self.leadership
+
+    # What others say.
+
+    async def read_inbox(self) -> None:
+        """Takes in what others say until cancelled; nonsense costs its sender one message."""
+        while True:
+            told = await self.node.transport.inbox.take()
+            try:
+                await self.on_message(told.peer_id, raft.decode(told.payload))
+            except FrameError as fault:
+                self.node.transport.traffic.broke(told.peer_id)
+                log.debug("broken message peer=%s reason=%s", told.peer_id, fault)
+
+    async def on_message(self, sender: str, message: raft.Clear) -> None:
+        """Takes in one message."""
+        if isinstance(message, Notice):
+            self.on_announce(message)
+        elif isinstance(message, Sealed):
+            self.on_sealed(sender, message.box)
+        elif isinstance(message, Who):
+            self.on_who(sender)
+        elif isinstance(message, founding.Acceptance | founding.Refusal):
+            await self.founders.hear(sender, message)
+        elif self.leadership:
+            self.leadership.hear(sender, message)
+
+    def on_announce(self, message: Notice) -> None:
+        """Keeps what a member announces as leader, if it is newer than what it said before."""
+        known = self.notices.get(message.leader)
+        if message.leader not in self.founders.members - {self.me} or message == known:
+            return
+        if known is None or (message.term, message.model_id) >= (known.term, known.model_id):
+            message.check(self.node.file.id)
+            self.notices[message.leader] = message
+            self.bell.ring()
+
+    def on_sealed(self, sender: str, box: bytes) -> None:
+        """Opens what is for this peer: the answer to a request (S4), or a request to a leader."""
+        for asked in self.asked:
+            plain = asked.pair.open(box, raft.about(self.node.file.id, asked.term, "reply"))
+            if plain is not None:
+                if not asked.answer.done():
+                    asked.answer.set_result(raft.decode_reply(plain))
+                return
+        if self.term and self.term.open(sender, box):
+            self.welcome(sender)
+        else:
+            self.passed_over += 1
+
+    def on_who(self, sender: str) -> None:
+        """Tells a peer who votes and who leads."""
+        self.founders.notice(sender)
+        self.welcome(sender)
+        for message in (self.founders.charter, self.notice):
+            if message:
+                self.post.send([sender], raft.encode(message))
+
+    def welcome(self, sender: str) -> None:
+        if self.term and sender not in self.founders.members:
+            self.term.welcome(sender)
+
+    def broadcast(self, message: raft.Clear, more: Iterable[str] = ()) -> None:
+        """Tells all other members, and `more`."""
+        self.post.send((self.founders.members | set(more)) - {self.me}, raft.encode(message))
+
+    @property
+    def notice(self) -> Notice | None:
+        """What the present leader has announced last, as far as the peer knows."""
+        if self.leadership is None:
+            return max(
+                self.notices.values(), key=lambda one: (one.term, one.model_id), default=None
+            )
+        if self.term:
+            return self.term.notice
+        seen = self.leadership.state
+        notice = self.notices.get(seen.leader or "")
+        return notice if notice and notice.term == seen.term else None
+
+    async def repeat(self) -> None:
+        """Says again, as leader, what is newest; without a vote, that the peer is listening."""
+        while True:
+            await asyncio.sleep(self.settings.announce_s)
+            if self.term:
+                self.term.announce()
+            elif not self.leadership:
+                await self.look_for_the_leader()
+
+    async def look_for_the_leader(self) -> None:
+        """Asks the leader, if it is known, or else everybody, who leads; without a vote."""
+        if self.notice:
+            self.post.send([self.notice.leader], raft.encode(Who()))
+            return
+        with contextlib.suppress(TrackerError):
+            await announce(self.node, "update", MAX_NUMWANT)
+        self.broadcast(Who())
+
+    # What it asks of the leader, and gives to it.
+
+    async def current_notice(self) -> Notice:
+        """Returns what the present leader announces, as soon as there is one."""
+        until_s = self.node.clock() + self.settings.patience_s
+        while (notice := self.notice) is None:
+            if self.node.clock() > until_s:
+                raise QuorumError(
+                    wrong(
+                        "leader",
+                        got=f"none for {self.settings.patience_s:.0f} s",
+                        allowed=f"one that more than half of {len(self.founders.members)} elect",
+                        hint="the state is saved; run the same command again when they are there",
+                    )
+                )
+            self.node.events.said("waiting for a leader")
+            await self.bell.wait(self.settings.announce_s)
+        return notice
+
+    async def while_current(self, notice: Notice, work: Awaitable[T]) -> T:
+        """Returns what `work` returns; raises Moved as soon as `notice` is not current any more."""
+        working = asyncio.ensure_future(work)
+        try:
+            while not working.done():
+                if notice is not self.notice:
+                    raise Moved
+                ringing = asyncio.create_task(self.bell.wait(self.settings.announce_s))
+                await asyncio.wait({working, ringing}, return_when=asyncio.FIRST_COMPLETED)
+                ringing.cancel()
+            return working.result()
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    def newest(self, notice: Notice) -> ModelId:
+        """Returns which model is the newest, as its leader says; a leader knows by itself."""
+        return self.held if notice.leader == self.me else notice.model_id
+
+    async def fetch(self, notice: Notice) -> Came:
+        """Returns the leader's model.
+
+        Raises:
+            Moved: there is another leader or another model meanwhile, or it did not come.
+        """
+        if notice.leader == self.me:
+            raise Moved
+        reply = await self.ask(notice, Fetch)
+        if not isinstance(reply, ModelLocation):
+            raise Moved
+        try:
+            coming = collect(self.node, notice.leader, reply.blob, reply.lock_key)
+            vector = await self.while_current(notice, coming)
+        except (PullError, FrameError) as fault:
+            self.node.events.said(f"the leader's model did not come: {fault}")
+            await self.bell.wait(POLL_S)
+            raise Moved from fault
+        leader = notice.leader
+        pulls = Pulls((leader,), {leader: PeerModel(reply.model_id.round, 1, vector)}, {})
+        memory = self.node.learner.memory(self.state.trust)
+        mixed = Mixed(vector, {leader: 1.0}, {}, memory)
+        if notice is not self.notice:
+            raise Moved
+        return Came(reply.model_id, mixed, pulls, fetched=True)
+
+    async def give(self, notice: Notice, base: ModelId, own: PeerModel) -> None:
+        """Gives a result to the leader, and returns when it has it or does not need it.
+
+        Args:
+            notice: of the leader.
+            base: the model that the result is made of.
+            own: the result.
+        """
+        codec = self.node.learner.codec
+        locked = await asyncio.to_thread(lambda: lock(codec.encode(own.vector)))
+        name = os.urandom(BLOB_NAME_BYTES)
+        await self.node.transport.put_blob(name, locked.box)
+        try:
+            await self.ask(notice, lambda key: Update(key, base, own.samples, name, locked.key))
+        finally:
+            self.node.transport.drop_blob(name)
+
+    async def ask(self, notice: Notice, request: Callable[[bytes], Request]) -> Reply:
+        """Returns the leader's answer to a sealed request (S1).
+
+        Every attempt has a reply key of its own, and the answer to any of them will do.
+
+        Args:
+            notice: of the leader.
+            request: makes the request that carries this reply key.
+
+        Raises:
+            Moved: there is another leader or another model meanwhile.
+        """
+        suite = self.settings.suite
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        try:
+            while True:
+                pair = await asyncio.to_thread(KeyPair.generate, suite)
+                self.asked = [*self.asked, Asked(pair, notice.term, answer)][-MAX_ASKED:]
+                about = raft.about(self.node.file.id, notice.term, "request")
+                box = seal(suite, notice.key, raft.encode(request(pair.public)), about)
+                self.broadcast(Sealed(box), [notice.leader])
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ASK_AGAIN_S):
+                        return await self.while_current(notice, asyncio.shield(answer))
+        finally:
+            self.asked = [asked for asked in self.asked if asked.answer is not answer]
+            answer.cancel()
+
+    async def to_serve(self, index: int, vector: Tensor) -> Tensor:
+        """Returns what others get in the place of these parameters: they, from an honest peer."""
+        if self.node.attacker is None:
+            return vector
+        return await self.node.worker(partial(self.node.attacker.lie, index, vector, self.pulled))
+
+
+def model_id_of(state: PeerState) -> ModelId:
+    """Returns which model a saved state holds.
+
+    Raises:
+        RunDirError: it was saved by another kind of exchange.
+    """
+    term = state.memory.get("term", 0)
+    if not isinstance(term, int) or (state.round and "term" not in state.memory):
+        raise RunDirError(wrong("saved state", got=dict(state.memory), allowed="one of raft"))
+    return ModelId(term, state.round)

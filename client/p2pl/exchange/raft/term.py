@@ -1,0 +1,231 @@
+"""What a raft leader has and does besides taking part: one `Term`, gone when its leadership ends.
+
+It gives the global model to those who ask, and takes in what they made of it. Behera et al. 2021,
+figure 3: a request is opened with the leader's key (S2), and answered sealed to the key that came
+with it (S3).
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from p2pl.errors import FrameError, PullError
+from p2pl.exchange.node import Node
+from p2pl.exchange.raft.leadership import Bell
+from p2pl.mixing.base import PeerModel
+from p2pl.network.sealed import KeyPair, lock, locked_bytes, seal, unlock
+from p2pl.protocol.frame import BLOB_NAME_BYTES
+from p2pl.protocol.raft import messages as raft
+from p2pl.protocol.raft.election import ModelId
+from p2pl.protocol.raft.messages import (
+    Fetch,
+    ModelLocation,
+    Notice,
+    Reply,
+    Request,
+    Sealed,
+    Taken,
+    Update,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_GUESTS = 256  # peers without a vote that a leader speaks to; as many as a cohort at most
+GUEST_S = 10.0  # a guest that was not heard for so long is gone
+KEPT_KEYS = 2  # the announced one and the one before, for requests on their way
+MAX_ANSWERED = 4_096  # reply keys remembered for each of them, so that no request counts twice
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKey:
+    """A key that was announced, and the reply keys of the requests that it has opened."""
+
+    pair: KeyPair
+    answered: set[bytes] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A model that is given to those who know its name and key."""
+
+    model_id: ModelId
+    name: bytes
+    key: bytes
+
+
+class Term:
+    """One term as leader.
+
+    Args:
+        node: the peer.
+        number: of the term.
+        broadcast: tells all other members something, and those named besides.
+        bell: rung when something has come.
+
+    Attributes:
+        began_s: when, by the peer's clock.
+        notice: what I announce; None before the first model is served.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        number: int,
+        broadcast: Callable[[raft.Clear, Iterable[str]], None],
+        bell: Bell,
+    ) -> None:
+        self.number, self.began_s = number, node.clock()
+        self.notice: Notice | None = None
+        self._node, self._broadcast, self._bell = node, broadcast, bell
+        self._exchange = node.session.exchange
+        self._keys: list[OwnKey] = []  # the newest last
+        self._blobs: list[Blob] = []  # the newest last
+        self._results: dict[str, tuple[ModelId, PeerModel]] = {}  # by peer id
+        self._coming: dict[str, asyncio.Task[None]] = {}  # results on their way, by peer id
+        self._guests: dict[str, float] = {}  # peer id -> when last heard
+
+    @property
+    def guests(self) -> set[str]:
+        """Peers without a vote that were heard of late."""
+        since_s = self._node.clock() - GUEST_S
+        return {guest for guest, at_s in self._guests.items() if at_s > since_s}
+
+    async def close(self) -> None:
+        """Forgets everything; nobody gets anything more of this term."""
+        coming = list(self._coming.values())
+        for task in coming:
+            task.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
+        for blob in self._blobs:
+            self._node.transport.drop_blob(blob.name)
+
+    async def serve(self, held: ModelId, vector: Tensor) -> None:
+        """Gives this model to whoever asks from now on, and announces it with a new key."""
+        node = self._node
+        pair = await asyncio.to_thread(KeyPair.generate, self._exchange.raft.suite)
+        locked = await asyncio.to_thread(lambda: lock(node.learner.codec.encode(vector)))
+        blob = Blob(held, os.urandom(BLOB_NAME_BYTES), locked.key)
+        await node.transport.put_blob(blob.name, locked.box)
+        for old in self._blobs[:-1]:
+            node.transport.drop_blob(old.name)
+        self._blobs = [*self._blobs[-1:], blob]
+        self._keys = [*self._keys, OwnKey(pair)][-KEPT_KEYS:]
+        key = node.transport.identity.private_key
+        self.notice = raft.announce(key, node.file.id, self.number, held, pair.public)
+        self.announce()
+        self._bell.ring()
+
+    def announce(self) -> None:
+        """Says again what is newest."""
+        if self.notice:
+            self._broadcast(self.notice, self.guests)
+
+    def welcome(self, guest: str) -> None:
+        """Speaks to a peer without a vote for a while."""
+        self._guests = {one: self._guests[one] for one in self.guests}
+        if guest in self._guests or len(self._guests) < MAX_GUESTS:
+            self._guests[guest] = self._node.clock()
+
+    async def gather(
+        self, base: ModelId, members: frozenset[str], present: Callable[[], set[str]]
+    ) -> dict[str, PeerModel]:
+        """Returns the results of a majority of the members at least, mine among them, by peer id.
+
+        Of all who are there, if they give theirs within `exchange.wait_s` of the majority.
+
+        Args:
+            base: the model that they are made of.
+            members: who counts for the majority.
+            present: returns the members that are there now.
+        """
+        me, enough_s = self._node.transport.identity.peer_id, None
+        while True:
+            given = {
+                one: model for one, (model_id, model) in self._results.items() if model_id == base
+            }
+            if me in given and len(given.keys() & members) > len(members) // 2:
+                enough_s = enough_s or self._node.clock()
+                late = self._node.clock() - enough_s >= self._exchange.wait_s
+                if late or present() | self.guests <= given.keys():
+                    self._results = {}
+                    return given
+            await self._bell.wait(self._exchange.raft.heartbeat_s)
+
+    def give(self, sender: str, base: ModelId, model: PeerModel) -> None:
+        """Takes in what a peer has made of a model."""
+        self._results[sender] = base, model
+        self._bell.ring()
+
+    def open(self, sender: str, box: bytes) -> bool:
+        """Returns whether a sealed message was for me; if so, it is being answered."""
+        about = raft.about(self._node.file.id, self.number, "request")
+        for key in self._keys:
+            plain = key.pair.open(box, about)
+            if plain is not None:
+                self._on_request(sender, key, raft.decode_request(plain))
+                return True
+        return False
+
+    def _on_request(self, sender: str, key: OwnKey, request: Request) -> None:
+        if request.reply_key in key.answered or len(key.answered) >= MAX_ANSWERED:
+            log.debug("a request came again peer=%s", sender)
+            return
+        key.answered.add(request.reply_key)
+        newest = self._blobs[-1]
+        if isinstance(request, Fetch):
+            model = ModelLocation(newest.model_id, newest.name, newest.key)
+            self._answer(sender, request.reply_key, model)
+            return
+        known = self._results.get(sender)
+        if request.model_id != newest.model_id or (known and known[0] == request.model_id):
+            self._answer(sender, request.reply_key, Taken(newest.model_id))
+        elif sender not in self._coming and len(self._coming) < 2 * MAX_GUESTS:
+            self._coming[sender] = asyncio.create_task(self._take(sender, request))
+
+    async def _take(self, sender: str, update: Update) -> None:
+        """Fetches a peer's result, and tells it so."""
+        try:
+            vector = await collect(self._node, sender, update.blob, update.lock_key)
+            self.give(
+                sender,
+                update.model_id,
+                PeerModel(update.model_id.round + 1, update.samples, vector),
+            )
+            self._answer(sender, update.reply_key, Taken(update.model_id))
+        except (PullError, FrameError) as fault:
+            self._node.events.said(f"no result from {sender[:8]}: {fault}")
+        finally:
+            del self._coming[sender]
+
+    def _answer(self, sender: str, reply_key: bytes, reply: Reply) -> None:
+        """Seals an answer to the key that came with the request, and tells everybody."""
+        about = raft.about(self._node.file.id, self.number, "reply")
+        try:
+            box = seal(self._exchange.raft.suite, reply_key, raft.encode(reply), about)
+        except FrameError as fault:
+            log.debug("no answer peer=%s reason=%s", sender, fault)
+            return
+        self._broadcast(Sealed(box), [sender])
+
+
+async def collect(node: Node, sender: str, name: bytes, key: bytes) -> Tensor:
+    """Returns the parameters in a locked blob of another peer, [P].
+
+    Raises:
+        PullError, FrameError: it cannot be had, or is not what it should be.
+    """
+    address = node.directory.known.find(sender)
+    if address is None:
+        raise PullError("nobody has said where this peer is")
+    size = locked_bytes(node.learner.codec.payload_bytes)
+    deadline_s = node.session.exchange.pull_deadline_s
+    box = await node.transport.fetch_blob(address, name, size=size, deadline_s=deadline_s)
+    return await asyncio.to_thread(_open_model, node, key, box)
+
+
+def _open_model(node: Node, key: bytes, box: memoryview) -> Tensor:
+    return node.learner.codec.decode(unlock(key, box))

@@ -1,0 +1,288 @@
+"""Raft peers on a network in memory: a lead that is lost in a mix, and what ends a run."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+import torch
+from support.processes import ROOT
+from torch import Tensor
+
+from p2pl.api.trainer import Computing, trainer_for
+from p2pl.data.load import Shard, load
+from p2pl.errors import RunDirError
+from p2pl.events import Event, Events, RoundEnded, Undone
+from p2pl.exchange.base import EXCHANGES
+from p2pl.exchange.node import Node, Worker
+from p2pl.exchange.raft.kind import Raft
+from p2pl.exchange.raft.participant import Participant
+from p2pl.exchange.round import run
+from p2pl.learner import Learner
+from p2pl.learning.checkpoint import build
+from p2pl.mixing.base import Mixed, PeerModel
+from p2pl.network.in_memory import MemoryNetwork
+from p2pl.network.keys import Identity
+from p2pl.protocol.session import Mixing, SessionFile, read_spec
+from p2pl.protocol.session import Raft as Settings
+from p2pl.run.state import PeerState, load_state
+
+T = TypeVar("T")
+SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
+UNTIL_SEEN_S = 1.0  # for a second computation to begin, where nothing keeps it from that
+
+
+def session_file(members: tuple[str, ...], rounds: int = 2) -> tuple[SessionFile, bytes]:
+    """Returns a short raft session with these members, and its initial checkpoint."""
+    digits = read_spec(SPEC).session()
+    exchange = msgspec.structs.replace(
+        digits.exchange,
+        kind="raft",
+        rounds=rounds,
+        cohort=1,
+        min_peers=len(members),
+        wait_s=5.0,
+        raft=Settings(term_s=600.0, members=members),
+    )
+    session = msgspec.structs.replace(digits, exchange=exchange, mixing=Mixing(rule="samples"))
+    payload, promised = build(session)
+    return SessionFile("digits", session, promised, trackers=(("http://127.0.0.1:1",),)), payload
+
+
+class Watched(Worker):
+    """A worker that says how much was asked of it, and whether two works ever met.
+
+    Attributes:
+        count: works asked for so far.
+        changed: notified with each.
+        met: set when a work began before another was done.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.changed = threading.Condition()
+        self.met = threading.Event()
+        self._busy = threading.Lock()
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        with self.changed:
+            self.count += 1
+            self.changed.notify_all()
+
+        def watched() -> T:
+            if not self._busy.acquire(blocking=False):
+                self.met.set()
+                return work()
+            try:
+                return work()
+            finally:
+                self._busy.release()
+
+        return await super().__call__(watched)
+
+    def hold_up(self) -> None:
+        """Returns when the next work was asked for, and could begin where nothing forbids it."""
+        count = self.count
+        with self.changed:
+            self.changed.wait_for(lambda: self.count > count)
+        self.met.wait(UNTIL_SEEN_S)
+
+
+@dataclass
+class Place:
+    """One peer: its node, its kind of exchange, and what its run told."""
+
+    node: Node
+    kind: Raft
+    state: PeerState
+    worker: Watched
+    told: list[Event] = field(default_factory=list)
+
+    async def run(self) -> PeerState:
+        """Returns the state after the last round."""
+        return await run(self.node, self.kind, self.state)
+
+    @property
+    def rounds(self) -> list[int]:
+        """The rounds that count, as a run log would have them."""
+        kept: list[int] = []
+        for event in self.told:
+            if isinstance(event, RoundEnded):
+                kept.append(event.entry.round)
+            if isinstance(event, Undone):
+                kept = [one for one in kept if one <= event.round]
+        return kept
+
+
+@pytest.fixture
+def network() -> MemoryNetwork:
+    return MemoryNetwork()
+
+
+@pytest.fixture
+def places(tmp_path: Path, network: MemoryNetwork) -> Iterator[list[Place]]:
+    """Returns three members that have not begun yet."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(_closing(one)) for one in made(tmp_path, network, 3)]
+
+
+@contextlib.contextmanager
+def _closing(place: Place) -> Iterator[Place]:
+    with closing(place.node.worker):
+        yield place
+
+
+def made(folder: Path, network: MemoryNetwork, count: int) -> list[Place]:
+    """Returns peers that are the members of one session."""
+    identities = [Identity.generate() for _ in range(count)]
+    file, payload = session_file(tuple(one.peer_id for one in identities))
+    places = []
+    for number, identity in enumerate(identities):
+        run_dir = folder / f"peer-{number}"
+        run_dir.mkdir()
+        data = load("digits", file.session.task, shard=Shard(number, 3, "iid"))
+        trainer = trainer_for(file, None, data, Computing(torch.device("cpu")))(identity.peer_id)
+        learner = Learner.around(file.session, (file.id, identity.peer_id), trainer)
+        transport, directory = network.join(identity)
+        told: list[Event] = []
+        worker = Watched()
+        node = Node(
+            file=file,
+            learner=learner,
+            transport=transport,
+            directory=directory,
+            events=Events((told.append,)),
+            run_dir=run_dir,
+            rounds=file.session.exchange.rounds,
+            seeding_s=10.0,
+            worker=worker,
+        )
+        kind = EXCHANGES.find("raft")()
+        assert isinstance(kind, Raft)
+        state = PeerState(0, learner.decode_checkpoint(payload))
+        places.append(Place(node, kind, state, worker, told))
+    return places
+
+
+@dataclass
+class HeldUp:
+    """The first mix of a run, which lasts until its peer goes on to something else."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    peer_id: str = ""
+
+
+@pytest.fixture
+def held_up(monkeypatch: pytest.MonkeyPatch, places: list[Place]) -> HeldUp:
+    """Holds up the first mix."""
+    first = HeldUp()
+    workers = {place.node.peer_id: place.worker for place in places}
+    mix = Learner.mix
+
+    def mixing(  # as the learner's own
+        one: Learner,
+        own: Tensor,
+        models: Mapping[str, PeerModel],
+        index: int,
+        memory: msgspec.Struct | None,
+        start: Tensor | None,
+    ) -> Mixed:
+        if not first.peer_id:
+            first.peer_id = one.peer_id
+            first.begun.set()
+            workers[one.peer_id].hold_up()
+        return mix(one, own, models, index, memory, start)
+
+    monkeypatch.setattr(Learner, "mix", mixing)
+    return first
+
+
+@pytest.mark.anyio
+async def test_a_leader_that_loses_its_lead_in_a_mix_computes_one_thing_at_a_time(
+    network: MemoryNetwork, places: list[Place], held_up: HeldUp
+) -> None:
+    runs = [asyncio.create_task(place.run()) for place in places]
+    await asyncio.to_thread(held_up.begun.wait)
+    deposed = next(one for one in places if one.node.peer_id == held_up.peer_id)
+    network.cut_off.add(held_up.peer_id)
+    while deposed.kind._peer.term is not None:
+        await deposed.kind._peer.bell.wait(1.0)
+    network.cut_off.clear()
+    states = await asyncio.gather(*runs)
+    assert not deposed.worker.met.is_set()
+    assert all(torch.equal(state.weights, states[0].weights) for state in states)
+    for place, state in zip(places, states, strict=True):
+        # What was decided while a peer was cut off is no round of its own.
+        assert place.rounds == sorted(set(place.rounds))
+        saved = saved_by(place)
+        assert (saved.round, saved.memory) == (2, state.memory)
+        assert torch.equal(saved.weights, state.weights)
+
+
+def saved_by(place: Place) -> PeerState:
+    """Returns what a restart of this peer would go on with."""
+    node = place.node
+    memory = type(node.learner.memory(None))
+    saved = load_state(node.run_dir, node.file.id, len(place.state.weights), memory)
+    assert saved is not None
+    return saved
+
+
+@pytest.mark.anyio
+async def test_what_goes_wrong_beside_the_rounds_ends_the_run(
+    tmp_path: Path, network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(_: Participant) -> None:
+        raise RunDirError("the disk is full")
+
+    monkeypatch.setattr(Participant, "repeat", failing)
+    (place,), before = made(tmp_path, network, 1), asyncio.all_tasks()
+    with closing(place.node.worker), pytest.raises(RunDirError, match="disk is full"):
+        await place.run()
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.anyio
+async def test_a_run_that_is_cancelled_leaves_nothing_running(
+    tmp_path: Path, network: MemoryNetwork
+) -> None:
+    (place,), before = made(tmp_path, network, 1), asyncio.all_tasks()
+    with closing(place.node.worker):
+        begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def notice(_: Event) -> None:
+            loop.call_soon_threadsafe(begun.set)
+
+        place.node.events = Events((notice,))
+        running = asyncio.create_task(place.run())
+        await begun.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.anyio
+async def test_nobody_hears_of_a_model_before_it_is_on_disk(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = Participant.hold
+    held: list[tuple[int, int]] = []
+
+    async def holding(peer: Participant, state: PeerState, pulled: Mapping[str, PeerModel]) -> None:
+        place = next(one for one in places if one.node is peer.node)
+        held.append((saved_by(place).round, state.round))
+        assert not peer.at_rest.is_set()
+        await hold(peer, state, pulled)
+
+    monkeypatch.setattr(Participant, "hold", holding)
+    await asyncio.gather(*(place.run() for place in places))
+    assert len(held) >= 2 * len(places)
+    assert all(on_disk == index for on_disk, index in held)
