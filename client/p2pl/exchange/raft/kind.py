@@ -142,8 +142,10 @@ class Raft(Exchange):
             while state.round < node.rounds or self._is_overtaken():
                 if state.round < node.rounds:
                     state = await run_round(node, self, state)
-                else:
-                    state = await self._step_to(node, state, await self._next_model(node, state))
+                    continue
+                with contextlib.suppress(Moved):  # and perhaps it is not overtaken any more
+                    came = await self._ask_leader(node, state)
+                    state = await self._step_to(node, state, came)
             return state
 
         return await linger(node, state, go_on)

@@ -297,9 +297,13 @@ class Participant:
             Moved: there is another leader or another model meanwhile, or it did not come.
         """
         if notice.leader == self.me:
+            await self.bell.wait(POLL_S)
             raise Moved
         reply = await self.ask(notice, Fetch)
         if not isinstance(reply, ModelLocation):
+            raise Moved
+        if reply.model_id == self.held:  # and the notice that says so is still on its way
+            await self.bell.wait(POLL_S)
             raise Moved
         try:
             coming = collect(self.node, notice.leader, reply.blob, reply.lock_key)

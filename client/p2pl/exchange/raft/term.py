@@ -68,7 +68,7 @@ class Term:
 
     Attributes:
         began_s: when, by the peer's clock.
-        notice: what I announce; None before the first model is served.
+        notice: what is announced; None before the first model is served.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Term:
     async def gather(
         self, base: ModelId, members: frozenset[str], present: Callable[[], set[str]]
     ) -> dict[str, PeerModel]:
-        """Returns the results of a majority of the members at least, mine among them, by peer id.
+        """Returns the results of a majority of the members at least, the leader's among them.
 
         Of all who are there, if they give theirs within `exchange.wait_s` of the majority.
 
@@ -161,7 +161,7 @@ class Term:
         self._bell.ring()
 
     def open(self, sender: str, box: bytes) -> bool:
-        """Returns whether a sealed message was for me; if so, it is being answered."""
+        """Returns whether a sealed message was for this leader; if so, it is being answered."""
         about = raft.about(self._node.file.id, self.number, "request")
         for key in self._keys:
             plain = key.pair.open(box, about)
