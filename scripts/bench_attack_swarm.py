@@ -12,16 +12,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import launcher
 import torch
-from demo import BIN, ROOT, free_port, run, start_tracker
+from launcher import ROOT
 
 from p2pl.data import load as datasets
 from p2pl.data import partition
@@ -79,43 +78,29 @@ def main() -> None:
 
 def swarm(spec: str, data: str, bad: int) -> Swarm:
     """Returns what six processes came to; the last `bad` of them lie."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        toml, torrent = out / "session.toml", out / "session.torrent"
-        toml.write_text(spec)
-        url = f"http://127.0.0.1:{free_port()}"
-        tracker = start_tracker(out, url)
-        try:
-            run("p2pl", "create", toml, "--out", torrent, "--tracker", url)
-            peers = [start(out, torrent, data, index, bad) for index in range(PEERS)]
-            for index, peer in enumerate(peers):
-                if peer.wait(DEADLINE_S):
-                    raise SystemExit(f"bench: {(out / f'peer-{index}.log').read_text()[-2_000:]}")
-        finally:
-            tracker.terminate()
-            tracker.wait(20)
-        return summed_up([out / f"peer-{index}" for index in range(PEERS)])
+    with tempfile.TemporaryDirectory() as folder, launcher.Swarm(Path(folder)) as started:
+        started.tracker()
+        torrent = started.create(spec, "session")
+        lie = ("--attack", ATTACK)
+        peers = [
+            started.peer(
+                f"peer-{index}",
+                torrent,
+                *("--data", data, "--shard", f"{index}/{PEERS}"),
+                *(lie if index >= PEERS - bad else ()),
+            )
+            for index in range(PEERS)
+        ]
+        for peer in peers:
+            peer.succeed(DEADLINE_S)
+        return summed_up(peers)
 
 
-def start(out: Path, torrent: Path, data: str, index: int, bad: int) -> "subprocess.Popen[bytes]":
-    """Returns the process of one peer."""
-    command = [BIN / "p2pl", "join", torrent, "--data", data, "--shard", f"{index}/{PEERS}"]
-    command += ["--run-dir", out / f"peer-{index}", "--listen", "127.0.0.1:0"]
-    if index >= PEERS - bad:
-        command += ["--attack", ATTACK]
-    with (out / f"peer-{index}.log").open("wb") as log:
-        return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
-
-
-def summed_up(folders: Sequence[Path]) -> Swarm:
+def summed_up(peers: Sequence[launcher.Peer]) -> Swarm:
     """Returns the figures in the run directories."""
-    ends = [json.loads((folder / "summary.json").read_bytes()) for folder in folders]
+    ends = [peer.summary() for peer in peers]
     honest, suspects = ends[: PEERS - BAD], {end["peer_id"] for end in ends[PEERS - BAD :]}
-    entries: list[dict[str, Any]] = [
-        json.loads(text)
-        for folder in folders[: PEERS - BAD]
-        for text in (folder / "rounds.jsonl").read_text().splitlines()
-    ]
+    entries = [entry for peer in peers[: PEERS - BAD] for entry in peer.rounds()]
     return Swarm(
         accuracy=statistics.fmean(end["accuracy"] for end in honest),
         round_s=statistics.median(entry["seconds"] for entry in entries),

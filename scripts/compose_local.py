@@ -9,13 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from demo import free_port
+from launcher import BIN, ROOT, Running, Swarm, wait_until
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 READY_S = 120.0
 DONE_S = 300.0
 
@@ -25,21 +22,16 @@ def main() -> None:
     out = Path(sys.argv[1]).resolve()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    commands = services(ROOT / "compose.yaml", out, free_port())
+    swarm = Swarm(out, cwd=ROOT)
+    commands = services(ROOT / "compose.yaml", out, swarm.port)
     tracker, report = commands.pop("tracker"), commands.pop("report")
-    running = {"tracker": start("tracker", tracker, out)}
-    try:
-        wait_for("listening on", out / "tracker.log")
-        running |= {name: start(name, command, out) for name, command in commands.items()}
-        for name in commands:
-            if running[name].wait(DONE_S):
-                sys.exit(f"{name} failed:\n{(out / name).with_suffix('.log').read_text()}")
-            print(f"{name}: {last_words(out, name)}")
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait(20)
+    with swarm:
+        started = swarm.start("tracker", tracker)
+        wait_until(lambda: "listening on" in started.text(), READY_S, "tracker ready")
+        running = {name: swarm.start(name, command) for name, command in commands.items()}
+        for name, service in running.items():
+            service.succeed(DONE_S)
+            print(f"{name}: {last_words(service)}")
     print(subprocess.run(report, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
 
 
@@ -64,24 +56,9 @@ def services(file: Path, out: Path, port: int) -> dict[str, list[str]]:
     return commands
 
 
-def start(name: str, command: list[str], out: Path) -> subprocess.Popen[bytes]:
-    """Returns a service's process; its output goes into a log of its own."""
-    with (out / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-
-
-def wait_for(words: str, log: Path) -> None:
-    """Returns when the words stand in the log."""
-    until = time.monotonic() + READY_S
-    while words not in log.read_text():
-        if time.monotonic() > until:
-            sys.exit(f"not ready within {READY_S:.0f} s:\n{log.read_text()}")
-        time.sleep(0.1)
-
-
-def last_words(out: Path, name: str) -> str:
+def last_words(service: Running) -> str:
     """Returns how a peer's run ended, in its own words."""
-    lines = (out / f"{name}.log").read_text().splitlines()
+    lines = service.text().splitlines()
     return next((line for line in reversed(lines) if line.startswith("finished")), "")
 
 

@@ -19,14 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from demo import free_port, run, start_tracker
+from launcher import ROOT, Peer, Swarm, wait_until
 
 from p2pl.data import load as datasets
 from p2pl.learner import Learner
@@ -39,8 +40,6 @@ from p2pl.simulate.peers import peers_of, torch_trainer
 from p2pl.simulate.raft import mix_at_the_leader
 from p2pl.simulate.setup import Setup
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 SPEC = ROOT / "torrentfiles" / "raft.toml"
 DIGITS = ROOT / "torrentfiles" / "digits.toml"
 PEERS = 5
@@ -159,66 +158,53 @@ def measure_table(plan: Plan) -> Results:
 # --- table II: five real processes ---------------------------------------------------------------
 
 
-@dataclass
-class Swarm:
-    """A tracker and five peers on this machine."""
+class Raft(Swarm):
+    """A tracker and five peers on this machine, one of which leads."""
 
-    folder: Path
-    torrent: Path
-    data: Sequence[str]
-    tracker: subprocess.Popen[bytes]
-    peers: list[subprocess.Popen[bytes]]
+    def __init__(self, folder: Path, data: str) -> None:
+        super().__init__(folder)
+        self.data = data
+        self.peers: list[Peer] = []
 
-    @classmethod
-    def start(cls, folder: Path, spec: str, data: Sequence[str]) -> "Swarm":
-        url = f"http://127.0.0.1:{free_port()}"
-        tracker = start_tracker(folder, url)
-        (folder / "session.toml").write_text(spec)
-        torrent = folder / "session.torrent"
-        run("p2pl", "create", folder / "session.toml", "--out", torrent, "--tracker", url)
-        swarm = cls(folder, torrent, data, tracker, [])
-        swarm.peers = [swarm.start_peer(number) for number in range(PEERS)]
-        return swarm
+    def begin(self, spec: str) -> None:
+        self.tracker()
+        self.torrent = self.create(spec, "session")
+        self.peers = [self.start_peer(number) for number in range(PEERS)]
 
-    def start_peer(self, number: int) -> subprocess.Popen[bytes]:
-        where = ["--run-dir", str(self.folder / f"peer-{number}"), "--listen", "127.0.0.1:0"]
-        shard = ["--partition", "iid", "--shard", f"{number}/{PEERS}"]
-        command = [str(BIN / "p2pl"), "join", str(self.torrent), *self.data, *shard, *where]
-        with (self.folder / f"peer-{number}.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-
-    def events(self, number: int) -> list[dict[str, Any]]:
-        path = self.folder / f"peer-{number}" / "raft.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+    def start_peer(self, number: int) -> Peer:
+        shard = ("--partition", "iid", "--shard", f"{number}/{PEERS}")
+        return self.peer(f"peer-{number}", self.torrent, "--data", self.data, *shard)
 
     def roles(self) -> list[tuple[float, int, str, int]]:
         """Returns when which peer took which role in which term, in order."""
         return sorted(
             (event["time"], number, event["role"], event["term"])
-            for number in range(PEERS)
-            for event in self.events(number)
-            if event["event"] == "role"
+            for number, peer in enumerate(self.peers)
+            for event in peer.roles()
         )
 
     def leader(self) -> int | None:
         """Returns who leads, of the processes that run."""
-        alive = [number for number in range(PEERS) if self.peers[number].poll() is None]
+        alive = [number for number, peer in enumerate(self.peers) if not peer.is_over]
         last = {number: (term, role) for _, number, role, term in self.roles() if number in alive}
         leading = [(term, number) for number, (term, role) in last.items() if role == "leader"]
         return max(leading)[1] if leading else None
 
     def wait(self, reached: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
-        end = time.monotonic() + deadline_s
-        while not reached():
-            if time.monotonic() > end:
-                sys.exit(f"not within {deadline_s:.0f} s; logs are in {self.folder}")
-            time.sleep(0.05)
+        wait_until(reached, deadline_s, f"logs are in {self.folder}")
 
-    def end(self) -> None:
-        for process in (*self.peers, self.tracker):
-            process.kill()
-            process.wait(20)
+
+@contextmanager
+def raft(spec: str, data: str) -> Iterator[Raft]:
+    """Yields a swarm in a folder that is gone afterwards, unless something went wrong."""
+    folder = Path(tempfile.mkdtemp(prefix="p2pl-raft-"))
+    swarm = Raft(folder, data)
+    try:
+        swarm.begin(spec)
+        yield swarm
+    finally:
+        swarm.end()
+    shutil.rmtree(folder)
 
 
 def digits_spec(**raft: float) -> str:
@@ -235,89 +221,62 @@ def digits_spec(**raft: float) -> str:
 
 def measure_elections(plan: Plan) -> Results:
     """Returns who was what when, over many short terms."""
-    folder = Path(tempfile.mkdtemp(prefix="p2pl-raft-"))
     # Timeouts that lie close together, so that two peers stand in one election now and then.
     spec = digits_spec(term_s=4.0, longest_timeout_s=0.65)
-    swarm = Swarm.start(make(folder / "terms"), spec, ["--data", "digits"])
-    try:
+    with raft(spec, "digits") as swarm:
         swarm.wait(
             lambda: len({t for _, _, role, t in swarm.roles() if role == "leader"}) >= plan.terms
         )
         roles = swarm.roles()
-    finally:
-        swarm.end()
-    shutil.rmtree(folder)
     # Since the first of all: figures are kept with few digits.
     return {"roles": [(at_s - roles[0][0], *role) for at_s, *role in roles]}
 
 
 def measure_failover(plan: Plan) -> Results:
     """Returns how long dead leaders were missed, at default settings."""
-    folder = Path(tempfile.mkdtemp(prefix="p2pl-raft-"))
-    swarm = Swarm.start(make(folder / "kills"), digits_spec(), ["--data", "digits"])
     missed: list[float] = []
-    try:
+    with raft(digits_spec(), "digits") as swarm:
         for _ in range(plan.kills):
             missed.append(kill_the_leader(swarm))
             print(f"missed for {missed[-1]:.2f} s", file=sys.stderr)
-    finally:
-        swarm.end()
-    shutil.rmtree(folder)
     return {"missed_s": missed}
 
 
-def kill_the_leader(swarm: Swarm) -> float:
+def kill_the_leader(swarm: Raft) -> float:
     """Returns how many seconds after the leader's death another leads; brings the dead one back."""
     swarm.wait(lambda: len(settled(swarm)) == PEERS)
     leader = swarm.leader()
     assert leader is not None
     killed_s = time.time()
     swarm.peers[leader].kill()
-    swarm.peers[leader].wait(20)
     swarm.wait(lambda: swarm.leader() is not None, 60)
     found_s = max(at_s for at_s, _, role, _ in swarm.roles() if role == "leader")
     swarm.peers[leader] = swarm.start_peer(leader)
     return round(found_s - killed_s, 3)
 
 
-def settled(swarm: Swarm) -> set[int]:
+def settled(swarm: Raft) -> set[int]:
     """Returns the peers that lead, or follow the present leader."""
     leader = swarm.leader()
     if leader is None:
         return set()
-    me = swarm.events(leader)[-1]["peer"]
+    its_id = swarm.peers[leader].logged("raft")[-1]["peer"]
     return {leader} | {
         number
-        for number in range(PEERS)
-        if swarm.peers[number].poll() is None
-        and [e for e in swarm.events(number) if e["event"] == "role"][-1:]
-        and [e for e in swarm.events(number) if e["event"] == "role"][-1]["leader"] == me
+        for number, peer in enumerate(swarm.peers)
+        if not peer.is_over and [role["leader"] for role in peer.roles()[-1:]] == [its_id]
     }
 
 
 def measure_processes(plan: Plan) -> Results:
     """Returns table I from the run logs of five real processes."""
+    spec = SPEC.read_text().replace("rounds = 4", f"rounds = {plan.rounds}")
     # The processes find the data by P2PL_DATA_DIR.
-    folder = Path(tempfile.mkdtemp(prefix="p2pl-raft-"))
-    swarm = Swarm.start(
-        make(folder / "mnist"),
-        SPEC.read_text().replace("rounds = 4", f"rounds = {plan.rounds}"),
-        ["--data", "ylecun/mnist"],
-    )
-    begun = time.monotonic()
-    try:
-        swarm.wait(lambda: all(peer.poll() is not None for peer in swarm.peers))
+    with raft(spec, "ylecun/mnist") as swarm:
+        begun = time.monotonic()
+        swarm.wait(lambda: all(peer.is_over for peer in swarm.peers))
         seconds = time.monotonic() - begun
-        logs = [
-            [
-                json.loads(line)
-                for line in (folder / "mnist" / f"peer-{number}" / "rounds.jsonl").open()
-            ]
-            for number in range(PEERS)
-        ]
-    finally:
-        swarm.end()
-    shutil.rmtree(folder)
+        logs = [peer.rounds() for peer in swarm.peers]
     last, before = [log[-1] for log in logs], [log[-2:][0] for log in logs]
     return {
         "initial": before[0]["accuracy"],
@@ -335,11 +294,6 @@ def measure_keys(plan: Plan) -> Results:
     done = subprocess.run([*command, *few], check=True, stdout=subprocess.PIPE)
     found: Results = json.loads(done.stdout)
     return found
-
-
-def make(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
 
 
 def mean(values: Iterable[float]) -> float:

@@ -6,13 +6,12 @@ swarm.py PEERS [--rounds R]
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from demo import BIN, SPEC, free_port, run, start_tracker
+from launcher import ROOT, Swarm
 
+SPEC = ROOT / "torrentfiles" / "digits.toml"
 DEADLINE_S = 600.0
 
 
@@ -30,34 +29,23 @@ def main() -> None:
 
 def figures(folder: Path, peers: int, rounds: int) -> dict[str, object]:
     """Returns what a swarm spent on its tracker and on each other."""
-    url = f"http://127.0.0.1:{free_port()}"
-    tracker = start_tracker(folder, url)
-    try:
-        spec = SPEC.read_text()
-        for old, new in (
-            ("rounds = 20", f"rounds = {rounds}"),
-            ("min_peers = 6", f"min_peers = {peers}"),
-            ("start_deadline_s = 60.0", "start_deadline_s = 300.0"),
-        ):
-            assert old in spec, old
-            spec = spec.replace(old, new)
-        toml, torrent = folder / "swarm.toml", folder / "swarm.torrent"
-        toml.write_text(spec)
-        run("p2pl", "create", toml, "--out", torrent, "--tracker", url)
-        running = [start(folder, torrent, number, peers) for number in range(peers)]
-        for number, process in enumerate(running):
-            if process.wait(DEADLINE_S):
-                sys.exit(f"peer {number} failed:\n{(folder / f'{number}.log').read_text()}")
-    finally:
-        tracker.terminate()
-        tracker.wait(20)
-    logs = [(folder / f"peer-{number}" / "rounds.jsonl").read_text() for number in range(peers)]
-    entries = [json.loads(line) for log in logs for line in log.splitlines()]
+    changes = (
+        ("rounds = 20", f"rounds = {rounds}"),
+        ("min_peers = 6", f"min_peers = {peers}"),
+        ("start_deadline_s = 60.0", "start_deadline_s = 300.0"),
+    )
+    with Swarm(folder) as swarm:
+        swarm.tracker()
+        torrent = swarm.create(SPEC.read_text(), "swarm", *changes)
+        shards = [("--data", "digits", "--shard", f"{index}/{peers}") for index in range(peers)]
+        running = [
+            swarm.peer(f"peer-{index}", torrent, *shard) for index, shard in enumerate(shards)
+        ]
+        for peer in running:
+            peer.succeed(DEADLINE_S)
+    entries = [entry for peer in running for entry in peer.rounds()]
     waited = [1_000 * entry["tracker_seconds"] for entry in entries if entry["tracker_seconds"]]
-    summaries = [
-        json.loads((folder / f"peer-{number}" / "summary.json").read_bytes())
-        for number in range(peers)
-    ]
+    summaries = [peer.summary() for peer in running]
     return {
         "peers": peers,
         "rounds": rounds,
@@ -69,15 +57,6 @@ def figures(folder: Path, peers: int, rounds: int) -> dict[str, object]:
         "peer_bytes": sum(entry["bytes_in"] for entry in entries) / len(entries),
         "accuracy": statistics.fmean(summary["accuracy"] for summary in summaries),
     }
-
-
-def start(folder: Path, torrent: Path, number: int, peers: int) -> subprocess.Popen[bytes]:
-    """Returns the process of one peer with its shard of the digits."""
-    command = [str(BIN / "p2pl"), "join", str(torrent), "--data", "digits"]
-    command += ["--shard", f"{number}/{peers}", "--listen", "127.0.0.1:0"]
-    command += ["--run-dir", str(folder / f"peer-{number}")]
-    with (folder / f"{number}.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
 if __name__ == "__main__":

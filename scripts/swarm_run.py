@@ -10,26 +10,20 @@ all of it took.
 
 import argparse
 import json
-import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from demo import free_port
+from launcher import POLL_S, Fault, Peer, Running, Swarm, wait_until
 
-BIN = Path(sys.executable).parent
 EVENTS = ("none", "peer", "tracker", "liar")
 LIE = "sign-flip:-3"
 READY_S = 60.0
-POLL_S = 0.1
 BAD_EXITS = (1, 2)  # a peer could not do what it was asked; a raft without a quorum is no bug
 
 
@@ -51,35 +45,39 @@ def main() -> None:
         options.set.append("exchange.rounds=2")
         options.at = 1
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(Run(options, Path(folder)).measure()))
+        try:
+            print(json.dumps(Run(options, Path(folder)).measure()))
+        except Fault as fault:
+            logs = [path.read_text()[-500:] for path in sorted(Path(folder).glob("*.log"))]
+            sys.exit("\n".join([str(fault), *logs]))
 
 
 class Run:
     """One swarm in one folder."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self.options, self.folder = options, folder
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self.torrent = folder / "session.torrent"
+        self.options = options
+        self.swarm = Swarm(folder, environment={"OMP_NUM_THREADS": "1"})
+        self.peers: list[Peer] = []
 
     def measure(self) -> dict[str, Any]:
         """Returns the figures."""
         options = self.options
         lying = [options.peers - 1] if options.event == "liar" else []
-        with self.processes() as started:
-            tracker = started[0]
-            self.create()
+        with self.swarm:
+            tracker = self.swarm.tracker()
+            torrent = self.swarm.create(as_toml(self.spec()), "session")
             begun = time.monotonic()
-            peers = [self.join(index, index in lying) for index in range(options.peers)]
-            started += peers
-            dead = self.happen(tracker, peers)
-            late = self.wait_for_all(begun, [one for one in peers if one not in dead])
+            peers = [self.join(torrent, index, index in lying) for index in range(options.peers)]
+            self.peers = peers
+            dead = self.happen(tracker)
+            late = self.wait_for_all(begun, [one for one in peers if one is not dead])
             seconds = time.monotonic() - begun
-        left = [i for i, one in enumerate(peers) if one not in dead and i not in lying]
+        left = [i for i, one in enumerate(peers) if one is not dead and i not in lying]
         figures = [self.figures(index) for index in left]
-        wrong = [i for i in left if peers[i].returncode in BAD_EXITS]
+        wrong = [i for i in left if peers[i].process.returncode in BAD_EXITS]
         if wrong:
-            sys.exit(f"peer {wrong[0]} failed:\n{(self.folder / f'{wrong[0]}.log').read_text()}")
+            sys.exit(f"peer {wrong[0]} failed:\n{peers[wrong[0]].text()}")
         return {
             "event": options.event,
             "peers_left": len(left),
@@ -96,29 +94,8 @@ class Run:
             "seconds": seconds,
         }
 
-    @contextmanager
-    def processes(self) -> Iterator[list[subprocess.Popen[bytes]]]:
-        """Yields a list that begins with a tracker; what is in it at the end is gone then."""
-        host, port = self.url.removeprefix("http://").split(":")
-        command = [BIN / "p2pl-tracker", "serve", "--host", host, "--port", port]
-        started = [self.start("tracker", [*map(str, command)])]
-        try:
-            self.wait_until(lambda: "listening" in (self.folder / "tracker.log").read_text())
-            yield started
-        finally:
-            for process in started:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
-
-    def start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
-        """Returns a process whose output goes into a file."""
-        with (self.folder / f"{name}.log").open("wb") as log:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-
-    def create(self) -> None:
-        """Makes the session file, with the fields that were asked for."""
+    def spec(self) -> dict[str, Any]:
+        """Returns the session, with the fields that were asked for."""
         spec = tomllib.loads(self.options.spec.read_text())
         for field, _, value in (one.partition("=") for one in self.options.set):
             *tables, key = field.split(".")
@@ -126,55 +103,41 @@ class Run:
             for table in tables:
                 at = at.setdefault(table, {})
             at[key] = tomllib.loads(f"value = {value}")["value"]
-        toml = self.folder / "session.toml"
-        toml.write_text(as_toml(spec))
-        command = [str(BIN / "p2pl"), "create", str(toml), "--out", str(self.torrent)]
-        command += ["--tracker", self.url]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return spec
 
-    def join(self, index: int, lies: bool) -> subprocess.Popen[bytes]:
-        """Returns the process of one peer."""
+    def join(self, torrent: Path, index: int, lies: bool) -> Peer:
+        """Returns one peer, started."""
         options = self.options
         shard = ["--partition", options.partition, "--shard", f"{index}/{options.peers}"]
         shard += ["--partition-seed", str(options.partition_seed), "--data", options.data]
-        where = ["--listen", "127.0.0.1:0", "--run-dir", str(self.folder / str(index))]
         lie = ["--attack", LIE] if lies else []
-        command = [str(BIN / "p2pl"), "join", str(self.torrent), *shard, *where, *lie]
-        return self.start(str(index), command)
+        return self.swarm.peer(str(index), torrent, *shard, *lie)
 
-    def happen(
-        self, tracker: subprocess.Popen[bytes], peers: list[subprocess.Popen[bytes]]
-    ) -> list[subprocess.Popen[bytes]]:
+    def happen(self, tracker: Running) -> Running | None:
         """Returns who is dead, once the event has happened."""
         event = self.options.event
         if event not in ("peer", "tracker"):
-            return []
-        self.wait_until(lambda: len(self.rounds(0)) >= self.options.at)
-        dying = tracker if event == "tracker" else peers[self.leader()]
-        dying.send_signal(signal.SIGKILL)
-        dying.wait()
-        return [dying]
+            return None
+        wait_until(
+            lambda: len(self.peers[0].rounds()) >= self.options.at,
+            READY_S + self.options.deadline,
+            f"round {self.options.at}",
+        )
+        dying = tracker if event == "tracker" else self.peers[self.leader()]
+        dying.kill()
+        return dying
 
-    def wait_for_all(self, begun: float, peers: list[subprocess.Popen[bytes]]) -> int:
+    def wait_for_all(self, begun: float, peers: list[Peer]) -> int:
         """Returns how many peers were not done at the deadline; they are ended properly."""
         until = begun + self.options.deadline
-        while any(one.poll() is None for one in peers) and time.monotonic() < until:
+        while not all(one.is_over for one in peers) and time.monotonic() < until:
             time.sleep(POLL_S)
-        late = [one for one in peers if one.poll() is None]
+        late = [one for one in peers if not one.is_over]
         for one in late:
-            one.send_signal(signal.SIGINT)
+            one.process.send_signal(signal.SIGINT)
         for one in late:
             one.wait(READY_S)
         return len(late)
-
-    def wait_until(self, reached: Any) -> None:  # noqa: ANN401  # a function without arguments
-        """Returns when `reached()` is true."""
-        until = time.monotonic() + READY_S + self.options.deadline
-        while not reached():
-            if time.monotonic() > until:
-                logs = [path.read_text()[-500:] for path in sorted(self.folder.glob("*.log"))]
-                sys.exit("nothing happens:\n" + "\n".join(logs))
-            time.sleep(POLL_S)
 
     def leader(self) -> int:
         """Returns the number of the peer that leads; of the last peer where nobody does."""
@@ -183,23 +146,13 @@ class Run:
 
     def roles(self, index: int) -> list[str]:
         """Returns which roles a peer has had in elections; none where there are none."""
-        return [one["role"] for one in self.logged(index, "raft") if one["event"] == "role"]
-
-    def rounds(self, index: int) -> list[dict[str, Any]]:
-        """Returns a peer's rounds so far."""
-        return self.logged(index, "rounds")
-
-    def logged(self, index: int, name: str) -> list[dict[str, Any]]:
-        """Returns what a peer has written to a log so far; a line in the making is left out."""
-        log = self.folder / str(index) / f"{name}.jsonl"
-        lines = log.read_text().split("\n")[:-1] if log.exists() else []
-        return [json.loads(line) for line in lines]
+        return [one["role"] for one in self.peers[index].roles()]
 
     def figures(self, index: int) -> dict[str, float]:
         """Returns one peer's figures."""
-        rounds = self.rounds(index)
-        summary = self.folder / str(index) / "summary.json"
-        told = json.loads(summary.read_text()) if summary.exists() else {}
+        rounds = self.peers[index].rounds()
+        ended = (self.peers[index].run_dir / "summary.json").exists()
+        told = self.peers[index].summary() if ended else {}
         accuracy = told.get("accuracy") or (rounds[-1]["accuracy"] if rounds else 0.0)
         return {
             "accuracy": accuracy,

@@ -1,0 +1,40 @@
+"""What starts the processes of scripts and tests says what went wrong, and leaves none behind."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from launcher import Fault, Swarm, wait_until
+
+SAY = "import sys; print('word', sys.argv[1], flush=True); sys.exit(int(sys.argv[1]))"
+
+
+def test_what_does_not_come_in_time_is_named() -> None:
+    with pytest.raises(Fault, match="not within 0 s: the end of the world"):
+        wait_until(lambda: False, 0.0, "the end of the world")
+
+
+def test_a_process_that_fails_shows_what_it_said(tmp_path: Path) -> None:
+    with Swarm(tmp_path) as swarm:
+        swarm.start("good", [sys.executable, "-c", SAY, "0"]).succeed()
+        with pytest.raises(Fault, match=r"bad failed with exit code 3:\nword 3"):
+            swarm.start("bad", [sys.executable, "-c", SAY, "3"]).succeed()
+
+
+def test_who_is_started_again_has_a_file_of_its_own(tmp_path: Path) -> None:
+    with Swarm(tmp_path) as swarm:
+        for number in range(2):
+            swarm.start("twin", [sys.executable, "-c", SAY, str(number)]).wait()
+        assert [one.text() for one in swarm.started] == ["word 0\n", "word 1\n"]
+
+
+def test_nothing_runs_on_once_a_swarm_is_over(tmp_path: Path) -> None:
+    with Swarm(tmp_path) as swarm:
+        sleeper = swarm.start("sleeper", [sys.executable, "-c", "import time; time.sleep(600)"])
+        assert not sleeper.is_over
+    assert sleeper.is_over
+
+
+def test_a_tracker_that_does_not_start_shows_why(tmp_path: Path) -> None:
+    with Swarm(tmp_path) as swarm, pytest.raises(Fault, match="did not start"):
+        swarm.tracker("--no-such-option")
