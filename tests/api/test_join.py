@@ -152,7 +152,9 @@ def test_a_sink_that_fails_ends_the_run_with_its_own_error(file: Path, tmp_path:
 def test_ctrl_c_in_a_script_leaves_properly_and_the_same_call_goes_on(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, p2pl\n"
+        "import signal, sys, p2pl\n"
+        # As in a terminal: what a shell starts in the background is deaf to Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def told(event):\n"
         "    if isinstance(event, p2pl.events.RoundEnded): print('round', flush=True)\n"
         "file = sys.argv[1]\n"
