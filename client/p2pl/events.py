@@ -126,8 +126,3 @@ def into(log: RunLog) -> Sink:
             log.finish(event.summary)
 
     return write
-
-
-def recorder(events: list[Event]) -> Sink:
-    """Returns a sink that keeps every event in a list: a double for tests."""
-    return events.append

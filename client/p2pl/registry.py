@@ -7,7 +7,7 @@ installed package. Nothing is ever imported because a session file says so.
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -111,3 +111,18 @@ class Registry(Generic[T]):
         package = importlib.import_module(self._package)
         for module in pkgutil.walk_packages(package.__path__, f"{self._package}."):
             importlib.import_module(module.name)
+
+
+def check_arguments(field: str, name: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raises InputError where a session gives something an argument that it does not read.
+
+    Args:
+        field: the session's table of arguments, e.g. `mixing.arguments`.
+        name: of the thing.
+        given: names in that table.
+        known: names that the thing reads.
+    """
+    for argument in given:
+        if argument not in known:
+            allowed = ", ".join(sorted(known)) or "no arguments"
+            raise InputError(wrong(f"{field} of {name}", got=argument, allowed=allowed))

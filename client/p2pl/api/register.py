@@ -5,7 +5,7 @@ that does so by an entry point: `p2pl.tasks`, `p2pl.models`, `p2pl.mixing`, `p2p
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -13,11 +13,19 @@ from p2pl.exchange.base import EXCHANGES, Exchange
 from p2pl.learning.models import MODELS
 from p2pl.learning.task import TASKS, Task
 from p2pl.mixing.base import MIXERS, Mixer
+from p2pl.registry import Registry
 
 T = TypeVar("T", bound=type[Task])
 M = TypeVar("M", bound=type[Mixer])
 E = TypeVar("E", bound=type[Exchange])
 N = TypeVar("N", bound=Callable[..., nn.Module])
+
+S = TypeVar("S")
+
+
+def _named(registry: Registry[Any], name: str) -> Callable[[S], S]:
+    """Returns the registry's decorator, which gives back what it gets, of its very type."""
+    return registry.register(name)
 
 
 def register_task(name: str) -> Callable[[T], T]:
@@ -26,12 +34,7 @@ def register_task(name: str) -> Callable[[T], T]:
     Args:
         name: letters, digits, dots, dashes and underscores.
     """
-
-    def remember(task: T) -> T:
-        TASKS.register(name)(task)
-        return task
-
-    return remember
+    return _named(TASKS, name)
 
 
 def register_mixing(name: str) -> Callable[[M], M]:
@@ -40,12 +43,7 @@ def register_mixing(name: str) -> Callable[[M], M]:
     Args:
         name: letters, digits, dots, dashes and underscores.
     """
-
-    def remember(rule: M) -> M:
-        MIXERS.register(name)(rule)
-        return rule
-
-    return remember
+    return _named(MIXERS, name)
 
 
 def register_exchange(name: str) -> Callable[[E], E]:
@@ -54,12 +52,7 @@ def register_exchange(name: str) -> Callable[[E], E]:
     Args:
         name: letters, digits, dots, dashes and underscores.
     """
-
-    def remember(kind: E) -> E:
-        EXCHANGES.register(name)(kind)
-        return kind
-
-    return remember
+    return _named(EXCHANGES, name)
 
 
 def register_model(name: str) -> Callable[[N], N]:
@@ -70,9 +63,4 @@ def register_model(name: str) -> Callable[[N], N]:
     Args:
         name: letters, digits, dots, dashes and underscores.
     """
-
-    def remember(make: N) -> N:
-        MODELS.register(name)(make)
-        return make
-
-    return remember
+    return _named(MODELS, name)

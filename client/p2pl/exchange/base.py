@@ -9,13 +9,13 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeAlias
 
-from p2pl.errors import InputError, wrong
+from p2pl.errors import InputError
 from p2pl.exchange.node import Node
 from p2pl.exchange.swap import Pulls
 from p2pl.learning.train import Trained
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.protocol.session import Session
-from p2pl.registry import Registry
+from p2pl.registry import Registry, check_arguments
 from p2pl.run.state import PeerState
 
 Memory: TypeAlias = Mapping[str, Any]  # in builtins, for the saved state
@@ -125,13 +125,5 @@ def kind_of(session: Session) -> type[Exchange]:
     """
     settings = session.exchange
     kind = EXCHANGES.find(settings.kind)
-    for name in settings.arguments:
-        if name not in kind.arguments:
-            raise InputError(
-                wrong(
-                    f"exchange.arguments of {settings.kind}",
-                    got=name,
-                    allowed=", ".join(sorted(kind.arguments)) or "no arguments",
-                )
-            )
+    check_arguments("exchange.arguments", settings.kind, settings.arguments, kind.arguments)
     return kind

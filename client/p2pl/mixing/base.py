@@ -11,10 +11,10 @@ from typing import ClassVar, Protocol, TypeAlias
 import msgspec
 from torch import Tensor
 
-from p2pl.errors import InputError, wrong
+from p2pl.errors import InputError
 from p2pl.learning.trainer import Trainer
 from p2pl.protocol.session import Session
-from p2pl.registry import Registry
+from p2pl.registry import Registry, check_arguments
 
 Row: TypeAlias = tuple[float, ...]
 
@@ -136,15 +136,7 @@ def rule_of(session: Session) -> type[Mixer]:
     """
     mixing = session.mixing
     rule = MIXERS.find(mixing.rule)
-    for name in mixing.arguments:
-        if name not in rule.arguments:
-            raise InputError(
-                wrong(
-                    f"mixing.arguments of {mixing.rule}",
-                    got=name,
-                    allowed=", ".join(sorted(rule.arguments)) or "no arguments",
-                )
-            )
+    check_arguments("mixing.arguments", mixing.rule, mixing.arguments, rule.arguments)
     return rule
 
 
