@@ -221,6 +221,15 @@ for _name, _make in BUILT_IN.items():
     MODELS.builtin(_name)(_make)
 
 
+def check(session: Session) -> None:
+    """Raises ModelError where the session's model is unknown here, or would not be built.
+
+    A model that somebody brings is only looked up: what it makes of its arguments shows when it is
+    made.
+    """
+    _find(session)
+
+
 def build(session: Session) -> nn.Module:
     """Returns the session's model on the CPU, initialised from the session's seed.
 
