@@ -47,7 +47,7 @@ class Header:
     peer_id: PeerId
     rounds: int  # of the session
     model: str = ""
-    data: str = ""  # which data and how much of it is mine
+    data: str = ""  # which data, and how much of it is the peer's
 
 
 class View(Protocol):
@@ -348,7 +348,7 @@ def cohort_table(entry: RoundEntry, me: PeerId, rows: int, narrow: bool) -> Tabl
 
 
 def _by_trust(entry: RoundEntry, me: PeerId) -> list[PeerId]:
-    """Returns me and the round's cohort, most trusted first, the rejected last."""
+    """Returns the peer itself and the round's cohort, most trusted first, the rejected last."""
     peers = {me, *entry.cohort, *entry.rejected}
     return sorted(
         peers, key=lambda peer: (peer in entry.rejected, -entry.trust.get(peer, 0.0), peer)

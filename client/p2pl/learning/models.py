@@ -40,6 +40,9 @@ def mlp(task: Task, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
     Args:
         task: any input shape.
         hidden: sizes of the hidden layers.
+
+    Raises:
+        ModelError: a size is out of range.
     """
     _check_sizes("hidden", hidden)
     sizes = (math.prod(task.input), *hidden)
@@ -85,6 +88,9 @@ def resnet_gn(task: Task, *, depth: int = 8, width: int = 16) -> nn.Module:
         task: images of at least 4x4.
         depth: 6 n + 2, with n blocks in each of three stages: 8, 14, 20, 26, …
         width: channels of the first stage; it doubles twice.
+
+    Raises:
+        ModelError: the task's inputs are no such images, or a size is out of range.
     """
     channels, _, _ = _image(task, "resnet-gn")
     _check_sizes("depth and width", (depth, width))
@@ -166,6 +172,9 @@ def arrays(task: Task, **shapes: tuple[int, ...]) -> nn.Module:
     Args:
         task: not read.
         shapes: of the arrays by name; their order is that of their names.
+
+    Raises:
+        ModelError: a name cannot be that of a parameter, or a shape is none.
     """
     del task
     made = nn.Module()

@@ -165,7 +165,7 @@ def follow(start: Start, trained: Trained, mixed: Tensor, training: Training) ->
 
     Quasi-global momentum (Lin et al. 2021, arXiv:2102.04761): the buffer follows the way that the
     parameters went in the round with mixing, which is nearly the same for all peers, and not the
-    gradients of my own labels. It costs no bytes.
+    gradients of the peer's own labels. It costs no bytes.
 
     Args:
         start: of the round.

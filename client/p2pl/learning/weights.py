@@ -179,7 +179,7 @@ def _numbers(payload: Payload, offset: int, dtype: torch.dtype) -> Tensor:
 
 
 def _difference(payload: Payload, layout: Layout, dtype: Dtype) -> str:
-    """Returns a message that names the first tensor in which a foreign header differs from ours."""
+    """Returns a message that names the first tensor in which a foreign header is another one."""
     foreign = _foreign_header(payload)
     if foreign is None:
         return "payload: got something else, allowed a safetensors file of the session's model"

@@ -316,7 +316,7 @@ def _complete_rounds(path: Path) -> Iterator[tuple[RoundEntry, int]]:
             try:
                 entry = _decode(line, RoundEntry, f"{path} line {number}")
             except RunDirError:
-                # Valid JSON of a wrong type is no crash of ours, and neither is a line amid others.
+                # Valid JSON of a wrong type is not what a crash leaves, nor is a line amid others.
                 if not lines.read(1) and not _is_json(line):
                     return
                 raise

@@ -27,7 +27,7 @@ PRESENT_S = 3 * POLL_S
 
 
 class Founders:
-    """My part in agreeing on the members.
+    """A peer's part in agreeing on the members.
 
     Attributes:
         members: who may vote; empty until it is known, and never changed afterwards.
@@ -36,6 +36,15 @@ class Founders:
     def __init__(
         self, node: Node, *, seat: SeatFile, post: Post, bell: Bell, events: EventLog
     ) -> None:
+        """Takes up what was agreed before a restart.
+
+        Args:
+            node: the peer.
+            seat: what of it is on disk.
+            post: carries what it says to others.
+            bell: rung when the members are known, or may soon be.
+            events: told once who the members are.
+        """
         exchange = node.session.exchange
         self.members: frozenset[str] = frozenset(exchange.raft.members)
         self._node, self._seat, self._post = node, seat, post
@@ -53,12 +62,12 @@ class Founders:
 
     @property
     def charter(self) -> Acceptance | None:
-        """What tells others who the members are, if I am one of those who agreed on it."""
+        """What tells others who the members are, if the peer is one of those who agreed on it."""
         state = self._state
         return Acceptance(state.accepted, valid=True) if state.valid and state.accepted else None
 
     async def agree(self) -> frozenset[str]:
-        """Returns the members, once they are known and the tracker has introduced us.
+        """Returns the members, once they are known and the tracker has introduced the peer.
 
         Raises:
             TrackerError: no tracker answered, and no peer is known.
@@ -83,7 +92,12 @@ class Founders:
             await self._bell.wait(POLL_S)
 
     async def hear(self, sender: str, message: founding.Message) -> None:
-        """Takes in what another peer says about who may vote, and answers it."""
+        """Takes in what another peer says about who may vote, and answers it.
+
+        Args:
+            sender: the other peer's id, which it has proved.
+            message: what it says.
+        """
         if self._named:
             return
         await self._step(lambda state: founding.hear(state, sender, message, self._size))
