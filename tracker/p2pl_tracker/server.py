@@ -128,6 +128,10 @@ class _Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """Returns a bound socket; port 0 takes a free one.
 
+    Args:
+        host: an IPv4 or IPv6 address of this machine.
+        port: 0..65535; 0 takes a free one.
+
     Raises:
         InputError: the address is not of this machine, or another process has the port.
     """

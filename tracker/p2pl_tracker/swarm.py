@@ -63,6 +63,10 @@ class Store(Protocol):
 
         The announce's signature and time have been checked.
 
+        Args:
+            announce: decoded and checked.
+            host: the IP address that it came from.
+
         Raises:
             AnnounceError: its sequence number is not new (409), or it comes too soon (429).
         """
@@ -385,6 +389,12 @@ class MemoryStore:
 
 
 def too_often(who: str, rate: float, retry_in_s: float) -> AnnounceError:
-    """Returns the refusal of one request too many."""
+    """Returns the refusal of one request too many.
+
+    Args:
+        who: asked too often, for the message.
+        rate: how often is allowed, a second.
+        retry_in_s: seconds until one more is allowed.
+    """
     message = f"too many requests from {who}: allowed {rate:g} a second; wait {retry_in_s:.1f} s"
     return AnnounceError(message, status=429, retry_in_s=retry_in_s)

@@ -92,6 +92,10 @@ def hold_out(data: Data, count: int) -> Data:
 
     To choose settings by: the test set proper is left unread, for the figures to be reported.
 
+    Args:
+        data: all of it, with or without a test set.
+        count: of the examples to take out, at least 1.
+
     Raises:
         DataError: fewer than 2 examples would be left to train on.
     """

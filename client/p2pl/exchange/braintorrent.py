@@ -230,7 +230,12 @@ async def fetch_moved(node: Node, news: News) -> Pulls:
 
 
 async def merge_news(node: Node, state: PeerState) -> PeerState:
-    """Returns the state after one more merge without a fine-tune; the same where nobody moved."""
+    """Returns the state after one more merge without a fine-tune; the same where nobody moved.
+
+    Args:
+        node: the peer.
+        state: after its last round.
+    """
     vector = VersionVector.of(state)
     # Who is done leaves, and is not missing for that.
     others = node.directory.known.sample(MAX_NUMWANT)

@@ -26,6 +26,11 @@ Fetch = Callable[[], Awaitable[bytes]]
 def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
     """Returns `payload` if it is what the session file promises.
 
+    Args:
+        payload: that somebody gave.
+        promised: its size and its hash, as the session file says.
+        source: where it came from, for the message.
+
     Raises:
         CheckpointError: its size or its hash differs; the message names the source.
     """

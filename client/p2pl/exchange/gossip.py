@@ -109,7 +109,12 @@ class GossipExchange(Exchange):
 
 
 def capped(models: Mapping[str, PeerModel], cap: int) -> dict[str, PeerModel]:
-    """Returns the models with ages of at most `cap` rounds: an age is what a stranger says."""
+    """Returns the models with ages of at most `cap` rounds: an age is what a stranger says.
+
+    Args:
+        models: by peer id; `round` is their age.
+        cap: in rounds.
+    """
     return {who: replace(model, round=min(model.round, cap)) for who, model in models.items()}
 
 
@@ -219,7 +224,12 @@ def take_pushes(node: Node) -> list[PeerAddress]:
 
 
 async def merge_pushes(node: Node, state: PeerState) -> PeerState:
-    """Returns the state averaged once more, with those who have told of a new model since."""
+    """Returns the state averaged once more, with those who have told of a new model since.
+
+    Args:
+        node: the peer.
+        state: after its last round.
+    """
     pushers = awake(node, take_pushes(node))
     if not pushers:
         return state

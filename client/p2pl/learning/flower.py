@@ -154,6 +154,10 @@ def begin(session: Session, client: NumPyClient) -> tuple[Session, bytes, Checkp
 def flatten(arrays: Sequence[object], layout: weights.Layout) -> Tensor:
     """Returns arrays as one vector, [P] float32.
 
+    Args:
+        arrays: of numbers, in the order of the layout's names.
+        layout: of the session's model.
+
     Raises:
         ModelError: they are not those of the session.
     """

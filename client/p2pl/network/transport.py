@@ -82,11 +82,22 @@ class Transport(Protocol):
     async def pull_checkpoint(
         self, address: PeerAddress, *, size: int, deadline_s: float
     ) -> memoryview:
-        """Returns the bytes that a peer says are the initial checkpoint; they must be verified."""
+        """Returns the bytes that a peer says are the initial checkpoint; they must be verified.
+
+        Args:
+            address: whom to ask.
+            size: that the session file promises, bytes.
+            deadline_s: for all of it.
+        """
         ...
 
     async def put_blob(self, name: bytes, payload: Payload) -> None:
-        """Gives `payload` to those who know its name, until it is dropped."""
+        """Gives `payload` to those who know its name, until it is dropped.
+
+        Args:
+            name: that only those who may have it know; `BLOB_NAME_BYTES` long, drawn at random.
+            payload: bytes, which must not change any more.
+        """
         ...
 
     def drop_blob(self, name: bytes) -> None:
@@ -96,7 +107,14 @@ class Transport(Protocol):
     async def fetch_blob(
         self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
     ) -> memoryview:
-        """Returns the blob of this name that the peer at `address` has for this one."""
+        """Returns the blob of this name that the peer at `address` has for this one.
+
+        Args:
+            address: whom to ask.
+            name: of the blob.
+            size: that it must have, bytes.
+            deadline_s: for all of it.
+        """
         ...
 
     async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
@@ -104,7 +122,13 @@ class Transport(Protocol):
         ...
 
     async def tell(self, address: PeerAddress, payload: bytes, *, deadline_s: float) -> None:
-        """Puts `payload` into the inbox of the peer at `address`, and returns when it is there."""
+        """Puts `payload` into the inbox of the peer at `address`, and returns when it is there.
+
+        Args:
+            address: whom to tell.
+            payload: a short message, at most what the frame holds.
+            deadline_s: for all of it.
+        """
         ...
 
 
@@ -125,6 +149,10 @@ class Directory(Protocol):
 
     async def announce(self, event: Event = "update", *, numwant: int) -> Answer:
         """Returns the tracker's answer: up to `numwant` peers, drawn at random.
+
+        Args:
+            event: `started`, `update`, `completed` or `stopped`.
+            numwant: how many peers at most, at least 0.
 
         Raises:
             TrackerError: no tracker answered within the deadline.

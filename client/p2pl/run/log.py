@@ -182,6 +182,10 @@ class RunLog:
     def __init__(self, directory: Path, marker: Marker) -> None:
         """Opens the run directory of this peer in this session, and creates it if need be.
 
+        Args:
+            directory: where the files are, or will be.
+            marker: whose run this is.
+
         Raises:
             RunDirError: it belongs to another session or peer, or to a run that was alone where
                 this one is not (or the other way round); another process is using it, its files

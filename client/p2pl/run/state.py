@@ -38,6 +38,11 @@ class PeerState:
 def save_state(directory: Path, session_id: str, state: PeerState) -> None:
     """Replaces the state in a run directory; a crash leaves the old one or the new one.
 
+    Args:
+        directory: the run directory.
+        session_id: of the session, 64 hex digits.
+        state: of the peer.
+
     Raises:
         InputError: it cannot be written.
     """

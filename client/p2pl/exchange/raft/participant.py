@@ -239,7 +239,12 @@ class Participant:
             self.term.welcome(sender)
 
     def broadcast(self, message: raft.Clear, more: Iterable[str] = ()) -> None:
-        """Tells all other members, and `more`."""
+        """Tells all other members, and `more`.
+
+        Args:
+            message: to be encoded.
+            more: ids of others who are told too.
+        """
         self.post.send((self.founders.members | set(more)) - {self.me}, raft.encode(message))
 
     @property

@@ -366,7 +366,13 @@ def _check_training(session: Session) -> None:
 
 
 def convert(raw: object, kind: type[T], *, strict: bool) -> T:
-    """Returns `raw` as a `kind`, or raises a SessionFileError that says where, what and allowed."""
+    """Returns `raw` as a `kind`, or raises a SessionFileError that says where, what and allowed.
+
+    Args:
+        raw: builtins, as TOML or bencoding gives them.
+        kind: a struct of this module.
+        strict: whether a number must be one already; else text that reads as one will do.
+    """
     try:
         return msgspec.convert(raw, kind, strict=strict)
     except msgspec.ValidationError as fault:
