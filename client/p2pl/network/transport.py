@@ -18,11 +18,7 @@ from p2pl.protocol.frame import Newest
 
 
 class Transport(Protocol):
-    """Serves this peer's newest model to others, and reaches theirs; each call has a deadline.
-
-    A call to another peer raises `PullError` where the peer is late, cannot be reached or refuses,
-    and `FrameError` where it is not who it should be or sends what it must not.
-    """
+    """Serves this peer's newest model to others, and reaches theirs; each call has a deadline."""
 
     @property
     def identity(self) -> Identity:
@@ -76,6 +72,10 @@ class Transport(Protocol):
             wait_s: …or after this time with what it has; 0..60.
             deadline_s: for all of it.
             size: of every version in this session, bytes.
+
+        Raises:
+            PullError: the other peer is late, cannot be reached or refuses.
+            FrameError: it is not who it should be, or sends what it must not.
         """
         ...
 
@@ -88,6 +88,10 @@ class Transport(Protocol):
             address: whom to ask.
             size: that the session file promises, bytes.
             deadline_s: for all of it.
+
+        Raises:
+            PullError: the other peer is late, cannot be reached or refuses.
+            FrameError: it is not who it should be, or sends what it must not.
         """
         ...
 
@@ -114,11 +118,24 @@ class Transport(Protocol):
             name: of the blob.
             size: that it must have, bytes.
             deadline_s: for all of it.
+
+        Raises:
+            PullError: the other peer is late, cannot be reached or refuses.
+            FrameError: it is not who it should be, or sends what it must not.
         """
         ...
 
     async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
-        """Returns which version the peer at `address` would give to a pull."""
+        """Returns which version the peer at `address` would give to a pull.
+
+        Args:
+            address: whom to ask.
+            deadline_s: for all of it.
+
+        Raises:
+            PullError: the other peer is late, cannot be reached or refuses.
+            FrameError: it is not who it should be, or sends what it must not.
+        """
         ...
 
     async def tell(self, address: PeerAddress, payload: bytes, *, deadline_s: float) -> None:
@@ -128,6 +145,10 @@ class Transport(Protocol):
             address: whom to tell.
             payload: a short message, at most what the frame holds.
             deadline_s: for all of it.
+
+        Raises:
+            PullError: the other peer is late, cannot be reached or refuses.
+            FrameError: it is not who it should be, or sends what it must not.
         """
         ...
 
