@@ -226,5 +226,9 @@ class Learner:
         return bytes(weights.encode(vector.cpu(), self.trainer.layout, "float32"))
 
     def decode_checkpoint(self, payload: bytes) -> Tensor:
-        """Returns the parameters in a verified checkpoint, [P] on the trainer's device."""
+        """Returns the parameters in a verified checkpoint, [P] on the trainer's device.
+
+        Raises:
+            FrameError: it is no checkpoint of the session's model.
+        """
         return weights.decode(payload, self.trainer.layout, "float32").to(self.trainer.device)

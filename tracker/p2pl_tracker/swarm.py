@@ -214,7 +214,11 @@ class MemoryStore:
         self._departed: OrderedDict[bytes, _Departed] = OrderedDict()
 
     async def announce(self, announce: Announce, host: str) -> Welcome:
-        """Records an announce; returns a uniform sample of the others. See `Store.announce`."""
+        """Records an announce; returns a uniform sample of the others. See `Store.announce`.
+
+        Raises:
+            AnnounceError: its sequence number is not new (409), or it comes too soon (429).
+        """
         now = self._now()
         self._expire(now)
         session, digest = announce.session, announce.digest

@@ -58,6 +58,7 @@ def load(ref: str, task: Task, *, data_dir: Path | None = None, shard: Shard | N
 
     Raises:
         DataError: it cannot be had, or is not of the session's shape and classes.
+        InputError: the shard's partition is none.
     """
     source = _open(ref, task, data_dir)
     _check_labels(source, task)

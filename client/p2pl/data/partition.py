@@ -77,6 +77,9 @@ def iid(labels: Indices, peers: int, seed: int) -> list[Indices]:
         labels: [N], the class of each row.
         peers: how many shares, 1..N.
         seed: of the draw, 0..2^32 - 1.
+
+    Raises:
+        DataError: there are fewer rows than peers need.
     """
     _check_size(len(labels), peers)
     order = RandomState(seed).permutation(len(labels))
@@ -90,6 +93,9 @@ def unbalanced(labels: Indices, peers: int, seed: int) -> list[Indices]:
         labels: [N], the class of each row.
         peers: how many shares, 1..N.
         seed: of the draw, 0..2^32 - 1.
+
+    Raises:
+        DataError: there are fewer rows than peers need.
     """
     _check_size(len(labels), peers)
     random = RandomState(seed)
@@ -110,6 +116,9 @@ def dirichlet(labels: Indices, peers: int, seed: int, *, alpha: float) -> list[I
         peers: at least 1.
         seed: 0..2**32-1.
         alpha: small is skewed: 0.1 leaves a peer a few classes, 100 is nearly iid.
+
+    Raises:
+        DataError: there are fewer rows than peers need.
     """
     _check_size(len(labels), peers)
     random = RandomState(seed)

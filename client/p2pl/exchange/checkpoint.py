@@ -63,6 +63,7 @@ async def find(file: SessionFile, beside: Path | None, fetch_from_peers: Fetch) 
 
     Raises:
         CheckpointError: no source has it; the message says what each one answered.
+        ModelError: the session's model is unknown here.
     """
     model = models.build(file.session)
     size = weights.payload_bytes(weights.Layout.of(model), DTYPE)

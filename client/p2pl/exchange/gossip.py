@@ -74,7 +74,12 @@ class GossipExchange(Exchange):
         self._neighbours = Neighbours()
 
     async def enter(self, node: Node, state: PeerState) -> PeerState:
-        """Returns the state to begin with, with the age of its model."""
+        """Returns the state to begin with, with the age of its model.
+
+        Raises:
+            RunDirError: the saved state is of another kind of exchange.
+            TrackerError: no tracker answered, and no peer is known.
+        """
         age = Age.of(state)
         entered = await enter(node, state)
         if entered.weights is not state.weights:  # the swarm's, as old as its round

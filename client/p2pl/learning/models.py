@@ -62,6 +62,9 @@ def cnn(task: Task, *, width: int = 16, hidden: int = 64) -> nn.Module:
         task: images of at least 4x4.
         width: channels of the first convolution.
         hidden: size of the hidden layer.
+
+    Raises:
+        ModelError: the task's inputs are no such images, or a size is out of range.
     """
     channels, height, breadth = _image(task, "cnn")
     _check_sizes("width and hidden", (width, hidden))

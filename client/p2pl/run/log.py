@@ -252,6 +252,9 @@ class RunLog:
 
         A peer that was killed between logging a round and saving its weights resumes from the
         weights, so the log steps back to them.
+
+        Raises:
+            RunDirError: the log cannot be read or written.
         """
         with _translated(self.directory):
             self._replay(until=round_index)

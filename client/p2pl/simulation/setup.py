@@ -59,6 +59,7 @@ class Setup:
 
         Raises:
             SessionFileError: two fields of the spec contradict each other.
+            ModelError: the session's model is unknown here, or would not be built.
         """
         session = spec.session()
         made = SessionFile(spec.name, session, checkpoint.build(session)[1], trackers=())

@@ -177,6 +177,9 @@ class Term:
         Args:
             sender: id of the peer that the message came from.
             box: the sealed bytes.
+
+        Raises:
+            FrameError: what is inside is no request.
         """
         about = raft.about(self._node.file.id, self.number, "request")
         for key in self._keys:
