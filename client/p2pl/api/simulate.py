@@ -21,7 +21,8 @@ from p2pl.learning import device as devices
 from p2pl.learning.flower import Clients
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
-from p2pl.protocol.session import SessionFile, Task
+from p2pl.protocol.session import SessionFile
+from p2pl.protocol.session import Task as TaskSettings
 from p2pl.simulation.engine import Result, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
 from p2pl.simulation.rundirs import check_out, write_numbers, write_seed
@@ -176,7 +177,7 @@ def session_to_simulate(given: Given) -> SessionFile:
 
 
 def _everything(
-    task: Task, given: Everything, data_dir: str | os.PathLike[str] | None
+    task: TaskSettings, given: Everything, data_dir: str | os.PathLike[str] | None
 ) -> Data | Clients:
     if isinstance(given, Data):
         return given

@@ -18,7 +18,7 @@ from p2pl.protocol.raft import bootstrap as founding
 from p2pl.protocol.raft import messages as raft
 from p2pl.protocol.raft.bootstrap import Acceptance, Configuration
 
-Step: TypeAlias = tuple[founding.State, founding.Answers]  # the next state, and what to tell
+Step: TypeAlias = tuple[founding.Agreement, founding.Answers]  # the next state, and what to tell
 
 PATIENCE_S = 3.0  # chosen: who has not the lowest id proposes only after three polls
 # Everybody who is still looking says so at each poll. Whom the tracker names without a word from it
@@ -118,12 +118,12 @@ class Founders:
         self._heard_s = {one: at_s for one, at_s in self._heard_s.items() if at_s > since_s}
         return set(self._heard_s)
 
-    def _propose(self, present: Collection[str], state: founding.State) -> Step:
+    def _propose(self, present: Collection[str], state: founding.Agreement) -> Step:
         """Returns the state of a peer that proposes those who are there, and what it tells them."""
         state = founding.propose(state, present, self._size)
         return state, founding.say(state)
 
-    async def _step(self, change: Callable[[founding.State], Step]) -> None:
+    async def _step(self, change: Callable[[founding.Agreement], Step]) -> None:
         """Takes a step of the founding: it is on disk before anybody is told, one after another."""
         async with self._stepping:
             state, messages = change(self._state)

@@ -49,7 +49,7 @@ class Done:
 
 
 @EXCHANGES.builtin("raft")
-class Raft(Exchange):
+class RaftExchange(Exchange):
     """Rounds that an elected peer leads."""
 
     _peer: Participant

@@ -54,11 +54,11 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
         """The peer's part in the election."""
         return Ballot(self.term, self.voted_for, self.led, self.counted)
 
-    def agreement(self, me: str) -> founding.State:
+    def agreement(self, me: str) -> founding.Agreement:
         """Returns the part of the peer `me` in the founding."""
-        return founding.State(me, self.pledge, frozenset(self.dead), self.valid)
+        return founding.Agreement(me, self.pledge, frozenset(self.dead), self.valid)
 
-    def agreed(self, state: founding.State) -> "Seat":
+    def agreed(self, state: founding.Agreement) -> "Seat":
         """Returns the seat after a step of the founding."""
         pledge, dead, valid = state.saved
         return msgspec.structs.replace(self, pledge=pledge, dead=tuple(sorted(dead)), valid=valid)
