@@ -84,7 +84,7 @@ def in_step(pulls: Pulls, index: int) -> Pulls:
     """
     models = {who: model for who, model in pulls.models.items() if model.round == index}
     others = {
-        who: f"out of step: of round {model.round}, mine is {index}"
+        who: f"out of step: of round {model.round}, this peer is at {index}"
         for who, model in pulls.models.items()
         if model.round != index
     }
@@ -175,7 +175,7 @@ async def catch_up(node: Node, state: PeerState, models: Mapping[str, PeerModel]
     theirs = middle([model.vector for model in models.values()])
     lost = await node.worker(partial(node.learner.loss_by_taking, theirs, state.weights))
     good = lost < MAX_WORSE_NATS
-    model = "taking its model" if good else "its model is no good on my data, keeping mine"
+    model = "taking its model" if good else "its model is no good on own data, keeping the own one"
     node.events.said(f"the swarm is at round {reached}: {model}")
     moved = replace(state, round=reached, weights=theirs if good else state.weights)
     await save(node, moved)

@@ -36,7 +36,7 @@ async def linger(node: Node, state: PeerState, merge_news: MergeNews) -> PeerSta
         state = merged
         if done:
             break
-        node.events.said("done; serving my model and merging what the others make of it")
+        node.events.said("done; serving the model and merging what the others make of it")
         await asyncio.sleep(POLL_S)
     return state
 

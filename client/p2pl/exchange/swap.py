@@ -159,7 +159,7 @@ async def _ask_for(
         )
         if isinstance(pulled, Unchanged):
             if before is None:
-                raise FrameError("answer: got 'not modified', though I hold nothing of it")
+                raise FrameError("answer: got 'not modified', though nothing of it is held")
             model = replace(before.model, round=pulled.round)
             held = replace(before, model=model)
         else:

@@ -280,13 +280,13 @@ def ubar(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Anchor) 
     distances = _distances(own, received)
     order = sorted(range(len(received)), key=distances.__getitem__)
     near = order[: len(received) - assumed_bad(mixing, len(received) + 1)]
-    rejected = {k: f"ubar: {len(near)} of {len(order)} are nearer to mine" for k in order}
+    rejected = {k: f"ubar: {len(near)} of {len(order)} are nearer" for k in order}
     losses = {k: mine.loss(received[k]) for k in near}
     limit = mine.loss(own)
     if near and min(losses.values()) > limit:
         limit = min(losses.values())
     for k, loss in losses.items():
-        rejected[k] = f"ubar: my validation loss is {loss:.3f} with it, allowed {limit:.3f}"
+        rejected[k] = f"ubar: the validation loss is {loss:.3f} with it, allowed {limit:.3f}"
         if loss <= limit:
             del rejected[k]
     return _anchored(own, received, rejected, mixing)

@@ -420,5 +420,5 @@ def _clearly(one: _Judged) -> str:
 
 def _harmful(belief: float | None, record: Record | None) -> str:
     rounds = record.rounds if record else 0
-    mine = f"; mine {record.harm:.3f} over {rounds} rounds" if record else ""
+    mine = f"; own {record.harm:.3f} over {rounds} rounds" if record else ""
     return f"harm: got {belief or 0.0:.3f} by all opinions, allowed about {FREE_HARM:g}{mine}"

@@ -148,11 +148,11 @@ def _fault(vector: Tensor, own: Tensor, start: Tensor | None) -> str:
     own_norm = float(own.norm())
     ratio = float(vector.norm()) / own_norm if own_norm else math.inf
     if not ratio <= MAX_NORM_RATIO:
-        return f"norm: got {ratio:.3g} of mine, allowed at most {MAX_NORM_RATIO:g}"
+        return f"norm: got {ratio:.3g} times the own, allowed at most {MAX_NORM_RATIO:g}"
     # What was trained may have strayed, and what it set out from may have been turned by liars.
     cosine = max(_cosine(vector, mine) for mine in (own, start) if mine is not None)
     if not cosine > MIN_COSINE or not float(vector.norm()):
-        return f"direction: got cosine {cosine:.2f} to mine, allowed above {MIN_COSINE:g}"
+        return f"direction: got cosine {cosine:.2f} to the own, allowed above {MIN_COSINE:g}"
     return ""
 
 
