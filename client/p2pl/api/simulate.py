@@ -47,7 +47,7 @@ class Simulation:
 
 
 def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
-    session: Given,
+    session: Given | Mapping[str, Any],
     data: Everything,
     peers: int,
     *,
@@ -77,7 +77,8 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     """Runs many virtual peers in this process, and returns what a session would come to.
 
     Args:
-        session: a session file, its path, or the path of the TOML file that it is made from.
+        session: a session file, its path, the path of the TOML file that it is made from, or a
+            dictionary of the tables of that file.
         data: of all peers together, with a test set; see `Everything`.
         peers: how many virtual peers, 2..100,000.
         model: a module of the session's names and shapes; None: the session's own.
@@ -163,15 +164,18 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     return Simulation(figures, tuple(results))
 
 
-def session_to_simulate(given: Given) -> SessionFile:
-    """Returns a session file; of a TOML file, the one that would be made from it.
+def session_to_simulate(given: Given | Mapping[str, Any]) -> SessionFile:
+    """Returns a session file; of a TOML file or a dictionary, the one that would be made from it.
 
     Raises:
         InputError: it cannot be read, or is none of these.
     """
-    if isinstance(given, SessionFile) or Path(given).suffix != ".toml":
+    if isinstance(given, Mapping):
+        spec = session_format.spec_of(given)
+    elif isinstance(given, SessionFile) or Path(given).suffix != ".toml":
         return read_session(given)
-    spec = read_spec(Path(given))
+    else:
+        spec = read_spec(Path(given))
     session = spec.session()
     return SessionFile(spec.name, session, checkpoint.build(session)[1], trackers=())
 
