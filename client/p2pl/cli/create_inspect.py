@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from p2pl.api.files import read_session
 from p2pl.cli.app import extra
 from p2pl.cli.options import AsJson, SessionPath
+from p2pl.errors import InputError
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile
 
@@ -44,6 +45,7 @@ def create(
     with extra("client"):
         from p2pl.api.session import create as make
         from p2pl.learning import flower as clients
+        from p2pl.network import web
     with extra("flower"):
         model = clients.load(flower) if flower else None
         made = make(spec, out, trackers=tracker or (), model=model)
@@ -55,6 +57,11 @@ def create(
         print(f"tracker    {' '.join(tier)}")
     if not made.trackers:
         print("tracker    none: whoever joins must name one with --tracker")
+    for url in (*(url for tier in made.trackers for url in tier), *made.url_list):
+        try:
+            web.parse_url(url)
+        except InputError as fault:
+            print(f"note       nobody will get an answer there: {fault}")
 
 
 def inspect(file: SessionPath, as_json: AsJson = False) -> None:

@@ -62,6 +62,7 @@ def join(
             "[default: the session file's]"
         ),
     ] = None,
+    ca: options.Authorities = None,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     threads: options.Threads = None,
@@ -128,6 +129,7 @@ def join(
                 identity=identity,
                 listen=listen,
                 trackers=tracker or (),
+                ca=ca,
                 rounds=rounds,
                 seed_for=seed_for,
                 alone=alone,

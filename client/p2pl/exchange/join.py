@@ -29,6 +29,7 @@ from p2pl.learning import device
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import Trainer
 from p2pl.mixing.base import rule_of
+from p2pl.network import web
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
@@ -58,6 +59,7 @@ class Options:
         listen: HOST:PORT to serve other peers at.
         rounds: to do in all; None: the session's.
         trackers: tiers of URLs; (): the session file's.
+        authorities: a PEM file of those who may vouch for HTTPS servers; None: the usual ones.
         seeding_s: how long others are served at most, once all rounds are done; seconds.
         alone: whether the peer trains without anybody.
         privacy: None: parameters say what they like of the peer's examples.
@@ -73,6 +75,7 @@ class Options:
     listen: str = "0.0.0.0:0"  # a peer is there to be reached
     rounds: int | None = None
     trackers: tuple[tuple[str, ...], ...] = ()
+    authorities: Path | None = None
     seeding_s: float = 60.0
     alone: bool = False
     privacy: Wanted | None = None
@@ -274,7 +277,10 @@ async def _network(
     )
     me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
     tiers = options.trackers or file.trackers
-    directory = TrackerDirectory(tiers, me, state=state.directory if state else None)
+    is_secure = any(url.startswith("https:") for tier in tiers for url in tier)
+    trust = web.trust(options.authorities) if is_secure else None
+    saved = state.directory if state else None
+    directory = TrackerDirectory(tiers, me, state=saved, trust=trust)
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
     return wire, directory
