@@ -57,9 +57,15 @@ async def nobody() -> bytes:
     raise PullError("nobody is there to ask")
 
 
-def find(file: SessionFile, beside: Path, swarm: checkpoint.Fetch = nobody) -> bytes:
+def find(
+    file: SessionFile,
+    beside: Path | None,
+    swarm: checkpoint.Fetch = nobody,
+    *,
+    kept: Path | None = None,
+) -> bytes:
     """Returns what `checkpoint.find` finds."""
-    return asyncio.run(checkpoint.find(file, beside, swarm))
+    return asyncio.run(checkpoint.find(file, checkpoint.Places(beside, kept), swarm))
 
 
 def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another() -> None:
@@ -135,6 +141,21 @@ def test_a_mirror_is_used_and_one_that_sends_too_much_is_cut_off(tmp_path: Path)
         mirrored = replace(file, url_list=(f"{url}/good",))
         with pytest.raises(CheckpointError, match=f"over {len(payload)} bytes"):
             find(mirrored, tmp_path / "none")
+
+
+def test_a_run_goes_on_from_the_checkpoint_that_it_keeps(tmp_path: Path) -> None:
+    file, payload = foreign(*tiny())
+    kept = tmp_path / "initial.safetensors"
+    kept.write_bytes(payload)
+    assert find(file, None, kept=kept) == payload
+    kept.write_bytes(payload[:-1] + b"\x00")  # damaged: another source may have it
+
+    async def swarm() -> bytes:
+        return payload
+
+    assert find(file, None, swarm, kept=kept) == payload
+    with pytest.raises(CheckpointError, match=r"(?s)initial\.safetensors: root.*the swarm"):
+        find(file, None, kept=kept)
 
 
 def test_a_model_of_another_size_is_named_before_anything_is_fetched(tmp_path: Path) -> None:

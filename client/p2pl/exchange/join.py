@@ -250,7 +250,7 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         transport, directory = await _network(one, state, stack)
         swarm = partial(_checkpoint_of_the_swarm, transport, directory, one.file)
         donors = _nobody if one.options.alone else swarm
-        payload = await checkpoint.find(one.file, _beside(one), donors)
+        payload = await checkpoint.find(one.file, _places(one), donors)
         await transport.publish_checkpoint(_on_disk(one, payload))
         if state is None:
             state = PeerState(round=0, weights=one.learner.decode_checkpoint(payload))
@@ -309,9 +309,15 @@ async def _nobody() -> bytes:
     raise PullError("not asked: training alone")
 
 
-def _beside(one: _Run) -> Path | None:
-    folder = one.options.beside
-    return folder / one.file.checkpoint_name if folder else None
+def _places(one: _Run) -> checkpoint.Places:
+    """Returns where the initial checkpoint may be."""
+    options = one.options
+    return checkpoint.Places(
+        beside=options.beside / one.file.checkpoint_name if options.beside else None,
+        kept=options.run_dir / CHECKPOINT_FILE,
+        authorities=options.authorities,
+        said=one.events.said,
+    )
 
 
 async def _checkpoint_of_the_swarm(
@@ -348,11 +354,14 @@ async def _checkpoint_of_the_swarm(
 def _on_disk(one: _Run, payload: bytes) -> memoryview:
     """Returns the checkpoint as a mapped file, so that serving it takes no memory of its own."""
     path = one.options.run_dir / CHECKPOINT_FILE
-    if not path.exists() or path.stat().st_size != len(payload):
+    if not path.exists() or path.stat().st_size != len(payload) or _mapped(path) != payload:
         write_atomically(path, payload)
+    return _mapped(path)
+
+
+def _mapped(path: Path) -> memoryview:
     with path.open("rb") as opened:
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    return memoryview(mapped)
+        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 async def _leave(directory: Directory) -> None:

@@ -108,7 +108,7 @@ class TrackerDirectory:
         bytes_in: bytes of their answers, HTTP headers included.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         tiers: Sequence[Sequence[str]],
         me: Announcer,
