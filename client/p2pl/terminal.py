@@ -21,6 +21,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from p2pl.errors import printable
 from p2pl.events import Ended, Event, RoundEnded, Said, Started, Step
 from p2pl.run.log import PeerId, RoundEntry, Summary
 
@@ -412,7 +413,7 @@ def short_id(full_id: str) -> str:
 
 def visible(text: str) -> str:
     """Returns the text on one line, without what could move the cursor of a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return printable(text).replace("\n", "?")
 
 
 def duration(seconds: float | None) -> str:

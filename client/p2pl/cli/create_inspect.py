@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from p2pl.api.files import read_session
 from p2pl.cli.app import extra
 from p2pl.cli.options import AsJson, SessionPath
-from p2pl.errors import InputError
+from p2pl.errors import InputError, printable
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile
 
@@ -74,20 +74,25 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(_as_dict(read, unknown), indent=2))
         return
-    print(f"id          {read.id}")
-    print(f"name        {read.name}")
-    print(f"trackers    {', '.join(url for tier in read.trackers for url in tier) or 'none'}")
-    print(f"checkpoint  {decimal(read.checkpoint.size)}, root {read.checkpoint.root}")
+    _show(f"id          {read.id}")
+    _show(f"name        {read.name}")
+    _show(f"trackers    {', '.join(url for tier in read.trackers for url in tier) or 'none'}")
+    _show(f"checkpoint  {decimal(read.checkpoint.size)}, root {read.checkpoint.root}")
     for key, value in session_format.as_dict(read.session).items():
         if isinstance(value, dict):
             value = "  ".join(
                 f"{name}={item}" for name, item in value.items() if item not in ([], {}, None)
             )
-        print(f"{key:<11} {value}")
+        _show(f"{key:<11} {value}")
     if read.comment:
-        print(f"comment     {read.comment}")
+        _show(f"comment     {read.comment}")
     for field, name in (unknown or {}).items():
-        print(f"note        {field} {name!r} is unknown here: whoever joins must have installed it")
+        _show(f"note        {field} {name!r} is unknown here: whoever joins must have installed it")
+
+
+def _show(line: str) -> None:
+    """Prints a line, part of which a stranger has written."""
+    print(printable(line))
 
 
 def _as_dict(read: SessionFile, unknown: Mapping[str, str] | None) -> dict[str, Any]:

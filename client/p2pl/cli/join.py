@@ -10,7 +10,7 @@ import typer
 
 from p2pl.api.files import read_session
 from p2pl.cli import options
-from p2pl.cli.app import extra
+from p2pl.cli.app import extra, show_log
 from p2pl.errors import InputError
 from p2pl.protocol.session import Session
 
@@ -113,9 +113,7 @@ def join(
         from p2pl.data.load import Shard
         from p2pl.terminal import Screen
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.ERROR, format="%(name)s %(message)s"
-    )
+    show_log(logging.INFO if verbose else logging.ERROR)
     client, mine, shown = _trains_with(read.session, data, flower, part)
     where = run_dir or default_run_dir(read.name, Shard(*part) if part else None, alone=alone)
     with extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
