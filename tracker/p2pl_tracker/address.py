@@ -8,11 +8,9 @@ from typing import TypeAlias
 
 from p2pl.errors import InputError, wrong
 from p2pl.pace import Rate, RateLimiter
-from p2pl_tracker.swarm import address_group, too_often
+from p2pl_tracker.swarm import SITE_BITS, SITE_SHARE, address_group, too_often
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-SITE_BITS = 48  # of an IPv6 address: RFC 6177
-SITE_SHARE = 16  # chosen: see `AddressLimit`
 MAX_ADDRESSES = 100_000  # chosen: 20 MB of rate limits; the longest idle is forgotten first
 
 
