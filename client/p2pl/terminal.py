@@ -389,7 +389,9 @@ def summary_line(summary: Summary) -> list[str]:
         score_of(summary),
         f"in {decimal(summary.bytes_in)} out {decimal(summary.bytes_out)}",
         duration(summary.seconds),
-        f"peers met {len(summary.peers_met)}",
+        "met nobody: trained alone"
+        if summary.met_nobody
+        else f"peers met {len(summary.peers_met)}",
     ]
 
 

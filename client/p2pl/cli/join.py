@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from p2pl.learning.flower import NumPyClient
 
 
+MET_NOBODY_CODE = 5
+MET_NOBODY = (
+    "nobody was met: this peer trained all its rounds alone, though the session is for several; "
+    "what it has learned is kept. Others must be there at the same time, and be able to reach it: "
+    "--listen names where it is reached; --alone trains alone on purpose"
+)
+
+
 def join(
     file: options.SessionPath,
     data: Annotated[
@@ -146,6 +154,9 @@ def join(
     if run.summary and run.summary.state == "interrupted":
         print("interrupted; the same command resumes", file=sys.stderr)
         raise typer.Exit(130)
+    if run.summary and run.summary.met_nobody:
+        print(f"p2pl: {MET_NOBODY}", file=sys.stderr)
+        raise typer.Exit(MET_NOBODY_CODE)
 
 
 def _trains_with(

@@ -21,6 +21,7 @@ from p2pl.events import Ended, Events, Sink, Started, Stop, into
 from p2pl.exchange import checkpoint, cohort
 from p2pl.exchange.alone import Alone
 from p2pl.exchange.base import Exchange, kind_of
+from p2pl.exchange.company import Company, met_nobody
 from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.round import run
 from p2pl.exchange.swap import keep_announcing
@@ -131,6 +132,9 @@ async def join(
         events = Events((into(log), *sinks))
         log.drop_after(state.round if state else 0)
         begun = state.round if state else 0
+        if _wants_company(file, options):
+            company = Company(log.totals, events.said)
+            events = Events((*events.sinks, company))
         events(Started(file.name, file.id, identity.peer_id, begun, rounds))
         with contextlib.closing(Worker()) as worker, _Stopping() as stopping:
             one = _Run(file, options, identity, learner, exchange, events, rounds, worker, stopping)
@@ -393,6 +397,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         session_id=one.file.id,
         name=one.file.name,
         peers_met=tuple(sorted(totals.peers_met)),
+        met_nobody=met_nobody(totals, state, wanted=_wants_company(one.file, one.options)),
         bytes_in=totals.bytes_in,
         bytes_out=totals.bytes_out,
         tracker_bytes=totals.tracker_bytes,
@@ -413,6 +418,11 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
         personal_accuracy=_keep_personal(one, state),
     )
+
+
+def _wants_company(file: SessionFile, options: Options) -> bool:
+    """Returns whether it is news that a peer trains without others."""
+    return not options.alone and file.session.exchange.min_peers > 1
 
 
 def _keep_personal(one: _Run, state: PeerState) -> float | None:

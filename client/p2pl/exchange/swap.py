@@ -65,6 +65,8 @@ async def announce(
     try:
         async with node.announcing:
             node.answer = await node.directory.announce(event, numwant=wanted + spare)
+        if node.answer.warning:
+            node.events.said(f"the tracker says: {node.answer.warning}")
     except TrackerError as fault:
         cohort = known.sample(wanted, without=without)
         if not cohort:
