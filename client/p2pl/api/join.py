@@ -23,6 +23,7 @@ from p2pl.exchange.join import Options
 from p2pl.exchange.join import join as take_part
 from p2pl.learning import device as devices
 from p2pl.learning import precision as precisions
+from p2pl.learning.checkpoint import check_size
 from p2pl.learning.torch_trainer import Fit
 from p2pl.network import web
 from p2pl.privacy import policy
@@ -119,6 +120,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
             wrong("--tracker", got="none, and none in the session file", allowed="one URL or more")
         )
     check_known(file.session, alone=alone)
+    check_size(file.session, file.checkpoint)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
     precisions.check(precision, private=private is not None)
     mine = _data(file.session.task, data, test, shard, data_dir)

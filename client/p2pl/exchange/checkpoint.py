@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pl.errors import CheckpointError, NetworkError, wrong
-from p2pl.learning import models, weights
-from p2pl.learning.checkpoint import DTYPE, build
+from p2pl.learning.checkpoint import build, check_size
 from p2pl.network.download import deadline_s, download
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, SessionFile
@@ -82,17 +81,7 @@ async def find(file: SessionFile, places: Places, fetch_from_peers: Fetch) -> by
     Raises:
         CheckpointError: no source has it; the message says what each one answered.
     """
-    model = models.build(file.session)
-    size = weights.payload_bytes(weights.Layout.of(model), DTYPE)
-    if size != file.checkpoint.size:
-        raise CheckpointError(
-            wrong(
-                f"model {file.session.model.name!r} here",
-                got=f"{size} bytes of weights",
-                allowed=str(file.checkpoint.size),
-                hint="you and the session's author have different versions of this model installed",
-            )
-        )
+    check_size(file.session, file.checkpoint)
     refusals = []
     async for source, payload in _sources(file, places, fetch_from_peers):
         try:
