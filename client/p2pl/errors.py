@@ -149,11 +149,18 @@ def _cut(got: object, depth: int = 2) -> object:
     return type(got)(_cut(value, depth - 1) for value in got[:_MAX_GOT_ITEMS])
 
 
-def printable(text: str) -> str:
-    """Returns the text without what could move a terminal's cursor or turn its writing about.
+def visible(text: str) -> str:
+    """Returns the text on one line, without what could move the cursor of a terminal.
 
-    Every text of a stranger passes through here before a person sees it: control characters, those
-    that change the direction of writing, and others that show nothing become question marks. A line
-    stays a line.
+    For whatever a stranger wrote: once, where it arrives.
     """
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def printable(text: str) -> str:
+    """Returns the text with its lines, each of them `visible`: what a person is shown passes here.
+
+    Control characters, those that turn the direction of writing about, and others that show nothing
+    become question marks.
+    """
+    return "\n".join(map(visible, text.split("\n")))
