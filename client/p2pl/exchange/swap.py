@@ -75,6 +75,12 @@ async def announce(
         return cohort
     avoided = resting.union(without)
     there = [address for address in node.answer.peers if address.id not in avoided]
+    if known.missing():
+        # A tracker may name more dead peers than living ones: half of the places are for those who
+        # were met.
+        met = known.sample(wanted // 2, without=avoided, met=True)
+        ids = {one.id for one in met}
+        there = met + [address for address in there if address.id not in ids]
     # A tracker that was just restarted knows fewer peers than this one does.
     taken = avoided.union(one.id for one in there)
     there += known.sample(max(0, wanted - len(there)), without=taken)
