@@ -77,6 +77,8 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
     _show(f"id          {read.id}")
     _show(f"name        {read.name}")
     _show(f"trackers    {', '.join(url for tier in read.trackers for url in tier) or 'none'}")
+    if read.url_list:
+        _show(f"mirrors     {', '.join(read.url_list)}")
     _show(f"checkpoint  {decimal(read.checkpoint.size)}, root {read.checkpoint.root}")
     for key, value in session_format.as_dict(read.session).items():
         if isinstance(value, dict):
