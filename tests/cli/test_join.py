@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import p2pl
-from support.processes import ROOT
+from support.processes import ROOT, Swarm
 
 DIGITS = ROOT / "torrentfiles" / "digits.toml"
 
@@ -148,3 +148,18 @@ def test_a_module_that_a_client_imports_and_that_is_missing_is_named(
     assert done.returncode == 2, done.stderr
     assert f"theirs_lacking.py, line {line}: got 'import of {missing}" in done.stderr
     assert "pip install" not in done.stderr
+
+
+def test_who_met_nobody_is_told_by_the_exit_code(tmp_path: Path) -> None:
+    spec = DIGITS.read_text().replace("start_deadline_s = 60.0", "start_deadline_s = 0.1")
+    (tmp_path / "d.toml").write_text(spec)
+    p2pl("create", tmp_path / "d.toml", "--out", tmp_path / "d.torrent")
+    with Swarm(tmp_path) as swarm:
+        swarm.tracker()
+        words = ("--data", "digits", "--shard", "0/6", "--rounds", 1, "--seed-for", 0)
+        where = ("--tracker", swarm.url, "--listen", "127.0.0.1:0", "--run-dir", tmp_path / "run")
+        done = p2pl("join", tmp_path / "d.torrent", *words, *where)
+        assert done.returncode == 5
+        assert "nobody was met" in done.stderr
+        alone = (*words, "--alone", "--run-dir", tmp_path / "alone")
+        assert p2pl("join", tmp_path / "d.torrent", *alone).returncode == 0

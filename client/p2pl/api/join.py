@@ -23,7 +23,9 @@ from p2pl.exchange.join import Options
 from p2pl.exchange.join import join as take_part
 from p2pl.learning import device as devices
 from p2pl.learning import precision as precisions
+from p2pl.learning.checkpoint import check_size
 from p2pl.learning.torch_trainer import Fit
+from p2pl.network import web
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import SessionFile
@@ -47,6 +49,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     identity: str | os.PathLike[str] | None = None,
     listen: str = "0.0.0.0:0",
     trackers: Sequence[str] = (),
+    ca: str | os.PathLike[str] | None = None,
     rounds: int | None = None,
     seed_for: float = 60.0,
     alone: bool = False,
@@ -83,6 +86,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         identity: the peer's key file; None: RUN_DIR/identity.pem.
         listen: HOST:PORT to serve other peers at; port 0 takes any free one.
         trackers: URLs to ask in the place of the session file's.
+        ca: a PEM file of certificate authorities that are trusted, and no others, where a tracker
+            or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
         rounds: to do in all; None: the session's.
         seed_for: seconds for which others are served at most, once all rounds are done.
         alone: whether nothing is sent and nobody asked.
@@ -109,11 +114,14 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     file = read_session(session)
     tiers = tuple((url,) for url in trackers)
     session_format.check_trackers(tiers)
+    for url in trackers:
+        web.parse_url(url)
     if not (tiers or file.trackers or alone):
         raise SessionFileError(
             wrong("--tracker", got="none, and none in the session file", allowed="one URL or more")
         )
     check_known(file.session, alone=alone)
+    check_size(file.session, file.checkpoint)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
     precisions.check(precision, private=private is not None)
     mine = _data(file.session.task, data, test, shard, data_dir)
@@ -130,6 +138,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         listen=listen,
         rounds=rounds,
         trackers=tiers,
+        authorities=Path(ca) if ca else None,
         seeding_s=seed_for,
         alone=alone,
         privacy=private,

@@ -78,6 +78,8 @@ async def announce(
     try:
         async with node.announcing:
             node.answer = await node.directory.announce(event, numwant=wanted + spare)
+        if node.answer.warning:
+            node.events.said(f"the tracker says: {node.answer.warning}")
     except TrackerError as fault:
         cohort = known.sample(wanted, without=without)
         if not cohort:
@@ -86,6 +88,12 @@ async def announce(
         return cohort
     avoided = resting.union(without)
     there = [address for address in node.answer.peers if address.id not in avoided]
+    if known.missing():
+        # A tracker may name more dead peers than living ones: half of the places are for those who
+        # were met.
+        met = known.sample(wanted // 2, without=avoided, met=True)
+        ids = {one.id for one in met}
+        there = met + [address for address in there if address.id not in ids]
     # A tracker that was just restarted knows fewer peers than this one does.
     taken = avoided.union(one.id for one in there)
     there += known.sample(max(0, wanted - len(there)), without=taken)

@@ -5,6 +5,7 @@ from typing import Final
 
 from torch import Tensor
 
+from p2pl.errors import CheckpointError, wrong
 from p2pl.learning import models, weights
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, Session
@@ -20,6 +21,23 @@ def build(session: Session) -> tuple[bytes, Checkpoint]:
     """
     model = models.build(session)
     return describe(weights.flatten(model), weights.Layout.of(model))
+
+
+def check_size(session: Session, promised: Checkpoint) -> None:
+    """Raises CheckpointError unless the session's model has as many bytes of weights as promised.
+
+    A session file of a few hundred bytes may name a model of gigabytes: this takes no memory.
+    """
+    size = weights.payload_bytes(weights.Layout.of(models.sketch(session)), DTYPE)
+    if size != promised.size:
+        raise CheckpointError(
+            wrong(
+                f"model {session.model.name!r} here",
+                got=f"{size} bytes of weights",
+                allowed=str(promised.size),
+                hint="you and the session's author have different versions of this model installed",
+            )
+        )
 
 
 def describe(vector: Tensor, layout: weights.Layout) -> tuple[bytes, Checkpoint]:

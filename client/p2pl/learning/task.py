@@ -74,7 +74,7 @@ class Task(Protocol):
     """
 
     metrics: ClassVar[tuple[Metric, ...]]
-    is_stackable: ClassVar[bool] = False
+    is_stackable: bool = False
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Returns the loss of each example, [n] float32.

@@ -119,6 +119,7 @@ class Summary(_Record, frozen=True):
     session_id: str = ""
     name: str = ""  # of the session
     peers_met: tuple[PeerId, ...] = ()  # those that delivered something usable
+    met_nobody: bool = False  # it was to train with others, and mixed with nobody in any round
     bytes_in: Count = 0
     bytes_out: Count = 0
     tracker_bytes: Count = 0
