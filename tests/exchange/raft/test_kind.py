@@ -378,9 +378,10 @@ async def test_a_seat_survives_a_restart_and_is_of_one_session(tmp_path: Path) -
     assert again.agreement(state.me).saved == state.saved
     with pytest.raises(RunDirError, match="of session ab"):
         SeatFile(tmp_path, "cd")
-    (tmp_path / SEAT_FILE).write_bytes(b"{")
-    with pytest.raises(RunDirError, match="damaged"):
-        SeatFile(tmp_path, "ab")
+    for damaged in (b"{", b'{"session":"\xf8"}', b'{"x":' + b"[" * 3_000):
+        (tmp_path / SEAT_FILE).write_bytes(damaged)
+        with pytest.raises(RunDirError, match="damaged"):
+            SeatFile(tmp_path, "ab")
 
 
 def test_a_state_of_another_exchange_is_refused() -> None:
