@@ -34,27 +34,32 @@ class Judge(Protocol):
 class LossJudge:
     """A judge that knows the loss of each example, for a task of any kind.
 
-    The probability of the right answer is taken to be exp(-loss), which it is where the loss is a
-    negative log-likelihood.
+    How right a model is about an example is exp(-loss / usual), where `usual` is the median loss
+    that the peer's examples had before the change. So no unit counts: the same targets in metres or
+    in millimetres, and losses in nats or in squares, are judged alike.
     """
 
     def __init__(self, losses: Callable[[Tensor], Tensor]) -> None:
         """Asks nothing yet.
 
         Args:
-            losses: of parameters [P], the loss of each example, [n].
+            losses: of parameters [P], the loss of each example, [n]; none below 0.
         """
         self._losses = losses
 
     def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns the mean loss of probability, and its standard error: at least one example's."""
-        lost = self._right(before) - self._right(after)
+        """Returns the mean loss of rightness, and its standard error: at least one example's."""
+        old, new = self._losses(before), self._losses(after)
+        usual = float(old.median()) or float(old.mean()) or 1.0
+        lost = _right(old, usual) - _right(new, usual)
         count = len(lost)
         spread = float(lost.std()) if count > 1 else 0.0
         return float(lost.mean()), max(1 / count, spread / math.sqrt(count))
 
-    def _right(self, vector: Tensor) -> Tensor:
-        return (-self._losses(vector).clamp(min=0)).exp()
+
+def _right(losses: Tensor, usual: float) -> Tensor:
+    """Returns how right a model is about each example, 0..1; a loss that is no number is wrong."""
+    return (-losses.clamp(min=0) / usual).exp().nan_to_num(0.0)
 
 
 class MeanLossJudge:
@@ -70,15 +75,16 @@ class MeanLossJudge:
         self._mean_loss, self._examples = mean_loss, examples
 
     def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns how much of the right answer's probability a change costs, and its noise.
+        """Returns how much rightness a change costs, and its noise; see `LossJudge`.
 
-        The probability is the geometric mean over the examples, exp(-loss). How they spread is not
-        known, so a spread is assumed, and no noise smaller than one example.
+        How the examples spread is not known, so a spread is assumed, and no noise smaller than one
+        example.
         """
-        cost = self._right(before) - self._right(after)
+        old, new = self._mean_loss(before), self._mean_loss(after)
         count = self._examples()
-        return cost, max(1 / count, SPREAD / math.sqrt(count))
-
-    def _right(self, vector: Tensor) -> float:
-        loss = self._mean_loss(vector)
-        return math.exp(-max(0.0, loss)) if math.isfinite(loss) else 0.0
+        noise = max(1 / count, SPREAD / math.sqrt(count))
+        if not math.isfinite(old):
+            return 0.0, noise
+        usual = max(0.0, old) or 1.0
+        worth = math.exp(-max(0.0, new) / usual) if math.isfinite(new) else 0.0
+        return math.exp(-max(0.0, old) / usual) - worth, noise
