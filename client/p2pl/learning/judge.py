@@ -18,6 +18,7 @@ SPREAD = 0.1
 # Of rightness: what counts as learned at least, so that first rounds are not judged by noise.
 LEAST_LEARNED = 0.1
 MIN_EXAMPLES = 4  # fewer say nothing about their spread
+FEW = 10  # the standard error of so many is taken twice: their spread is known badly, and skewed
 
 
 class Judge(Protocol):
@@ -64,9 +65,7 @@ class LossJudge:
         right = _right(old, usual)
         learned = max(LEAST_LEARNED, float((right - _right(self._ignorant, usual)).mean()))
         lost = (right - _right(new, usual)) / learned
-        # The spread of few examples is itself known badly: Student's quantile at 2 standard errors
-        # is larger by about this factor.
-        wider = 1 + 2 / (len(lost) - 2)
+        wider = 1 + FEW / len(lost)
         return float(lost.mean()), wider * float(lost.std()) / math.sqrt(len(lost))
 
 
