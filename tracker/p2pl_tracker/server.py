@@ -91,7 +91,12 @@ class TooManyRequests(Exception):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with deadlines for request and answer, and limits on what is sent."""
+    """uvicorn's protocol, with deadlines for request and answer, and limits on what is sent.
+
+    Args:
+        doorkeeper: of the server.
+        options: of uvicorn's protocol.
+    """
 
     def __init__(self, *, doorkeeper: Doorkeeper, **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)  # uvicorn chooses them
@@ -104,6 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_whole = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins the deadline of the first request."""
         super().connection_made(transport)
         self._group = self._doorkeeper.group_of(self.client)
         self._set_deadline()
@@ -111,6 +117,7 @@ class BoundedProtocol(HttpToolsProtocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        """Takes in bytes of a request, and ends a connection whose head is too large."""
         if self._deadline is None:
             self._set_deadline()
         self._is_whole = False
@@ -126,39 +133,46 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def on_message_begin(self) -> None:
+        """Takes in that a request has begun, and refuses one too many."""
         if len(self.pipeline) >= MAX_PIPELINED:
             raise TooManyRequests
         super().on_message_begin()
         self._is_whole = False
 
     def on_headers_complete(self) -> None:
+        """Takes in that a head has ended."""
         super().on_headers_complete()
         self._bytes, self._most_bytes = 0, MAX_REST_BYTES
 
     def on_message_complete(self) -> None:
+        """Takes in that a request has ended."""
         super().on_message_complete()
         self._is_whole = True
         self._bytes, self._most_bytes = 0, MAX_HEAD_BYTES
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Drops the deadline."""
         self._clear_deadline()
         self.resume_writing()
         self._doorkeeper.leave(self._group)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """Begins the deadline until which the client must have read."""
         super().pause_writing()
         if self._writing is None:
             deadline_s = self._doorkeeper.patience.request_deadline_s
             self._writing = self.loop.call_later(deadline_s, self.transport.abort)
 
     def resume_writing(self) -> None:
+        """Drops that deadline."""
         super().resume_writing()
         if self._writing is not None:
             self._writing.cancel()
             self._writing = None
 
     def timeout_keep_alive_handler(self) -> None:
+        """Ends a connection that was idle for too long."""
         self.transport.abort()  # close() would wait for a client that does not read its answer
 
     def _set_deadline(self) -> None:
@@ -190,6 +204,10 @@ class _Server(uvicorn.Server):
 
 def listen(host: str, port: int) -> socket.socket:
     """Returns a bound socket; port 0 takes a free one. `::` is all addresses, IPv4 included.
+
+    Args:
+        host: an IPv4 or IPv6 address of this machine.
+        port: 0..65535; 0 takes a free one.
 
     Raises:
         InputError: the address is not of this machine, or another process has the port.

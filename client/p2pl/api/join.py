@@ -28,7 +28,8 @@ from p2pl.learning.torch_trainer import Fit
 from p2pl.network import web
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
-from p2pl.protocol.session import SessionFile, Task
+from p2pl.protocol.session import SessionFile
+from p2pl.protocol.session import Task as TaskSettings
 from p2pl.run.log import make_directory, read_run
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
@@ -157,7 +158,7 @@ def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
 
 
 def _data(
-    task: Task,
+    task: TaskSettings,
     given: Mine,
     test: own.Given | None,
     shard: Shard | None,

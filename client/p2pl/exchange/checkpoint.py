@@ -48,6 +48,11 @@ class Places:
 def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
     """Returns `payload` if it is what the session file promises.
 
+    Args:
+        payload: that somebody gave.
+        promised: its size and its hash, as the session file says.
+        source: where it came from, for the message.
+
     Raises:
         CheckpointError: its size or its hash differs; the message names the source.
     """
@@ -80,6 +85,7 @@ async def find(file: SessionFile, places: Places, fetch_from_peers: Fetch) -> by
 
     Raises:
         CheckpointError: no source has it; the message says what each one answered.
+        ModelError: the session's model is unknown here.
     """
     check_size(file.session, file.checkpoint)
     refusals = []
