@@ -4,6 +4,7 @@
 pipes. Both are told the same few things, and either may be told them from a worker thread.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from rich.text import Text
 from p2pl.errors import visible
 from p2pl.events import Ended, Event, RoundEnded, Said, Started, Step
 from p2pl.run.log import PeerId, RoundEntry, Summary
+
+log = logging.getLogger(__name__)
 
 SHORT_ID_CHARS = 8  # 32 bits: two of 100 peers look alike once in a million swarms
 REFRESH_HZ = 4  # chosen: drawing takes milliseconds, and shares the interpreter with training
@@ -121,7 +124,14 @@ class Screen:
         self._shown.close()
 
     def __call__(self, event: Event) -> None:
-        """Shows one event."""
+        """Shows one event; a full disk or a closed pipe is no reason to end a run."""
+        try:
+            self._show(event)
+        except OSError as fault:
+            log.log(logging.ERROR, "nothing more is shown: %s", fault)
+            self._view = None
+
+    def _show(self, event: Event) -> None:
         if isinstance(event, Started):
             header = Header(
                 event.name, event.session_id, event.peer_id, event.rounds, self._model, self._data

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,8 @@ import torch
 from support.processes import ROOT
 
 from p2pl.data.load import Shard, load
-from p2pl.events import Event, Events, RoundEnded
+from p2pl.events import Event, Events, RoundEnded, Said
+from p2pl.exchange import swap
 from p2pl.exchange.base import EXCHANGES
 from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.round import run
@@ -138,6 +140,29 @@ def test_half_of_a_cohort_is_for_those_who_were_met_once_somebody_is_missing(
         for cohort in asyncio.run(cohorts()):
             assert len(set(cohort)) == 4
             assert ids <= set(cohort)
+
+
+def test_who_waits_for_models_says_for_whose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swap, "TOLD_AFTER_S", 0.05)
+    network, told = MemoryNetwork(), list[Event]()
+    file = session_file("cohort")
+    patient = msgspec.structs.replace(file.session.exchange, wait_s=0.5)
+    file = replace(file, session=msgspec.structs.replace(file.session, exchange=patient))
+    asker, slow = node(file, network, tmp_path, 0, told), node(file, network, tmp_path, 1, [])
+
+    async def ask() -> swap.Pulls:
+        for one in (asker, slow):
+            await swap.publish(one, 0, flatten(models.build(file.session)))
+        address = slow.transport.address  # type: ignore[attr-defined]
+        return await swap.pull_all(asker, [address], 1)  # whose round 1 does not come
+
+    with closing(asker.worker), closing(slow.worker):
+        pulls = asyncio.run(ask())
+    assert list(pulls.models) == [slow.peer_id]
+    said = [event.text for event in told if isinstance(event, Said)]
+    assert said == [f"waiting for the models of {slow.peer_id[:8]}"]
 
 
 def test_what_is_begun_in_the_worker_ends_before_what_comes_after_it() -> None:

@@ -94,7 +94,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with deadlines for request and answer, and limits on what is sent.
 
     Args:
-        doorkeeper: counts connections, and knows how long to wait.
+        doorkeeper: of the server.
         options: of uvicorn's protocol.
     """
 
@@ -133,7 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def on_message_begin(self) -> None:
-        """Takes in that a request has begun."""
+        """Takes in that a request has begun, and refuses one too many."""
         if len(self.pipeline) >= MAX_PIPELINED:
             raise TooManyRequests
         super().on_message_begin()
@@ -158,12 +158,14 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """Begins the deadline until which the client must have read."""
         super().pause_writing()
         if self._writing is None:
             deadline_s = self._doorkeeper.patience.request_deadline_s
             self._writing = self.loop.call_later(deadline_s, self.transport.abort)
 
     def resume_writing(self) -> None:
+        """Drops that deadline."""
         super().resume_writing()
         if self._writing is not None:
             self._writing.cancel()

@@ -30,7 +30,7 @@ from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import SessionFile
 from p2pl.protocol.session import Task as TaskSettings
-from p2pl.run.log import read_run
+from p2pl.run.log import make_directory, read_run
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
@@ -130,7 +130,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     )
     trainer = trainer_for(file, trainer_or_model, mine, computing)
     where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
-    where.mkdir(parents=True, exist_ok=True)
+    make_directory(where)
     chosen = Options(
         run_dir=where,
         identity=Path(identity) if identity else where / "identity.pem",

@@ -5,6 +5,7 @@ wrong; 3 no tracker and no known peer; 4 nothing was left of the privacy budget;
 trained to the end without meeting anybody, though the session is for several; 130 interrupted.
 """
 
+import contextlib
 import logging
 import sys
 import traceback
@@ -42,6 +43,11 @@ def main() -> None:
     except P2PLError as fault:
         print(printable(f"p2pl: {fault}"), file=sys.stderr)
         sys.exit(fault.exit_code)
+    except OSError as fault:  # of what is written to: a full disk, a closed pipe
+        print(printable(f"p2pl: {fault}"), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # else Python tries once more at its end, and says so
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

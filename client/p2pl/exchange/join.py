@@ -252,7 +252,7 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
     """Returns the state after the last round; the swarm is left properly whatever happens."""
     async with contextlib.AsyncExitStack() as stack:
         transport, directory = await _network(one, state, stack)
-        swarm = partial(_checkpoint_of_the_swarm, transport, directory, one.file)
+        swarm = partial(_checkpoint_of_the_swarm, transport, directory, one)
         donors = _nobody if one.options.alone else swarm
         payload = await checkpoint.find(one.file, _places(one), donors)
         await transport.publish_checkpoint(_on_disk(one, payload))
@@ -324,18 +324,18 @@ def _places(one: _Run) -> checkpoint.Places:
     )
 
 
-async def _checkpoint_of_the_swarm(
-    transport: Transport, directory: Directory, file: SessionFile
-) -> bytes:
+async def _checkpoint_of_the_swarm(transport: Transport, directory: Directory, one: _Run) -> bytes:
     """Returns what some peer serves as the initial checkpoint; it is not verified yet.
 
     Whoever made the session may join a little later than this peer, so it is asked for until the
     start's deadline.
     """
-    loop = asyncio.get_running_loop()
+    loop, file = asyncio.get_running_loop(), one.file
     until_s = loop.time() + file.session.exchange.start_deadline_s
     reasons: dict[str, str] = {}
     while True:
+        left_s = max(0.0, until_s - loop.time())
+        one.events.said(f"asking the swarm for the initial checkpoint, {left_s:.0f} s more")
         with contextlib.suppress(TrackerError):
             await directory.announce("update", numwant=CHECKPOINT_DONORS)
         for address in directory.known.sample(CHECKPOINT_DONORS):

@@ -97,7 +97,7 @@ def _next(url: httpx.URL, location: str) -> httpx.URL:
     """Returns where a redirect leads to."""
     try:
         found = web.parse_url(str(url.join(location)))
-    except InputError as fault:
+    except (InputError, httpx.InvalidURL, ValueError) as fault:
         raise NetworkError(f"redirect: {fault}") from fault
     allowed = ("https",) if url.scheme == "https" else ("http", "https")
     if found.scheme not in allowed:

@@ -284,6 +284,22 @@ class RunLog:
         self.last, self.totals = entry, self.totals.plus(entry)
 
 
+def make_directory(directory: Path) -> None:
+    """Makes a run directory where there is none.
+
+    Raises:
+        RunDirError: it cannot be made, or its name is not UTF-8.
+    """
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError as fault:  # safetensors cannot open files there
+        raise RunDirError(
+            wrong("run directory", got=str(directory), allowed="a name in UTF-8")
+        ) from fault
+    with _translated(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
 def read_run(directory: Path) -> LoggedRun:
     """Returns what a run directory holds; the directory may be in use, and is not touched.
 

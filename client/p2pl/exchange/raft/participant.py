@@ -292,7 +292,8 @@ class Participant:
         """Returns what the present leader announces, as soon as there is one.
 
         Raises:
-            QuorumError: there was none for too long, or no model got through.
+            QuorumError: there was none for as long as the session's `patience_s`, or no model got
+                through for so long.
         """
         self.transfers.check()
         until_s = self.node.clock() + self.settings.patience_s
@@ -316,7 +317,7 @@ class Participant:
         Args:
             notice: of the leader that the work is for.
             work: cancelled where it is not needed any more.
-            about: what is told to be waited for, where that takes long.
+            about: what is told to be waited for, where that takes long; "": nothing.
 
         Raises:
             Moved: `notice` is not current any more.

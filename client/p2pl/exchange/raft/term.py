@@ -263,6 +263,7 @@ async def collect(node: Node, sender: str, name: bytes, key: bytes, deadline_s: 
         sender: id of the one that holds the blob.
         name: of the blob.
         key: that it is locked with.
+        deadline_s: for the blob to come, seconds.
 
     Raises:
         PullError, FrameError: it cannot be had, or is not what it should be.
