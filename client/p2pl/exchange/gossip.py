@@ -29,6 +29,7 @@ from p2pl.exchange.swap import MAX_WAITED_LAG, announce, publish, pull_all
 from p2pl.learning.train import Trained
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.protocol import gossip as messages
+from p2pl.protocol.address import reach_of
 from p2pl.protocol.announce import PeerAddress
 from p2pl.run.state import PeerState
 
@@ -186,8 +187,10 @@ def take_pushes(node: Node) -> list[PeerAddress]:
             continue
         pushers.pop(message.peer_id, None)
         pushers[message.peer_id] = None  # the newest last
-        if len(known) < HINTS_UNTIL:
-            known.hear(one for one in told.addresses() if one.id not in known)
+        if len(known) < HINTS_UNTIL and message.peer_id in seen:
+            near = reach_of(seen[message.peer_id].host)  # a nearer address is another machine here
+            hints = [one for one in told.addresses() if reach_of(one.host) >= near]
+            known.hear(one for one in hints if one.id not in known)
     limit = max(MIN_PUSHES, 2 * node.session.exchange.cohort)
     return [seen[peer_id] for peer_id in list(pushers)[-limit:] if peer_id in seen]
 

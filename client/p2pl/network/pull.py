@@ -9,7 +9,6 @@ few milliseconds on loopback, two round trips more on a network (`scripts/bench 
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import mmap
 import operator
 import time
@@ -174,7 +173,7 @@ class Puller:
             talk = _Talk(dealer, address, room, self._chunk_bytes, self._traffic)
             try:
                 async with asyncio.timeout(deadline_s):
-                    dealer.connect(where)
+                    connect(dealer, where)
                     return await unless_lost(talk.ask(question), monitor)
             except TimeoutError as fault:
                 raise PullError(f"late: {talk.stage} after {deadline_s:g} s") from fault
@@ -190,7 +189,31 @@ def dealing(
     """Yields a socket that will talk to one peer only, and the socket that tells its fate.
 
     Both are closed at the end. The first is not connected yet.
+
+    Raises:
+        PullError: there is no socket for it, or ZeroMQ does not take the address: what is wrong
+            with one address costs that address.
     """
+    with contextlib.ExitStack() as stack:
+        try:
+            pair = stack.enter_context(_dealing(context, keys, address))
+        except zmq.ZMQError as fault:
+            raise PullError(f"unreachable: {fault.strerror}") from fault
+        yield pair
+
+
+def connect(dealer: zmq.asyncio.Socket, where: str) -> None:
+    """Connects a socket; raises PullError where ZeroMQ does not take the address."""
+    try:
+        dealer.connect(where)
+    except zmq.ZMQError as fault:
+        raise PullError(f"unreachable: {fault.strerror}") from fault
+
+
+@contextlib.contextmanager
+def _dealing(
+    context: zmq.asyncio.Context, keys: CurveKeys, address: PeerAddress
+) -> Iterator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]]:
     dealer = context.socket(zmq.DEALER)
     try:
         dealer.linger = 0
@@ -391,11 +414,10 @@ def endpoint(address: PeerAddress) -> str:
     """Returns what ZeroMQ connects to, for example `tcp://[::1]:4000`.
 
     Raises:
-        PullError: the host is no IP address; a name is never looked up.
+        PullError: the address can be no peer's; a name is never looked up.
     """
     try:
-        host = ipaddress.ip_address(address.host)
+        host = address.checked().host
     except ValueError as fault:
-        raise PullError(wrong("address", got=address.host, allowed="an IP address")) from fault
-    text = f"[{host}]" if isinstance(host, ipaddress.IPv6Address) else str(host)
-    return f"tcp://{text}:{address.port}"
+        raise PullError(f"address: {fault}") from fault
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{address.port}"

@@ -7,7 +7,7 @@ does costs that puller: a broken frame ends its own transfer, and every table ha
 """
 
 import asyncio
-import ipaddress
+import contextlib
 import logging
 import weakref
 from collections.abc import Callable
@@ -251,13 +251,17 @@ class Server:
             raise FrameError("connection: it has no CURVE key") from fault
         peer_id = credential.check(session_id=self._session_id, curve_key=curve_key)
         address = PeerAddress(
-            id=peer_id, host=_plain(host), port=credential.port, curve_key=credential.curve_key
+            id=peer_id, host=host, port=credential.port, curve_key=credential.curve_key
         )
-        self.seen.pop(peer_id, None)
-        self.seen[peer_id] = address  # the most recently seen stand last
+        with contextlib.suppress(ValueError):  # it has come from where nobody else could reach it
+            self._see(address.checked())
+        return peer_id
+
+    def _see(self, address: PeerAddress) -> None:
+        self.seen.pop(address.id, None)
+        self.seen[address.id] = address  # the most recently seen stand last
         if len(self.seen) > MAX_SEEN:
             del self.seen[next(iter(self.seen))]
-        return peer_id
 
     def _wait(self, route: Route, peer_id: str, pull: Pull) -> None:
         """Lets a pull wait for its round; a peer waits once, and its newest pull counts."""
@@ -390,10 +394,3 @@ class Server:
             return False
         self._traffic.went(peer_id, sum(map(len, parts)) - len(route))
         return True
-
-
-def _plain(host: str) -> str:
-    """Returns an IP address as text; an IPv4 address that came over IPv6 in its own form."""
-    address = ipaddress.ip_address(host)
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
