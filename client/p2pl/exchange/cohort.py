@@ -141,7 +141,9 @@ async def catch_up(node: Node, state: PeerState, models: Mapping[str, PeerModel]
     reason to stay behind.
     """
     reached = min(node.rounds, median_low([model.round for model in models.values()]))
-    theirs = middle([model.vector for model in models.values()])
+    huge = await node.worker(partial(node.learner.too_large, state.weights, models))
+    vectors = [model.vector for who, model in models.items() if who not in huge]
+    theirs = middle(vectors or [state.weights])
     lost = await node.worker(partial(node.learner.loss_by_taking, theirs, state.weights))
     good = lost < MAX_WORSE_NATS
     model = "taking its model" if good else "its model is no good on my data, keeping mine"
