@@ -26,6 +26,7 @@ from p2pl.exchange.linger import linger
 from p2pl.exchange.node import Node
 from p2pl.exchange.round import save
 from p2pl.exchange.swap import MAX_WAITED_LAG, announce, publish, pull_all
+from p2pl.exchange.witness import Envelope
 from p2pl.learning.train import Trained
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.protocol import gossip as messages
@@ -72,6 +73,7 @@ class GossipExchange(Exchange):
 
     def __init__(self) -> None:
         self._neighbours = Neighbours()
+        self._envelope = Envelope()
 
     async def enter(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state to begin with, with the age of its model."""
@@ -95,11 +97,12 @@ class GossipExchange(Exchange):
         pulled = pushers if mode == "push" else [*neighbours.addresses, *pushers]
         pulls = await pull_all(node, awake(node, pulled), age)
         models = pulls.models
+        believed = self._envelope.believed(index, node.clock(), models)
         return Collected(
             pulls,
             capped(models, index),
             age=age,
-            reached=swarm_round(index, models),
+            reached=swarm_round(index, believed),
             memory=lambda mixed: {"age": age_of(mixed, models, age, index)},
         )
 
