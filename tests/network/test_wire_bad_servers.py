@@ -388,3 +388,12 @@ async def test_a_dial_without_a_descriptor_left_costs_that_dial(
             await me.wire.pull(server.address, have=None, round=0, wait_s=0, deadline_s=1, size=9)
         with pytest.raises(PullError, match="Too many open files"):
             await me.wire.tell(server.address, b"x", deadline_s=1)
+
+
+async def test_a_reason_with_an_escape_in_it_moves_no_cursor() -> None:
+    async def script(server: Server, route: bytes) -> None:
+        await server.send(route, Refused("\x1b[2J\x1b]0;owned\x07 \u202eno"))
+
+    with pytest.raises(PullError) as caught:
+        await outcome(script)
+    assert str(caught.value).isprintable()

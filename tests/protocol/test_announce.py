@@ -310,3 +310,11 @@ def test_a_refusal_reads_back_as_itself() -> None:
     refusal = Refusal(reason="too many", retry_in_s=1.5)
     assert messages.decode_refusal(messages.encode_other(refusal)) == refusal
     assert messages.encode_other(Refusal(reason="no")) == b'{"reason":"no"}'
+
+
+def test_what_a_tracker_says_moves_no_cursor() -> None:
+    nasty = "no\x1b[2J\x07 \u202ehere\nor there"
+    answer = messages.encode_answer(msgspec.structs.replace(TERMS, warning=nasty), [])
+    assert messages.decode_answer(answer).warning == "no?[2J? ?here?or there"
+    refusal = messages.decode_refusal(messages.encode_other(Refusal(reason=nasty)))
+    assert refusal.reason == "no?[2J? ?here?or there"

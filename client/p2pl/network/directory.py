@@ -20,7 +20,7 @@ import httpx
 import msgspec
 from msgspec import Meta
 
-from p2pl.errors import ProtocolError, RunDirError, TrackerError, wrong
+from p2pl.errors import ProtocolError, RunDirError, TrackerError, visible, wrong
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
 from p2pl.pace import NO_REST, BackOff, Rest
@@ -75,7 +75,7 @@ class _Failure(Exception):
     def __init__(
         self, reason: str, *, retry_in_s: float | None = None, forgot: bool = False
     ) -> None:
-        super().__init__(reason)
+        super().__init__(visible(reason))  # part of it is the tracker's
         self.retry_in_s = retry_in_s
         self.forgot = forgot
 

@@ -22,7 +22,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
-from p2pl.errors import AnnounceError, ProtocolError, wrong
+from p2pl.errors import AnnounceError, ProtocolError, visible, wrong
 from p2pl.protocol.address import ALLOWED_KEY, dialled, is_curve_key
 from p2pl.protocol.identity import (
     CURVE_KEY_CHARS,
@@ -292,6 +292,7 @@ def decode_answer(body: bytes) -> Answer:
         raise ProtocolError(f"answer: {fault}") from fault
     peers = tuple(address for row in answer.peers if (address := _address_in(row)) is not None)
     terms = {name: getattr(answer, name) for name in Terms.__struct_fields__}
+    terms["warning"] = visible(answer.warning)
     return Answer(**terms, peers=peers, unusable=len(answer.peers) - len(peers))
 
 
@@ -309,6 +310,7 @@ def decode_refusal(body: bytes) -> Refusal:
         ProtocolError: it is not a refusal.
     """
     try:
-        return _REFUSALS.decode(body[:MAX_ANSWER_BYTES])
+        refusal = _REFUSALS.decode(body[:MAX_ANSWER_BYTES])
+        return msgspec.structs.replace(refusal, reason=visible(refusal.reason))
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
         raise ProtocolError(f"refusal: {fault}") from fault
