@@ -54,6 +54,9 @@ CONNECT_MS = 5_000  # chosen: two lost SYNs (1 s, 2 s) and a slow path
 HANDSHAKE_MS = 5_000
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 1_000
 FRAMING_BYTES = 128  # what CURVE adds to a frame: 33 bytes, and its handshake commands
+# For an offer, beside the wait that was asked for. Chosen: who is there says at once that it is
+# busy, and has a place before so long; who never has must not cost a round its whole deadline.
+FIRST_ANSWER_S = 10.0
 GRACE_S = 0.5  # to read what a peer sent before its connection was lost
 
 T = TypeVar("T")
@@ -264,9 +267,18 @@ class _Talk:
 
     async def ask(self, question: Pull | FetchBlob) -> Pulled | Unchanged:
         """Returns the peer's answer; asks again for as long as it is busy."""
+        wait_s = question.wait_ms / 1_000 if isinstance(question, Pull) else 0.0
+        most_s = wait_s + FIRST_ANSWER_S
+        until_s = time.monotonic() + most_s
         while True:
             self._say(question)
-            answer, _ = await self._hear()
+            try:
+                async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
+                    answer, _ = await self._hear()
+            except TimeoutError as fault:
+                raise PullError(
+                    f"late: {self.stage} after {wait_s + FIRST_ANSWER_S:g} s"
+                ) from fault
             if isinstance(answer, Refused):
                 raise PullError(f"refused: {answer.reason!r}")
             if isinstance(answer, Chunk):
