@@ -58,8 +58,9 @@ async def test_what_is_held_of_one_connection_is_bounded() -> None:
 
 async def test_what_is_held_of_all_together_is_bounded() -> None:
     async with gated(max_held_in_all=5 * 80_000) as (context, gate, where):
-        for _ in range(8):
-            await dealer(context, where).send_multipart(PARTS)
+        dealers = [dealer(context, where) for _ in range(8)]
+        for one in dealers:
+            await one.send_multipart(PARTS)
         await until(lambda: gate.shut >= 3)
         assert len(gate) + gate.shut == 8
         assert len(gate) >= 4
