@@ -15,7 +15,7 @@ import pytest
 from safetensors import safe_open
 from support.hostile import LIES, Hostile, Lie, hostile
 from support.joins import Watching, run, session_file
-from support.processes import Swarm
+from support.processes import PATIENCE_S, Swarm
 
 from p2pl.attacks.kinds import parse
 from p2pl.learning.checkpoint import build
@@ -77,12 +77,21 @@ async def among(
         liars = [
             await stack.enter_async_context(hostile(lie, file, swarm.url, payload)) for lie in lies
         ]
-        runs = [
-            run(swarm, file, f"peer-{number}", view=view, seeding_s=1.0)
-            for number, view in enumerate(views)
-        ]
+        runs = []
+        for number, view in enumerate(views):
+            if number == HONEST - 1:  # the liars are among the first
+                await until_met(liars, number)
+            one = run(swarm, file, f"peer-{number}", view=view, seeding_s=1.0)
+            runs.append(asyncio.create_task(one))
         done = list(await asyncio.gather(*runs))
     return done, liars, "".join(view.text.getvalue() for view in views)
+
+
+async def until_met(liars: Sequence[Hostile], count: int) -> None:
+    """Returns when the liars know so many others, each liar of those that can know any."""
+    async with asyncio.timeout(PATIENCE_S):
+        while any(one.lie == "pledge" and len(one.others) < count for one in liars):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
 
 def check(swarm: Swarm, done: Sequence[Summary], rounds: int = ROUNDS) -> None:

@@ -57,6 +57,7 @@ Lie = Literal[
     "busy",  # for ever
     "silent",  # takes every question, and answers none
     "votes",  # who leads, who votes, and that it will
+    "pledge",  # that it looks for members: it accepts nothing, and has a low id
 ]
 LIES: tuple[Lie, ...] = get_args(Lie)
 END = 10**9  # a round that nobody has reached
@@ -74,6 +75,7 @@ class Hostile:
     Attributes:
         asked: pulls that it was asked for so far.
         refused: statuses other than 200 that the tracker gave to its announces.
+        others: whom the tracker has named, by peer id.
     """
 
     lie: Lie
@@ -85,7 +87,7 @@ class Hostile:
     asked: int = 0
     refused: list[int] = field(default_factory=list)
     port: int = 0
-    _others: dict[str, PeerAddress] = field(default_factory=dict)
+    others: dict[str, PeerAddress] = field(default_factory=dict)
 
     async def serve(self, router: zmq.asyncio.Socket) -> None:
         """Answers until cancelled."""
@@ -109,7 +111,7 @@ class Hostile:
                 answer = await client.post(f"{self.tracker}/announce", content=body)
                 if answer.status_code == 200:
                     peers = messages.decode_answer(answer.content).peers
-                    self._others |= {peer.id: peer for peer in peers}
+                    self.others |= {peer.id: peer for peer in peers}
                 else:
                     self.refused.append(answer.status_code)
                 await asyncio.sleep(EVERY_S)
@@ -119,7 +121,7 @@ class Hostile:
         wire = CurveWire(self.identity, session_id=self.file.id, listen=f"{HOST}:0")
         async with wire:
             while True:
-                for other in list(self._others.values()):
+                for other in list(self.others.values()):
                     for payload in self._untruths(other.id):
                         with contextlib.suppress(PullError, FrameError):
                             await wire.tell(other, payload, deadline_s=1)
@@ -185,9 +187,11 @@ class Hostile:
         return [[encode(offer)], *chunks]
 
     def _untruths(self, other: str) -> list[bytes]:
-        """Returns what it tells a peer: nothing, but for two of the lies."""
+        """Returns what it tells a peer: nothing, but for three of the lies."""
         if self.lie == "address":
             return [*(_push(host, "0" * 40) for host in NO_HOSTS), _push(HOST, NO_KEY)]
+        if self.lie == "pledge":
+            return [raft.encode(raft.Who())]
         if self.lie != "votes":
             return []
         me, term = self.identity.peer_id, 1 << 19
@@ -225,7 +229,9 @@ async def hostile(
         payload: the session's initial checkpoint, float32.
     """
     identity = Identity.generate()
-    while lie == "votes" and not identity.peer_id.startswith("00"):  # the lowest proposes
+    while lie in ("votes", "pledge") and not identity.peer_id.startswith(
+        "00"
+    ):  # the lowest proposes
         identity = Identity.generate()
     liar = Hostile(lie, file, tracker, payload, identity)
     context = zmq.asyncio.Context()
@@ -236,7 +242,7 @@ async def hostile(
     router.curve_secretkey = liar.keys.secret.encode()
     liar.port = router.bind_to_random_port(f"tcp://{HOST}")
     work = [liar.serve(router), liar.announce()]
-    if lie in ("address", "votes"):
+    if lie in ("address", "votes", "pledge"):
         work.append(liar.tell_lies())
     tasks = [asyncio.create_task(one) for one in work]
     try:
