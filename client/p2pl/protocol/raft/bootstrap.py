@@ -102,7 +102,7 @@ Message: TypeAlias = Acceptance | Refusal | Withdrawal
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class Agreement:
     """A peer's part in the agreement.
 
     Attributes:
@@ -149,8 +149,8 @@ MAX_FROM_ONE = 16  # that one peer brings up; more are made up
 
 
 def propose(
-    state: State, present: Collection[str], size: int, strikes: Mapping[str, int] | None = None
-) -> State:
+    state: Agreement, present: Collection[str], size: int, strikes: Mapping[str, int] | None = None
+) -> Agreement:
     """Returns the state of a peer that proposes a configuration, if it is free to.
 
     Args:
@@ -167,7 +167,7 @@ def propose(
     return _accept(state, configuration)
 
 
-def say(state: State) -> Answers:
+def say(state: Agreement) -> Answers:
     """Returns what to tell the other members now, and again until all have accepted it."""
     if state.accepted is None:
         return ()
@@ -178,12 +178,12 @@ def say(state: State) -> Answers:
 
 
 def hear(
-    state: State,
+    state: Agreement,
     sender: str,
     message: Message,
     size: int,
     present: Collection[str] | None = None,
-) -> tuple[State, Answers]:
+) -> tuple[Agreement, Answers]:
     """Returns the next state, and what to answer once it is saved.
 
     Args:
@@ -215,8 +215,8 @@ def hear(
 
 
 def _on_acceptance(
-    state: State, sender: str, message: Acceptance, present: Collection[str] | None
-) -> tuple[State, Answers]:
+    state: Agreement, sender: str, message: Acceptance, present: Collection[str] | None
+) -> tuple[Agreement, Answers]:
     configuration = message.configuration
     if state.accepted is None and configuration not in state.dead:
         if present is not None and configuration.members - {state.me, sender, *present}:
@@ -233,13 +233,13 @@ def _on_acceptance(
     return state, ((sender, said),)
 
 
-def _is_made_up(state: State, sender: str) -> bool:
+def _is_made_up(state: Agreement, sender: str) -> bool:
     """Returns whether a peer has brought up too many, or all of them together have."""
     own = sum(sender in signed for signed in state.heard.values())
     return own >= MAX_FROM_ONE or len(state.heard) + len(state.dead) > MAX_REMEMBERED
 
 
-def withdraw(state: State) -> tuple[State, Answers]:
+def withdraw(state: Agreement) -> tuple[Agreement, Answers]:
     """Returns the state of a peer that has waited for long enough, and what it tells the others.
 
     It changes nothing where all have accepted, or there is nothing to take back.
@@ -251,14 +251,14 @@ def withdraw(state: State) -> tuple[State, Answers]:
     return _free(state), told
 
 
-def give_up(state: State) -> State:
+def give_up(state: Agreement) -> Agreement:
     """Returns the state of a peer that has no part in anything, however long it waited in vain."""
     if state.accepted is None or state.valid:
         return state
     return replace(state, accepted=None, dead=state.dead | {state.accepted})
 
 
-def _accept(state: State, configuration: Configuration) -> State:
+def _accept(state: Agreement, configuration: Configuration) -> Agreement:
     state = replace(
         state,
         accepted=configuration,
@@ -268,14 +268,14 @@ def _accept(state: State, configuration: Configuration) -> State:
     return _count(state)
 
 
-def _count(state: State) -> State:
+def _count(state: Agreement) -> Agreement:
     """Returns the state, valid if all members of what it has accepted have said so."""
     if state.accepted is None or state.withdrew:
         return state
     return replace(state, valid=state.valid or not state.silent)
 
 
-def _on_refusal(state: State, sender: str, configuration: Configuration) -> State:
+def _on_refusal(state: Agreement, sender: str, configuration: Configuration) -> Agreement:
     if state.accepted == configuration and (state.valid or state.withdrew):
         # Valid: nobody who has accepted it can refuse it. But who is free of it may.
         return _free(replace(state, left=state.left | {sender}))
@@ -286,8 +286,8 @@ def _on_refusal(state: State, sender: str, configuration: Configuration) -> Stat
 
 
 def _on_withdrawal(
-    state: State, sender: str, configuration: Configuration
-) -> tuple[State, Answers]:
+    state: Agreement, sender: str, configuration: Configuration
+) -> tuple[Agreement, Answers]:
     if state.accepted != configuration:
         if state.me not in configuration.members:
             return state, ()
@@ -298,7 +298,7 @@ def _on_withdrawal(
     return state, ((sender, told),) if state.valid else ()
 
 
-def _come_back(state: State, sender: str, configuration: Configuration) -> State:
+def _come_back(state: Agreement, sender: str, configuration: Configuration) -> Agreement:
     """Returns the state, in what it is free of or had withdrawn from if a majority says: valid."""
     sure = state.sure.get(configuration, frozenset()) | {sender}
     state = replace(state, sure={**state.sure, configuration: sure})
@@ -308,7 +308,7 @@ def _come_back(state: State, sender: str, configuration: Configuration) -> State
     return replace(state, accepted=configuration, dead=state.dead - {configuration}, valid=True)
 
 
-def _free(state: State) -> State:
+def _free(state: Agreement) -> Agreement:
     """Returns the state, free where those who have not left what it accepted are no majority."""
     configuration = state.accepted
     if configuration is None or not (state.valid or state.withdrew):

@@ -32,7 +32,7 @@ from p2pl.mixing import size
 from p2pl.mixing.base import Mixed, Own, PeerModel
 from p2pl.mixing.fixed import FixedRow
 from p2pl.seeds import seeded
-from p2pl.simulate.peers import is_stackable, own_part, torch_trainer, validation_part
+from p2pl.simulation.peers import is_stackable, own_part, torch_trainer, validation_part
 
 Clock: TypeAlias = Callable[[], float]  # in seconds
 
@@ -72,7 +72,14 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     """
     stackable = all(map(is_stackable, learners))
     if wanted == "stacked" and not stackable:
-        raise InputError(wrong("--engine", got=wanted, allowed="sequential, with private training"))
+        raise InputError(
+            wrong(
+                "--engine",
+                got=wanted,
+                allowed="sequential: not all peers can be stacked (private training, a loop "
+                "or a task of one's own)",
+            )
+        )
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)

@@ -21,7 +21,7 @@ from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust import opinions
 from p2pl.run.log import RoundEntry
 from p2pl.seeds import seeded
-from p2pl.simulate.setup import Setup, draw_cohort
+from p2pl.simulation.setup import Setup, draw_cohort
 
 VICTIM = 0  # the number of the peer into which an adaptive attacker has looked
 
@@ -56,7 +56,13 @@ class Moment:
 
 
 def spoilt(setup: Setup, peer: int, mine: Part) -> Source:
-    """Returns the data of a peer; of a bad one with other labels, where its attack says so."""
+    """Returns the data of a peer; of a bad one with other labels, where its attack says so.
+
+    Args:
+        setup: of the simulation.
+        peer: its number, 0..N-1.
+        mine: its data.
+    """
     if setup.attack is None or peer < setup.honest:
         return mine
     generator = seeded(setup.name, setup.ids[peer], 0, "attack")

@@ -31,7 +31,7 @@ from p2pl.protocol.raft.election import (
     step,
 )
 from p2pl.protocol.session import Raft
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.setup import Setup
 
 ROUND_S = 1.0  # chosen: what five small peers take for a round on loopback
 DELAY_S = (0.001, 0.03)  # of a message; chosen: from one rack to one country
@@ -147,7 +147,12 @@ def _leads(members: tuple[str, ...], settings: Raft, seed: str, rounds: int) -> 
 
 
 def sources(setup: Setup, index: int) -> list[tuple[int, ...]]:
-    """Returns whose models each peer gets in round `index`: the leader all, the others its."""
+    """Returns whose models each peer gets in round `index`: the leader all, the others its.
+
+    Args:
+        setup: of the simulation.
+        index: the round, from 1 on.
+    """
     leader = leads(setup)[index - 1].peer
     absent = setup.attack is not None and setup.attack.served.kind == "absent"
     there = range(setup.honest if absent else setup.peers)

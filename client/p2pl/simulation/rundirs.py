@@ -10,7 +10,7 @@ import msgspec
 from p2pl.errors import InputError, wrong
 from p2pl.run.files import write_atomically
 from p2pl.run.log import MODEL_FILE, Marker, RunLog, Summary
-from p2pl.simulate.engine import Result
+from p2pl.simulation.engine import Result
 
 NUMBERS_FILE = "simulation.json"
 
@@ -47,7 +47,12 @@ def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) ->
     for peer, learner in enumerate(result.learners):
         folder = out / f"seed-{setup.seed}" / f"peer-{peer:0{digits}}"
         entries = [one.entries[peer] for one in result.rounds]
-        marker = Marker(session_id=setup.name, peer_id=learner.peer_id, name=name)
+        marker = Marker(
+            session_id=setup.name,
+            peer_id=learner.peer_id,
+            name=name,
+            alone=setup.baseline is not None,
+        )
         with RunLog(folder, marker) as log:
             for entry in entries:
                 log.append(entry)
