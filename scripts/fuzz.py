@@ -36,7 +36,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 MAX_CPU_S = 1.0
 MAX_BYTES = 64 << 20
-HANGS_AFTER_S = 20  # of processor time: then the input is given up
+HANGS_AFTER_S = 20.0
 ROOM_BYTES = (
     2 << 30
 )  # of address space beyond what is mapped: a bomb ends the input, not the machine
@@ -82,11 +82,13 @@ class Fuzzer:
         decoder: which.
         out: a folder for inputs that break it.
         cpu: a clock of processor time, in seconds.
+        hangs_after_s: of processor time: then an input is given up.
     """
 
     decoder: Decoder
     out: Path
     cpu: Callable[[], float] = time.process_time
+    hangs_after_s: float = HANGS_AFTER_S
     tally: Tally = field(init=False)
     seen: set[tuple[str, str]] = field(default_factory=set)
 
@@ -103,7 +105,7 @@ class Fuzzer:
         except self.decoder.refuses:
             pass
         except Hangs:
-            self.blame(data, f"not done after {HANGS_AFTER_S} s", "time")
+            self.blame(data, f"not done after {self.hangs_after_s:g} s", "time")
         except Exception as fault:  # noqa: BLE001  # that is what is looked for
             self.blame(data, f"{type(fault).__name__}: {str(fault)[:100]}", _place(fault))
         took_s = self.cpu() - begun_s
@@ -129,7 +131,7 @@ class Fuzzer:
     def _try_all(self, inputs: Sequence[bytes]) -> int:
         before = _restart_high_water()
         for data in inputs:
-            signal.setitimer(signal.ITIMER_VIRTUAL, HANGS_AFTER_S)
+            signal.setitimer(signal.ITIMER_VIRTUAL, self.hangs_after_s)
             self.attempt(data)
         return _memory("VmHWM") - before
 

@@ -1,6 +1,7 @@
 """Whatever in p2pl decodes bytes of a stranger or of a file: what it reads, and examples."""
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -8,7 +9,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,11 @@ def decoders() -> Iterator[list[Decoder]]:
     with ExitStack() as stack:
         shm = Path("/dev/shm")
         where = shm if os.access(shm, os.W_OK) else None
+        loop = stack.enter_context(asyncio.Runner()).get_loop()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=where)))
         yield [
             *_session_decoders(),
-            *_tracker_decoders(),
+            *_tracker_decoders(loop),
             *_frame_decoders(),
             *_raft_decoders(),
             *_model_decoders(),
@@ -120,23 +122,22 @@ def _as_text(read: Callable[[str], object]) -> Callable[[bytes], object]:
 
 
 def _torrents(example: bytes) -> st.SearchStrategy[bytes]:
-    """Returns session files whose settings are nearly right."""
-    top = bencode.decode(example)
+    """Returns session files whose settings are right or nearly."""
+    top, whole = bencode.decode(example), metainfo.decode(example)
 
     def file(settings: Any) -> bytes:  # noqa: ANN401  # a tree of builtins
-        told = metainfo._to_bencode(settings) if isinstance(settings, dict) else settings
-        return bencode.encode({**top, b"info": {**top[b"info"], b"p2pl": told}})
-
-    def tried(settings: Any) -> bytes:  # noqa: ANN401  # a tree of builtins
+        with contextlib.suppress(P2PLError, msgspec.ValidationError):
+            return replace(whole, session=schema.convert(settings, Session, strict=True)).encode()
         try:
-            return file(settings)
+            told = metainfo._to_bencode(settings)
+            return bencode.encode({**top, b"info": {**top[b"info"], b"p2pl": told}})
         except (TypeError, ValueError, OverflowError, AttributeError):
-            return file({})  # bencoding cannot say it
+            return example  # bencoding cannot say it
 
-    return fuzz_inputs.values_of(Session).map(tried)
+    return fuzz_inputs.values_of(Session).map(file)
 
 
-def _tracker_decoders() -> list[Decoder]:
+def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
     said = Announce(
         session=bytes.fromhex(SESSION),
         public_key=KEY.public_key().public_bytes_raw(),
@@ -161,7 +162,7 @@ def _tracker_decoders() -> list[Decoder]:
             _take_announce,
             (announce.encode(said, KEY),),
             JSON,
-            _json(announce.SignedAnnounce),
+            fuzz_inputs.values_of(Announce).map(_signed),
         ),
         Decoder(
             "tracker-answer",
@@ -173,18 +174,27 @@ def _tracker_decoders() -> list[Decoder]:
         Decoder(
             "tracker-refusal", announce.decode_refusal, (refusal,), JSON, _json(announce.Refusal)
         ),
-        Decoder("tracker-request", _App().answer, asked),
+        Decoder("tracker-request", _App(loop).answer, asked),
     ]
+
+
+def _signed(told: object) -> bytes:
+    """Returns an announce, signed where it is one."""
+    try:
+        said = msgspec.convert(told, Announce)
+        return announce.encode(msgspec.structs.replace(said, time_s=NOW_S), KEY)
+    except msgspec.ValidationError:
+        return JSON.write(told)
 
 
 class _App:
     """The tracker as its server calls it: an input is a request line, then a body."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         policy = Policy(address_rate=0)
         clock = lambda: float(NOW_S)  # noqa: E731
         self._app = create_app(policy, now=clock, wall=clock, rng=random.Random(1))
-        self._loop = asyncio.new_event_loop()
+        self._loop = loop
 
     def answer(self, data: bytes) -> None:
         """Answers a request; anything that the tracker calls an internal error is a fault."""

@@ -215,9 +215,7 @@ class Turn(Swarm):
             task=self.data.task,
             batch=self.data.batch,
             rounds=self.asked.rounds,
-            min_peers=min(MEMBERS, self.asked.peers)
-            if self.kind == "raft"
-            else self.asked.peers // 2,
+            min_peers=min(len(members), MEMBERS) if self.kind == "raft" else len(members),
             more=more,
         )
         return self.create(spec, f"soak-{self.kind}")
@@ -324,7 +322,7 @@ class Turn(Swarm):
 
         def go_on() -> None:
             process.process.send_signal(signal.SIGCONT)
-            self._well(peer)
+            self._well(peer, "stopped")
 
         self._after(span_s, go_on)
 
@@ -335,7 +333,7 @@ class Turn(Swarm):
         self.switch.lines[peer.name].is_cut = True
         peer.hurt = "cut off"
         self.log.say(f"{peer.name:<8} cut off for {span_s:.0f} s")
-        self._after(span_s, lambda: self._heal_line(peer))
+        self._after(span_s, lambda: self._heal_line(peer, "cut off"))
 
     def slow(self, peer: Honest) -> None:
         """Slows a peer's line down for a while."""
@@ -348,12 +346,12 @@ class Turn(Swarm):
             f"{peer.name:<8} slow for {span_s:.0f} s: {1e3 * line.delay_s:.0f} ms, "
             f"{100 * line.loss:.0f} % lost, {line.bytes_s / 1e3:.0f} kB/s"
         )
-        self._after(span_s, lambda: self._heal_line(peer))
+        self._after(span_s, lambda: self._heal_line(peer, "slow"))
 
-    def _heal_line(self, peer: Honest) -> None:
+    def _heal_line(self, peer: Honest, hurt: str) -> None:
         assert self.switch is not None
         self.switch.lines[peer.name].heal()
-        self._well(peer)
+        self._well(peer, hurt)
 
     def fill(self, peer: Honest) -> None:
         """Fills a peer's disk for a while."""
@@ -367,7 +365,7 @@ class Turn(Swarm):
 
         def free() -> None:
             filler.unlink(missing_ok=True)
-            self._well(peer)
+            self._well(peer, "disk full")
 
         self._after(span_s, free)
 
@@ -385,9 +383,10 @@ class Turn(Swarm):
         self.tracker()
         self.log.say("tracker  starts again")
 
-    def _well(self, peer: Honest) -> None:
-        self.log.say(f"{peer.name:<8} well again")
-        peer.hurt = ""
+    def _well(self, peer: Honest, hurt: str) -> None:
+        self.log.say(f"{peer.name:<8} no longer {hurt}")
+        if peer.hurt == hurt:  # else it has ended meanwhile, and is about to start again
+            peer.hurt = ""
 
     def _after(self, seconds: float, act: Callable[[], None]) -> None:
         heapq.heappush(self.later, (time.monotonic() + seconds, next(self.count), act))
@@ -549,6 +548,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Soaks, prints a summary, and returns the exit code."""
     asked = _arguments(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
     kinds = asked.kinds.split(",")
     if unknown := sorted(set(kinds) - set(KINDS)):
         print(f"soak: got {unknown[0]!r}, allowed {', '.join(KINDS)}", file=sys.stderr)

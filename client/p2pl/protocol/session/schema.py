@@ -220,7 +220,7 @@ def read_spec(toml: str) -> Spec:
 
     try:
         raw = tomllib.loads(toml)
-    except tomllib.TOMLDecodeError as fault:
+    except (tomllib.TOMLDecodeError, RecursionError) as fault:
         raise SessionFileError(f"the spec is not valid TOML: {fault}") from fault
     return spec_of(raw)
 
