@@ -18,13 +18,15 @@ from p2pl.data.digits import digits
 from p2pl.data.examples import Examples
 from p2pl.data.hub import hub_dataset
 from p2pl.data.images import class_folders
-from p2pl.data.parquet import parquet_folder
+from p2pl.data.names import files_below
+from p2pl.data.parquet import parquet_folder, read_table, source_of
 from p2pl.data.partition import Indices
 from p2pl.data.source import Source, Split
 from p2pl.errors import DataError, wrong
 from p2pl.protocol.session import Task
 from p2pl.seeds import seeded
 
+FILE_SUFFIXES = (".parquet",)  # of files that can be named; no dataset of the hub is called so
 HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 
 
@@ -51,7 +53,8 @@ def load(ref: str, task: Task, *, data_dir: Path | None = None, shard: Shard | N
     """Returns the data that `ref` names, checked against the session's task.
 
     Args:
-        ref: `digits`, a dataset id on the Hugging Face hub, or a folder of parquet or images.
+        ref: `digits`, a dataset id on the Hugging Face hub, a folder of parquet or images, or one
+            parquet file, which is all to train on.
         task: the session's.
         data_dir: where a dataset id is looked for first, as the folder `data_dir/ref`.
         shard: the peer's part of the training split; None: all of it.
@@ -137,7 +140,6 @@ def _examples(split: Split, rows: Indices, task: Task) -> Examples:
                 "shape of the data",
                 got=tuple(pixels.shape[1:]),
                 allowed=f"{task.input}, the session's task.input",
-                hint="convert the images first; nothing is resized or recoloured in silence",
             )
         )
     x = torch.from_numpy(pixels)
@@ -169,16 +171,28 @@ def _open(ref: str, task: Task | None, data_dir: Path | None) -> Source:
     """Returns the data that `ref` names; without a task, whatever its classes are."""
     if ref == "digits":
         return digits()
-    for folder in (data_dir and data_dir / ref, Path(ref).expanduser()):
-        if ref and folder and folder.is_dir():
-            files = sorted(folder.rglob("*.parquet"))
-            return parquet_folder(folder, files, task) if files else class_folders(folder, task)
-    if not re.fullmatch(HUB_ID, ref):
+    for path in (data_dir and data_dir / ref, Path(ref).expanduser()):
+        if ref and path and path.is_dir():
+            return _of_folder(path, task)
+        if ref and path and path.is_file():
+            return _of_file(path, task)
+    if not re.fullmatch(HUB_ID, ref) or Path(ref).suffix.lower() in FILE_SUFFIXES:
         raise DataError(
             wrong(
                 "--data",
                 got=ref,
-                allowed="digits, an existing folder, or a Hugging Face dataset id",
+                allowed="digits, an existing folder or parquet file, or a Hugging Face dataset id",
             )
         )
     return hub_dataset(ref, task, data_dir)
+
+
+def _of_folder(folder: Path, task: Task | None) -> Source:
+    files = files_below(folder, ".parquet")
+    return parquet_folder(folder, files, task) if files else class_folders(folder, task)
+
+
+def _of_file(path: Path, task: Task | None) -> Source:
+    if path.suffix.lower() != ".parquet":
+        raise DataError(wrong("--data", got=str(path), allowed="a parquet file, or a folder"))
+    return source_of([read_table(path, path.name)], (), task)

@@ -60,6 +60,10 @@ class Task(_Section, frozen=True):
     std: tuple[Annotated[float, Meta(gt=0, le=1e6)], ...] = ()  # () = inputs are left in 0..1
     kind: Name = "classification"
     arguments: dict[Name, Argument] = {}
+    # How an image of another size comes to the size of `input`: not at all, squeezed into it, whole
+    # with black around it, or by its middle.
+    resize: Literal["none", "stretch", "pad", "crop"] = "none"
+    colour: Literal["keep", "convert"] = "keep"  # of images: grey for colour, white for transparent
 
 
 class Model(_Section, frozen=True):
@@ -300,6 +304,7 @@ def check(session: Session) -> None:
                 allowed=f"both empty, both 1, or both {task.input[0]} (one a channel)",
             )
         )
+    _check_images(task)
     if exchange.min_peers > 1 and exchange.cohort == 0:
         raise SessionFileError(
             wrong(
@@ -316,6 +321,18 @@ def check(session: Session) -> None:
     if session.privacy.required and session.privacy.max_epsilon is None:
         raise SessionFileError(
             "privacy.max_epsilon: missing; required where privacy.required is true"
+        )
+
+
+def _check_images(task: Task) -> None:
+    is_image = len(task.input) == 3 and task.input[0] in (1, 3)
+    if not is_image and (task.resize, task.colour) != ("none", "keep"):
+        raise SessionFileError(
+            wrong(
+                "task.input, with task.resize or task.colour",
+                got=task.input,
+                allowed="images as (channels, height, width), with 1 channel or 3",
+            )
         )
 
 
