@@ -17,7 +17,7 @@ from p2pl.learning import checkpoint, flower
 from p2pl.learning.flower import NumPyClient
 from p2pl.learning.models import MODELS
 from p2pl.learning.task import TASKS, task_of
-from p2pl.learning.weights import Layout, flatten
+from p2pl.learning.weights import Layout
 from p2pl.mixing.base import MIXERS, rule_of
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
@@ -87,7 +87,7 @@ def create(
         payload, promised = checkpoint.build(session)
     elif isinstance(model, nn.Module):
         session = _for_models_like(session, model)
-        payload, promised = checkpoint.describe(flatten(model).cpu(), Layout.of(model))
+        payload, promised = checkpoint.of(model)
     else:
         session, payload, promised = flower.begin(session, model)
     made = SessionFile(

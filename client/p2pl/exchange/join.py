@@ -249,9 +249,10 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         donors = _nobody if one.options.alone else swarm
         payload = await checkpoint.find(one.file, _beside(one), donors)
         await transport.publish_checkpoint(_on_disk(one, payload))
+        begin = await one.worker(partial(one.learner.decode_checkpoint, payload))
         if state is None:
-            state = PeerState(round=0, weights=one.learner.decode_checkpoint(payload))
-        del payload  # from here on it is on disk
+            state = PeerState(round=0, weights=begin)
+        del payload, begin  # from here on it is on disk
         node = _node(one, transport, directory, state)
         async with _announcing(node):
             return await run(node, one.exchange, state)

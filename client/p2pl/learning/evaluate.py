@@ -22,7 +22,7 @@ def evaluate(objective: Objective, vector: Tensor, examples: Source) -> Scores:
         examples: at least one.
     """
     model, task = objective.model, objective.task
-    load_into(model, vector)
+    load_into(model, vector, objective.layout)
     model.eval()
     images = are_convolved(examples, model)
     if images:

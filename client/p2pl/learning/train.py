@@ -77,19 +77,22 @@ def train(
         TrainingDiverged: the loss is no longer finite.
     """
     objective.model.train()
+    objective.take_counts(start.optimizer)
     images = are_convolved(examples, objective.model)
     vector = start.vector.clone()
+    trained = vector[: objective.layout.trained]  # a view: what follows are buffers
     state = start.optimizer
+    together = 2 if objective.layout.buffers else 1  # BatchNorm has no variance of one example
     total_steps = math.ceil(len(examples) / training.batch_size) * training.local_epochs
     steps, loss = 0, 0.0
     for _ in range(training.local_epochs):
         total = torch.zeros((), device=vector.device)
-        for rows in _batches(len(examples), training.batch_size, generator):
+        for rows in _batches(len(examples), training.batch_size, generator, together):
             batch = examples.take(rows)
             if images:
                 batch = channels_last(batch)
             batch_loss, gradient = objective.gradient(vector, batch)
-            vector, state = advance(vector, gradient, state, training)
+            _, state = advance(trained, gradient, state, training)
             total += batch_loss * len(batch)
             steps += 1
             if on_step is not None:
@@ -99,6 +102,7 @@ def train(
             break
     if not math.isfinite(loss) or not vector.isfinite().all():
         raise diverged(loss, training)
+    state = objective.with_counts(state)
     return Trained(vector, loss, steps, len(examples) * training.local_epochs, state)
 
 
@@ -114,8 +118,14 @@ def diverged(loss: float, training: Training) -> TrainingDiverged:
     )
 
 
-def _batches(count: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    return torch.split(torch.randperm(count, generator=generator), batch_size)
+def _batches(
+    count: int, batch_size: int, generator: torch.Generator, together: int
+) -> tuple[Tensor, ...]:
+    """Returns the rows of each batch; a last one of fewer than `together` joins the one before."""
+    rows = torch.split(torch.randperm(count, generator=generator), batch_size)
+    if len(rows) > 1 and len(rows[-1]) < together:
+        return (*rows[:-2], torch.cat(rows[-2:]))
+    return rows
 
 
 def advance(

@@ -76,7 +76,10 @@ def torch_trainer(learner: Learner) -> TorchTrainer:
 def is_stackable(learner: Learner) -> bool:
     """Returns whether peers like this one can be computed all together, step by step."""
     # Not a subclass: its `fit` or its `judge` does something else.
-    return type(learner.trainer) is TorchTrainer and learner.trainer.task.is_stackable
+    trainer = learner.trainer
+    if type(trainer) is not TorchTrainer or not trainer.task.is_stackable:
+        return False
+    return trainer.layout.is_plain and not trainer.layout.tied
 
 
 def own_part(learner: Learner) -> Part:

@@ -78,6 +78,7 @@ class Probe:
 
     def _scores(self, vector: Tensor) -> Tensor:
         """Returns the scores before the softmax, [n, C]."""
+        self._model.eval()  # no layer looks at the batch, and none is left out by chance
         parameters = self._layout.unflatten(vector)
         return torch.cat([functional_call(self._model, parameters, x) for x in self._inputs])
 

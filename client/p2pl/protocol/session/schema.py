@@ -81,6 +81,8 @@ class Training(_Section, frozen=True):
     local_epochs: Annotated[int, Meta(ge=1, le=1_000)] = 1
     validation_share: Annotated[float, Meta(ge=0.05, le=0.5)] = 0.2  # of a peer's own data
     schedule: Literal["constant", "cosine"] = "constant"  # of the rate, over the session's rounds
+    # Of layers like BatchNorm: "local" keeps them at home, parameters and running statistics.
+    buffers: Literal["mix", "local"] = "mix"
 
 
 class Gossip(_Section, frozen=True):
