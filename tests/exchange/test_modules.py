@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support.joins import run_with
-from support.modules import session_of
+from support.modules import batchnorm, session_of
 from support.processes import Swarm
 from torch import Tensor
 
@@ -33,6 +34,7 @@ from p2pl.protocol.session import SessionFile
 from p2pl.run.log import MODEL_FILE
 from p2pl.run.state import PeerState
 
+pytestmark = pytest.mark.usefixtures("own_models")
 LOCAL = ("training.buffers", "local")
 
 
@@ -177,14 +179,11 @@ def test_frozen_layers_stay_frozen_and_shared_weights_travel_once(swarm: Swarm, 
 
 
 def test_a_peer_whose_module_differs_is_told_in_which_tensor_before_the_first_round(
-    swarm: Swarm,
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = session_of("own-batchnorm")
     (swarm.folder / file.checkpoint_name).write_bytes(build(file.session)[0])
-    make = MODELS.find("own-batchnorm")
-    MODELS.register("own-batchnorm")(lambda task: make(task, width=7))
-    try:
-        with pytest.raises(ModelError, match=r"'1.bias'.*\[8\].*\[7\].*different versions"):
-            joined(swarm, file)
-    finally:
-        MODELS.register("own-batchnorm")(make)
+    narrow = partial(batchnorm, width=7)
+    monkeypatch.setitem(MODELS._registered, "own-batchnorm", narrow)
+    with pytest.raises(ModelError, match=r"'1.bias'.*\[8\].*\[7\].*different versions"):
+        joined(swarm, file)

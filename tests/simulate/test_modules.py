@@ -8,6 +8,8 @@ from p2pl.api.simulate import simulate
 from p2pl.learning import models
 from p2pl.simulate.peers import torch_trainer
 
+pytestmark = pytest.mark.usefixtures("own_models")
+
 
 @pytest.mark.parametrize("rule", ["uniform", "degroot"])
 @pytest.mark.parametrize("buffers", ["mix", "local"])

@@ -3,7 +3,6 @@
 from torch import Tensor, nn
 
 from p2pl.learning.checkpoint import build
-from p2pl.learning.models import MODELS
 from p2pl.protocol import session as sessions
 from p2pl.protocol.session import SessionFile
 from p2pl.protocol.session import Task as TaskSettings
@@ -38,7 +37,6 @@ class Tied(nn.Module):
         return found
 
 
-@MODELS.register("own-batchnorm")
 def batchnorm(task: TaskSettings, *, width: int = 8) -> nn.Module:
     """Returns a network with BatchNorm."""
     return nn.Sequential(
@@ -46,7 +44,6 @@ def batchnorm(task: TaskSettings, *, width: int = 8) -> nn.Module:
     )
 
 
-@MODELS.register("own-frozen")
 def frozen(task: TaskSettings) -> nn.Module:
     """Returns a network whose first layer is frozen, and of half precision."""
     body, head = nn.Linear(64, 32).half(), nn.Linear(32, 10)
@@ -54,7 +51,6 @@ def frozen(task: TaskSettings) -> nn.Module:
     return nn.Sequential(nn.Flatten(), ToHalf(), body, ToFloat(), nn.ReLU(), head)
 
 
-@MODELS.register("own-tied")
 def tied(task: TaskSettings) -> nn.Module:
     """Returns a network with shared weights."""
     return Tied()
@@ -72,6 +68,9 @@ class ToFloat(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.float()
+
+
+MODULES = {"own-batchnorm": batchnorm, "own-frozen": frozen, "own-tied": tied}
 
 
 def session_of(model: str, *changes: tuple[str, object]) -> SessionFile:
