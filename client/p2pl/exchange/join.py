@@ -26,6 +26,7 @@ from p2pl.exchange.round import run
 from p2pl.exchange.swap import keep_announcing
 from p2pl.learner import Learner
 from p2pl.learning import device
+from p2pl.learning.optimizers import check_private
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import Trainer
 from p2pl.mixing.base import rule_of
@@ -112,6 +113,8 @@ async def join(
     if options.attack:
         attackers.check(options.attack, options.trackers or file.trackers)
     check_session(session, options.privacy)
+    if options.privacy is not None:
+        check_private(session.training)
     exchange = Alone() if options.alone else kind_of(session)()
     identity = Identity.load_or_create(options.identity)
     rounds = options.rounds or session.exchange.rounds

@@ -15,9 +15,10 @@ from torch import Tensor
 from p2pl.data.examples import Source
 from p2pl.learning import weights
 from p2pl.learning.judge import Judge
+from p2pl.learning.optimizers import of_round
 from p2pl.learning.sample import Sample
 from p2pl.learning.task import Metric, Scores
-from p2pl.learning.train import OnStep, OptimizerState, Start, Trained, of_round
+from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
 from p2pl.learning.weights import Layout, Payload
 from p2pl.protocol.session import Session, Training
 

@@ -12,6 +12,7 @@ from p2pl.errors import DataError, wrong
 from p2pl.learner import Learner
 from p2pl.learning import models, precision
 from p2pl.learning.flower import Clients, FlowerTrainer
+from p2pl.learning.optimizers import is_simple
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import trains_in
 from p2pl.privacy.policy import Wanted, check_task, private_training
@@ -79,7 +80,8 @@ def is_stackable(learner: Learner) -> bool:
     trainer = learner.trainer
     if type(trainer) is not TorchTrainer or not trainer.task.is_stackable:
         return False
-    return trainer.layout.is_plain and not trainer.layout.tied
+    layout = trainer.layout
+    return layout.is_plain and not layout.tied and is_simple(learner.session.training)
 
 
 def own_part(learner: Learner) -> Part:

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from p2pl.errors import SessionFileError, wrong
 from p2pl.protocol.raft.bootstrap import MAX_MEMBERS
+from p2pl.protocol.session.optimizers import OWN, check_arguments
 
 FORMAT_VERSION = 1
 MAX_NAME_CHARS = 100
@@ -73,14 +74,34 @@ class Training(_Section, frozen=True):
     """Local work between two swaps."""
 
     learning_rate: Rate
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    momentum: Fraction = 0.0  # SGD only
+    # p2pl's own two, or one of torch's, by its name there.
+    optimizer: Literal[
+        "sgd",
+        "adam",
+        "SGD",
+        "Adam",
+        "AdamW",
+        "NAdam",
+        "RAdam",
+        "Adamax",
+        "Adagrad",
+        "Adadelta",
+        "RMSprop",
+    ] = "sgd"
+    arguments: dict[Name, Argument] = {}  # of torch's optimizer, e.g. beta2, eps
+    momentum: Fraction = 0.0  # `sgd` only
     quasi_global: bool = False  # momentum follows what mixing made of each round: for skewed labels
     weight_decay: Annotated[float, Meta(ge=0, le=1)] = 0.0
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 64
     local_epochs: Annotated[int, Meta(ge=1, le=1_000)] = 1
     validation_share: Annotated[float, Meta(ge=0.05, le=0.5)] = 0.2  # of a peer's own data
-    schedule: Literal["constant", "cosine"] = "constant"  # of the rate, over the session's rounds
+    # Of the rate, over the session's rounds.
+    schedule: Literal["constant", "cosine", "linear", "step", "one-cycle"] = "constant"
+    rate_warmup_rounds: Annotated[int, Meta(ge=0, le=100_000)] = 0  # it rises before the schedule
+    step_rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 10  # of schedule `step`
+    step_factor: Annotated[float, Meta(gt=0, le=1)] = 0.1  # the rate's, after so many rounds
+    clip_norm: Annotated[float, Meta(gt=0, le=1e6)] | None = None  # of a step's gradient, at most
+    accumulate: Annotated[int, Meta(ge=1, le=4_096)] = 1  # batches a step
     # Of layers like BatchNorm: "local" keeps them at home, parameters and running statistics.
     buffers: Literal["mix", "local"] = "mix"
 
@@ -345,6 +366,16 @@ def _check_raft(exchange: Exchange) -> None:
 
 def _check_training(session: Session) -> None:
     training, exchange = session.training, session.exchange
+    check_arguments(training.optimizer, training.arguments)
+    if training.momentum and training.optimizer not in OWN:  # `adam` takes no notice of it
+        raise SessionFileError(
+            wrong(
+                "training.momentum",
+                got=training.momentum,
+                allowed=f"0 with {training.optimizer}",
+                hint="what torch's optimizers take stands in training.arguments",
+            )
+        )
     if exchange.polish_rounds >= exchange.rounds:
         raise SessionFileError(
             wrong(
