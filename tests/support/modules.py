@@ -70,7 +70,31 @@ class ToFloat(nn.Module):
         return x.float()
 
 
-MODULES = {"own-batchnorm": batchnorm, "own-frozen": frozen, "own-tied": tied}
+class TwoInputs(nn.Module):
+    """Takes an image and whole numbers beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Linear(64, 16)
+        self.kind = nn.Embedding(4, 16)
+        self.out = nn.Linear(16, 10)
+
+    def forward(self, image: Tensor, kind: Tensor) -> Tensor:
+        found: Tensor = self.out(self.image(image.flatten(1)).relu() + self.kind(kind))
+        return found
+
+
+def two_inputs(task: TaskSettings) -> nn.Module:
+    """Returns a network of two inputs."""
+    return TwoInputs()
+
+
+MODULES = {
+    "own-batchnorm": batchnorm,
+    "own-frozen": frozen,
+    "own-tied": tied,
+    "own-inputs": two_inputs,
+}
 
 
 def session_of(model: str, *changes: tuple[str, object]) -> SessionFile:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from torch import Tensor
 
 from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
@@ -46,6 +47,7 @@ from p2pl.run.state import PeerState, load_state
 CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
+NOTHING = torch.arange(0)  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,8 @@ def _as_asked(
                 "it trains by itself, and nobody sees how"
             )
         return trainer
+    if options.privacy is not None and not isinstance(trainer.own.take(NOTHING).x, Tensor):
+        raise InputError("--dp-epsilon: not allowed with a model of several inputs")
     book = Book(options.run_dir, file.id, identity.secret_for(PURPOSE))
     rounds = options.rounds or file.session.exchange.rounds
     return made_private(file.session, trainer, options.privacy, rounds, book, state)

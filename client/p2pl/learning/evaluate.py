@@ -5,7 +5,7 @@ from torch import Tensor
 
 from p2pl.data.examples import Source
 from p2pl.learning.channels import are_convolved, channels_last
-from p2pl.learning.objective import Objective
+from p2pl.learning.objective import Objective, arguments_of
 from p2pl.learning.task import Scores
 from p2pl.learning.weights import load_into
 
@@ -34,7 +34,8 @@ def evaluate(objective: Objective, vector: Tensor, examples: Source) -> Scores:
         for batch in examples.batches(size):
             if images:
                 batch = channels_last(batch)
-            outputs = model(batch.x)
+            args, named = arguments_of(batch.x)
+            outputs = model(*args, **named)
             loss += task.loss(outputs, batch.y, "sum")
             counted = task.tally(outputs, batch.y)
             tally = counted if tally is None else tally + counted

@@ -7,11 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from p2pl.data.examples import Examples
+from p2pl.data.examples import Examples, Inputs
 from p2pl.learning.parts import Layout, whole_buffers
 from p2pl.learning.task import Task
 
 COUNT = "count."  # in front of a buffer's name in the state that a peer keeps between rounds
+
+
+def arguments_of(x: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Returns the arguments by place, and those by name, with which a model takes such inputs."""
+    if isinstance(x, Tensor):
+        return (x,), {}
+    return (x, {}) if isinstance(x, tuple) else ((), dict(x))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +52,19 @@ class Objective:
         """Where the model computes."""
         return next(self.model.parameters()).device
 
-    def outputs(self, vector: Tensor, x: Tensor) -> Tensor:
+    def outputs(self, vector: Tensor, x: Inputs) -> Tensor:
         """Returns what the model makes of inputs, [n, ...].
 
         Args:
             vector: [P].
-            x: [n, *input].
+            x: [n, *input], or several such.
         """
-        made: Tensor = functional_call(self.model, self.layout.unflatten(vector), x)
+        return self.call(self.layout.unflatten(vector), x)
+
+    def call(self, parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
+        """Returns what the model makes of inputs with these parameters, by name."""
+        args, named = arguments_of(x)
+        made: Tensor = functional_call(self.model, dict(parameters), args, named)
         return made
 
     def losses(self, vector: Tensor, batch: Examples) -> Tensor:
@@ -81,7 +93,7 @@ class Objective:
         at = vector.detach()[: layout.trained].requires_grad_()
         # A copy, because the model writes to them while the parameters are still needed.
         parts = [at, vector.detach()[layout.trained :].clone()]
-        outputs = functional_call(self.model, layout.unflatten_parts(parts), batch.x)
+        outputs = self.call(layout.unflatten_parts(parts), batch.x)
         loss = self.task.loss(outputs, batch.y, "mean")
         (gradient,) = torch.autograd.grad(loss, at)
         vector[layout.trained :] = parts[1]

@@ -80,6 +80,9 @@ def is_stackable(learner: Learner) -> bool:
     trainer = learner.trainer
     if type(trainer) is not TorchTrainer or not trainer.task.is_stackable:
         return False
+    own = trainer.own
+    if not isinstance((own.whole if isinstance(own, Part) else own).x, torch.Tensor):
+        return False
     layout = trainer.layout
     return layout.is_plain and not layout.tied and is_simple(learner.session.training)
 
