@@ -6,7 +6,7 @@ from support.modules import session_of
 
 from p2pl.api.simulate import simulate
 from p2pl.learning import models
-from p2pl.simulate.peers import torch_trainer
+from p2pl.simulation.peers import torch_trainer
 
 pytestmark = pytest.mark.usefixtures("own_models")
 
