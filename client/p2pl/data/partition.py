@@ -158,6 +158,9 @@ def _deal(deck: deque[int], each: int, kinds: int, random: RandomState) -> list[
 
 
 def _by_class(labels: Indices, random: RandomState) -> list[Indices]:
+    if labels.ndim != 1 or labels.dtype.kind == "f":
+        allowed = "iid or unbalanced: the targets of these data are not one class each"
+        raise DataError(wrong("--partition", got="one by classes", allowed=allowed))
     return [random.permutation(np.flatnonzero(labels == kind)) for kind in np.unique(labels)]
 
 
