@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeAlias
 
 from torch import nn
 
+from p2pl.api.data import checked
 from p2pl.api.run import Run, load
 from p2pl.api.session import Given, check_known, read_session
 from p2pl.api.trainer import Computing, Who, trainer_for
@@ -166,9 +167,9 @@ def _data(
         made = given
     else:
         made = Data(own.examples_of(given, task), None, task.labels)
-    if test is None:
-        return made
-    return Data(made.train, own.examples_of(test, task, "test set"), made.labels)
+    if test is not None:
+        made = Data(made.train, own.examples_of(test, task, "test set"), made.labels)
+    return checked(made, task)
 
 
 def default_run_dir(name: str, shard: Shard | None, *, alone: bool) -> Path:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from p2pl.api.data import checked
 from p2pl.api.run import check_layout
 from p2pl.api.session import Given, read_session, read_spec
 from p2pl.attacks import kinds as attacks
@@ -171,11 +172,10 @@ def session_to_simulate(given: Given) -> SessionFile:
 def _everything(
     task: Task, given: Everything, data_dir: str | os.PathLike[str] | None
 ) -> Data | Clients:
-    if isinstance(given, Data):
-        return given
     if isinstance(given, str | os.PathLike):
-        return datasets.load(os.fspath(given), task, data_dir=Path(data_dir) if data_dir else None)
-    if isinstance(given, tuple):
+        folder = Path(data_dir) if data_dir else None
+        given = datasets.load(os.fspath(given), task, data_dir=folder)
+    elif isinstance(given, tuple):
         train, test = (own.examples_of(part, task) for part in given)
-        return Data(train, test, task.labels)
-    return given
+        given = Data(train, test, task.labels)
+    return checked(given, task) if isinstance(given, Data) else given
