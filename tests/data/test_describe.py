@@ -1,11 +1,12 @@
 """The table of a session, read off the author's file."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from p2pl.data.describe import Wanted, completed, describe
-from p2pl.data.load import load
+from p2pl.data.load import Data, Shard, load
 from p2pl.errors import DataError
 from p2pl.protocol.session import Column, Table, spec_of
 
@@ -16,7 +17,7 @@ ROWS = [
         for n in range(61)
     ),
 ]
-SPEC = {
+SPEC: dict[str, Any] = {
     "name": "clinic",
     "task": {},
     "model": {"name": "mlp"},
@@ -60,6 +61,34 @@ def test_what_the_author_wrote_stays(file: Path) -> None:
     assert load(str(file), session.task, table=session.table).train.y[0] == 1
     with pytest.raises(DataError, match=r"has a \[table\] already"):
         completed({**SPEC, "table": {}}, Wanted(file, ("sick",)))
+
+
+def test_numbers_to_predict_have_a_scale(file: Path) -> None:
+    spec = {**SPEC, "task": {"kind": "regression", "unit": "years"}}
+    session = spec_of(completed(spec, Wanted(file, ("age",), (), ("id",)))).session()
+    assert (session.task.outputs, session.task.target_mean) == (1, (70.0,))
+    assert session.task.target_std == (17.6,)
+    data = load(str(file), session.task, table=session.table, test_share=0.5)
+    assert data.train.y.shape == (31, 1)
+    assert {40, 41, 100} <= {*data.train.y.flatten().tolist(), *checked_test(data)}
+    with pytest.raises(DataError, match="iid or unbalanced"):
+        load(str(file), session.task, table=session.table, shard=Shard(0, 2, "classes:1"))
+
+
+def checked_test(data: Data) -> list[float]:
+    """Returns the targets of the test set."""
+    assert data.test is not None
+    return [float(target) for target in data.test.y.flatten()]
+
+
+def test_several_labels_are_several_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("age,cough,fever\n40,1,0\n50,0,1\n")
+    spec = {**SPEC, "task": {"kind": "multilabel"}}
+    wanted = Wanted(tmp_path / "a.csv", ("cough", "fever"))
+    session = spec_of(completed(spec, wanted)).session()
+    assert (session.task.outputs, session.task.labels) == (2, ("cough", "fever"))
+    data = load(str(tmp_path / "a.csv"), session.task, table=session.table)
+    assert data.train.y.tolist() == [[1, 0], [0, 1]]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,8 @@ def test_two_data_sets_are_one_to_train_on_and_one_to_score_on() -> None:
         ((X[0], None), "data: item 1: target: got \"NoneType (can't convert"),
         ((X[0], [1, 2]), "data: item 1: target: shape: got [2], allowed [], as of item 0"),
         ((X[0] / 0, 1), "data: item 1: input: got 'NaN or infinity'"),
+        ((X[0], 3), "targets of the data: item 1: got 3, allowed 0..2, the session's task.classes"),
+        ((X[0], -1), "targets of the data: item 1: got -1, allowed 0..2"),
     ],
 )
 def test_the_item_at_fault_is_named(item: object, told: str) -> None:

@@ -37,7 +37,8 @@ def test_a_table_reads_back_as_itself_and_its_id_never_changes() -> None:
     made = SessionFile("clinic", session.spec_of(SPEC).session(), Checkpoint(8, "ab" * 32), ())
     assert session.decode(made.encode()) == made
     assert made.id == "e9daa359f257fbe95da9172c873410e07a707716b1422fe7ebdb79744f88e7e1"
-    several = session.spec_of(spec(target=["sick", "old"])).session()
+    task = {"kind": "multilabel", "outputs": 2}
+    several = session.spec_of({**spec(target=["sick", "old"]), "task": task}).session()
     made = SessionFile("clinic", several, Checkpoint(8, "ab" * 32), ())
     assert session.decode(made.encode()).session.table == several.table
 
@@ -49,6 +50,12 @@ def test_a_table_reads_back_as_itself_and_its_id_never_changes() -> None:
         (spec(columns=[*COLUMNS, COLUMNS[0]]), "got 'age', allowed each name once"),
         (spec(columns=[]), "table.columns"),
         (spec(target=[]), "table.target"),
+        (spec(target=["sick", "old"]), "table.target: got '2 columns', allowed 1"),
+        (
+            {**SPEC, "task": {"kind": "regression", "outputs": 2}},
+            r"table\.target: got '1 columns', allowed 2",
+        ),
+        ({**SPEC, "task": {"kind": "language", "classes": 9}}, "task.kind, with a table: got"),
         (spec(columns=[{"name": "a", "kind": "date"}]), "table.columns.*date"),
         (spec(columns=[{"name": "a", "std": 0.0}]), r"table.columns\[0\].std"),
         (spec(columns=[{"name": "a", "kind": "categorical"}]), "'a': .*at least one category"),

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeAlias
 
 from torch import nn
 
+from p2pl.api.data import checked
 from p2pl.api.run import Run, load
 from p2pl.api.session import Given, check_known, read_session
 from p2pl.api.trainer import Computing, Who, trainer_for
@@ -181,10 +182,11 @@ def _data(
     else:
         made = own.data_of(given, session.task)
     if test is not None:
-        return Data(made.train, own.examples_of(test, session.task, "test set"), made.labels)
-    if test_share is not None and made.test_share is None:
-        return datasets.with_test_share(made, test_share)
-    return made
+        tested = own.examples_of(test, session.task, "test set")
+        made = Data(made.train, tested, made.labels)
+    elif test_share is not None and made.test_share is None:
+        made = datasets.with_test_share(made, test_share)
+    return checked(made, session.task)
 
 
 def default_run_dir(name: str, shard: Shard | None, *, alone: bool) -> Path:

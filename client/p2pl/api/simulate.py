@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from p2pl.api.data import checked
 from p2pl.api.run import check_layout
 from p2pl.api.session import Given, read_session, read_spec
 from p2pl.attacks import kinds as attacks
@@ -179,16 +180,16 @@ def _everything(
     test_share: float | None,
 ) -> Data | Clients:
     if isinstance(given, str | os.PathLike):
-        return datasets.load(
+        given = datasets.load(
             os.fspath(given),
             session.task,
             table=session.table,
             data_dir=Path(data_dir) if data_dir else None,
             test_share=test_share,
         )
-    if test_share is not None:
+    elif test_share is not None:
         raise DataError("test_share: allowed only with data by name; divide your own yourself")
-    if isinstance(given, tuple):
+    elif isinstance(given, tuple):
         train, test = (own.examples_of(part, session.task) for part in given)
-        return Data(train, test, session.task.labels)
-    return given
+        given = Data(train, test, session.task.labels)
+    return checked(given, session.task) if isinstance(given, Data) else given

@@ -1,4 +1,4 @@
-"""Labelled inputs, and a part of them: many peers of one process share one copy of the data."""
+"""Inputs with targets, and a part of them: many peers of one process share one copy of the data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Labelled inputs, on one device."""
+    """Inputs and their targets, on one device."""
 
-    x: Tensor  # [N, *input] float32
-    y: Tensor  # [N] int64
+    x: Tensor  # [N, *input] float32, or int64 where they are tokens
+    y: Tensor  # [N, ...], as the task has them: classes are [N] int64
 
     def __len__(self) -> int:
         return len(self.y)
 
     @property
     def labels(self) -> Tensor:
-        """The class of each example, [N] int64."""
+        """The target of each example, [N, ...]; its class, [N] int64, where there are classes."""
         return self.y
 
     def take(self, rows: Tensor) -> "Examples":
@@ -55,7 +55,7 @@ class Part:
 
     @property
     def labels(self) -> Tensor:
-        """The class of each example of this part, [n] int64."""
+        """The target of each example of this part, [n, ...]."""
         return self.whole.y[self.rows]
 
     def take(self, rows: Tensor) -> Examples:

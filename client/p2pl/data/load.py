@@ -202,7 +202,7 @@ def _check_labels(source: Source, task: Task) -> None:
         if split.labels.dtype.kind == "f":  # numbers, which were checked as they were read
             continue
         low, high = int(split.labels.min()), int(split.labels.max())
-        if low < 0 or high >= task.classes:
+        if low < 0 or (task.classes and high >= task.classes):
             raise DataError(
                 wrong(
                     f"labels of the {name} split",

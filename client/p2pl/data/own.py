@@ -13,6 +13,9 @@ from p2pl.data.load import Data
 from p2pl.errors import DataError, wrong
 from p2pl.protocol.session import Task
 
+FLOATS = ("multilabel", "regression")  # kinds of task whose targets are [N, outputs] float32
+TOKENS = ("language",)  # kinds of task whose inputs are whole numbers
+
 # (inputs, targets); or a data set with a length whose items are (input, target); or a loader of it.
 Given: TypeAlias = Examples | tuple[Any, Any] | Sized
 PAIR = "an item (input, target), both numbers"
@@ -42,7 +45,9 @@ def _is_whole(given: object) -> bool:
 
 
 def examples_of(given: Given, task: Task, what: str = "data") -> Examples:
-    """Returns examples as p2pl keeps them, checked against the session's task.
+    """Returns examples as p2pl keeps them, their inputs checked against the session's task.
+
+    Whether targets are of the task, the task itself says: `p2pl.learning.task.Task.check`.
 
     Args:
         given: `Examples`; a pair of tensors or arrays, inputs [N, *input] and targets [N, ...]; a
@@ -52,17 +57,17 @@ def examples_of(given: Given, task: Task, what: str = "data") -> Examples:
         what: how messages call them.
 
     Raises:
-        DataError: they are none of these, are of another shape than the session's inputs, or hold
-            classes that the session does not have; where it is one item, its number is said.
+        DataError: they are none of these, or are of another shape than the session's inputs; where
+            it is one item, its number is said.
     """
     if isinstance(given, DataLoader):
         given = _of_loader(given, what)
     if isinstance(given, Examples):
         made = given
     elif isinstance(given, tuple) and len(given) == 2:
-        made = _examples(given[0], given[1], what)
+        made = _examples(given[0], given[1], task, what)
     elif hasattr(given, "__getitem__") and isinstance(given, Sized):
-        made = _of_items(given.__getitem__, len(given), what)
+        made = _of_items(given.__getitem__, len(given), task, what)
     else:
         allowed = (
             "(inputs, targets), or a data set with a length and items (input, target); of an "
@@ -93,7 +98,7 @@ def _of_loader(loader: DataLoader[Any], what: str) -> Any:  # noqa: ANN401  # a 
     return loader.dataset
 
 
-def _of_items(item: Callable[[int], Any], count: int, what: str) -> Examples:
+def _of_items(item: Callable[[int], Any], count: int, task: Task, what: str) -> Examples:
     """Returns `count` items as examples; the first one that is no example is named."""
     x: list[Tensor] = []
     y: list[Tensor] = []
@@ -116,7 +121,7 @@ def _of_items(item: Callable[[int], Any], count: int, what: str) -> Examples:
             made.append(tensor)
     if not count:
         raise DataError(wrong(what, got="no items", allowed="at least one"))
-    return _examples(torch.stack(x), torch.stack(y), what)
+    return _examples(torch.stack(x), torch.stack(y), task, what)
 
 
 def _shown(item: object) -> str:
@@ -124,13 +129,16 @@ def _shown(item: object) -> str:
     return f"{type(item).__name__}{length}"
 
 
-def _examples(inputs: object, targets: object, what: str) -> Examples:
+def _examples(inputs: object, targets: object, task: Task, what: str) -> Examples:
     x, y = _tensor(inputs, f"inputs of the {what}"), _tensor(targets, f"targets of the {what}")
     if x.dim() == 0 or y.dim() == 0 or len(x) != len(y) or not len(x):
         got = f"inputs {list(x.shape)}, targets {list(y.shape)}"
         raise DataError(wrong(what, got=got, allowed="as many targets as inputs, at least one"))
-    y = y.float() if y.is_floating_point() else y.long()
-    return Examples(x.float(), y)
+    y = y.float() if task.kind in FLOATS or y.is_floating_point() else y.long()
+    if task.kind in FLOATS and y.dim() == 1 and task.outputs == 1:
+        y = y[:, None]  # else a loss would compare each output with each target
+    are_tokens = task.kind in TOKENS and not x.is_floating_point()
+    return Examples(x.long() if are_tokens else x.float(), y)
 
 
 def _tensor(values: object, what: str) -> Tensor:
@@ -156,10 +164,10 @@ def _check(examples: Examples, task: Task, what: str) -> None:
         raise DataError(
             wrong(f"inputs of the {what}", got="NaN or infinity", allowed="finite numbers")
         )
-    if task.kind != "classification":
-        return
-    low, high = examples.y.min(), examples.y.max()
-    if examples.y.is_floating_point() or examples.y.dim() != 1 or low < 0 or high >= task.classes:
-        got = f"{examples.y.dtype} {list(examples.y.shape)}, {float(low):g}..{float(high):g}"
-        allowed = f"whole numbers [N], 0..{task.classes - 1}, the session's task.classes"
-        raise DataError(wrong(f"targets of the {what}", got=got, allowed=allowed))
+    y = examples.y
+    if task.kind == "classification" and y.dim() == 1 and not y.is_floating_point():
+        for at in ((y < 0) | (y >= task.classes)).nonzero()[:1].flatten().tolist():
+            allowed = f"0..{task.classes - 1}, the session's task.classes"
+            raise DataError(
+                wrong(f"targets of the {what}: item {at}", got=int(y[at]), allowed=allowed)
+            )

@@ -66,7 +66,8 @@ def _split(paths: Sequence[Path], task: Task, table: Table) -> Split:
 def read_table(path: Path, task: Task, table: Table) -> tuple[NDArray[np.float32], Targets]:
     """Returns the rows of a CSV or parquet file: inputs [N, width], and targets [N] or [N, K].
 
-    Targets are int64 class numbers where the task has classes, else float32.
+    Targets are int64 class numbers where the task has classes; else float32, [N, K] where it says
+    how many outputs there are.
 
     Raises:
         DataError: the file is not as the session says.
@@ -186,9 +187,7 @@ def _targets(piece: Piece, task: Task, table: Table, faults: Faults) -> Targets:
         cells = piece.columns.get(name, [""] * len(piece.numbers))
         complain = _noting(name, piece, faults) if name in piece.columns else _silent
         columns.append(_target(cells, task, table.gaps, complain))
-    if isinstance(table.target, str):
-        return columns[0]
-    return np.stack(columns, axis=1)
+    return np.stack(columns, axis=1) if task.outputs else columns[0]
 
 
 def _silent(at: int, got: object, allowed: str) -> None:
