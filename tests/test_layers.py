@@ -28,6 +28,7 @@ LEVELS = {
     "p2pl.data": 2,
     "p2pl.registry": 1,
     "p2pl.protocol": 1,
+    "p2pl.metric": 1,
     "p2pl.seeds": 1,
     "p2pl.pace": 1,
     "p2pl.errors": 0,

@@ -1,4 +1,4 @@
-"""Labelled inputs, and a part of them: many peers of one process share one copy of the data."""
+"""Inputs with targets, and a part of them: many peers of one process share one copy of the data."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ def tensors_of(x: Inputs) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Labelled inputs, on one device."""
+    """Inputs and their targets, on one device."""
 
-    x: Any  # Inputs: [N, *input] float32, or several
-    y: Tensor  # [N] int64
+    x: Any  # Inputs: [N, *input] float32, or int64 where they are tokens; or several such
+    y: Tensor  # [N, ...], as the task has them: classes are [N] int64
 
     def __len__(self) -> int:
         return len(self.y)
 
     @property
     def labels(self) -> Tensor:
-        """The class of each example, [N] int64."""
+        """The target of each example, [N, ...]; its class, [N] int64, where there are classes."""
         return self.y
 
     def take(self, rows: Tensor) -> "Examples":
@@ -78,7 +78,7 @@ class Part:
 
     @property
     def labels(self) -> Tensor:
-        """The class of each example of this part, [n] int64."""
+        """The target of each example of this part, [n, ...]."""
         return self.whole.y[self.rows]
 
     def take(self, rows: Tensor) -> Examples:

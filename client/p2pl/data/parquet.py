@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+SPLITS = ("train", "test")
+
+
 def parquet_folder(folder: Path, files: Sequence[Path], task: Task | None) -> Source:
     """Returns the data in the parquet files of a folder, read in place.
 
@@ -31,8 +34,8 @@ def parquet_folder(folder: Path, files: Sequence[Path], task: Task | None) -> So
     Raises:
         DataError: a file is damaged, or which columns to read cannot be told.
     """
-    train = [path for path in files if _split_of(path.relative_to(folder)) == "train"]
-    test = [path for path in files if _split_of(path.relative_to(folder)) == "test"]
+    train = [path for path in files if split_of(path.relative_to(folder)) == "train"]
+    test = [path for path in files if split_of(path.relative_to(folder)) == "test"]
     if not train and not test:
         train = list(files)
     if not train:
@@ -42,9 +45,9 @@ def parquet_folder(folder: Path, files: Sequence[Path], task: Task | None) -> So
     return source_of(_read(train), _read(test) if test else None, task)
 
 
-def _split_of(path: Path) -> str:
+def split_of(path: Path) -> str:
     """Returns `train` or `test` if a file's name begins with it, or its folder bears it; or ""."""
-    for split in ("train", "test"):
+    for split in SPLITS:
         if path.parent.name == split or re.fullmatch(rf"{split}([-_.].*)?", path.stem):
             return split
     return ""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from p2pl.data.examples import Examples, Inputs
+from p2pl.errors import ModelError, wrong
 from p2pl.learning.parts import Layout, whole_buffers
 from p2pl.learning.task import Task
 
@@ -67,13 +68,34 @@ class Objective:
         made: Tensor = functional_call(self.model, dict(parameters), args, named)
         return made
 
+    def checked(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Returns the outputs, [n, ...], once their shape is seen to be the task's.
+
+        Args:
+            outputs: of the model.
+            targets: [n, ...].
+
+        Raises:
+            ModelError: the model gives something else.
+        """
+        wanted = self.task.shape_of(targets)
+        if wanted is not None and tuple(outputs.shape) != wanted:
+            name = type(self.model).__name__
+            got, kind = list(outputs.shape), type(self.task).__name__
+            raise ModelError(
+                wrong(f"outputs of {name}", got=got, allowed=f"{list(wanted)}, the task {kind}'s")
+            )
+        return outputs
+
     def losses(self, vector: Tensor, batch: Examples) -> Tensor:
         """Returns the loss of each example at the parameters [P], [n]."""
-        return self.task.losses(self.outputs(vector, batch.x), batch.y)
+        outputs = self.checked(self.outputs(vector, batch.x), batch.y)
+        return self.task.losses(outputs, batch.y)
 
     def loss(self, vector: Tensor, batch: Examples) -> Tensor:
         """Returns the mean loss over a batch at the parameters [P], a single number."""
-        return self.task.loss(self.outputs(vector, batch.x), batch.y, "mean")
+        outputs = self.checked(self.outputs(vector, batch.x), batch.y)
+        return self.task.loss(outputs, batch.y, "mean")
 
     def gradient(self, vector: Tensor, batch: Examples) -> tuple[Tensor, Tensor]:
         """Returns the mean loss over a batch, and its gradient by what is trained, [T].
@@ -93,7 +115,7 @@ class Objective:
         at = vector.detach()[: layout.trained].requires_grad_()
         # A copy, because the model writes to them while the parameters are still needed.
         parts = [at, vector.detach()[layout.trained :].clone()]
-        outputs = self.call(layout.unflatten_parts(parts), batch.x)
+        outputs = self.checked(self.call(layout.unflatten_parts(parts), batch.x), batch.y)
         loss = self.task.loss(outputs, batch.y, "mean")
         (gradient,) = torch.autograd.grad(loss, at)
         vector[layout.trained :] = parts[1]

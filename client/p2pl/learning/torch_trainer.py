@@ -12,7 +12,7 @@ from p2pl.data.examples import Examples, Source
 from p2pl.data.load import split_validation
 from p2pl.errors import TrainingDiverged, wrong
 from p2pl.learning import whole
-from p2pl.learning.evaluate import evaluate
+from p2pl.learning.evaluate import batch_examples, evaluate
 from p2pl.learning.judge import Judge, LossJudge
 from p2pl.learning.objective import COUNT, Objective
 from p2pl.learning.parts import Layout, flatten, load_into
@@ -21,6 +21,7 @@ from p2pl.learning.task import Metric, Scores, Task, task_of
 from p2pl.learning.train import OptimizerState, Start, Trained, follow, train
 from p2pl.learning.trainer import Round, Split, Trainer
 from p2pl.learning.weights import Payload
+from p2pl.metric import ACCURACY
 from p2pl.protocol.session import Session
 from p2pl.seeds import seeded
 
@@ -113,6 +114,11 @@ class TorchTrainer(Trainer):
         """What the task measures."""
         return self.task.metrics
 
+    @property
+    def loss_unit(self) -> str:
+        """What follows a loss."""
+        return self.task.loss_unit
+
     def order(self, index: int) -> torch.Generator:
         """Returns what the order of the batches of round `index` is drawn from."""
         return seeded(*self.names, index, "batches")
@@ -150,12 +156,14 @@ class TorchTrainer(Trainer):
             return judge
         count = min(len(self.validation), JUDGED_EXAMPLES)
         spaced = torch.linspace(0, len(self.validation) - 1, count).long()
-        batch = self.validation.take(spaced)
+        judged = self.validation.take(spaced)
+        size = batch_examples(self.task, judged, images=False)
 
         def losses(vector: Tensor) -> Tensor:
             self.model.eval()
             with torch.no_grad():
-                return self.objective.losses(vector, batch)
+                batches = judged.batches(size)
+                return torch.cat([self.objective.losses(vector, batch) for batch in batches])
 
         return LossJudge(losses)
 
@@ -166,12 +174,12 @@ class TorchTrainer(Trainer):
     def own_score(self, scores: Scores) -> float:
         """Returns the accuracy, percent, where classes are as frequent as in the peer's own data.
 
-        The primary metric as it is, where there are no classes or no test set.
+        The primary metric as it is, where that is another one or there is no test set.
 
         Args:
             scores: on the split `test`.
         """
-        if self.test is None or not scores.confusion.numel():
+        if self.test is None or self.metrics[0] != ACCURACY or not scores.confusion.numel():
             return scores.primary
         right, of_class = scores.confusion.diagonal().double(), scores.confusion.sum(1).double()
         mine = torch.bincount(self.own.labels.cpu(), minlength=len(right)) * (of_class > 0)

@@ -20,6 +20,7 @@ from p2pl.learning.sample import Sample
 from p2pl.learning.task import Metric, Scores
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
 from p2pl.learning.weights import Layout, Payload
+from p2pl.metric import ACCURACY
 from p2pl.protocol.session import Session, Training
 
 Split = Literal["test", "validation"]
@@ -158,7 +159,12 @@ class Trainer(Protocol):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """What is measured, the primary metric first."""
-        return (Metric("accuracy", "%"),)
+        return (ACCURACY,)
+
+    @property
+    def loss_unit(self) -> str:
+        """What follows a loss, e.g. `nats`; "" where that is not known."""
+        return ""
 
     @property
     def spent(self) -> Spent | None:

@@ -71,13 +71,13 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     """
     stackable = all(map(is_stackable, learners))
     if wanted == "stacked" and not stackable:
-        raise InputError(wrong("--engine", got=wanted, allowed="sequential, with private training"))
+        allowed = "sequential, with private training or with this task"
+        raise InputError(wrong("--engine", got=wanted, allowed=allowed))
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)
-    stack = None
-    if stackable:
-        stack = Stack(model_of(learners), own_part(learners[0]).whole, threads)
+    trainer = torch_trainer(learners[0])
+    stack = Stack(trainer.model, own_part(learners[0]).whole, threads) if stackable else None
     tried = learners[:TRIED_PEERS]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time

@@ -13,6 +13,7 @@ from p2pl.learner import Learner
 from p2pl.learning import models, precision
 from p2pl.learning.flower import Clients, FlowerTrainer
 from p2pl.learning.optimizers import is_simple
+from p2pl.learning.task import task_of
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import trains_in
 from p2pl.privacy.policy import Wanted, check_task, private_training
@@ -116,8 +117,10 @@ def _shares(setup: Setup, train: Examples) -> list[Source]:
     """Returns the data of each peer."""
     if setup.baseline == "centralised":
         return [train.part(torch.arange(len(train)))]
-    divide = partition.parse(setup.partition)
-    parts = divide(train.y.cpu().numpy(), setup.peers, setup.seeded_partition)
+    divide, labels = partition.parse(setup.partition), train.y
+    if setup.partition.partition(":")[0] in partition.BY_CLASS:
+        labels = task_of(setup.session.task).groups(train.y)
+    parts = divide(labels.cpu().numpy(), setup.peers, setup.seeded_partition)
     return [
         spoilt(setup, peer, train.part(torch.from_numpy(rows))) for peer, rows in enumerate(parts)
     ]
