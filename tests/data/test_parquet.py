@@ -204,7 +204,7 @@ def test_one_parquet_file_is_all_to_train_on(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="allowed digits, an existing folder or parquet file"):
             load(name, GREY)
     (tmp_path / "mine.zip").write_bytes(b"")
-    with pytest.raises(DataError, match="allowed a parquet file, or a folder"):
+    with pytest.raises(DataError, match="allowed a folder or a parquet file"):
         load(str(tmp_path / "mine.zip"), GREY)
 
 

@@ -10,14 +10,15 @@ import msgspec
 from torch import nn
 
 from p2pl import __version__
-from p2pl.api.files import Given, read_session, read_spec
+from p2pl.api.files import Given, read_session, read_spec, read_toml
+from p2pl.data.describe import Wanted, completed
 from p2pl.errors import InputError, SessionFileError, wrong
 from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower
 from p2pl.learning.flower import NumPyClient
 from p2pl.learning.models import MODELS
 from p2pl.learning.task import TASKS, task_of
-from p2pl.learning.weights import Layout, flatten
+from p2pl.learning.weights import Layout
 from p2pl.mixing.base import MIXERS, rule_of
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
@@ -53,12 +54,16 @@ def unknown_names(session: Session) -> dict[str, str]:
     return {field: name for field, (name, known) in named.items() if name not in known}
 
 
-def create(
+def create(  # noqa: PLR0913  # keywords, each of them a different thing
     spec: str | os.PathLike[str] | Mapping[str, Any],
     out: str | os.PathLike[str],
     *,
     trackers: Sequence[str] = (),
     model: nn.Module | NumPyClient | None = None,
+    schema_from: str | os.PathLike[str] | None = None,
+    target: str | Sequence[str] | None = None,
+    categorical: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
 ) -> SessionFile:
     """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
 
@@ -69,12 +74,18 @@ def create(
         model: the session begins with its parameters, and is for models with the same names and
             shapes; `model.name` in the spec is then `arrays`. A module, or a client of Flower.
             None: the model that the spec names.
+        schema_from: a CSV or parquet file of the author: its columns, with their means, standard
+            deviations and categories, become the session's table. None: the spec has one, or needs
+            none.
+        target: the column of it that is to be predicted, or several.
+        categorical: columns of it whose numbers stand for categories.
+        leave_out: columns of it that no model is to see.
 
     Raises:
         InputError: the spec, a URL, the model or the folder cannot be used.
     """
     path = Path(out)
-    wanted = _spec(spec)
+    wanted = _spec(spec, _described(schema_from, target, categorical, leave_out))
     tiers = tuple((url,) for url in trackers)
     session_format.check_trackers(tiers)
     if not path.parent.is_dir():
@@ -87,7 +98,7 @@ def create(
         payload, promised = checkpoint.build(session)
     elif isinstance(model, nn.Module):
         session = _for_models_like(session, model)
-        payload, promised = checkpoint.describe(flatten(model).cpu(), Layout.of(model))
+        payload, promised = checkpoint.of(model)
     else:
         session, payload, promised = flower.begin(session, model)
     made = SessionFile(
@@ -105,10 +116,28 @@ def create(
     return made
 
 
-def _spec(given: str | os.PathLike[str] | Mapping[str, Any]) -> Spec:
-    if isinstance(given, Mapping):
-        return session_format.spec_of(given)
-    return read_spec(Path(given))
+def _described(
+    schema_from: str | os.PathLike[str] | None,
+    target: str | Sequence[str] | None,
+    categorical: Sequence[str],
+    leave_out: Sequence[str],
+) -> Wanted | None:
+    """Returns what the author says of a table; None: there is none to be described."""
+    if schema_from is None:
+        if target or categorical or leave_out:
+            raise InputError(
+                "--target, --categorical, --leave-out: allowed only with --schema-from FILE"
+            )
+        return None
+    targets = (target,) if isinstance(target, str) else tuple(target or ())
+    return Wanted(Path(schema_from), targets, categorical, leave_out)
+
+
+def _spec(given: str | os.PathLike[str] | Mapping[str, Any], described: Wanted | None) -> Spec:
+    if described is None and not isinstance(given, Mapping):
+        return read_spec(Path(given))
+    raw = given if isinstance(given, Mapping) else read_toml(Path(given))
+    return session_format.spec_of(raw if described is None else completed(raw, described))
 
 
 def _for_models_like(session: Session, model: nn.Module) -> Session:

@@ -187,6 +187,7 @@ def audit(
     mine = datasets.load(
         data,
         session.task,
+        table=session.table,
         data_dir=options.data_dir(),
         shard=datasets.Shard(*part) if part else None,
     ).train

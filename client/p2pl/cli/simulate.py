@@ -99,6 +99,7 @@ def simulate(
             "[default: none; accuracy is measured on the test set]",
         ),
     ] = None,
+    test_share: options.TestShare = None,
     dp_epsilon: options.DpEpsilon = None,
     dp_delta: options.DpDelta = None,
     dp_clip: options.DpClip = None,
@@ -157,7 +158,7 @@ def simulate(
 
         from p2pl.api.simulate import session_to_simulate
         from p2pl.api.simulate import simulate as run_simulation
-        from p2pl.simulate.show import Bar, table
+        from p2pl.simulation.show import Bar, table
 
     session = session_to_simulate(file)
     total = seeds * changed(session.session, *changes.items()).exchange.rounds
@@ -174,6 +175,7 @@ def simulate(
             baseline=baseline,
             attack=attack,
             held_out=held_out,
+            test_share=test_share,
             dp_epsilon=dp_epsilon,
             dp_delta=dp_delta,
             dp_clip=dp_clip,

@@ -21,12 +21,17 @@ from p2pl.data.images import class_folders
 from p2pl.data.names import files_below
 from p2pl.data.parquet import parquet_folder, read_table, source_of
 from p2pl.data.partition import Indices
-from p2pl.data.source import Source, Split
+from p2pl.data.source import Source, Split, Targets
+from p2pl.data.tabular import table_source
 from p2pl.errors import DataError, wrong
-from p2pl.protocol.session import Task
+from p2pl.protocol.session import Table, Task
 from p2pl.seeds import seeded
 
-FILE_SUFFIXES = (".parquet",)  # of files that can be named; no dataset of the hub is called so
+FILE_SUFFIXES = (
+    ".parquet",
+    ".csv",
+)  # of files that can be named; no dataset of the hub is called so
+TEST_SEED = 0  # fixed for ever: a run that goes on must not train on what it is scored on
 HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 
 
@@ -47,29 +52,74 @@ class Data:
     train: Examples  # scaled and normalised
     test: Examples | None  # the whole test split, whatever the shard; None: there is none
     labels: tuple[str, ...]  # class names; () where nobody gave any
+    test_share: float | None = None  # of the examples, drawn for `test`; None: it was given, if any
 
 
-def load(ref: str, task: Task, *, data_dir: Path | None = None, shard: Shard | None = None) -> Data:
+def load(
+    ref: str,
+    task: Task,
+    *,
+    table: Table | None = None,
+    data_dir: Path | None = None,
+    shard: Shard | None = None,
+    test_share: float | None = None,
+) -> Data:
     """Returns the data that `ref` names, checked against the session's task.
 
     Args:
         ref: `digits`, a dataset id on the Hugging Face hub, a folder of parquet or images, or one
-            parquet file, which is all to train on.
+            parquet file, which is all to train on; where the session has a table, a CSV or parquet
+            file, or a folder of them.
         task: the session's.
+        table: what the session says of a table's columns; None: the data are no table.
         data_dir: where a dataset id is looked for first, as the folder `data_dir/ref`.
         shard: the peer's part of the training split; None: all of it.
+        test_share: of the training examples that become the test set, where the data have none;
+            drawn once for all, before they are divided into shards. None: there is none then.
 
     Raises:
         DataError: it cannot be had, or is not of the session's shape and classes.
     """
-    source = _open(ref, task, data_dir)
+    source = _open(ref, task, table, data_dir)
     _check_labels(source, task)
-    rows = _rows(source.train.labels, shard)
-    train = _examples(source.train, rows, task)
-    test = None
-    if source.test is not None:
-        test = _examples(source.test, np.arange(len(source.test.labels)), task)
-    return Data(train, test, task.labels or source.names)
+    train, test = source.train, source.test
+    rows = np.arange(len(train.labels))
+    if test_share is not None:
+        if test is not None:
+            raise DataError("--test-share: the data have a test split of their own; leave it out")
+        rows, held = _test_rows(len(rows), test_share)
+        test = Split(train.labels[held], lambda some: train.read(held[some]))
+    if shard is not None:
+        rows = rows[_rows(train.labels[rows], shard)]
+    mine = _examples(train, rows, task)
+    scored = None if test is None else _examples(test, np.arange(len(test.labels)), task)
+    return Data(mine, scored, task.labels or source.names, test_share)
+
+
+def _test_rows(count: int, share: float) -> tuple[Indices, Indices]:
+    """Returns the rows that stay, and those that become the test set: the same ones every time."""
+    held = round(share * count)
+    if not 0 < held < count:
+        allowed = f"above 0 and below 1, so that of {count} examples some are on either side"
+        raise DataError(wrong("--test-share", got=share, allowed=allowed))
+    order = np.random.RandomState(TEST_SEED).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def with_test_share(data: Data, share: float) -> Data:
+    """Returns the data with a share of their training examples as their test set.
+
+    Args:
+        data: without a test set.
+        share: above 0 and below 1; which examples these are depends on how many there are alone.
+
+    Raises:
+        DataError: there is a test set, or no example would be left on one side.
+    """
+    if data.test is not None:
+        raise DataError("test_share: the data have a test set of their own; leave it out")
+    rows, held = map(torch.from_numpy, _test_rows(len(data.train), share))
+    return Data(data.train.take(rows), data.train.take(held), data.labels, share)
 
 
 def load_labels(ref: str, *, data_dir: Path | None = None) -> tuple[Indices, tuple[str, ...]]:
@@ -82,7 +132,7 @@ def load_labels(ref: str, *, data_dir: Path | None = None) -> tuple[Indices, tup
     Raises:
         DataError: they cannot be had, or which column holds them cannot be told.
     """
-    source = _open(ref, None, data_dir)
+    source = _open(ref, None, None, data_dir)
     labels = source.train.labels
     if not len(labels) or labels.min() < 0:
         got = f"{len(labels)} labels, the least {labels.min(initial=0)}"
@@ -122,9 +172,7 @@ def split_validation(count: int, share: float, generator: torch.Generator) -> tu
     return order[held_out:], order[:held_out]
 
 
-def _rows(labels: Indices, shard: Shard | None) -> Indices:
-    if shard is None:
-        return np.arange(len(labels))
+def _rows(labels: Targets, shard: Shard) -> Indices:
     if not 0 <= shard.index < shard.count:
         raise DataError(
             wrong("--shard", got=f"{shard.index}/{shard.count}", allowed=f"0..{shard.count - 1}")
@@ -156,8 +204,10 @@ def _check_labels(source: Source, task: Task) -> None:
             continue
         if not len(split.labels):
             raise DataError(wrong(f"{name} split", got="0 rows", allowed="at least 1"))
+        if split.labels.dtype.kind == "f":  # numbers, which were checked as they were read
+            continue
         low, high = int(split.labels.min()), int(split.labels.max())
-        if low < 0 or high >= task.classes:
+        if low < 0 or (task.classes and high >= task.classes):
             raise DataError(
                 wrong(
                     f"labels of the {name} split",
@@ -167,15 +217,16 @@ def _check_labels(source: Source, task: Task) -> None:
             )
 
 
-def _open(ref: str, task: Task | None, data_dir: Path | None) -> Source:
+def _open(ref: str, task: Task | None, table: Table | None, data_dir: Path | None) -> Source:
     """Returns the data that `ref` names; without a task, whatever its classes are."""
-    if ref == "digits":
+    if ref == "digits" and table is None:
         return digits()
-    for path in (data_dir and data_dir / ref, Path(ref).expanduser()):
-        if ref and path and path.is_dir():
-            return _of_folder(path, task)
-        if ref and path and path.is_file():
-            return _of_file(path, task)
+    for place in (data_dir and data_dir / ref, Path(ref).expanduser()):
+        if ref and place and place.exists():
+            return _found(place, task, table)
+    if table is not None:
+        allowed = "a CSV or parquet file, or a folder of them: the session is for a table"
+        raise DataError(wrong("--data", got=ref, allowed=allowed))
     if not re.fullmatch(HUB_ID, ref) or Path(ref).suffix.lower() in FILE_SUFFIXES:
         raise DataError(
             wrong(
@@ -187,12 +238,20 @@ def _open(ref: str, task: Task | None, data_dir: Path | None) -> Source:
     return hub_dataset(ref, task, data_dir)
 
 
-def _of_folder(folder: Path, task: Task | None) -> Source:
-    files = files_below(folder, ".parquet")
-    return parquet_folder(folder, files, task) if files else class_folders(folder, task)
-
-
-def _of_file(path: Path, task: Task | None) -> Source:
-    if path.suffix.lower() != ".parquet":
-        raise DataError(wrong("--data", got=str(path), allowed="a parquet file, or a folder"))
-    return source_of([read_table(path, path.name)], (), task)
+def _found(place: Path, task: Task | None, table: Table | None) -> Source:
+    """Returns the data in a file or a folder."""
+    if table is not None and task is not None:
+        return table_source(place, task, table)
+    if place.is_dir():
+        files = files_below(place, ".parquet")
+        return parquet_folder(place, files, task) if files else class_folders(place, task)
+    if place.suffix.lower() == ".parquet":
+        return source_of([read_table(place, place.name)], (), task)
+    raise DataError(
+        wrong(
+            "--data",
+            got=str(place),
+            allowed="a folder or a parquet file; with a session that has a table, a CSV file too",
+            hint="whoever makes the session: p2pl create --schema-from FILE --target NAME",
+        )
+    )

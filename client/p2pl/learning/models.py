@@ -31,7 +31,7 @@ Make: TypeAlias = Callable[..., nn.Module]
 
 def logreg(task: Task) -> nn.Module:
     """Returns multinomial logistic regression: one linear layer on the raw input."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.input), task.classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.input), task.width))
 
 
 def mlp(task: Task, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
@@ -46,7 +46,7 @@ def mlp(task: Task, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
     layers: list[nn.Module] = [nn.Flatten()]
     for inner, outer in pairwise(sizes):
         layers += [nn.Linear(inner, outer), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], task.classes))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], task.width))
 
 
 def cnn(task: Task, *, width: int = 16, hidden: int = 64) -> nn.Module:
@@ -74,7 +74,7 @@ def cnn(task: Task, *, width: int = 16, hidden: int = 64) -> nn.Module:
         nn.Flatten(),
         nn.Linear(2 * width * (height // 4) * (breadth // 4), hidden),
         nn.ReLU(),
-        nn.Linear(hidden, task.classes),
+        nn.Linear(hidden, task.width),
     )
 
 
@@ -100,7 +100,7 @@ def resnet_gn(task: Task, *, depth: int = 8, width: int = 16) -> nn.Module:
             outer = width << stage
             layers.append(_Residual(inner, outer, stride=2 if stage and not block else 1))
             inner = outer
-    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.classes)]
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.width)]
     return nn.Sequential(*layers, *pool)
 
 

@@ -23,6 +23,7 @@ from p2pl.protocol.session.schema import (
     MAX_URL_CHARS,
     Argument,
     Change,
+    Column,
     Exchange,
     Gossip,
     Mixing,
@@ -31,6 +32,7 @@ from p2pl.protocol.session.schema import (
     Raft,
     Session,
     Spec,
+    Table,
     Task,
     Training,
     Wire,
@@ -39,6 +41,7 @@ from p2pl.protocol.session.schema import (
     check,
     check_trackers,
     read_spec,
+    read_toml,
     spec_of,
 )
 
@@ -53,6 +56,7 @@ __all__ = [
     "Argument",
     "Change",
     "Checkpoint",
+    "Column",
     "Exchange",
     "Gossip",
     "Mixing",
@@ -62,6 +66,7 @@ __all__ = [
     "Session",
     "SessionFile",
     "Spec",
+    "Table",
     "Task",
     "Training",
     "Wire",
@@ -72,5 +77,6 @@ __all__ = [
     "decimal",
     "decode",
     "read_spec",
+    "read_toml",
     "spec_of",
 ]

@@ -31,7 +31,7 @@ from p2pl.protocol.raft.election import (
     step,
 )
 from p2pl.protocol.session import Raft
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.setup import Setup
 
 ROUND_S = 1.0  # chosen: what five small peers take for a round on loopback
 DELAY_S = (0.001, 0.03)  # of a message; chosen: from one rack to one country
@@ -189,9 +189,11 @@ def mix_at_the_leader(
         if peer == leader:
             mixed.append(made)
         elif leader < setup.honest:
-            mixed.append(Mixed(travelled, {chief.peer_id: 1.0}, {}, remembered))
+            whole = learners[peer].at_home(travelled, vectors[peer])
+            mixed.append(Mixed(whole, {chief.peer_id: 1.0}, {}, remembered))
         elif lie is not None:
-            mixed.append(Mixed(lie.vector, {chief.peer_id: 1.0}, {}, remembered))
+            whole = learners[peer].at_home(lie.vector, vectors[peer])
+            mixed.append(Mixed(whole, {chief.peer_id: 1.0}, {}, remembered))
         else:
             mixed.append(Mixed(vectors[peer], {learners[peer].peer_id: 1.0}, {}, remembered))
     return mixed
