@@ -111,6 +111,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         created_by=f"p2pl {__version__}",
         created_at=int(time.time()),
     )
+    _check_not_taken(path, made)
     write_atomically(path.parent / made.checkpoint_name, payload)
     write_atomically(path, made.encode())
     return made
@@ -131,6 +132,28 @@ def _described(
         return None
     targets = (target,) if isinstance(target, str) else tuple(target or ())
     return Wanted(Path(schema_from), targets, categorical, leave_out)
+
+
+def _check_not_taken(path: Path, made: SessionFile) -> None:
+    """Raises SessionFileError where the checkpoint would replace that of another session."""
+    for other in sorted(path.parent.glob("*.torrent")):
+        if other.name == path.name:
+            continue
+        try:
+            there = read_session(other)
+        except SessionFileError:  # no session of ours, so none whose checkpoint lies here
+            continue
+        is_same_file = there.checkpoint_name == made.checkpoint_name
+        if is_same_file and there.checkpoint.root != made.checkpoint.root:
+            raise SessionFileError(
+                wrong(
+                    "name",
+                    got=made.name,
+                    allowed=f"another one: {other.name} has that name and another checkpoint, "
+                    f"and {path.parent / made.checkpoint_name} is its own",
+                    hint="or write to another folder",
+                )
+            )
 
 
 def _spec(given: str | os.PathLike[str] | Mapping[str, Any], described: Wanted | None) -> Spec:
