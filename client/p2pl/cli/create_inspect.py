@@ -95,6 +95,11 @@ def create(
         print(f"tracker    {' '.join(tier)}")
     if not made.trackers:
         print("tracker    none: whoever joins must name one with --tracker")
+    task = made.session.task
+    if task.classes and not task.labels:
+        print(
+            "classes    not named: peers number them as their own data do; task.labels settles it"
+        )
 
 
 def inspect(file: SessionPath, as_json: AsJson = False) -> None:
