@@ -59,8 +59,19 @@ def test_what_the_author_wrote_stays(file: Path) -> None:
     session = spec_of(completed(spec, Wanted(file, ("sick",), (), ("id",)))).session()
     assert session.task.labels == ("yes", "no")
     assert load(str(file), session.task, table=session.table).train.y[0] == 1
-    with pytest.raises(DataError, match=r"has a \[table\] already"):
-        completed({**SPEC, "table": {}}, Wanted(file, ("sick",)))
+
+
+def test_the_author_adds_what_the_file_lacks(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("age,site,sick\n40,a,no\n50,b,no\n")
+    wanted = Wanted(tmp_path / "a.csv", ("sick",))
+    with pytest.raises(DataError, match=r"classes: got 1, allowed 2 or more; write all of them"):
+        completed(SPEC, wanted)
+    site = {"name": "site", "kind": "categorical", "categories": ["a", "b", "c"]}
+    told = {"task": {"labels": ["no", "yes"]}, "table": {"columns": [site]}}
+    session = spec_of(completed({**SPEC, **told}, wanted)).session()
+    assert session.task.classes == 2
+    assert session.table is not None
+    assert [column.width for column in session.table.columns] == [1, 3]
 
 
 def test_numbers_to_predict_have_a_scale(file: Path) -> None:
