@@ -1,6 +1,7 @@
 """Six holders of a table in CSV files, beside each of them alone and all rows in one place."""
 
 import statistics
+from functools import partial
 
 from experiments.compare import paired
 from experiments.grid import Cell, Figures, Results, Study
@@ -26,9 +27,8 @@ def cell(case: str, split: str) -> Cell:
 def section(results: Results) -> str:
     """Returns a table a data set."""
     parts = ["# Tables in CSV files, six holders", _INTRODUCTION]
-    parts += [
-        part(CASES[case], lambda found, case=case: show(found, case), results) for case in CASES
-    ]
+    for case, title in CASES.items():
+        parts.append(part(title, partial(show, case=case), results))
     return "\n\n".join(parts)
 
 
@@ -55,13 +55,12 @@ def said(split: str, figures: Figures) -> str:
     mean, whole = statistics.fmean(together), statistics.fmean(pooled)
     gain = paired(together, alone)
     if figures["metric"] == "AUROC":
-        return (
-            f"{split}: together, the AUROC is {mean - whole:+.2f} points from that of all rows in "
-            f"one place (asked for: not more than 0.5 below), and {gain} points from alone."
-        )
+        apart, asked = f"{mean - whole:+.2f} points", "not more than 0.5 below"
+    else:
+        apart, asked = f"{100 * (mean / whole - 1):+.1f} %", "not more than 3 % above"
     return (
-        f"{split}: together, the RMSE is {100 * (mean / whole - 1):+.1f} % from that of all rows in "
-        f"one place (asked for: not more than 3 % above), and {gain} points from alone."
+        f"{split}: together, the {figures['metric']} is {apart} from that of all rows in one place "
+        f"(asked for: {asked}), and {gain} points from alone."
     )
 
 
