@@ -141,6 +141,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         personal=personal,
         attack=attack,
         labels=mine.labels if mine else (),
+        test_share=mine.test_share if mine else None,
     )
     await take_part(file, chosen, trainer, _sinks(on_event), on_signals=on_signals)
     return load(where, model=trainer_or_model if isinstance(trainer_or_model, nn.Module) else None)

@@ -144,7 +144,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     for number in range(seeds):
         result = run(replace(setup, seed=first_seed + number), whole, where, on_round, model)
         if folder:
-            write_seed(result, folder, file.name, whole.labels if isinstance(whole, Data) else ())
+            write_seed(result, folder, file.name, whole if isinstance(whole, Data) else None)
         results.append(result)
     figures = {
         "name": file.name,

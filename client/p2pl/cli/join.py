@@ -179,4 +179,5 @@ def _trains_with(
         test_share=test_share,
     )
     share = f" {part[0]}/{part[1]} {part[2]}" if part else ""
-    return None, mine, f"{data}{share}, {len(mine.train)} examples"
+    tested = f", {len(mine.test)} drawn to test on" if mine.test and test_share else ""
+    return None, mine, f"{data}{share}, {len(mine.train)} examples{tested}"
