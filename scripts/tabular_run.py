@@ -192,7 +192,7 @@ def run(case: Case, how: str, seed: int, rounds: int | None) -> Results:
             primary = made.figures["primary"]
             assert primary["metric"] == case.metric
             found |= {arm: primary["mean"], f"{arm}_worst": primary["worst_peer"]}
-        known = load(str(data), file.session.task, table=file.session.table)
+        known = load(str(data), file.session.task, form=file.session.table)
         return {**found, "scikit_learn": case.yardstick(known), "rows": len(known.train)}
 
 
