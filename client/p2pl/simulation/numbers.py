@@ -10,7 +10,7 @@ import torch
 from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.report.classes import ClassScore, class_scores
 from p2pl.run.log import RoundEntry
-from p2pl.simulate.engine import Result, SimulatedRound
+from p2pl.simulation.engine import Result, SimulatedRound
 
 
 def numbers(results: Sequence[Result]) -> dict[str, Any]:

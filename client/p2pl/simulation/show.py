@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from p2pl.simulate.engine import SimulatedRound
+from p2pl.simulation.engine import SimulatedRound
 
 
 class Bar:

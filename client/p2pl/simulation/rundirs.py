@@ -12,7 +12,7 @@ from p2pl.data.load import Data
 from p2pl.errors import InputError, wrong
 from p2pl.run.files import write_atomically
 from p2pl.run.log import MODEL_FILE, Marker, RunLog, ScoredOn, Summary
-from p2pl.simulate.engine import Result
+from p2pl.simulation.engine import Result
 
 NUMBERS_FILE = "simulation.json"
 
