@@ -19,7 +19,7 @@ from p2pl.learning import checkpoint, flower
 from p2pl.learning.flower import NumPyClient
 from p2pl.learning.models import MODELS
 from p2pl.learning.task import TASKS, task_of
-from p2pl.learning.weights import Layout, flatten
+from p2pl.learning.weights import Layout
 from p2pl.mixing.base import MIXERS, rule_of
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
@@ -103,7 +103,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         payload, promised = checkpoint.build(session)
     elif isinstance(model, nn.Module):
         session = _for_models_like(session, model)
-        payload, promised = checkpoint.describe(flatten(model).cpu(), Layout.of(model))
+        payload, promised = checkpoint.of(model)
     else:
         session, payload, promised = flower.begin(session, model)
     made = SessionFile(
@@ -116,6 +116,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         created_by=f"p2pl {__version__}",
         created_at=int(time.time()),
     )
+    _check_not_taken(path, made)
     write_atomically(path.parent / made.checkpoint_name, payload)
     write_atomically(path, made.encode())
     return made
@@ -136,6 +137,28 @@ def _described(
         return None
     targets = (target,) if isinstance(target, str) else tuple(target or ())
     return Wanted(Path(schema_from), targets, categorical, leave_out)
+
+
+def _check_not_taken(path: Path, made: SessionFile) -> None:
+    """Raises SessionFileError where the checkpoint would replace that of another session."""
+    for other in sorted(path.parent.glob("*.torrent")):
+        if other.name == path.name:
+            continue
+        try:
+            there = read_session(other)
+        except SessionFileError:  # no session of ours, so none whose checkpoint lies here
+            continue
+        is_same_file = there.checkpoint_name == made.checkpoint_name
+        if is_same_file and there.checkpoint.root != made.checkpoint.root:
+            raise SessionFileError(
+                wrong(
+                    "name",
+                    got=made.name,
+                    allowed=f"another one: {other.name} has that name and another checkpoint, "
+                    f"and {path.parent / made.checkpoint_name} is its own",
+                    hint="or write to another folder",
+                )
+            )
 
 
 def _spec(

@@ -19,7 +19,8 @@ from p2pl.data.digits import digits
 from p2pl.data.examples import Examples
 from p2pl.data.hub import hub_dataset
 from p2pl.data.images import class_folders
-from p2pl.data.parquet import parquet_folder
+from p2pl.data.names import files_below
+from p2pl.data.parquet import parquet_folder, read_table, source_of
 from p2pl.data.partition import Indices
 from p2pl.data.source import Source, Split, Targets
 from p2pl.data.tabular import table_source
@@ -28,6 +29,10 @@ from p2pl.errors import DataError, wrong
 from p2pl.protocol.session import Session, Table, Task
 from p2pl.seeds import seeded
 
+FILE_SUFFIXES = (
+    ".parquet",
+    ".csv",
+)  # of files that can be named; no dataset of the hub is called so
 TEST_SEED = 0  # fixed for ever: a run that goes on must not train on what it is scored on
 HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 
@@ -84,8 +89,9 @@ def load(
     """Returns the data that `ref` names, checked against the session's task.
 
     Args:
-        ref: `digits`, a dataset id on the Hugging Face hub, or a folder of parquet or images; where
-            the session has a table or a text, a file or a folder of such.
+        ref: `digits`, a dataset id on the Hugging Face hub, a folder of parquet or images, or one
+            parquet file, which is all to train on; where the session has a table or a text, a file
+            or a folder of such.
         task: the session's.
         form: what the session says of tables or texts, from `form_of`; None: they are neither.
         data_dir: where a dataset id is looked for first, as the folder `data_dir/ref`.
@@ -204,7 +210,6 @@ def _examples(split: Split, rows: Indices, task: Task) -> Examples:
                 "shape of the data",
                 got=tuple(pixels.shape[1:]),
                 allowed=f"{task.input}, the session's task.input",
-                hint="convert the images first; nothing is resized or recoloured in silence",
             )
         )
     x = torch.from_numpy(pixels)
@@ -244,12 +249,12 @@ def _open(ref: str, task: Task | None, form: Form | None, data_dir: Path | None)
     if form is not None:
         allowed = "a file or a folder: the session is for a table or for text"
         raise DataError(wrong("--data", got=ref, allowed=allowed))
-    if not re.fullmatch(HUB_ID, ref):
+    if not re.fullmatch(HUB_ID, ref) or Path(ref).suffix.lower() in FILE_SUFFIXES:
         raise DataError(
             wrong(
                 "--data",
                 got=ref,
-                allowed="digits, an existing folder, or a Hugging Face dataset id",
+                allowed="digits, an existing folder or parquet file, or a Hugging Face dataset id",
             )
         )
     return hub_dataset(ref, task, data_dir)
@@ -261,14 +266,16 @@ def _found(place: Path, task: Task | None, form: Form | None) -> Source:
         return table_source(place, task, form)
     if isinstance(form, Texts) and task is not None:
         return text_source(place, task, form)
-    if not place.is_dir():
-        raise DataError(
-            wrong(
-                "--data",
-                got=str(place),
-                allowed="a folder; a file only with a session that has a [table] or a [text]",
-                hint="whoever makes the session: p2pl create --schema-from FILE --target NAME",
-            )
+    if place.is_dir():
+        files = files_below(place, ".parquet")
+        return parquet_folder(place, files, task) if files else class_folders(place, task)
+    if place.suffix.lower() == ".parquet":
+        return source_of([read_table(place, place.name)], (), task)
+    raise DataError(
+        wrong(
+            "--data",
+            got=str(place),
+            allowed="a folder or a parquet file; a CSV file or a text with sessions for such",
+            hint="whoever makes the session: p2pl create --schema-from FILE --target NAME",
         )
-    files = sorted(place.rglob("*.parquet"))
-    return parquet_folder(place, files, task) if files else class_folders(place, task)
+    )

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from p2pl.data.frames import SUFFIXES, Faults, open_table
-from p2pl.data.parquet import SPLITS, split_of
+from p2pl.data.names import train_and_test
 from p2pl.data.partition import Indices
 from p2pl.data.source import Source, Split, in_memory
 from p2pl.errors import DataError, wrong
@@ -152,23 +152,10 @@ def text_source(path: Path, task: Task, texts: Texts) -> Source:
     if texts.tokens > task.classes:
         allowed = f"at most {task.classes}, the session's task.classes"
         raise DataError(wrong("tokens of the tokenizer", got=texts.tokens, allowed=allowed))
-    train, test = _files(path)
+    train, test = [path], list[Path]()
+    if path.is_dir():
+        train, test = train_and_test(path, (*PLAIN, *SUFFIXES), "text")
     return Source(_split(train, texts), _split(test, texts) if test else None, ())
-
-
-def _files(path: Path) -> tuple[list[Path], list[Path]]:
-    """Returns the files to train on, and those of the test split, which may be none."""
-    if path.is_file():
-        return [path], []
-    files = sorted(one for one in path.rglob("*") if one.suffix.lower() in (*PLAIN, *SUFFIXES))
-    named = {
-        split: [f for f in files if split_of(f.relative_to(path)) == split] for split in SPLITS
-    }
-    train = named["train"] or ([] if named["test"] else files)
-    if not train:
-        allowed = f"files {', '.join((*PLAIN, *SUFFIXES))}; train* and test* are told apart"
-        raise DataError(wrong(f"--data {path}", got="no text", allowed=allowed))
-    return train, named["test"]
 
 
 def _split(paths: Sequence[Path], texts: Texts) -> Split:

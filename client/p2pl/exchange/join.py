@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 import torch
+from torch import Tensor
 
 from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
@@ -27,6 +28,7 @@ from p2pl.exchange.round import run
 from p2pl.exchange.swap import keep_announcing
 from p2pl.learner import Learner
 from p2pl.learning import device
+from p2pl.learning.optimizers import check_private
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import Trainer
 from p2pl.mixing.base import rule_of
@@ -46,6 +48,7 @@ from p2pl.run.state import PeerState, load_state
 CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
+NOTHING = torch.arange(0)  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ async def join(
     if options.attack:
         attackers.check(options.attack, options.trackers or file.trackers)
     check_session(session, options.privacy)
+    if options.privacy is not None:
+        check_private(session.training)
     exchange = Alone() if options.alone else kind_of(session)()
     identity = Identity.load_or_create(options.identity)
     rounds = options.rounds or session.exchange.rounds
@@ -230,6 +235,8 @@ def _as_asked(
                 "it trains by itself, and nobody sees how"
             )
         return trainer
+    if options.privacy is not None and not isinstance(trainer.own.take(NOTHING).x, Tensor):
+        raise InputError("--dp-epsilon: not allowed with a model of several inputs")
     book = Book(options.run_dir, file.id, identity.secret_for(PURPOSE))
     rounds = options.rounds or file.session.exchange.rounds
     return made_private(file.session, trainer, options.privacy, rounds, book, state)
@@ -252,9 +259,10 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         donors = _nobody if one.options.alone else swarm
         payload = await checkpoint.find(one.file, _beside(one), donors)
         await transport.publish_checkpoint(_on_disk(one, payload))
+        begin = await one.worker(partial(one.learner.decode_checkpoint, payload))
         if state is None:
-            state = PeerState(round=0, weights=one.learner.decode_checkpoint(payload))
-        del payload  # from here on it is on disk
+            state = PeerState(round=0, weights=begin)
+        del payload, begin  # from here on it is on disk
         node = _node(one, transport, directory, state)
         async with _announcing(node):
             return await run(node, one.exchange, state)

@@ -13,6 +13,8 @@ from p2pl.data.examples import Examples, Source
 def are_convolved(examples: Source, model: nn.Module) -> bool:
     """Returns whether these are images on a CPU, and the model begins by convolving them."""
     x = examples.take(torch.tensor([0])).x
+    if not isinstance(x, torch.Tensor):
+        return False
     return x.device.type == "cpu" and x.dim() == 4 and has_convolutions(model)
 
 

@@ -7,9 +7,11 @@ one of those here, or an entry point in the group `p2pl.models`, a callable
 
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -86,8 +88,9 @@ def resnet_gn(task: Task, *, depth: int = 8, width: int = 16) -> nn.Module:
         depth: 6 n + 2, with n blocks in each of three stages: 8, 14, 20, 26, …
         width: channels of the first stage; it doubles twice.
     """
-    channels, _, _ = _image(task, "resnet-gn")
+    channels, height, breadth = _image(task, "resnet-gn")
     _check_sizes("depth and width", (depth, width))
+    _check_groups(width, (height, breadth))
     blocks, rest = divmod(depth - 2, 6)
     if rest or not 1 <= blocks <= MAX_LAYERS:
         raise ModelError(
@@ -102,6 +105,21 @@ def resnet_gn(task: Task, *, depth: int = 8, width: int = 16) -> nn.Module:
             inner = outer
     pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.width)]
     return nn.Sequential(*layers, *pool)
+
+
+def _check_groups(width: int, size: tuple[int, int]) -> None:
+    """Raises ModelError where a group to be normalised has one number, whose deviation is none."""
+    for stage in range(3):
+        channels, pixels = width << stage, math.prod(-(-side // (1 << stage)) for side in size)
+        if channels // math.gcd(channels, _GROUP_NORM_GROUPS) * pixels < 2:
+            raise ModelError(
+                wrong(
+                    "model.arguments.width of resnet-gn",
+                    got=width,
+                    allowed="a larger one, or larger images, for GroupNorm needs two numbers in a "
+                    f"group, and of {size[0]}x{size[1]} these leave one",
+                )
+            )
 
 
 class _Residual(nn.Module):
@@ -290,8 +308,16 @@ def _make_foreign(name: str, make: Make, session: Session) -> nn.Module:
     """Returns a model that the person brings."""
     try:
         made = make(session.task, **session.model.arguments)
+    except ModelError:
+        raise
     except (TypeError, ValueError) as fault:
         raise ModelError(f"model {name}: it refuses its arguments: {fault}") from fault
+    except Exception as fault:  # whatever somebody's function may raise
+        at = traceback.extract_tb(fault.__traceback__)[-1]
+        place = f"{Path(at.filename).name}, line {at.lineno}"
+        raise ModelError(
+            f"model {name}: it cannot be made: {type(fault).__name__}: {fault} ({place})"
+        ) from fault
     if not isinstance(made, nn.Module):
         raise ModelError(
             wrong(f"model {name}", got=type(made).__name__, allowed="a torch.nn.Module")

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from p2pl.data.examples import Examples, Source
 from p2pl.data.load import split_validation
 from p2pl.errors import TrainingDiverged, wrong
+from p2pl.learning import whole
 from p2pl.learning.evaluate import batch_examples, evaluate
 from p2pl.learning.judge import Judge, LossJudge
-from p2pl.learning.objective import Objective
+from p2pl.learning.objective import COUNT, Objective
+from p2pl.learning.parts import Layout, flatten, load_into
 from p2pl.learning.sample import Sample
 from p2pl.learning.task import Metric, Scores, Task, task_of
 from p2pl.learning.train import OptimizerState, Start, Trained, follow, train
 from p2pl.learning.trainer import Round, Split, Trainer
-from p2pl.learning.weights import Layout, flatten, load_into
+from p2pl.learning.weights import Payload
 from p2pl.metric import ACCURACY
 from p2pl.protocol.session import Session
 from p2pl.seeds import seeded
@@ -128,7 +130,19 @@ class TorchTrainer(Trainer):
 
     def follow(self, start: Start, trained: Trained, mixed: Tensor, round: Round) -> OptimizerState:
         """Returns the optimizer state for the next round."""
-        return follow(start, trained, mixed, round.training)
+        count = self.layout.trained
+        begun = replace(start, vector=start.vector[:count])
+        state = follow(begun, trained, mixed[:count], round.training)
+        kept = {name: one for name, one in trained.optimizer.items() if name.startswith(COUNT)}
+        return {**state, **kept} if kept else state
+
+    def checkpoint(self, vector: Tensor) -> memoryview:
+        """Returns the whole module as a file: these parameters [P], and what is frozen."""
+        return whole.encode(self.model, self.layout, vector)
+
+    def begin(self, payload: Payload) -> Tensor:
+        """Returns the parameters in a checkpoint, [P]; what is frozen goes into the module."""
+        return whole.decode(payload, self.model, self.layout).to(self.device)
 
     def evaluate(self, vector: Tensor, split: Split) -> Scores:
         """Returns the scores of parameters [P], which stay loaded in the module."""
@@ -146,6 +160,7 @@ class TorchTrainer(Trainer):
         size = batch_examples(self.task, judged, images=False)
 
         def losses(vector: Tensor) -> Tensor:
+            self.model.eval()
             with torch.no_grad():
                 batches = judged.batches(size)
                 return torch.cat([self.objective.losses(vector, batch) for batch in batches])
@@ -194,19 +209,21 @@ class LoopTrainer(TorchTrainer):
             TrainingDiverged: a parameter is no longer finite.
         """
         assert self.loop is not None
-        load_into(self.model, start.vector)
+        load_into(self.model, start.vector, self.layout)
+        self.objective.take_counts(start.optimizer)
         self.model.train()
         given = replace(round, examples=self.own, order=self.order(round.index))
         self.loop(self.model, given)
         round.on_step(1, 1)
-        vector = flatten(self.model)
+        vector = flatten(self.model, self.layout)
         if not vector.isfinite().all():
             raise TrainingDiverged(
                 wrong("parameters after fit", got="NaN or infinity", allowed="finite numbers")
             )
-        return Trained(vector, math.nan, steps=0, samples=len(self.own), optimizer={})
+        state = self.objective.with_counts({})
+        return Trained(vector, math.nan, steps=0, samples=len(self.own), optimizer=state)
 
     def follow(self, start: Start, trained: Trained, mixed: Tensor, round: Round) -> OptimizerState:
-        """Returns nothing: what the loop's optimizer remembers, it keeps to itself."""
-        del start, trained, mixed, round
-        return {}
+        """Returns the module's counts: what the loop's optimizer remembers, it keeps to itself."""
+        del start, mixed, round
+        return trained.optimizer

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from p2pl.errors import SessionFileError, wrong
 from p2pl.protocol.raft.bootstrap import MAX_MEMBERS
+from p2pl.protocol.session.optimizers import OWN, check_arguments
 
 FORMAT_VERSION = 1
 MAX_NAME_CHARS = 100
@@ -82,6 +83,11 @@ class Task(_Section, frozen=True):
         """How many numbers a model gives for an input, a pixel or a token; 0: not known."""
         return self.classes or self.outputs
 
+    # How an image of another size comes to the size of `input`: not at all, squeezed into it, whole
+    # with black around it, or by its middle.
+    resize: Literal["none", "stretch", "pad", "crop"] = "none"
+    colour: Literal["keep", "convert"] = "keep"  # of images: grey for colour, white for transparent
+
 
 class Model(_Section, frozen=True):
     """Which architecture; the name is looked up among what the joining person has installed."""
@@ -144,14 +150,36 @@ class Training(_Section, frozen=True):
     """Local work between two swaps."""
 
     learning_rate: Rate
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    momentum: Fraction = 0.0  # SGD only
+    # p2pl's own two, or one of torch's, by its name there.
+    optimizer: Literal[
+        "sgd",
+        "adam",
+        "SGD",
+        "Adam",
+        "AdamW",
+        "NAdam",
+        "RAdam",
+        "Adamax",
+        "Adagrad",
+        "Adadelta",
+        "RMSprop",
+    ] = "sgd"
+    arguments: dict[Name, Argument] = {}  # of torch's optimizer, e.g. beta2, eps
+    momentum: Fraction = 0.0  # `sgd` only
     quasi_global: bool = False  # momentum follows what mixing made of each round: for skewed labels
     weight_decay: Annotated[float, Meta(ge=0, le=1)] = 0.0
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 64
     local_epochs: Annotated[int, Meta(ge=1, le=1_000)] = 1
     validation_share: Annotated[float, Meta(ge=0.05, le=0.5)] = 0.2  # of a peer's own data
-    schedule: Literal["constant", "cosine"] = "constant"  # of the rate, over the session's rounds
+    # Of the rate, over the session's rounds.
+    schedule: Literal["constant", "cosine", "linear", "step", "one-cycle"] = "constant"
+    rate_warmup_rounds: Annotated[int, Meta(ge=0, le=100_000)] = 0  # it rises before the schedule
+    step_rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 10  # of schedule `step`
+    step_factor: Annotated[float, Meta(gt=0, le=1)] = 0.1  # the rate's, after so many rounds
+    clip_norm: Annotated[float, Meta(gt=0, le=1e6)] | None = None  # of a step's gradient, at most
+    accumulate: Annotated[int, Meta(ge=1, le=4_096)] = 1  # batches a step
+    # Of layers like BatchNorm: "local" keeps them at home, parameters and running statistics.
+    buffers: Literal["mix", "local"] = "mix"
 
 
 class Gossip(_Section, frozen=True):
@@ -420,6 +448,7 @@ def check(session: Session) -> None:
                 allowed=f"both empty, both 1, or both {task.input[0]} (one a channel)",
             )
         )
+    _check_images(task)
     if exchange.min_peers > 1 and exchange.cohort == 0:
         raise SessionFileError(
             wrong(
@@ -440,6 +469,18 @@ def check(session: Session) -> None:
     if session.privacy.required and session.privacy.max_epsilon is None:
         raise SessionFileError(
             "privacy.max_epsilon: missing; required where privacy.required is true"
+        )
+
+
+def _check_images(task: Task) -> None:
+    is_image = len(task.input) == 3 and task.input[0] in (1, 3)
+    if not is_image and (task.resize, task.colour) != ("none", "keep"):
+        raise SessionFileError(
+            wrong(
+                "task.input, with task.resize or task.colour",
+                got=task.input,
+                allowed="images as (channels, height, width), with 1 channel or 3",
+            )
         )
 
 
@@ -575,6 +616,16 @@ def _check_raft(exchange: Exchange) -> None:
 
 def _check_training(session: Session) -> None:
     training, exchange = session.training, session.exchange
+    check_arguments(training.optimizer, training.arguments)
+    if training.momentum and training.optimizer not in OWN:  # `adam` takes no notice of it
+        raise SessionFileError(
+            wrong(
+                "training.momentum",
+                got=training.momentum,
+                allowed=f"0 with {training.optimizer}",
+                hint="what torch's optimizers take stands in training.arguments",
+            )
+        )
     if exchange.polish_rounds >= exchange.rounds:
         raise SessionFileError(
             wrong(
