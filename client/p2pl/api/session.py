@@ -12,6 +12,7 @@ from torch import nn
 from p2pl import __version__
 from p2pl.api.files import Given, read_session, read_spec, read_toml
 from p2pl.data.describe import Wanted, completed
+from p2pl.data.texts import with_tokenizer
 from p2pl.errors import InputError, SessionFileError, wrong
 from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower
@@ -24,6 +25,8 @@ from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
 from p2pl.run.files import write_atomically
 
+NOBODY = "0" * 64  # the id of a peer that is none: a rule is made only to see whether it can be
+
 __all__ = ["Given", "check_known", "create", "read_session", "read_spec", "unknown_names"]
 
 
@@ -35,10 +38,10 @@ def check_known(session: Session, *, alone: bool = False) -> None:
         alone: whether the peer trains alone, and exchanges nothing.
 
     Raises:
-        InputError: one of them is not, or does not know one of its arguments.
+        InputError: one of them is not, or cannot use one of its arguments.
     """
     task_of(session.task)
-    rule_of(session)
+    rule_of(session)(session, NOBODY)
     if not alone:
         kind_of(session)
 
@@ -64,6 +67,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     target: str | Sequence[str] | None = None,
     categorical: Sequence[str] = (),
     leave_out: Sequence[str] = (),
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> SessionFile:
     """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
 
@@ -80,12 +84,15 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         target: the column of it that is to be predicted, or several.
         categorical: columns of it whose numbers stand for categories.
         leave_out: columns of it that no model is to see.
+        tokenizer: a file of the library tokenizers, whose hash and number of tokens the session
+            takes over; everybody who joins needs the same one. None: tokens are bytes, or the data
+            are no text.
 
     Raises:
         InputError: the spec, a URL, the model or the folder cannot be used.
     """
     path = Path(out)
-    wanted = _spec(spec, _described(schema_from, target, categorical, leave_out))
+    wanted = _spec(spec, _described(schema_from, target, categorical, leave_out), tokenizer)
     tiers = tuple((url,) for url in trackers)
     session_format.check_trackers(tiers)
     if not path.parent.is_dir():
@@ -156,11 +163,19 @@ def _check_not_taken(path: Path, made: SessionFile) -> None:
             )
 
 
-def _spec(given: str | os.PathLike[str] | Mapping[str, Any], described: Wanted | None) -> Spec:
-    if described is None and not isinstance(given, Mapping):
+def _spec(
+    given: str | os.PathLike[str] | Mapping[str, Any],
+    described: Wanted | None,
+    tokenizer: str | os.PathLike[str] | None,
+) -> Spec:
+    if described is None and tokenizer is None and not isinstance(given, Mapping):
         return read_spec(Path(given))
     raw = given if isinstance(given, Mapping) else read_toml(Path(given))
-    return session_format.spec_of(raw if described is None else completed(raw, described))
+    if described is not None:
+        raw = completed(raw, described)
+    if tokenizer is not None:
+        raw = with_tokenizer(raw, Path(tokenizer))
+    return session_format.spec_of(raw)
 
 
 def _for_models_like(session: Session, model: nn.Module) -> Session:

@@ -100,6 +100,7 @@ def simulate(
         ),
     ] = None,
     test_share: options.TestShare = None,
+    tokenizer: options.Tokenizer = None,
     dp_epsilon: options.DpEpsilon = None,
     dp_delta: options.DpDelta = None,
     dp_clip: options.DpClip = None,
@@ -176,6 +177,7 @@ def simulate(
             attack=attack,
             held_out=held_out,
             test_share=test_share,
+            tokenizer=tokenizer,
             dp_epsilon=dp_epsilon,
             dp_delta=dp_delta,
             dp_clip=dp_clip,
@@ -187,6 +189,7 @@ def simulate(
             out=out,
             curves=curves,
             data_dir=options.data_dir(),
+            on_begin=bar.show,
             on_round=bar.round,
         )
     if as_json:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from p2pl.errors import DataError, wrong
@@ -52,6 +52,34 @@ def split_of_file(path: Path) -> str:
         if splits:
             return splits[0]
     return ""
+
+
+def train_and_test(
+    folder: Path, suffixes: Iterable[str], what: str
+) -> tuple[list[Path], list[Path]]:
+    """Returns the files below a folder to train on, and those of the test split, which may be none.
+
+    Files that bear the name of no split are to train on, where none bears one.
+
+    Args:
+        folder: that exists.
+        suffixes: of the files, with their dots, in small letters.
+        what: they hold, for the message.
+
+    Raises:
+        DataError: there is nothing to train on.
+    """
+    kinds = tuple(suffixes)
+    files = sorted(file for suffix in kinds for file in files_below(folder, suffix))
+    named: dict[str, list[Path]] = {}
+    for file in files:
+        named.setdefault(split_of_file(file.relative_to(folder)), []).append(file)
+    train = files if set(named) == {""} else named.get("train", [])
+    if not train:
+        got = ", ".join(one.name for one in files) or f"no {what}"
+        allowed = f"files {', '.join(kinds)}; train and test are told apart by their names"
+        raise DataError(wrong(f"--data {folder}", got=got, allowed=allowed))
+    return train, named.get("test", [])
 
 
 def files_below(folder: Path, suffix: str) -> list[Path]:

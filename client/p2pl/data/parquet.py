@@ -127,6 +127,11 @@ def source_of(train: Sequence[Table], test: Sequence[Table], task: Task | None) 
         test: those of the test split; none where there is none.
         task: the session's; None: whatever classes there are.
 
+    Args:
+        train: with at least one row.
+        test: likewise; None where there is no test set.
+        task: what the session says of inputs and classes; None: no session is meant.
+
     Raises:
         DataError: which columns these are cannot be told, or the classes are not the session's.
     """

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
@@ -41,7 +42,7 @@ from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
-from p2pl.run.log import MODEL_FILE, PERSONAL_FILE, SESSION_FILE, Marker, RunLog, Summary
+from p2pl.run.log import MODEL_FILE, PERSONAL_FILE, SESSION_FILE, Marker, RunLog, ScoredOn, Summary
 from p2pl.run.state import PeerState, load_state
 
 CHECKPOINT_FILE = "initial.safetensors"
@@ -68,6 +69,7 @@ class Options:
         personal: whether to keep a model of the peer's own distribution beside.
         attack: to test a swarm on this machine with; None: the peer is honest.
         labels: names of the classes, in the order of their numbers; (): nobody gave any.
+        test_share: of the data, that the test set was drawn from; None: it was given, if any.
     """
 
     run_dir: Path
@@ -83,6 +85,7 @@ class Options:
     personal: bool = False
     attack: Attack | None = None
     labels: tuple[str, ...] = ()
+    test_share: float | None = None
 
 
 async def join(
@@ -394,6 +397,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         epsilon=spent.epsilon if spent else None,
         trust_epsilon=spent.trust_epsilon if spent else None,
         labels=one.options.labels,
+        test_set=_test_set(trainer, one.options),
     )
     if state is None:
         return summary
@@ -406,6 +410,17 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
         personal_accuracy=_keep_personal(one, state),
     )
+
+
+def _test_set(trainer: Trainer, options: Options) -> ScoredOn | None:
+    """Returns what the models of a run are scored on."""
+    if not isinstance(trainer, TorchTrainer):
+        return None
+    if trainer.test is None:
+        return ScoredOn(source="validation", examples=len(trainer.validation))
+    share = options.test_share
+    source: Literal["given", "drawn"] = "given" if share is None else "drawn"
+    return ScoredOn(source=source, examples=len(trainer.test), share=share)
 
 
 def _keep_personal(one: _Run, state: PeerState) -> float | None:

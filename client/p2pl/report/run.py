@@ -265,6 +265,7 @@ def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
             f"best {percent(spread.best)})."
         )
     parts += ["## Peers", markdown_table(*_peer_rows(numbers, names)), ACCURACY_CAPTION]
+    parts += [f"Scored on {one.said}." for one in numbers.test_sets]
     parts += _merged_on(numbers, names)
     for kind, file in numbers.pictures.items():
         parts += [f"## {kind.capitalize()}", f"![{kind}]({file})", CAPTIONS[kind]]

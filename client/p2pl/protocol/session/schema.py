@@ -23,6 +23,7 @@ MAX_TRACKERS = 64
 MAX_URL_CHARS = 2048
 MAX_COLUMNS = 4_096
 MAX_CATEGORIES = 10_000
+BYTES = 257  # tokens where they are bytes: all of these, and the end of a text
 MAX_SIDE = 65_536  # numbers in an example, along one dimension
 GAPS = ("NA", "N/A", "NaN", "nan", "NULL", "null")  # for a missing value, as an empty cell
 MAX_CLASSES = 100_000
@@ -33,11 +34,10 @@ Label = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+Scalar: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Finite | str
 # A setting that p2pl itself does not know: of a task, a model, a mixing rule or a kind of exchange
 # that somebody brings. 1 and 1.0 are two values, and make two sessions.
-Argument: TypeAlias = (
-    Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Finite | str | tuple[int, ...]
-)
+Argument: TypeAlias = Scalar | tuple[Scalar, ...]
 Rate = Annotated[float, Meta(gt=0, le=1_000)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 T = TypeVar("T")
@@ -133,6 +133,16 @@ class Table(_Section, frozen=True):
     def width(self) -> int:
         """How many numbers a row becomes."""
         return sum(column.width for column in self.columns)
+
+
+class Text(_Section, frozen=True):
+    """How texts become rows of tokens, for the task `language`."""
+
+    length: Side  # tokens in an input; the target is the input moved on by one
+    column: Label = "text"  # of a CSV or parquet file
+    # SHA-256 of a file of the library `tokenizers`; "" = tokens are bytes, and 256 ends a text.
+    tokenizer: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    end: Annotated[str, Meta(max_length=MAX_NAME_CHARS)] = ""  # the token that ends a text, if any
 
 
 class Training(_Section, frozen=True):
@@ -261,6 +271,7 @@ class Session(_Section, frozen=True):
     wire: Wire = Wire()
     privacy: Privacy = Privacy()
     table: Table | None = None  # None: the data are no table
+    text: Text | None = None  # None: they are no text
     version: Literal[1] = 1
 
 
@@ -277,6 +288,7 @@ class Spec(_Section, frozen=True):
     wire: Wire = Wire()
     privacy: Privacy = Privacy()
     table: Table | None = None
+    text: Text | None = None
     comment: Annotated[str, Meta(max_length=2_000)] = ""
     url_list: tuple[str, ...] = ()  # where the checkpoint may be had (BEP 19)
 
@@ -296,9 +308,26 @@ class Spec(_Section, frozen=True):
             wire=self.wire,
             privacy=self.privacy,
             table=self.table,
+            text=self.text,
         )
         check(session)
         return session
+
+
+def _followed(spec: Spec, written: Mapping[str, Any]) -> Task:
+    """Returns the task of a spec, with what follows from its table or its text.
+
+    Args:
+        spec: with whatever stood there for it.
+        written: the fields that the person wrote.
+    """
+    task, text = spec.task, spec.text
+    if "input" not in written:
+        width = spec.table.width if spec.table else text.length if text else 1
+        task = msgspec.structs.replace(task, input=(width,))
+    if "classes" not in written and text is not None and not text.tokenizer:
+        task = msgspec.structs.replace(task, classes=BYTES)
+    return task
 
 
 def read_spec(toml: str) -> Spec:
@@ -327,19 +356,19 @@ def read_toml(toml: str) -> dict[str, Any]:
 def spec_of(raw: Mapping[str, Any]) -> Spec:
     """Returns the spec in a dictionary of the tables that a TOML file would have.
 
-    Where there is a table of columns, `task.input` may be left out: it follows from them.
+    `task.input` may be left out where it follows from a table or a text, and so may `task.classes`
+    where tokens are bytes.
 
     Raises:
         SessionFileError: a key is missing, unknown or out of range.
     """
     renamed = {("url_list" if key == "url-list" else key): value for key, value in raw.items()}
-    task, follows = renamed.get("task"), False
-    if "table" in renamed and isinstance(task, Mapping) and "input" not in task:
-        renamed["task"], follows = {**task, "input": [1]}, True
+    task, form = renamed.get("task"), {"table", "text"} & set(renamed)
+    written = dict(task) if form and isinstance(task, Mapping) else {"input": ()}
+    if "input" not in written:
+        renamed["task"] = {**written, "input": [1]}  # until it is known
     spec = convert(renamed, Spec, strict=True)
-    if follows and spec.table is not None:
-        wide = msgspec.structs.replace(spec.task, input=(spec.table.width,))
-        spec = msgspec.structs.replace(spec, task=wide)
+    spec = msgspec.structs.replace(spec, task=_followed(spec, written))
     for url in spec.url_list:
         check_url("url-list", url)
     spec.session()
@@ -426,6 +455,8 @@ def check(session: Session) -> None:
             )
         )
     _check_training(session)
+    if session.text is not None:
+        _check_text(session)
     if session.table is not None:
         _check_table(session.task, session.table)
     if session.mixing.rule == "age" and exchange.kind != "gossip":
@@ -483,6 +514,26 @@ def _check_table(task: Task, table: Table) -> None:
         )
     if task.mean:
         raise SessionFileError("task.mean: not allowed with a table, whose columns have their own")
+
+
+def _check_text(session: Session) -> None:
+    task, text = session.task, session.text
+    assert text is not None
+    if session.table is not None:
+        raise SessionFileError("text: not allowed with a table; leave one of them out")
+    if task.kind in KINDS and task.kind != "language":
+        raise SessionFileError(wrong("task.kind, with text", got=task.kind, allowed="language"))
+    if task.input != (text.length,):
+        allowed = f"({text.length},), the session's text.length"
+        raise SessionFileError(wrong("task.input, with text", got=task.input, allowed=allowed))
+    if not text.tokenizer and (task.classes != BYTES or text.end):
+        raise SessionFileError(
+            wrong(
+                "task.classes and text.end, where tokens are bytes",
+                got=(task.classes, text.end),
+                allowed=f"{BYTES}: 256 bytes and the end of a text; and no text.end",
+            )
+        )
 
 
 def _check_column(column: Column, gaps: Sequence[str]) -> None:
@@ -597,7 +648,13 @@ def _check_training(session: Session) -> None:
 
 
 def convert(raw: object, kind: type[T], *, strict: bool) -> T:
-    """Returns `raw` as a `kind`, or raises a SessionFileError that says where, what and allowed."""
+    """Returns `raw` as a `kind`, or raises a SessionFileError that says where, what and allowed.
+
+    Args:
+        raw: builtins, as TOML or bencoding gives them.
+        kind: a struct of this module.
+        strict: whether a number must be one already; else text that reads as one will do.
+    """
     try:
         return msgspec.convert(raw, kind, strict=strict)
     except msgspec.ValidationError as fault:
