@@ -104,6 +104,9 @@ def create(
         print(f"tracker    {' '.join(tier)}")
     if not made.trackers:
         print("tracker    none: whoever joins must name one with --tracker")
+    task = made.session.task
+    if task.classes and not task.labels:
+        print("classes    not named: each peer numbers them as its data do; see task.labels")
 
 
 def inspect(file: SessionPath, as_json: AsJson = False) -> None:
