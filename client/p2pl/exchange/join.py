@@ -6,7 +6,7 @@ import mmap
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -35,6 +35,7 @@ from p2pl.mixing.base import rule_of
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
+from p2pl.network.serve import ServeLimits
 from p2pl.network.transport import Directory, Transport
 from p2pl.network.wire import CurveWire
 from p2pl.privacy.ledger import PURPOSE
@@ -49,6 +50,8 @@ CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
 NOTHING = torch.arange(0)  # rows
+SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
+SERVE_SHARE = 2 / 3  # of that deadline; then the slowest gives way where others find no place
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,7 @@ async def _network(
             session_id=file.id,
             listen=options.listen,
             chunk_bytes=file.session.wire.chunk_bytes,
+            limits=_serving(file),
         )
     )
     me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
@@ -289,6 +293,17 @@ async def _network(
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
     return wire, directory
+
+
+def _serving(file: SessionFile) -> ServeLimits:
+    """Returns what the peer gives to others: nothing for longer than anybody waits for it."""
+    deadline_s = file.session.exchange.pull_deadline_s
+    usual = ServeLimits()
+    return replace(
+        usual,
+        transfer_s=min(usual.transfer_s, deadline_s + SERVE_SLACK_S),
+        share_s=min(usual.share_s, SERVE_SHARE * deadline_s),
+    )
 
 
 def _node(one: _Run, transport: Transport, directory: Directory, state: PeerState) -> Node:
