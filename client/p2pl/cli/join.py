@@ -196,7 +196,7 @@ def _trains_with(
 
 def _numbered(names: Sequence[str]) -> str:
     """Returns the names of classes with their numbers, as far as a line holds them."""
-    from p2pl.terminal import visible
+    from p2pl.errors import visible
 
     shown = ", ".join(f"{number} {visible(name)}" for number, name in enumerate(names[:MAX_SHOWN]))
     return shown + (f", … {len(names) - 1}" if len(names) > MAX_SHOWN else "")
