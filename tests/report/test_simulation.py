@@ -102,7 +102,7 @@ def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
         ("figures", "simulation.json"),
         ("seed", "1 seeds"),
         ("peer", r"of \[2, 3\] peers"),
-        ("summary", "no final accuracy"),
+        ("summary", "no final score"),
     ],
 )
 def test_a_simulation_that_is_not_whole_is_refused(tmp_path: Path, damage: str, words: str) -> None:

@@ -109,7 +109,7 @@ def train_all(
         starts: by peer.
         index: the round.
         forgiving: whether a peer whose loss is no longer finite keeps the parameters that it had:
-            a mixing rule that is fooled so far shall be seen in its accuracy.
+            a mixing rule that is fooled so far shall be seen in its scores.
 
     Raises:
         TrainingDiverged: a peer's loss is no longer finite.
