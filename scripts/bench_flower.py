@@ -30,8 +30,8 @@ from p2pl.learning import flower, models
 from p2pl.learning.weights import Layout
 from p2pl.protocol import session
 from p2pl.protocol.session import Session
-from p2pl.simulate import engine
-from p2pl.simulate.setup import Setup
+from p2pl.simulation import engine
+from p2pl.simulation.setup import Setup
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-5

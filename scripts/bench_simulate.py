@@ -41,8 +41,8 @@ from p2pl.learning.task import task_of
 from p2pl.learning.train import Start, train
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session, changed, read_spec
-from p2pl.simulate.engine import Result, run
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.engine import Result, run
+from p2pl.simulation.setup import Setup
 
 MNIST, CIFAR = "ylecun/mnist", "uoft-cs/cifar10"
 BENCH = """

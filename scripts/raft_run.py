@@ -36,9 +36,9 @@ from p2pl.learning.weights import flatten
 from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust.row import Trust
 from p2pl.protocol.session import Session, read_spec
-from p2pl.simulate.peers import peers_of, torch_trainer
-from p2pl.simulate.raft import mix_at_the_leader
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.peers import peers_of, torch_trainer
+from p2pl.simulation.raft import mix_at_the_leader
+from p2pl.simulation.setup import Setup
 
 SPEC = ROOT / "torrentfiles" / "raft.toml"
 DIGITS = ROOT / "torrentfiles" / "digits.toml"

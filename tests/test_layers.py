@@ -13,7 +13,7 @@ LEVELS = {
     "p2pl.cli": 11,
     "p2pl.api": 10,
     "p2pl.exchange": 9,
-    "p2pl.simulate": 9,
+    "p2pl.simulation": 9,
     "p2pl.attacks": 8,
     "p2pl.report": 8,
     "p2pl.learner": 7,

@@ -12,7 +12,7 @@ from p2pl.learner import Learner
 from p2pl.learning.weights import flatten
 from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust import opinions
-from p2pl.simulate.peers import peers_of, torch_trainer
+from p2pl.simulation.peers import peers_of, torch_trainer
 
 HERE = (("http://127.0.0.1:6969",), ("http://localhost:1", "http://[::1]:2"))
 

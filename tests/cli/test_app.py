@@ -93,6 +93,6 @@ def test_any_other_missing_module_is_named_with_who_imports_it(
 
 def exec_as(module: str, source: str) -> None:
     """Runs source as if it stood in a module of this name."""
-    # Coverage looks for the file of whatever says that it is of p2pl, except for a name in brackets.
+    # Coverage looks for the file of whatever is of p2pl, except for a name in brackets.
     code = compile(source, f"<{module}>" if module.startswith("p2pl.") else f"{module}.py", "exec")
     types.FunctionType(code, {"__name__": module})()

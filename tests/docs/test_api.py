@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -27,6 +28,12 @@ def test_the_names_are_sorted_and_each_has_a_home() -> None:
     assert p2pl.__all__ == sorted(p2pl.__all__)
     assert {*p2pl._HOME, "events"} == set(p2pl.__all__)
     assert set(p2pl.__all__) <= set(dir(p2pl))
+
+
+def test_no_module_hides_a_public_name_once_it_is_imported() -> None:
+    """Importing `p2pl.x.y` sets `p2pl.x`, so no public name but `events` may be a module's."""
+    inside = {entry.name for entry in pkgutil.iter_modules(p2pl.__path__)}
+    assert inside & set(p2pl.__all__) == {"events"}
 
 
 @pytest.mark.parametrize("name", sorted(p2pl.__all__))

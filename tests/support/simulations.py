@@ -4,7 +4,7 @@ from pathlib import Path
 
 from p2pl.data.load import Data, load
 from p2pl.protocol import session
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.setup import Setup
 
 SPEC = Path(__file__).parents[2] / "torrentfiles" / "digits.toml"
 

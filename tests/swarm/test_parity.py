@@ -10,8 +10,8 @@ from support.processes import ROOT, Swarm
 from p2pl.data.load import load
 from p2pl.network.keys import Identity
 from p2pl.protocol import session
-from p2pl.simulate.engine import Result, run
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.engine import Result, run
+from p2pl.simulation.setup import Setup
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 

@@ -23,10 +23,10 @@ from p2pl.learning.flower import Clients
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import SessionFile, Task
-from p2pl.simulate.engine import Result, SimulatedRound, run
-from p2pl.simulate.numbers import numbers
-from p2pl.simulate.rundirs import check_out, write_numbers, write_seed
-from p2pl.simulate.setup import Setup, check
+from p2pl.simulation.engine import Result, SimulatedRound, run
+from p2pl.simulation.numbers import numbers
+from p2pl.simulation.rundirs import check_out, write_numbers, write_seed
+from p2pl.simulation.setup import Setup, check
 
 # All of the data: by name; a pair (train, test) of what `p2pl.join` takes; or given a peer's number
 # and how many there are, its client of Flower.

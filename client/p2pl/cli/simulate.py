@@ -157,7 +157,7 @@ def simulate(
 
         from p2pl.api.simulate import session_to_simulate
         from p2pl.api.simulate import simulate as run_simulation
-        from p2pl.simulate.show import Bar, table
+        from p2pl.simulation.show import Bar, table
 
     session = session_to_simulate(file)
     total = seeds * changed(session.session, *changes.items()).exchange.rounds

@@ -31,7 +31,7 @@ from p2pl.protocol.raft.election import (
     step,
 )
 from p2pl.protocol.session import Raft
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.setup import Setup
 
 ROUND_S = 1.0  # chosen: what five small peers take for a round on loopback
 DELAY_S = (0.001, 0.03)  # of a message; chosen: from one rack to one country

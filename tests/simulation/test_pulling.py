@@ -8,10 +8,10 @@ from support.simulations import digits, small_setup
 
 from p2pl.attacks.kinds import parse
 from p2pl.protocol.session import Gossip, changed
-from p2pl.simulate.engine import run
-from p2pl.simulate.numbers import numbers
-from p2pl.simulate.pulling import sources
-from p2pl.simulate.setup import Setup, draw_cohort
+from p2pl.simulation.engine import run
+from p2pl.simulation.numbers import numbers
+from p2pl.simulation.pulling import sources
+from p2pl.simulation.setup import Setup, draw_cohort
 
 GOSSIP = ("exchange", "kind", "gossip")
 

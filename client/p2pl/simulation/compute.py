@@ -31,7 +31,7 @@ from p2pl.learning.weights import flatten
 from p2pl.mixing.base import Mixed, Own, PeerModel
 from p2pl.mixing.fixed import FixedRow
 from p2pl.seeds import seeded
-from p2pl.simulate.peers import is_stackable, own_part, torch_trainer, validation_part
+from p2pl.simulation.peers import is_stackable, own_part, torch_trainer, validation_part
 
 Clock: TypeAlias = Callable[[], float]  # in seconds
 

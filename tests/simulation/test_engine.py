@@ -19,10 +19,10 @@ from p2pl.learning.task import Scores
 from p2pl.learning.train import Start
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session, changed
-from p2pl.simulate.engine import Result, run
-from p2pl.simulate.numbers import numbers
-from p2pl.simulate.peers import peers_of, torch_trainer
-from p2pl.simulate.setup import ENGINES, Setup, draw_cohort
+from p2pl.simulation.engine import Result, run
+from p2pl.simulation.numbers import numbers
+from p2pl.simulation.peers import peers_of, torch_trainer
+from p2pl.simulation.setup import ENGINES, Setup, draw_cohort
 
 CPU = torch.device("cpu")
 

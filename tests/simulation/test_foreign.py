@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from p2pl.protocol import session
-from p2pl.simulate.engine import run
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.engine import run
+from p2pl.simulation.setup import Setup
 
 SPEC = """
 name = "foreign"

@@ -11,7 +11,7 @@ from p2pl.metric import ACCURACY, Metric
 from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.report.classes import ClassScore, class_scores
 from p2pl.run.log import RoundEntry, measured
-from p2pl.simulate.engine import Result, SimulatedRound
+from p2pl.simulation.engine import Result, SimulatedRound
 
 OVER_PEERS = ("mean", "std_over_seeds", "std_over_peers", "worst_peer", "per_seed")
 

@@ -29,12 +29,12 @@ from p2pl.learning.train import OptimizerState, Start, Trained
 from p2pl.learning.weights import flatten
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.run.log import RoundEntry
-from p2pl.simulate import attackers
-from p2pl.simulate.compute import Engine, choose, judge_all, mix_all, score_all, train_all
-from p2pl.simulate.peers import peers_of
-from p2pl.simulate.pulling import sources
-from p2pl.simulate.raft import mix_at_the_leader, rows_behind
-from p2pl.simulate.setup import Setup, check
+from p2pl.simulation import attackers
+from p2pl.simulation.compute import Engine, choose, judge_all, mix_all, score_all, train_all
+from p2pl.simulation.peers import peers_of
+from p2pl.simulation.pulling import sources
+from p2pl.simulation.raft import mix_at_the_leader, rows_behind
+from p2pl.simulation.setup import Setup, check
 
 # Scoring a round on a large test set can take longer than the round's training. Of more peers than
 # this only so many are scored, evenly spaced; after the last round, all are.

@@ -11,8 +11,8 @@ ever takes. `raft`: the leader gets everybody's model, and everybody the leader'
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-from p2pl.simulate import raft
-from p2pl.simulate.setup import Setup, draw_cohort
+from p2pl.simulation import raft
+from p2pl.simulation.setup import Setup, draw_cohort
 
 
 def sources(

@@ -16,7 +16,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from p2pl.simulate.engine import SimulatedRound
+from p2pl.simulation.engine import SimulatedRound
 from p2pl.terminal import visible
 
 

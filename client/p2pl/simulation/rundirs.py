@@ -10,7 +10,7 @@ import msgspec
 from p2pl.errors import InputError, wrong
 from p2pl.run.files import write_atomically
 from p2pl.run.log import MODEL_FILE, Marker, RunLog, Summary
-from p2pl.simulate.engine import Result
+from p2pl.simulation.engine import Result
 
 NUMBERS_FILE = "simulation.json"
 

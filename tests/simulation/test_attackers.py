@@ -9,10 +9,10 @@ from support.simulations import digits, small_setup
 from p2pl.attacks.kinds import KINDS, parse
 from p2pl.data.load import Data
 from p2pl.errors import InputError
-from p2pl.simulate.engine import Result, run
-from p2pl.simulate.numbers import numbers
-from p2pl.simulate.peers import peers_of, torch_trainer
-from p2pl.simulate.setup import Setup, draw_cohort
+from p2pl.simulation.engine import Result, run
+from p2pl.simulation.numbers import numbers
+from p2pl.simulation.peers import peers_of, torch_trainer
+from p2pl.simulation.setup import Setup, draw_cohort
 
 CPU = torch.device("cpu")
 

@@ -10,9 +10,9 @@ from support.processes import ROOT
 from p2pl.attacks.kinds import parse_kind
 from p2pl.data.load import load
 from p2pl.protocol.session import Mixing, Raft, Session, read_spec
-from p2pl.simulate.engine import Result, run
-from p2pl.simulate.raft import VirtualElection, leads, sources
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.engine import Result, run
+from p2pl.simulation.raft import VirtualElection, leads, sources
+from p2pl.simulation.setup import Setup
 
 SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
 MEMBERS = tuple(f"member-{number}" for number in range(5))

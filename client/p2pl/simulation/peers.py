@@ -18,8 +18,8 @@ from p2pl.learning.trainer import trains_in
 from p2pl.privacy.policy import Wanted, check_task, private_training
 from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.privacy.training import check_model
-from p2pl.simulate.attackers import spoilt
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.attackers import spoilt
+from p2pl.simulation.setup import Setup
 
 
 def peers_of(

@@ -21,7 +21,7 @@ from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust import opinions
 from p2pl.run.log import RoundEntry
 from p2pl.seeds import seeded
-from p2pl.simulate.setup import Setup, draw_cohort
+from p2pl.simulation.setup import Setup, draw_cohort
 
 VICTIM = 0  # the number of the peer into which an adaptive attacker has looked
 

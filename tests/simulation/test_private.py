@@ -13,9 +13,9 @@ from p2pl.errors import InputError, PrivacyError
 from p2pl.privacy.policy import Wanted
 from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.protocol.session import Model, Privacy
-from p2pl.simulate.engine import Result, run
-from p2pl.simulate.numbers import numbers
-from p2pl.simulate.setup import Setup
+from p2pl.simulation.engine import Result, run
+from p2pl.simulation.numbers import numbers
+from p2pl.simulation.setup import Setup
 
 CPU = torch.device("cpu")
 
