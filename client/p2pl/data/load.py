@@ -156,12 +156,11 @@ def _check_labels(source: Source, task: Task) -> None:
             raise DataError(wrong(f"{name} split", got="0 rows", allowed="at least 1"))
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= task.classes:
+            allowed = f"0..{task.classes - 1}, the session's task.classes"
+            if not task.classes:
+                allowed = f"what task.kind {task.kind} has; it has no classes"
             raise DataError(
-                wrong(
-                    f"labels of the {name} split",
-                    got=f"{low}..{high}",
-                    allowed=f"0..{task.classes - 1}, the session's task.classes",
-                )
+                wrong(f"labels of the {name} split", got=f"{low}..{high}", allowed=allowed)
             )
 
 
