@@ -1,19 +1,21 @@
 """Every task is simulated and joined, and whatever a person sees speaks of its own metrics."""
 
+import asyncio
 import copy
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
+from support.processes import Swarm
 from torch import Tensor, nn
 
 import p2pl
-from p2pl.errors import DataError, InputError
+from p2pl.errors import DataError, InputError, ModelError
 from p2pl.report.run import report_tables, write_report
 from p2pl.report.simulation import simulation_tables, write_simulation_report
 from p2pl.run.log import MARKER_FILE, Marker, RunLog, read_run
@@ -213,8 +215,7 @@ def test_a_peer_joins_with_tensors_and_sees_its_metrics(kind: str, tmp_path: Pat
     curve = [entry.value(metric) for entry in logged.rounds]
     assert metric.best(curve) == curve[-1] != curve[0]
     assert run.summary.value(metric) == pytest.approx(curve[-1])
-    if kind != "classification":
-        assert run.summary.accuracy is None
+    assert (run.summary.accuracy is None) == (kind != "classification")
 
     report = write_report([tmp_path / "run"], tmp_path / "report")
     words(kind, report.page.read_text())
@@ -340,3 +341,51 @@ def test_a_run_that_goes_on_says_what_it_measures(tmp_path: Path) -> None:
     with RunLog(tmp_path, Marker(session_id="5", peer_id="a")) as log:
         assert log.last is None
     assert read_run(tmp_path).metrics == (metric,)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+def test_a_model_with_more_outputs_than_classes_is_refused(engine: str, tmp_path: Path) -> None:
+    case = CASES["classification"]
+    task = {"input": [6], "classes": 3}
+    wide = replace(case, task=task, model=nn.Linear(6, 4))
+    said = r"outputs of Linear: got \[\d+, 4\], allowed \[\d+, 3\], the task Classification's"
+    file = wide.session(tmp_path)
+    with pytest.raises(ModelError, match=said):
+        p2pl.simulate(file, (case.train, case.test), 3, model=wide.net(), engine=engine)
+    with pytest.raises(ModelError, match=said):
+        p2pl.join(file, wide.net(), case.train, alone=True, run_dir=tmp_path / "run")
+
+
+@pytest.mark.swarm
+def test_two_peers_learn_a_language_from_each_other(tmp_path: Path) -> None:
+    case = CASES["language"]
+    file, swarm = case.session(tmp_path), Swarm(tmp_path)
+    swarm.tracker()
+
+    async def both() -> list[p2pl.Run]:
+        peers = [
+            p2pl.join_async(
+                file,
+                case.net(),
+                (case.train[0][me::2], case.train[1][me::2]),
+                test=case.test,
+                trackers=[swarm.url],
+                run_dir=tmp_path / f"run-{me}",
+                listen="127.0.0.1:0",
+            )
+            for me in (0, 1)
+        ]
+        return list(await asyncio.gather(*peers))
+
+    try:
+        runs = asyncio.run(both())
+    finally:
+        swarm.end()
+    for run in runs:
+        assert len(run.summary.peers_met) == 1  # type: ignore[union-attr]
+        first, last = run.rounds[0], run.rounds[-1]
+        assert last.metrics["perplexity"] < first.metrics_before_mix["perplexity"]
+    report = write_report([run.directory for run in runs], tmp_path / "report")
+    assert report.numbers.score is not None
+    assert report.numbers.score.worst >= report.numbers.score.mean >= report.numbers.score.best
+    assert words("language", report.page.read_text())

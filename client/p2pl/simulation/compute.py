@@ -67,7 +67,8 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
         threads: that may be used at most.
 
     Raises:
-        InputError: `stacked` is wanted, and these peers cannot be stacked.
+        InputError: `stacked` is wanted, and these peers cannot be stacked; or the model's outputs
+            are not of the task's shape.
     """
     stackable = all(map(is_stackable, learners))
     if wanted == "stacked" and not stackable:
@@ -77,8 +78,11 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)
     trainer = torch_trainer(learners[0])
+    trainer.model.eval()
+    with torch.no_grad():  # says what is wrong with the outputs, which a stack does not look at
+        trainer.objective.losses(flatten(trainer.model), trainer.own.take(torch.tensor([0])))
     stack = Stack(trainer.model, own_part(learners[0]).whole, threads) if stackable else None
-    tried = learners[:TRIED_PEERS]
+    tried = learners[: TRIED_PEERS if len(kinds) > 1 else 1]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
     took = {kind: _seconds(partial(_try, kind, stack, tried), 1, clock) for kind in kinds}
