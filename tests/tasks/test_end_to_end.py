@@ -389,3 +389,26 @@ def test_two_peers_learn_a_language_from_each_other(tmp_path: Path) -> None:
     assert report.numbers.score is not None
     assert report.numbers.score.worst >= report.numbers.score.mean >= report.numbers.score.best
     assert words("language", report.page.read_text())
+
+
+def test_a_metric_that_cannot_be_measured_is_left_open(tmp_path: Path) -> None:
+    case = CASES["classification"]
+    x, y = case.test
+    done = p2pl.simulate(
+        case.session(tmp_path),
+        (case.train, (x[y == 0], y[y == 0])),  # of one class: there is nothing to rank
+        3,
+        model=case.net(),
+        seeds=2,
+        personal=True,
+        out=tmp_path / "out",
+    )
+    assert done.figures["primary"]["mean"] is None
+    assert done.figures["metrics"]["AUROC"]["std_over_peers"] is None
+    assert done.figures["metrics"]["accuracy"]["mean"] > 0
+    assert "not finite" in printed(table(dict(done.figures)))
+    page = write_simulation_report(tmp_path / "out", tmp_path / "report").page.read_text()
+    assert "**AUROC - ± - %**" in page
+    run = tmp_path / "out" / "seed-0" / "peer-0"
+    assert read_run(run).rounds[-1].value(read_run(run).metric) is None
+    assert write_report([run], tmp_path / "one").numbers.score is None

@@ -74,7 +74,7 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
     for key, value in session_format.as_dict(read.session).items():
         if isinstance(value, dict):
             value = "  ".join(
-                f"{name}={item}" for name, item in value.items() if item not in ([], {}, None)
+                f"{name}={item}" for name, item in value.items() if item not in ([], {}, None, "")
             )
         print(f"{key:<11} {value}")
     if read.comment:

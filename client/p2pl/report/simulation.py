@@ -255,9 +255,10 @@ def _draw(
 ) -> dict[str, bytes]:
     """Returns the pictures, by kind."""
     points, metric = simulation.by_round, simulation.score.measured
+    drawn: dict[str, bytes] = {}
     scores = [(point.round, *point.scores()) for point in points]
-    drawn = {
-        kind_of(metric): plots.draw_bands(
+    if any(after is not None for _, after, *_ in scores):
+        drawn[kind_of(metric)] = plots.draw_bands(
             {
                 "after mixing": [(place, after, std) for place, after, std, _, _ in scores],
                 "before mixing": [(place, before, 0.0) for place, _, _, before, _ in scores],
@@ -265,9 +266,9 @@ def _draw(
             },
             title=f"{metric.title}, mean over peers and seeds",
             unit=metric.axis,
-        ),
-        "peers": plots.draw_by_peer(by_peer, metric, bad=simulation.bad_peers),
-    }
+        )
+    if np.isfinite(by_peer).any():
+        drawn["peers"] = plots.draw_by_peer(by_peer, metric, bad=simulation.bad_peers)
     distances = [(p.round, p.consensus_distance, 0.0) for p in points]
     if any(distance for _, distance, _ in distances):
         drawn["consensus"] = plots.draw_bands(

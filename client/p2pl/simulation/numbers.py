@@ -111,7 +111,7 @@ def _over_peers_and_seeds(
     return {
         "mean": _finite(_mean(means)),
         "std_over_seeds": _finite(_std(means)),
-        "std_over_peers": _finite(_mean([statistics.pstdev(final) for final in finals])),
+        "std_over_peers": _finite(_mean([_std(final, of_these=True) for final in finals])),
         "worst_peer": _finite(_mean([worst(final) for final in finals])),
         "per_seed": [_finite(mean) for mean in means],
     }
@@ -143,16 +143,16 @@ def _personal(results: Sequence[Result]) -> dict[str, Any] | None:
     def of(field: str) -> list[list[float]]:
         last = [[result.rounds[-1].entries[peer] for peer in result.honest] for result in results]
         values = [[getattr(entry, field) for entry in entries] for entries in last]
-        return [[value for value in one if value is not None] for one in values]
+        return [[value for value in one if value is not None] or [math.nan] for one in values]
 
     finals = of("personal_score")
     worst = min if _metrics(results)[0].higher_is_better else max
     return {
-        "mean": _mean([_mean(final) for final in finals]),
-        "std_over_seeds": _std([_mean(final) for final in finals]),
-        "worst_peer": _mean([worst(final) for final in finals]),
-        "shared": _mean([_mean(one) for one in of("own_score")]),
-        "fine_tuned": _mean([_mean(one) for one in of("own_score_before_mix")]),
+        "mean": _finite(_mean([_mean(final) for final in finals])),
+        "std_over_seeds": _finite(_std([_mean(final) for final in finals])),
+        "worst_peer": _finite(_mean([worst(final) for final in finals])),
+        "shared": _finite(_mean([_mean(one) for one in of("own_score")])),
+        "fine_tuned": _finite(_mean([_mean(one) for one in of("own_score_before_mix")])),
     }
 
 
@@ -253,7 +253,17 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _std(values: Sequence[float]) -> float:
+def _std(values: Sequence[float], *, of_these: bool = False) -> float:
+    """Returns the standard deviation; NaN where a value is not finite, which `statistics` refuses.
+
+    Args:
+        values: at least one.
+        of_these: whether it is of these values, and not an estimate for others (n below the line).
+    """
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    if of_these:
+        return statistics.pstdev(values)
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
