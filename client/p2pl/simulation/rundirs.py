@@ -52,6 +52,7 @@ def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) ->
             session_id=setup.name,
             peer_id=learner.peer_id,
             name=name,
+            alone=setup.baseline is not None,
             metrics=trainer.metrics,
             loss_unit=trainer.loss_unit,
         )
