@@ -213,7 +213,7 @@ def test_a_peer_joins_with_tensors_and_sees_its_metrics(kind: str, tmp_path: Pat
     metric = logged.metric
     assert metric.name == case.shown
     curve = [entry.value(metric) for entry in logged.rounds]
-    assert metric.best(curve) == curve[-1] != curve[0]
+    assert curve[-1] not in (None, curve[0])
     assert run.summary.value(metric) == pytest.approx(curve[-1])
     assert (run.summary.accuracy is None) == (kind != "classification")
 
@@ -222,7 +222,10 @@ def test_a_peer_joins_with_tensors_and_sees_its_metrics(kind: str, tmp_path: Pat
     words(kind, printed(report_tables(report)))
     assert "score" in report.pictures
     (peer,) = report.numbers.peers
-    assert peer.best_round == ROUNDS
+    best = metric.best(curve)
+    assert peer.best_score == best == curve[(peer.best_round or 0) - 1]
+    others = [value for value in curve if value is not None and best is not None]
+    assert all(metric.gain(value, best or 0.0) >= 0 for value in others)
     assert (peer.accuracy, peer.best_accuracy) == (None, None)
 
 
@@ -247,7 +250,7 @@ def test_a_regression_is_told_in_its_unit_and_its_loss_in_none(tmp_path: Path) -
     assert "kg**, the mean over 1 peer" in page
     assert "lower is better)" in page
     last = read_run(tmp_path / "run").rounds[-1]
-    assert last.value(read_run(tmp_path / "run").metric) > 100  # type: ignore[operator]  # kg
+    assert last.value(read_run(tmp_path / "run").metric) > 10  # type: ignore[operator]  # kg
 
 
 def test_a_personal_model_is_scored_in_the_tasks_metric(tmp_path: Path) -> None:
