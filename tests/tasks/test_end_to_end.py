@@ -246,7 +246,10 @@ def test_a_regression_is_told_in_its_unit_and_its_loss_in_none(tmp_path: Path) -
     marker = json.loads((tmp_path / "run" / MARKER_FILE).read_text())
     assert marker["metrics"][0] == {"name": "RMSE", "unit": "kg", "higher_is_better": False}
     assert marker["loss_unit"] == ""
-    page = write_report([tmp_path / "run"], tmp_path / "report").page.read_text()
+    report = write_report([tmp_path / "run"], tmp_path / "report")
+    page, shown = report.page.read_text(), printed(report_tables(report))
+    assert " kg " in shown
+    assert "%" not in page + shown
     assert "kg**, the mean over 1 peer" in page
     assert "lower is better)" in page
     last = read_run(tmp_path / "run").rounds[-1]
