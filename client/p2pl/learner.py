@@ -18,6 +18,7 @@ from p2pl.learning.task import Scores
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
 from p2pl.learning.trainer import Round, Trainer, quietly, trains_in, unchanged
+from p2pl.metric import ACCURACY
 from p2pl.mixing import personal, size
 from p2pl.mixing.base import Mixed, Mixer, Own, PeerModel, rule_of
 from p2pl.protocol.session import Session
@@ -137,6 +138,20 @@ class Learner:
         return Scored(
             evaluate(before, "test"), evaluate(after, "test"), evaluate(after, "validation")
         )
+
+    def own_scores(self, personal: Tensor, scored: Scored) -> dict[str, float]:
+        """Returns how good models are for the peer itself, by the names in the run log.
+
+        Args:
+            personal: [P], the peer's personal model.
+            scored: the shared one, around the mix.
+        """
+        own = self.trainer.own_score
+        kept, after, before = own(self.judge(personal)), own(scored.after), own(scored.before)
+        scores = {"personal_score": kept, "own_score": after, "own_score_before_mix": before}
+        if self.trainer.metrics[0] != ACCURACY:
+            return scores
+        return {name.replace("score", "accuracy"): value for name, value in scores.items()} | scores
 
     def loss_by_taking(self, theirs: Tensor, mine: Tensor) -> float:
         """Returns how much worse `theirs` are than `mine` on the validation examples.

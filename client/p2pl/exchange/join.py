@@ -31,6 +31,7 @@ from p2pl.learning import device
 from p2pl.learning.optimizers import check_private
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import Trainer
+from p2pl.metric import ACCURACY
 from p2pl.mixing.base import rule_of
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
@@ -139,7 +140,8 @@ async def join(
         events = Events((into(log), *sinks))
         log.drop_after(state.round if state else 0)
         begun = state.round if state else 0
-        events(Started(file.name, file.id, identity.peer_id, begun, rounds))
+        measured = (trainer.metrics, trainer.loss_unit)
+        events(Started(file.name, file.id, identity.peer_id, begun, rounds, *measured))
         with contextlib.closing(Worker()) as worker, _Stopping() as stopping:
             one = _Run(file, options, identity, learner, exchange, events, rounds, worker, stopping)
             if on_signals:
@@ -418,12 +420,14 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         return summary
     scores = one.learner.judge(state.weights)
     write_atomically(one.options.run_dir / MODEL_FILE, one.learner.checkpoint(state.weights))
+    personal = _keep_personal(one, state)
     return msgspec.structs.replace(
         summary,
         accuracy=scores.accuracy,
         metrics=dict(scores.metrics),
         confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
-        personal_accuracy=_keep_personal(one, state),
+        personal_accuracy=personal if trainer.metrics[0] == ACCURACY else None,
+        personal_score=personal,
     )
 
 

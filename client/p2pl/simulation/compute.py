@@ -68,7 +68,8 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
         threads: that may be used at most.
 
     Raises:
-        InputError: `stacked` is wanted, and these peers cannot be stacked.
+        InputError: `stacked` is wanted, and these peers cannot be stacked; or the model's outputs
+            are not of the task's shape.
     """
     stackable = all(map(is_stackable, learners))
     if wanted == "stacked" and not stackable:
@@ -77,15 +78,18 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
                 "--engine",
                 got=wanted,
                 allowed="sequential: not all peers can be stacked (private training, a loop "
-                "or a task of one's own)",
+                "of one's own, or another task than the accuracy of classes)",
             )
         )
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)
     trainer = torch_trainer(learners[0])
+    trainer.model.eval()
+    with torch.no_grad():  # says what is wrong with the outputs, which a stack does not look at
+        trainer.objective.losses(flatten(trainer.model), trainer.own.take(torch.tensor([0])))
     stack = Stack(trainer.model, own_part(learners[0]).whole, threads) if stackable else None
-    tried = learners[:TRIED_PEERS]
+    tried = learners[: TRIED_PEERS if len(kinds) > 1 else 1]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
     took = {kind: _seconds(partial(_try, kind, stack, tried), 1, clock) for kind in kinds}
@@ -116,7 +120,7 @@ def train_all(
         starts: by peer.
         index: the round.
         forgiving: whether a peer whose loss is no longer finite keeps the parameters that it had:
-            a mixing rule that is fooled so far shall be seen in its accuracy.
+            a mixing rule that is fooled so far shall be seen in its scores.
 
     Raises:
         TrainingDiverged: a peer's loss is no longer finite.
