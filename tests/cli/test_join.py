@@ -35,7 +35,10 @@ def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ((), "--data: missing"),
-        (("--data", "digits", "--flower", "a:b"), "--data: not allowed with --flower"),
+        (
+            ("--data", "digits", "--flower", "a:b"),
+            "--data, --test-share: not allowed with --flower",
+        ),
         (("--flower", "nothing"), "--flower"),
         (("--flower", "nowhere:client"), "No module named 'nowhere'"),
     ],
