@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from p2pl.errors import visible
+from p2pl.metric import figure
 from p2pl.run.log import RoundEntry, Summary
 from p2pl.terminal import (
     Header,
@@ -20,7 +21,6 @@ from p2pl.terminal import (
     PlainView,
     bar,
     duration,
-    figure,
     open_view,
     percent,
     short_id,

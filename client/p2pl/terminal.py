@@ -24,6 +24,7 @@ from rich.text import Text
 
 from p2pl.errors import visible
 from p2pl.events import Ended, Event, RoundEnded, Said, Started, Step
+from p2pl.metric import figure
 from p2pl.run.log import PeerId, RoundEntry, Summary
 
 log = logging.getLogger(__name__)
@@ -468,13 +469,6 @@ def duration(seconds: float | None) -> str:
 def percent(value: float | None) -> str:
     """Returns an accuracy for reading: 91.8 %."""
     return "-" if value is None else f"{value:.1f} %"
-
-
-def figure(value: float | None) -> str:
-    """Returns a number with three digits that matter: 0.312, 2.303, 1.2e-05."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if 0.001 <= abs(value) < 1_000 or value == 0 else f"{value:.3g}"
 
 
 def bar(share: float, chars: int) -> str:

@@ -44,6 +44,8 @@ def join(
     partition: options.Partition = "iid",
     shard: options.Shard = None,
     partition_seed: options.PartitionSeed = 0,
+    test_share: options.TestShare = None,
+    tokenizer: options.Tokenizer = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(
@@ -122,7 +124,7 @@ def join(
         from p2pl.terminal import Screen
 
     show_log(logging.INFO if verbose else logging.ERROR)
-    client, mine, shown = _trains_with(read.session, data, flower, part)
+    client, mine, shown = _trains_with(read.session, data, flower, part, (test_share, tokenizer))
     where = run_dir or default_run_dir(read.name, Shard(*part) if part else None, alone=alone)
     with extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
         run = asyncio.run(
@@ -160,17 +162,23 @@ def join(
 
 
 def _trains_with(
-    session: Session, data: str | None, flower: str | None, part: options.Part | None
+    session: Session,
+    data: str | None,
+    flower: str | None,
+    part: options.Part | None,
+    more: tuple[float | None, Path | None],
 ) -> "tuple[NumPyClient | None, Data | None, str]":
     """Returns the person's client of Flower, or their data, and what to call them on the screen."""
+    test_share, tokenizer = more
     with extra("flower"):
         from p2pl.data import load as datasets
         from p2pl.learning import flower as clients
 
         if flower is not None:
-            if data is not None:
+            if data is not None or test_share is not None:
                 raise InputError(
-                    "--data: not allowed with --flower; a client of Flower has data of its own"
+                    "--data, --test-share: not allowed with --flower; a client of Flower has data "
+                    "of its own"
                 )
             return clients.load(flower, part[:2] if part else (0, 1)), None, f"flower {flower}"
     if data is None:
@@ -178,8 +186,11 @@ def _trains_with(
     mine = datasets.load(
         data,
         session.task,
+        form=datasets.form_of(session, tokenizer),
         data_dir=options.data_dir(),
         shard=datasets.Shard(*part) if part else None,
+        test_share=test_share,
     )
     share = f" {part[0]}/{part[1]} {part[2]}" if part else ""
-    return None, mine, f"{data}{share}, {len(mine.train)} examples"
+    tested = f", {len(mine.test)} drawn to test on" if mine.test and test_share else ""
+    return None, mine, f"{data}{share}, {len(mine.train)} examples{tested}"
