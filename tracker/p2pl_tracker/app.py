@@ -113,6 +113,8 @@ class Tracker:
     async def _answer(self, announce: SignedAnnounce, host: str, here: str) -> bytes:
         announce.check_time(self._wall())
         announce.check_signature()
+        if announce.event != "stopped":
+            messages.check_host(host)
         welcome = await self.store.announce(announce, host)
         rows = welcome.rows if not here else [from_outside(row, here) for row in welcome.rows]
         return messages.encode_answer(self._terms(announce, welcome, host), rows)

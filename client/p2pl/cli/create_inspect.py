@@ -111,6 +111,9 @@ def create(
             web.parse_url(url)
         except InputError as fault:
             print(f"note       nobody will get an answer there: {fault}")
+    task = made.session.task
+    if task.classes and not task.labels:
+        print("classes    not named: each peer numbers them as its data do; see task.labels")
 
 
 def inspect(file: SessionPath, as_json: AsJson = False) -> None:
@@ -134,7 +137,7 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
             continue
         if isinstance(value, dict):
             value = "  ".join(
-                f"{name}={item}" for name, item in value.items() if item not in ([], {}, None)
+                f"{name}={item}" for name, item in value.items() if item not in ([], {}, None, "")
             )
         _show(f"{key:<11} {value}")
     if read.session.table is not None:

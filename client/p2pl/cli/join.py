@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +12,14 @@ import typer
 from p2pl.api.files import read_session
 from p2pl.cli import options
 from p2pl.cli.app import extra, show_log
-from p2pl.errors import InputError
+from p2pl.errors import InputError, visible
 from p2pl.protocol.session import Session
 
 if TYPE_CHECKING:
     from p2pl.data.load import Data
     from p2pl.learning.flower import NumPyClient
+
+MAX_SHOWN = 10  # classes on one line; chosen
 
 
 MET_NOBODY_CODE = 5
@@ -191,6 +194,18 @@ def _trains_with(
         shard=datasets.Shard(*part) if part else None,
         test_share=test_share,
     )
+    are_numbers = mine.labels == tuple(map(str, range(len(mine.labels))))
+    if not (session.task.labels or are_numbers):
+        print(f"classes {_numbered(mine.labels)}: so these data number them. The session names")
+        print(
+            "        none; whoever numbers them otherwise learns other things under these numbers"
+        )
     share = f" {part[0]}/{part[1]} {part[2]}" if part else ""
     tested = f", {len(mine.test)} drawn to test on" if mine.test and test_share else ""
     return None, mine, f"{data}{share}, {len(mine.train)} examples{tested}"
+
+
+def _numbered(names: Sequence[str]) -> str:
+    """Returns the names of classes with their numbers, as far as a line holds them."""
+    shown = ", ".join(f"{number} {visible(name)}" for number, name in enumerate(names[:MAX_SHOWN]))
+    return shown + (f", … {len(names) - 1}" if len(names) > MAX_SHOWN else "")
