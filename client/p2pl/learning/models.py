@@ -277,6 +277,19 @@ def build(session: Session) -> nn.Module:
         return make()
 
 
+def sketch(session: Session) -> nn.Module:
+    """Returns the session's model with its names and shapes; one of p2pl's takes no memory.
+
+    Raises:
+        ModelError: the name is not known here, or an argument is unusable.
+    """
+    make = _find(session)
+    if session.model.name not in BUILT_IN:
+        return make()  # what a person brings need not work without numbers
+    with torch.device("meta"):
+        return make()
+
+
 def initial_vector(session: Session) -> Tensor:
     """Returns the parameters that every peer of the session starts from, [P] float32.
 
