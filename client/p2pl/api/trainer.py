@@ -96,6 +96,7 @@ def _around(
         mine = attackers.spoilt(computing.attack, mine, file.session.task.classes, names)
     test = data.test and data.test.to(device)
     trainer = TorchTrainer.of(file.session, names, module, mine, test)
+    trainer.check()
     return LoopTrainer.around(trainer, computing.fit) if computing.fit else trainer
 
 

@@ -15,7 +15,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from p2pl.errors import ModelError, wrong
+from p2pl.errors import ModelError, P2PLError, wrong
+from p2pl.learning import faults
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session, Task
 from p2pl.registry import Registry
@@ -290,8 +291,15 @@ def _make_foreign(name: str, make: Make, session: Session) -> nn.Module:
     """Returns a model that the person brings."""
     try:
         made = make(session.task, **session.model.arguments)
+    except P2PLError:
+        raise
     except (TypeError, ValueError) as fault:
         raise ModelError(f"model {name}: it refuses its arguments: {fault}") from fault
+    except Exception as fault:
+        at = f", at {place}" if (place := faults.place_of(fault)) else ""
+        raise ModelError(
+            f"model {name}: it cannot be made here{at}: {faults.summary(fault)}"
+        ) from fault
     if not isinstance(made, nn.Module):
         raise ModelError(
             wrong(f"model {name}", got=type(made).__name__, allowed="a torch.nn.Module")

@@ -119,6 +119,10 @@ class TorchTrainer(Trainer):
         """What follows a loss."""
         return self.task.loss_unit
 
+    def check(self) -> None:
+        """Raises ModelError unless the module does with the peer's examples what the task asks."""
+        self.objective.check(self.own.take(torch.arange(min(2, len(self.own)))))
+
     def order(self, index: int) -> torch.Generator:
         """Returns what the order of the batches of round `index` is drawn from."""
         return seeded(*self.names, index, "batches")

@@ -92,7 +92,8 @@ def train(
         if not math.isfinite(loss):
             break
     if not math.isfinite(loss) or not vector.isfinite().all():
-        raise diverged(loss, training)
+        found = objective.where_not_finite(start.vector, examples)
+        raise TrainingDiverged(found) if found else diverged(loss, training)
     state = objective.with_counts(state)
     return Trained(vector, loss, steps, len(examples) * training.local_epochs, state)
 

@@ -62,6 +62,7 @@ def peers_of(
         Learner.of(session, names[peer], model, mine, test)
         for peer, mine in enumerate(_shares(setup, train))
     )
+    torch_trainer(learners[0]).check()
     if setup.privacy is None:
         return learners
     check_task(session)
