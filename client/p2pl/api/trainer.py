@@ -67,7 +67,8 @@ def trainer_for(
     if data is None:
         raise InputError("data: missing; allowed: your own examples, or a trainer that has them")
     module = models.build(file.session) if who is None else cast("nn.Module", who)
-    check_layout(file, module)
+    if who is not None:
+        check_layout(file, module)
     if file.session.model.name == flower.MODEL and who is None:
         raise ModelError(
             "--flower: missing; the model of this session is for clients of Flower, or for modules "

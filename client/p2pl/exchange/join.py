@@ -255,11 +255,15 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         swarm = partial(_checkpoint_of_the_swarm, transport, directory, one.file)
         donors = _nobody if one.options.alone else swarm
         payload = await checkpoint.find(one.file, _beside(one), donors)
-        await transport.publish_checkpoint(_on_disk(one, payload))
-        begin = await one.worker(partial(one.learner.decode_checkpoint, payload))
+        mapped = _on_disk(one, payload)
+        served = memoryview(mapped)
+        del payload  # from here on it is on disk
+        await transport.publish_checkpoint(served)
+        begin = await one.worker(partial(one.learner.decode_checkpoint, served))
+        mapped.madvise(mmap.MADV_DONTNEED)  # it is read again where somebody asks for it
         if state is None:
             state = PeerState(round=0, weights=begin)
-        del payload, begin  # from here on it is on disk
+        del begin
         node = _node(one, transport, directory, state)
         async with _announcing(node):
             return await run(node, one.exchange, state)
@@ -347,14 +351,13 @@ async def _checkpoint_of_the_swarm(
         await asyncio.sleep(cohort.POLL_S)
 
 
-def _on_disk(one: _Run, payload: bytes) -> memoryview:
+def _on_disk(one: _Run, payload: bytes) -> mmap.mmap:
     """Returns the checkpoint as a mapped file, so that serving it takes no memory of its own."""
     path = one.options.run_dir / CHECKPOINT_FILE
     if not path.exists() or path.stat().st_size != len(payload):
         write_atomically(path, payload)
     with path.open("rb") as opened:
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    return memoryview(mapped)
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 async def _leave(directory: Directory) -> None:

@@ -13,6 +13,7 @@ from p2pl.learning import faults
 from p2pl.learning.parts import Layout, load_into, whole_buffers
 from p2pl.learning.task import Task
 
+LARGE = 1 << 22  # numbers trained; chosen: 16 MiB, beyond a processor's cache
 LOOKED_AT = 256  # examples at once, to find what is not finite
 COUNT = "count."  # in front of a buffer's name in the state that a peer keeps between rounds
 
@@ -150,10 +151,7 @@ class Objective:
         try:
             (gradient,) = torch.autograd.grad(loss, at)
         except RuntimeError as fault:
-            name = type(self.model).__name__
-            raise ModelError(
-                f"model {name}: its gradient cannot be computed: {faults.summary(fault)}"
-            ) from fault
+            raise self._without_gradient(fault) from fault
         return gradient
 
     def checked(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -195,6 +193,8 @@ class Objective:
             batch: at least one example.
         """
         layout = self.layout
+        if layout.trained > LARGE:
+            return self._gathered(vector, batch)
         if not layout.buffers:
             at = vector.detach().requires_grad_()
             loss = self.loss(at, batch)
@@ -207,6 +207,33 @@ class Objective:
         gradient = self._slope(loss, at)
         vector[layout.trained :] = parts[1]
         return loss.detach(), gradient
+
+    def _gathered(self, vector: Tensor, batch: Examples) -> tuple[Tensor, Tensor]:
+        """Returns what `gradient` does, layer by layer into one vector.
+
+        Of a large model that takes the memory of one vector and one layer, and not of three
+        vectors; of a small one it takes longer.
+        """
+        layout = self.layout
+        gradient = torch.zeros_like(vector[: layout.trained])
+        buffers = vector.detach()[layout.trained :].clone()
+        parts = layout.unflatten_parts([vector.detach()[: layout.trained], buffers])
+        slopes = layout.unflatten_parts([gradient, buffers])
+        leaves = [parts[name] for name in layout.names[: len(parts) - layout.buffers]]
+        for name, leaf in zip(layout.names, leaves, strict=False):
+            leaf.requires_grad_()
+            leaf.grad = slopes[name]  # to which its gradient is added
+        loss = self._mean(self.checked(self.call(parts, batch.x), batch.y), batch.y)
+        try:
+            torch.autograd.backward(loss, inputs=leaves)
+        except RuntimeError as fault:
+            raise self._without_gradient(fault) from fault
+        vector[layout.trained :] = buffers
+        return loss.detach(), gradient
+
+    def _without_gradient(self, fault: RuntimeError) -> ModelError:
+        name = type(self.model).__name__
+        return ModelError(f"model {name}: its gradient cannot be computed: {faults.summary(fault)}")
 
     def take_counts(self, state: Mapping[str, Tensor]) -> None:
         """Gives the model the buffers of whole numbers that a peer has kept in its state."""

@@ -15,7 +15,7 @@ from p2pl.learning import whole
 from p2pl.learning.evaluate import batch_examples, evaluate
 from p2pl.learning.judge import Judge, LossJudge
 from p2pl.learning.objective import COUNT, Objective
-from p2pl.learning.parts import Layout, flatten, load_into
+from p2pl.learning.parts import Layout, flatten, is_finite, load_into
 from p2pl.learning.sample import Sample
 from p2pl.learning.task import Metric, Scores, Task, task_of
 from p2pl.learning.train import OptimizerState, Start, Trained, follow, train
@@ -220,7 +220,7 @@ class LoopTrainer(TorchTrainer):
         self.loop(self.model, given)
         round.on_step(1, 1)
         vector = flatten(self.model, self.layout)
-        if not vector.isfinite().all():
+        if not is_finite(vector):
             raise TrainingDiverged(
                 wrong("parameters after fit", got="NaN or infinity", allowed="finite numbers")
             )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from p2pl.errors import FrameError, wrong
-from p2pl.learning.parts import Layout, flatten, load_into
+from p2pl.learning.parts import Layout, flatten, is_finite, load_into
 
 __all__ = [
     "Dtype",
@@ -126,9 +126,7 @@ def decode(payload: Payload, layout: Layout, dtype: Dtype) -> Tensor:
 
 def check_finite(vector: Tensor) -> None:
     """Raises FrameError where a number is NaN or infinity."""
-    # A sum is finite only if every term is; it may overflow although all are, hence the second
-    # look.
-    if not vector.sum().isfinite() and not vector.isfinite().all():
+    if not is_finite(vector):
         raise FrameError("payload: got NaN or infinity among the numbers, allowed finite numbers")
 
 
