@@ -265,8 +265,10 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
             state = PeerState(round=0, weights=begin)
         del begin
         node = _node(one, transport, directory, state)
+        only = [state]  # nothing here holds the parameters that the peer began with any longer
+        del state
         async with _announcing(node):
-            return await run(node, one.exchange, state)
+            return await run(node, one.exchange, only.pop())
 
 
 async def _network(

@@ -87,19 +87,40 @@ def resnet_gn(task: Task, *, depth: int = 8, width: int = 16) -> nn.Module:
         depth: 6 n + 2, with n blocks in each of three stages: 8, 14, 20, 26, …
         width: channels of the first stage; it doubles twice.
     """
-    channels, _, _ = _image(task, "resnet-gn")
+    return _resnet(task, "resnet-gn", (depth, width), _group_norm)
+
+
+def resnet_bn(task: Task, *, depth: int = 8, width: int = 16) -> nn.Module:
+    """Returns a residual network (He et al. 2016, section 4.2) with BatchNorm.
+
+    Args:
+        task: images of at least 4x4.
+        depth: 6 n + 2, with n blocks in each of three stages: 8, 14, 20, 26, …
+        width: channels of the first stage; it doubles twice.
+    """
+    return _resnet(task, "resnet-bn", (depth, width), nn.BatchNorm2d)
+
+
+Norm: TypeAlias = Callable[[int], nn.Module]
+
+
+def _resnet(task: Task, name: str, size: tuple[int, int], norm: Norm) -> nn.Module:
+    """Returns a residual network of this depth and width, with a normalisation by channels."""
+    channels, _, _ = _image(task, name)
+    depth, width = size
     _check_sizes("depth and width", (depth, width))
     blocks, rest = divmod(depth - 2, 6)
     if rest or not 1 <= blocks <= MAX_LAYERS:
         raise ModelError(
             wrong("model.arguments.depth", got=depth, allowed=f"8, 14, 20, … {6 * MAX_LAYERS + 2}")
         )
-    layers: list[nn.Module] = [_conv(channels, width), _norm(width), nn.ReLU()]
+    layers: list[nn.Module] = [_conv(channels, width), norm(width), nn.ReLU()]
     inner = width
     for stage in range(3):
         for block in range(blocks):
             outer = width << stage
-            layers.append(_Residual(inner, outer, stride=2 if stage and not block else 1))
+            stride = 2 if stage and not block else 1
+            layers.append(_Residual(inner, outer, stride, norm))
             inner = outer
     pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.width)]
     return nn.Sequential(*layers, *pool)
@@ -108,10 +129,10 @@ def resnet_gn(task: Task, *, depth: int = 8, width: int = 16) -> nn.Module:
 class _Residual(nn.Module):
     """Two 3x3 convolutions around which the input is added back."""
 
-    def __init__(self, inner: int, outer: int, stride: int) -> None:
+    def __init__(self, inner: int, outer: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _conv(inner, outer, stride), _norm(outer), nn.ReLU(), _conv(outer, outer), _norm(outer)
+            _conv(inner, outer, stride), norm(outer), nn.ReLU(), _conv(outer, outer), norm(outer)
         )
         same = inner == outer and stride == 1
         self.skip = nn.Identity() if same else nn.Conv2d(inner, outer, 1, stride, bias=False)
@@ -124,7 +145,7 @@ def _conv(inner: int, outer: int, stride: int = 1) -> nn.Module:
     return nn.Conv2d(inner, outer, 3, stride, padding=1, bias=False)
 
 
-def _norm(channels: int) -> nn.Module:
+def _group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(math.gcd(channels, _GROUP_NORM_GROUPS), channels)
 
 
@@ -215,6 +236,7 @@ BUILT_IN: Mapping[str, Make] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet-gn": resnet_gn,
+    "resnet-bn": resnet_bn,
     "arrays": arrays,
 }
 MODELS: Registry[Make] = Registry("model.name", GROUP, None, ModelError)

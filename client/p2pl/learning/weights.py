@@ -130,6 +130,12 @@ def check_finite(vector: Tensor) -> None:
         raise FrameError("payload: got NaN or infinity among the numbers, allowed finite numbers")
 
 
+def in_place(payload: Payload, layout: Layout) -> Tensor:
+    """Returns the vector in a float32 payload of `encode`, [P]: a view that must not be changed."""
+    made = payload.obj if isinstance(payload, memoryview) else payload
+    return torch.frombuffer(made, dtype=torch.float32, offset=len(_header(layout, "float32")))
+
+
 def numbers(payload: Payload, offset: int, dtype: torch.dtype) -> Tensor:
     """Returns the numbers from an offset on: a view, where the payload may be written to."""
     view = memoryview(payload).cast("B")
