@@ -56,6 +56,7 @@ def load(
     Raises:
         RunDirError: it is no run directory, is damaged, or has no model yet.
         ModelError: the module has other parameters than the session's.
+        InputError: its session file is damaged, or names a model that is unknown here.
     """
     directory = Path(run_dir)
     run = read_run(directory)

@@ -152,7 +152,14 @@ def _batches(
 def advance(
     vector: Tensor, gradient: Tensor, state: OptimizerState, training: Training
 ) -> tuple[Tensor, OptimizerState]:
-    """Returns the next parameters and state; the vector and the gradient given are overwritten."""
+    """Returns the next parameters and state; the vector and the gradient given are overwritten.
+
+    Args:
+        vector: [P] float32.
+        gradient: [P] float32, of the loss at `vector`.
+        state: of the optimizer; {} before the first step.
+        training: the session's settings.
+    """
     if training.optimizer == "adam":
         step = _adam
     elif training.optimizer != "sgd":
@@ -198,7 +205,7 @@ def follow(start: Start, trained: Trained, mixed: Tensor, training: Training) ->
 
     Quasi-global momentum (Lin et al. 2021, arXiv:2102.04761): the buffer follows the way that the
     parameters went in the round with mixing, which is nearly the same for all peers, and not the
-    gradients of my own labels. It costs no bytes.
+    gradients of the peer's own labels. It costs no bytes.
 
     Args:
         start: of the round.

@@ -71,7 +71,12 @@ def header_of(entries: Mapping[str, object]) -> bytes:
 
 
 def payload_bytes(layout: Layout, dtype: Dtype) -> int:
-    """Returns the exact size of every payload of this layout."""
+    """Returns the exact size of every payload of this layout.
+
+    Args:
+        layout: names and shapes of the parameters.
+        dtype: that they travel as.
+    """
     return len(_header(layout, dtype)) + layout.total * _TORCH[dtype].itemsize
 
 
@@ -99,6 +104,11 @@ def decode(payload: Payload, layout: Layout, dtype: Dtype) -> Tensor:
     """Returns the vector in `payload`, [P] float32, on the CPU.
 
     Float32 in a writable buffer is not copied: the vector is a view into it.
+
+    Args:
+        payload: bytes from a stranger.
+        layout: names and shapes that it must have.
+        dtype: that it must be of.
 
     Raises:
         FrameError: the payload is not of this layout and type, or holds NaN or infinity.
