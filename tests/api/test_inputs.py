@@ -1,6 +1,7 @@
 """Modules that take several inputs, in a dictionary or a tuple."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,12 @@ def test_private_training_refuses_batchnorm_and_leaves_frozen_layers_alone(tmp_p
         (tmp_path / name).mkdir()
         spec["model"] = {"name": name}
         file = p2pl.create(spec, tmp_path / name / "own.torrent")
-        there = {"data": data, "alone": True, "dp_epsilon": 8, "run_dir": tmp_path / name / "run"}
+        there: dict[str, Any] = {
+            "data": data,
+            "alone": True,
+            "dp_epsilon": 8,
+            "run_dir": tmp_path / name / "run",
+        }
         if name == "own-batchnorm":
             with pytest.raises(ModelError, match="BatchNorm cannot support training with diff"):
                 p2pl.join(file, **there)
