@@ -102,9 +102,12 @@ def loaded_by(statement: str) -> set[str]:
         ),
         (
             "import p2pl.privacy.plan, p2pl.privacy.audit.run",
-            {"rich", "opacus", "scipy", "sklearn"},
+            {"rich", "dp_accounting", "opacus", "scipy", "sklearn"},
         ),
-        ("import p2pl.report.privacy", {"matplotlib", "opacus", "scipy", "sklearn"}),
+        (
+            "import p2pl.report.privacy",
+            {"matplotlib", "dp_accounting", "opacus", "scipy", "sklearn"},
+        ),
     ],
 )
 def test_a_command_loads_only_what_it_uses(statement: str, forbidden: set[str]) -> None:

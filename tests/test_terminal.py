@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
+from p2pl.errors import visible
 from p2pl.metric import figure
 from p2pl.run.log import RoundEntry, Summary
 from p2pl.terminal import (
@@ -24,7 +25,6 @@ from p2pl.terminal import (
     percent,
     short_id,
     sparkline,
-    visible,
 )
 
 ME, BOB, CAROL, DAVE = "a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32

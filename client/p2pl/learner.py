@@ -18,7 +18,7 @@ from p2pl.learning.task import Scores
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
 from p2pl.learning.trainer import Round, Trainer, quietly, trains_in, unchanged
-from p2pl.mixing import personal
+from p2pl.mixing import personal, size
 from p2pl.mixing.base import Mixed, Mixer, Own, PeerModel, rule_of
 from p2pl.protocol.session import Session
 
@@ -189,12 +189,18 @@ class Learner:
             for who in sorted(received)
             if who not in stale
         }
+        huge = {} if self.mixer.bounds_sizes else self.too_large(own, usable)
+        usable = {who: model for who, model in usable.items() if who not in huge}
         mine = Own(own, index, self.samples, self.trainer, start)
         mixed = self.mixer.mix(mine, usable, self.memory(memory))
         mixed = replace(mixed, vector=self.at_home(mixed.vector, own))
-        if not stale:
+        if not stale and not huge:
             return mixed
-        return Mixed(mixed.vector, mixed.row, {**stale, **mixed.rejected}, mixed.memory)
+        return Mixed(mixed.vector, mixed.row, {**stale, **huge, **mixed.rejected}, mixed.memory)
+
+    def too_large(self, own: Tensor, received: Mapping[str, PeerModel]) -> dict[str, str]:
+        """Returns whose parameters are out of all proportion to the peer's, [P], and why."""
+        return size.too_large(own, {who: model.vector for who, model in received.items()})
 
     def at_home(self, theirs: Tensor, mine: Tensor) -> Tensor:
         """Returns parameters of another peer with what of the peer's own never travels, [P].

@@ -21,6 +21,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from p2pl.errors import visible
 from p2pl.events import Ended, Event, RoundEnded, Said, Started, Step
 from p2pl.metric import figure
 from p2pl.run.log import PeerId, RoundEntry, Summary
@@ -433,11 +434,6 @@ def score_of(scored: RoundEntry | Summary) -> str:
 def short_id(full_id: str) -> str:
     """Returns the start of an id, enough to tell peers apart by eye."""
     return visible(full_id)[:SHORT_ID_CHARS]
-
-
-def visible(text: str) -> str:
-    """Returns the text on one line, without what could move the cursor of a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def duration(seconds: float | None) -> str:

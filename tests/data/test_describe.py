@@ -49,7 +49,7 @@ def test_columns_are_described_as_they_are(file: Path) -> None:
 def test_the_authors_file_is_one_that_the_session_takes(file: Path) -> None:
     session = spec_of(completed(SPEC, Wanted(file, ("sick",), (), ("id",)))).session()
     assert session.task.input == (5,)
-    data = load(str(file), session.task, table=session.table)
+    data = load(str(file), session.task, form=session.table)
     assert abs(float(data.train.x[:, 0].mean())) < 0.01
     assert float(data.train.x[:, 0].std()) == pytest.approx(1, abs=0.02)
 
@@ -58,9 +58,20 @@ def test_what_the_author_wrote_stays(file: Path) -> None:
     spec = {**SPEC, "task": {"labels": ["yes", "no"]}}
     session = spec_of(completed(spec, Wanted(file, ("sick",), (), ("id",)))).session()
     assert session.task.labels == ("yes", "no")
-    assert load(str(file), session.task, table=session.table).train.y[0] == 1
-    with pytest.raises(DataError, match=r"has a \[table\] already"):
-        completed({**SPEC, "table": {}}, Wanted(file, ("sick",)))
+    assert load(str(file), session.task, form=session.table).train.y[0] == 1
+
+
+def test_the_author_adds_what_the_file_lacks(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("age,site,sick\n40,a,no\n50,b,no\n")
+    wanted = Wanted(tmp_path / "a.csv", ("sick",))
+    with pytest.raises(DataError, match=r"classes: got 1, allowed 2 or more; write all of them"):
+        completed(SPEC, wanted)
+    site = {"name": "site", "kind": "categorical", "categories": ["a", "b", "c"]}
+    told = {"task": {"labels": ["no", "yes"]}, "table": {"columns": [site]}}
+    session = spec_of(completed({**SPEC, **told}, wanted)).session()
+    assert session.task.classes == 2
+    assert session.table is not None
+    assert [column.width for column in session.table.columns] == [1, 3]
 
 
 def test_numbers_to_predict_have_a_scale(file: Path) -> None:
@@ -68,11 +79,11 @@ def test_numbers_to_predict_have_a_scale(file: Path) -> None:
     session = spec_of(completed(spec, Wanted(file, ("age",), (), ("id",)))).session()
     assert (session.task.outputs, session.task.target_mean) == (1, (70.0,))
     assert session.task.target_std == (17.6,)
-    data = load(str(file), session.task, table=session.table, test_share=0.5)
+    data = load(str(file), session.task, form=session.table, test_share=0.5)
     assert data.train.y.shape == (31, 1)
     assert {40, 41, 100} <= {*data.train.y.flatten().tolist(), *checked_test(data)}
     with pytest.raises(DataError, match="iid or unbalanced"):
-        load(str(file), session.task, table=session.table, shard=Shard(0, 2, "classes:1"))
+        load(str(file), session.task, form=session.table, shard=Shard(0, 2, "classes:1"))
 
 
 def checked_test(data: Data) -> list[float]:
@@ -87,7 +98,7 @@ def test_several_labels_are_several_columns(tmp_path: Path) -> None:
     wanted = Wanted(tmp_path / "a.csv", ("cough", "fever"))
     session = spec_of(completed(spec, wanted)).session()
     assert (session.task.outputs, session.task.labels) == (2, ("cough", "fever"))
-    data = load(str(tmp_path / "a.csv"), session.task, table=session.table)
+    data = load(str(tmp_path / "a.csv"), session.task, form=session.table)
     assert data.train.y.tolist() == [[1, 0], [0, 1]]
 
 

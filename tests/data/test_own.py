@@ -103,6 +103,8 @@ class Stream(IterableDataset[Any]):
             DataLoader(TensorDataset(X, Y), sampler=WeightedRandomSampler([1.0] * 10, 10)),
             "sampler: got 'WeightedRandomSampler', .*Subset",
         ),
+        (DataLoader(TensorDataset(X, Y), batch_sampler=[[1, 2]]), "sampler: got 'list', .*Subset"),
+        (DataLoader(TensorDataset(X, Y), collate_fn=list), "collate_fn: got 'list', allowed none"),
     ],
 )
 def test_what_cannot_be_numbered_is_refused(given: Any, told: str) -> None:  # noqa: ANN401

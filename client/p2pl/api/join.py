@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias
@@ -52,6 +53,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     alone: bool = False,
     shard: Shard | None = None,
     test_share: float | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     dp_epsilon: float | None = None,
     dp_delta: float | None = None,
     dp_clip: float | None = None,
@@ -91,6 +93,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         test_share: of `data`, above 0 and below 1, to score on, drawn at random and always the
             same; only where neither `data` nor `test` says what to score on. None: where there is
             nothing to score on, it is what is held back for validation.
+        tokenizer: the file that the session names by its hash; None: it names none.
         dp_epsilon: budget of differential privacy; None: training is not private.
         dp_delta: chance that the guarantee leaves, below 1/n; None: the session's, or one that
             fits the data.
@@ -120,7 +123,13 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     check_known(file.session, alone=alone)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
     precisions.check(precision, private=private is not None)
-    mine = _data(file.session, data, test, shard, data_dir, test_share)
+    reading = _Reading(
+        shard,
+        Path(data_dir) if data_dir else None,
+        test_share,
+        Path(tokenizer) if tokenizer else None,
+    )
+    mine = _data(file.session, data, test, reading)
     computing = Computing(
         devices.pick(device), precision, fit, attack, is_private=private is not None
     )
@@ -141,6 +150,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         personal=personal,
         attack=attack,
         labels=mine.labels if mine else (),
+        test_share=mine.test_share if mine else None,
     )
     await take_part(file, chosen, trainer, _sinks(on_event), on_signals=on_signals)
     return load(where, model=trainer_or_model if isinstance(trainer_or_model, nn.Module) else None)
@@ -152,26 +162,29 @@ def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
     return tuple(given) if isinstance(given, Sequence) else (given,)
 
 
-def _data(
-    session: Session,
-    given: Mine,
-    test: own.Given | None,
-    shard: Shard | None,
-    data_dir: str | os.PathLike[str] | None,
-    test_share: float | None,
-) -> Data | None:
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How the peer's data are read."""
+
+    shard: Shard | None
+    data_dir: Path | None
+    test_share: float | None
+    tokenizer: Path | None
+
+
+def _data(session: Session, given: Mine, test: own.Given | None, reading: _Reading) -> Data | None:
     """Returns the peer's own examples; None where nobody gave any."""
+    shard, test_share = reading.shard, reading.test_share
     if given is None:
         return None
     if test is not None and test_share is not None:
         raise DataError("test_share: allowed only without a test set; leave one of them out")
     if isinstance(given, str | os.PathLike):
-        folder = Path(data_dir) if data_dir else None
         made = datasets.load(
             os.fspath(given),
             session.task,
-            table=session.table,
-            data_dir=folder,
+            form=datasets.form_of(session, reading.tokenizer),
+            data_dir=reading.data_dir,
             shard=shard,
             test_share=test_share,
         )

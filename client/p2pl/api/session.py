@@ -12,6 +12,7 @@ from torch import nn
 from p2pl import __version__
 from p2pl.api.files import Given, read_session, read_spec, read_toml
 from p2pl.data.describe import Wanted, completed
+from p2pl.data.texts import with_tokenizer
 from p2pl.errors import InputError, SessionFileError, wrong
 from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower
@@ -66,6 +67,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     target: str | Sequence[str] | None = None,
     categorical: Sequence[str] = (),
     leave_out: Sequence[str] = (),
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> SessionFile:
     """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
 
@@ -82,12 +84,15 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         target: the column of it that is to be predicted, or several.
         categorical: columns of it whose numbers stand for categories.
         leave_out: columns of it that no model is to see.
+        tokenizer: a file of the library tokenizers, whose hash and number of tokens the session
+            takes over; everybody who joins needs the same one. None: tokens are bytes, or the data
+            are no text.
 
     Raises:
         InputError: the spec, a URL, the model or the folder cannot be used.
     """
     path = Path(out)
-    wanted = _spec(spec, _described(schema_from, target, categorical, leave_out))
+    wanted = _spec(spec, _described(schema_from, target, categorical, leave_out), tokenizer)
     tiers = tuple((url,) for url in trackers)
     session_format.check_trackers(tiers)
     if not path.parent.is_dir():
@@ -113,6 +118,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         created_by=f"p2pl {__version__}",
         created_at=int(time.time()),
     )
+    _check_not_taken(path, made)
     write_atomically(path.parent / made.checkpoint_name, payload)
     write_atomically(path, made.encode())
     return made
@@ -135,11 +141,41 @@ def _described(
     return Wanted(Path(schema_from), targets, categorical, leave_out)
 
 
-def _spec(given: str | os.PathLike[str] | Mapping[str, Any], described: Wanted | None) -> Spec:
-    if described is None and not isinstance(given, Mapping):
+def _check_not_taken(path: Path, made: SessionFile) -> None:
+    """Raises SessionFileError where the checkpoint would replace that of another session."""
+    for other in sorted(path.parent.glob("*.torrent")):
+        if other.name == path.name:
+            continue
+        try:
+            there = read_session(other)
+        except SessionFileError:  # no session of ours, so none whose checkpoint lies here
+            continue
+        is_same_file = there.checkpoint_name == made.checkpoint_name
+        if is_same_file and there.checkpoint.root != made.checkpoint.root:
+            raise SessionFileError(
+                wrong(
+                    "name",
+                    got=made.name,
+                    allowed=f"another one: {other.name} has that name and another checkpoint, "
+                    f"and {path.parent / made.checkpoint_name} is its own",
+                    hint="or write to another folder",
+                )
+            )
+
+
+def _spec(
+    given: str | os.PathLike[str] | Mapping[str, Any],
+    described: Wanted | None,
+    tokenizer: str | os.PathLike[str] | None,
+) -> Spec:
+    if described is None and tokenizer is None and not isinstance(given, Mapping):
         return read_spec(Path(given))
     raw = given if isinstance(given, Mapping) else read_toml(Path(given))
-    return session_format.spec_of(raw if described is None else completed(raw, described))
+    if described is not None:
+        raw = completed(raw, described)
+    if tokenizer is not None:
+        raw = with_tokenizer(raw, Path(tokenizer))
+    return session_format.spec_of(raw)
 
 
 def _for_models_like(session: Session, model: nn.Module) -> Session:

@@ -61,6 +61,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     attack: str | None = None,
     held_out: int | None = None,
     test_share: float | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     dp_epsilon: float | None = None,
     dp_delta: float | None = None,
     dp_clip: float | None = None,
@@ -93,6 +94,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         held_out: so many training examples are scored on, and the test set stays unread.
         test_share: of `data` by name, above 0 and below 1, that is the test set where they have
             none; drawn at random, and always the same. None: the data have one.
+        tokenizer: the file that the session names by its hash; None: it names none.
         dp_epsilon: budget of every peer; None: training is not private.
         dp_delta: chance that the guarantee leaves; None: the session's, or one that fits the data.
         dp_clip: largest norm of one example's gradient; None: 1.
@@ -145,14 +147,15 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     torch.set_num_threads(threads or devices.cores())
     if on_begin:
         on_begin()
-    whole = _everything(setup.session, data, data_dir, test_share)
+    reading = (data_dir, test_share, Path(tokenizer) if tokenizer else None)
+    whole = _everything(setup.session, data, *reading)
     if held_out and isinstance(whole, Data):
         whole = datasets.hold_out(whole, held_out)
     results = []
     for number in range(seeds):
         result = run(replace(setup, seed=first_seed + number), whole, where, on_round, model)
         if folder:
-            write_seed(result, folder, file.name, whole.labels if isinstance(whole, Data) else ())
+            write_seed(result, folder, file.name, whole if isinstance(whole, Data) else None)
         results.append(result)
     figures = {
         "name": file.name,
@@ -189,12 +192,13 @@ def _everything(
     given: Everything,
     data_dir: str | os.PathLike[str] | None,
     test_share: float | None,
+    tokenizer: Path | None,
 ) -> Data | Clients:
     if isinstance(given, str | os.PathLike):
         given = datasets.load(
             os.fspath(given),
             session.task,
-            table=session.table,
+            form=datasets.form_of(session, tokenizer),
             data_dir=Path(data_dir) if data_dir else None,
             test_share=test_share,
         )

@@ -14,13 +14,13 @@ from typing import Annotated
 import typer
 
 from p2pl import __version__
-from p2pl.errors import InputError, P2PLError, wrong
+from p2pl.errors import InputError, P2PLError, visible, wrong
 
 # What `pip install 'p2pl[EXTRA]'` brings, by the names under which it is imported.
 _CLIENT = frozenset({"httpx", "numpy", "safetensors", "torch", "xxhash", "zmq"})
 EXTRAS: Mapping[str, frozenset[str]] = {
     "client": _CLIENT,
-    "dp": _CLIENT | {"opacus", "scipy", "sklearn"},
+    "dp": _CLIENT | {"dp_accounting", "opacus", "scipy", "sklearn"},
     "flower": _CLIENT | {"flwr"},
     "report": _CLIENT | {"matplotlib", "sklearn"},
 }
@@ -38,7 +38,8 @@ def main() -> None:
     try:
         app()
     except P2PLError as fault:
-        print(f"p2pl: {fault}", file=sys.stderr)
+        lines = map(visible, str(fault).split("\n"))  # part of it may be a stranger's
+        print("p2pl: " + "\n".join(lines), file=sys.stderr)
         sys.exit(fault.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -58,6 +58,14 @@ def create(
             "columns of text]"
         ),
     ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the library tokenizers (tokenizer.json). The session takes over its "
+            "SHA-256 and its number of tokens; whoever joins needs the same file.  [default: none; "
+            "tokens are bytes, or the session is not for text]"
+        ),
+    ] = None,
     leave_out: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,6 +92,7 @@ def create(
             target=target,
             categorical=categorical or (),
             leave_out=leave_out or (),
+            tokenizer=tokenizer,
         )
     print(f"session    {made.name}")
     print(f"id         {made.id}")

@@ -37,6 +37,7 @@ def join(
     shard: options.Shard = None,
     partition_seed: options.PartitionSeed = 0,
     test_share: options.TestShare = None,
+    tokenizer: options.Tokenizer = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(
@@ -116,7 +117,7 @@ def join(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.ERROR, format="%(name)s %(message)s"
     )
-    client, mine, shown = _trains_with(read.session, data, flower, part, test_share)
+    client, mine, shown = _trains_with(read.session, data, flower, part, (test_share, tokenizer))
     where = run_dir or default_run_dir(read.name, Shard(*part) if part else None, alone=alone)
     with extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
         run = asyncio.run(
@@ -154,9 +155,10 @@ def _trains_with(
     data: str | None,
     flower: str | None,
     part: options.Part | None,
-    test_share: float | None,
+    more: tuple[float | None, Path | None],
 ) -> "tuple[NumPyClient | None, Data | None, str]":
     """Returns the person's client of Flower, or their data, and what to call them on the screen."""
+    test_share, tokenizer = more
     with extra("flower"):
         from p2pl.data import load as datasets
         from p2pl.learning import flower as clients
@@ -173,10 +175,11 @@ def _trains_with(
     mine = datasets.load(
         data,
         session.task,
-        table=session.table,
+        form=datasets.form_of(session, tokenizer),
         data_dir=options.data_dir(),
         shard=datasets.Shard(*part) if part else None,
         test_share=test_share,
     )
     share = f" {part[0]}/{part[1]} {part[2]}" if part else ""
-    return None, mine, f"{data}{share}, {len(mine.train)} examples"
+    tested = f", {len(mine.test)} drawn to test on" if mine.test and test_share else ""
+    return None, mine, f"{data}{share}, {len(mine.train)} examples{tested}"

@@ -56,6 +56,14 @@ TestShare: TypeAlias = Annotated[
     ),
 ]
 
+Tokenizer: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of the library tokenizers (tokenizer.json) that the session names by its "
+        "SHA-256.  [default: none; tokens are bytes, or the session is not for text]"
+    ),
+]
+
 # --- training ------------------------------------------------------------------------------------
 
 Rounds: TypeAlias = Annotated[

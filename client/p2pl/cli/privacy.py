@@ -187,7 +187,7 @@ def audit(
     mine = datasets.load(
         data,
         session.task,
-        table=session.table,
+        form=datasets.form_of(session),
         data_dir=options.data_dir(),
         shard=datasets.Shard(*part) if part else None,
     ).train

@@ -76,19 +76,33 @@ def describe(wanted: Wanted, kind: str) -> tuple[Table, Mapping[str, Any]]:
 def completed(raw: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
     """Returns a spec's tables with what the author's file says; what stands there already stays.
 
+    So an author whose file lacks a class or a category writes `task.labels`, or that column.
+
     Args:
         raw: of the spec, as TOML has them.
         wanted: what the author says.
 
     Raises:
-        DataError: the spec has a table of columns already, or the file is of no use.
+        DataError: the file is of no use.
     """
-    if "table" in raw:
-        raise DataError("--schema-from: the TOML file has a [table] already; leave one of them out")
-    given = raw.get("task", {})
-    written = dict(given) if isinstance(given, Mapping) else {}
+    written, columns = _written(raw.get("task")), _written(raw.get("table"))
+    known = [column for column in columns.get("columns", []) if isinstance(column, Mapping)]
     table, follows = describe(wanted, str(written.get("kind", "classification")))
-    return {**raw, "task": {**follows, **written}, "table": msgspec.to_builtins(table)}
+    if "labels" in written and isinstance(written["labels"], list) and "classes" in follows:
+        follows = {"classes": len(written["labels"])}
+    if follows.get("classes") == 1:
+        place = f"--data {wanted.path}: column {table.targets[0]!r}"
+        allowed = "2 or more; write all of them as labels in [task]"
+        raise DataError(wrong(f"{place}: classes", got=1, allowed=allowed))
+    by_name = {column.name: msgspec.to_builtins(column) for column in table.columns}
+    by_name |= {str(column.get("name")): dict(column) for column in known}
+    whole = {"target": table.target, **columns, "columns": list(by_name.values())}
+    return {**raw, "task": {**follows, **written}, "table": whole}
+
+
+def _written(table: object) -> dict[str, Any]:
+    """Returns a table of a spec as a dictionary; {} where it is none, which is told later."""
+    return dict(table) if isinstance(table, Mapping) else {}
 
 
 def _joined(parts: Iterable[Cells]) -> Cells:
@@ -184,7 +198,7 @@ def _classes(
     found = _in_order({text for text in to_texts(targets[0], gaps) if text})
     if len(names) > 1:
         faults.add("--target", f"{len(names)} columns; with task.kind classification: one")
-    if not 2 <= len(found) <= MAX_FOUND:
+    if not 1 <= len(found) <= MAX_FOUND:
         allowed = f"2..{MAX_FOUND}; for numbers, say kind = 'regression' in [task]"
         faults.add(place, wrong("classes", got=len(found), allowed=allowed))
     return {"classes": len(found), "labels": list(found)}

@@ -8,6 +8,7 @@ module: `digits`, `images`, `parquet`, `hub`.
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,16 +19,42 @@ from p2pl.data.digits import digits
 from p2pl.data.examples import Examples
 from p2pl.data.hub import hub_dataset
 from p2pl.data.images import class_folders
-from p2pl.data.parquet import parquet_folder
+from p2pl.data.names import files_below
+from p2pl.data.parquet import parquet_folder, read_table, source_of
 from p2pl.data.partition import Indices
 from p2pl.data.source import Source, Split, Targets
 from p2pl.data.tabular import table_source
+from p2pl.data.texts import Texts, text_source, texts_of
 from p2pl.errors import DataError, wrong
-from p2pl.protocol.session import Table, Task
+from p2pl.protocol.session import Session, Table, Task
 from p2pl.seeds import seeded
 
+FILE_SUFFIXES = (
+    ".parquet",
+    ".csv",
+)  # of files that can be named; no dataset of the hub is called so
 TEST_SEED = 0  # fixed for ever: a run that goes on must not train on what it is scored on
 HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
+
+
+Form: TypeAlias = Table | Texts
+
+
+def form_of(session: Session, tokenizer: Path | None = None) -> Form | None:
+    """Returns what a session says of tables or texts, for `load`; None: the data are neither.
+
+    Args:
+        session: what all peers agreed on.
+        tokenizer: the file that it names by its hash; None: it names none.
+
+    Raises:
+        DataError: the tokenizer is missing, or another one.
+    """
+    if session.text is not None:
+        return texts_of(session.text, tokenizer)
+    if tokenizer is not None:
+        raise DataError("--tokenizer: not allowed with this session, which is not for text")
+    return session.table
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +81,7 @@ def load(
     ref: str,
     task: Task,
     *,
-    table: Table | None = None,
+    form: Form | None = None,
     data_dir: Path | None = None,
     shard: Shard | None = None,
     test_share: float | None = None,
@@ -62,10 +89,11 @@ def load(
     """Returns the data that `ref` names, checked against the session's task.
 
     Args:
-        ref: `digits`, a dataset id on the Hugging Face hub, or a folder of parquet or images; where
-            the session has a table, a CSV or parquet file, or a folder of them.
+        ref: `digits`, a dataset id on the Hugging Face hub, a folder of parquet or images, or one
+            parquet file, which is all to train on; where the session has a table or a text, a file
+            or a folder of such.
         task: the session's.
-        table: what the session says of a table's columns; None: the data are no table.
+        form: what the session says of tables or texts, from `form_of`; None: they are neither.
         data_dir: where a dataset id is looked for first, as the folder `data_dir/ref`.
         shard: the peer's part of the training split; None: all of it.
         test_share: of the training examples that become the test set, where the data have none;
@@ -75,7 +103,7 @@ def load(
         DataError: it cannot be had, or is not of the session's shape and classes.
         InputError: the shard's partition is none.
     """
-    source = _open(ref, task, table, data_dir)
+    source = _open(ref, task, form, data_dir)
     _check_labels(source, task)
     train, test = source.train, source.test
     rows = np.arange(len(train.labels))
@@ -187,7 +215,6 @@ def _examples(split: Split, rows: Indices, task: Task) -> Examples:
                 "shape of the data",
                 got=tuple(pixels.shape[1:]),
                 allowed=f"{task.input}, the session's task.input",
-                hint="convert the images first; nothing is resized or recoloured in silence",
             )
         )
     x = torch.from_numpy(pixels)
@@ -204,7 +231,7 @@ def _check_labels(source: Source, task: Task) -> None:
             continue
         if not len(split.labels):
             raise DataError(wrong(f"{name} split", got="0 rows", allowed="at least 1"))
-        if split.labels.dtype.kind == "f":  # numbers, which were checked as they were read
+        if split.labels.ndim > 1 or split.labels.dtype.kind == "f":  # the task itself checks them
             continue
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or (task.classes and high >= task.classes):
@@ -217,39 +244,43 @@ def _check_labels(source: Source, task: Task) -> None:
             )
 
 
-def _open(ref: str, task: Task | None, table: Table | None, data_dir: Path | None) -> Source:
+def _open(ref: str, task: Task | None, form: Form | None, data_dir: Path | None) -> Source:
     """Returns the data that `ref` names; without a task, whatever its classes are."""
-    if ref == "digits" and table is None:
+    if ref == "digits" and form is None:
         return digits()
     for place in (data_dir and data_dir / ref, Path(ref).expanduser()):
         if ref and place and place.exists():
-            return _found(place, task, table)
-    if table is not None:
-        allowed = "a CSV or parquet file, or a folder of them: the session is for a table"
+            return _found(place, task, form)
+    if form is not None:
+        allowed = "a file or a folder: the session is for a table or for text"
         raise DataError(wrong("--data", got=ref, allowed=allowed))
-    if not re.fullmatch(HUB_ID, ref):
+    if not re.fullmatch(HUB_ID, ref) or Path(ref).suffix.lower() in FILE_SUFFIXES:
         raise DataError(
             wrong(
                 "--data",
                 got=ref,
-                allowed="digits, an existing folder, or a Hugging Face dataset id",
+                allowed="digits, an existing folder or parquet file, or a Hugging Face dataset id",
             )
         )
     return hub_dataset(ref, task, data_dir)
 
 
-def _found(place: Path, task: Task | None, table: Table | None) -> Source:
+def _found(place: Path, task: Task | None, form: Form | None) -> Source:
     """Returns the data in a file or a folder."""
-    if table is not None and task is not None:
-        return table_source(place, task, table)
-    if not place.is_dir():
-        raise DataError(
-            wrong(
-                "--data",
-                got=str(place),
-                allowed="a folder, or with a session that has a table a CSV or parquet file",
-                hint="whoever makes the session: p2pl create --schema-from FILE --target NAME",
-            )
+    if isinstance(form, Table) and task is not None:
+        return table_source(place, task, form)
+    if isinstance(form, Texts) and task is not None:
+        return text_source(place, task, form)
+    if place.is_dir():
+        files = files_below(place, ".parquet")
+        return parquet_folder(place, files, task) if files else class_folders(place, task)
+    if place.suffix.lower() == ".parquet":
+        return source_of([read_table(place, place.name)], (), task)
+    raise DataError(
+        wrong(
+            "--data",
+            got=str(place),
+            allowed="a folder or a parquet file; a CSV file or a text with sessions for such",
+            hint="whoever makes the session: p2pl create --schema-from FILE --target NAME",
         )
-    files = sorted(place.rglob("*.parquet"))
-    return parquet_folder(place, files, task) if files else class_folders(place, task)
+    )

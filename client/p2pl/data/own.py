@@ -6,7 +6,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+    default_convert,
+)
 
 from p2pl.data.examples import Examples, Inputs, each, tensors_of
 from p2pl.data.load import Data
@@ -91,11 +100,21 @@ def _of_loader(loader: DataLoader[Any], what: str) -> Any:  # noqa: ANN401  # a 
     """
     if isinstance(loader.dataset, IterableDataset):
         return loader.dataset
-    if not isinstance(loader.sampler, SequentialSampler | RandomSampler):
+    if loader.collate_fn not in (default_collate, default_convert):
+        raise DataError(
+            wrong(
+                f"{what}: the loader's collate_fn",
+                got=getattr(loader.collate_fn, "__name__", type(loader.collate_fn).__name__),
+                allowed="none: batches are put together here",
+                hint="let the items of the data set be what the model takes",
+            )
+        )
+    own_batches = type(loader.batch_sampler) not in (BatchSampler, type(None))
+    if own_batches or not isinstance(loader.sampler, SequentialSampler | RandomSampler):
         raise DataError(
             wrong(
                 f"{what}: the loader's sampler",
-                got=type(loader.sampler).__name__,
+                got=type(loader.batch_sampler if own_batches else loader.sampler).__name__,
                 allowed="none, or shuffle=True",
                 hint="pass torch.utils.data.Subset(dataset, rows) instead",
             )

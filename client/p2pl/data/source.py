@@ -34,9 +34,9 @@ class Source:
     names: tuple[str, ...]  # of the classes, in the data's own order; () where nobody gave any
 
 
-def in_memory(pixels: Pixels, labels: Targets) -> Split:
+def in_memory(inputs: NDArray[Any], labels: Targets) -> Split:
     """Returns the split of inputs [N, *input] that have been read, with their labels [N, ...]."""
-    return Split(labels, lambda rows: pixels[rows])
+    return Split(labels, lambda rows: inputs[rows])
 
 
 def number_names(names: Sequence[str], task: Task, *, all_there: bool) -> dict[str, int]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2pl.data.frames import SUFFIXES, Cells, Faults, Piece, open_table
-from p2pl.data.parquet import SPLITS, split_of
+from p2pl.data.names import train_and_test
 from p2pl.data.source import Source, Split, Targets, in_memory
 from p2pl.errors import DataError, wrong
 from p2pl.protocol.session import Column, Table, Task
@@ -33,29 +33,13 @@ def table_source(path: Path, task: Task, table: Table) -> Source:
         DataError: a file is not as the session says; all its faults are listed, as far as a person
             would read them.
     """
-    train, test = _files(path)
+    train, test = [path], list[Path]()
+    if path.is_dir():
+        train, test = train_and_test(path, SUFFIXES, "table")
+    elif path.suffix.lower() not in SUFFIXES:
+        raise DataError(wrong("--data", got=str(path), allowed=f"a file {' or '.join(SUFFIXES)}"))
     made = _split(train, task, table)
     return Source(made, _split(test, task, table) if test else None, task.labels)
-
-
-def _files(path: Path) -> tuple[list[Path], list[Path]]:
-    """Returns the files to train on, and those of the test split, which may be none."""
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise DataError(
-                wrong("--data", got=str(path), allowed=f"a file {' or '.join(SUFFIXES)}")
-            )
-        return [path], []
-    files = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES)
-    named = {
-        split: [f for f in files if split_of(f.relative_to(path)) == split] for split in SPLITS
-    }
-    train = named["train"] or ([] if named["test"] else files)
-    if not train:
-        got = ", ".join(one.name for one in files) or "no table"
-        allowed = "*.csv or *.parquet; train*.csv and test*.csv are told apart"
-        raise DataError(wrong(f"--data {path}", got=got, allowed=allowed))
-    return train, named["test"]
 
 
 def _split(paths: Sequence[Path], task: Task, table: Table) -> Split:

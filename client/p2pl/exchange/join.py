@@ -6,9 +6,10 @@ import mmap
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
@@ -34,6 +35,7 @@ from p2pl.mixing.base import rule_of
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
+from p2pl.network.serve import ServeLimits
 from p2pl.network.transport import Directory, Transport
 from p2pl.network.wire import CurveWire
 from p2pl.privacy.ledger import PURPOSE
@@ -41,13 +43,15 @@ from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
-from p2pl.run.log import MODEL_FILE, PERSONAL_FILE, SESSION_FILE, Marker, RunLog, Summary
+from p2pl.run.log import MODEL_FILE, PERSONAL_FILE, SESSION_FILE, Marker, RunLog, ScoredOn, Summary
 from p2pl.run.state import PeerState, load_state
 
 CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
 NOTHING = torch.arange(0)  # rows
+SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
+SERVE_SHARE = 2 / 3  # of that deadline; then the slowest gives way where others find no place
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Options:
         personal: whether to keep a model of the peer's own distribution beside.
         attack: to test a swarm on this machine with; None: the peer is honest.
         labels: names of the classes, in the order of their numbers; (): nobody gave any.
+        test_share: of the data, that the test set was drawn from; None: it was given, if any.
     """
 
     run_dir: Path
@@ -83,6 +88,7 @@ class Options:
     personal: bool = False
     attack: Attack | None = None
     labels: tuple[str, ...] = ()
+    test_share: float | None = None
 
 
 async def join(
@@ -284,6 +290,7 @@ async def _network(
             session_id=file.id,
             listen=options.listen,
             chunk_bytes=file.session.wire.chunk_bytes,
+            limits=_serving(file),
         )
     )
     me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
@@ -292,6 +299,17 @@ async def _network(
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
     return wire, directory
+
+
+def _serving(file: SessionFile) -> ServeLimits:
+    """Returns what the peer gives to others: nothing for longer than anybody waits for it."""
+    deadline_s = file.session.exchange.pull_deadline_s
+    usual = ServeLimits()
+    return replace(
+        usual,
+        transfer_s=min(usual.transfer_s, deadline_s + SERVE_SLACK_S),
+        share_s=min(usual.share_s, SERVE_SHARE * deadline_s),
+    )
 
 
 def _node(one: _Run, transport: Transport, directory: Directory, state: PeerState) -> Node:
@@ -399,6 +417,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         epsilon=spent.epsilon if spent else None,
         trust_epsilon=spent.trust_epsilon if spent else None,
         labels=one.options.labels,
+        test_set=_test_set(trainer, one.options),
     )
     if state is None:
         return summary
@@ -411,6 +430,17 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
         personal_accuracy=_keep_personal(one, state),
     )
+
+
+def _test_set(trainer: Trainer, options: Options) -> ScoredOn | None:
+    """Returns what the models of a run are scored on."""
+    if not isinstance(trainer, TorchTrainer):
+        return None
+    if trainer.test is None:
+        return ScoredOn(source="validation", examples=len(trainer.validation))
+    share = options.test_share
+    source: Literal["given", "drawn"] = "given" if share is None else "drawn"
+    return ScoredOn(source=source, examples=len(trainer.test), share=share)
 
 
 def _keep_personal(one: _Run, state: PeerState) -> float | None:

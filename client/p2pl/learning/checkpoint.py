@@ -24,8 +24,7 @@ def build(session: Session) -> tuple[bytes, Checkpoint]:
 def of(model: nn.Module) -> tuple[bytes, Checkpoint]:
     """Returns the checkpoint that holds a whole module, and its size and hashes."""
     layout = weights.Layout.of(model)
-    written = whole.encode(model, layout, weights.flatten(model, layout))
-    return _hashed(bytes(written))
+    return _hashed(bytes(whole.encode(model, layout, weights.flatten(model, layout))))
 
 
 def describe(vector: Tensor, layout: weights.Layout) -> tuple[bytes, Checkpoint]:

@@ -130,8 +130,8 @@ def _title(path: str, layer: nn.Module) -> str:
 
 
 def place_of(fault: BaseException) -> str:
-    """Returns FILE:LINE of the person's own code in which the fault came up; "" for a library's."""
+    """Returns FILE, line N of the person's own code in which the fault came up; "" for a library's."""
     frames = traceback.extract_tb(fault.__traceback__)
     own = [one for one in frames if not one.filename.startswith((*_LIBRARIES, "<"))]
     outside = [one for one in own if "site-packages" not in one.filename]
-    return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else ""
+    return f"{Path(outside[-1].filename).name}, line {outside[-1].lineno}" if outside else ""

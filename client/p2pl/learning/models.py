@@ -116,9 +116,11 @@ Norm: TypeAlias = Callable[[int], nn.Module]
 
 def _resnet(task: TaskSettings, name: str, size: tuple[int, int], norm: Norm) -> nn.Module:
     """Returns a residual network of this depth and width, with a normalisation by channels."""
-    channels, _, _ = _image(task, name)
+    channels, height, breadth = _image(task, name)
     depth, width = size
     _check_sizes("depth and width", (depth, width))
+    if norm is _group_norm:
+        _check_groups(width, (height, breadth))
     blocks, rest = divmod(depth - 2, 6)
     if rest or not 1 <= blocks <= MAX_LAYERS:
         raise ModelError(
@@ -134,6 +136,21 @@ def _resnet(task: TaskSettings, name: str, size: tuple[int, int], norm: Norm) ->
             inner = outer
     pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.width)]
     return nn.Sequential(*layers, *pool)
+
+
+def _check_groups(width: int, size: tuple[int, int]) -> None:
+    """Raises ModelError where a group to be normalised has one number, whose deviation is none."""
+    for stage in range(3):
+        channels, pixels = width << stage, math.prod(-(-side // (1 << stage)) for side in size)
+        if channels // math.gcd(channels, _GROUP_NORM_GROUPS) * pixels < 2:
+            raise ModelError(
+                wrong(
+                    "model.arguments.width of resnet-gn",
+                    got=width,
+                    allowed="a larger one, or larger images, for GroupNorm needs two numbers in a "
+                    f"group, and of {size[0]}x{size[1]} these leave one",
+                )
+            )
 
 
 class _Residual(nn.Module):
@@ -340,10 +357,8 @@ def _make_foreign(name: str, make: Make, session: Session) -> nn.Module:
     except (TypeError, ValueError) as fault:
         raise ModelError(f"model {name}: it refuses its arguments: {fault}") from fault
     except Exception as fault:
-        at = f", at {place}" if (place := faults.place_of(fault)) else ""
-        raise ModelError(
-            f"model {name}: it cannot be made here{at}: {faults.summary(fault)}"
-        ) from fault
+        at = f" ({place})" if (place := faults.place_of(fault)) else ""
+        raise ModelError(f"model {name}: it cannot be made: {faults.summary(fault)}{at}") from fault
     if not isinstance(made, nn.Module):
         raise ModelError(
             wrong(f"model {name}", got=type(made).__name__, allowed="a torch.nn.Module")

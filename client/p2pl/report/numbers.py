@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from p2pl.errors import RunDirError, wrong
 from p2pl.report.classes import ClassScore, class_scores, macro_score
-from p2pl.run.log import LoggedRun, PeerId, RoundEntry
+from p2pl.run.log import LoggedRun, PeerId, RoundEntry, ScoredOn
 from p2pl.run.presence import PeerChurn, churn_of
 
 
@@ -67,6 +67,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     trust: dict[PeerId, dict[PeerId, float]]  # [by][given to], when last met
     rejections: tuple[Rejection, ...]
     churn: tuple[PeerChurn, ...]  # who came and went, the least steady first
+    test_sets: tuple[ScoredOn, ...]  # what the models were scored on, each different one once
     pictures: dict[str, str]  # kind -> file name
 
 
@@ -94,8 +95,15 @@ def numbers_of(runs: Sequence[LoggedRun]) -> Numbers:
         trust={run.peer_id: row for run in runs if (row := trust_when_last_met(run.rounds))},
         rejections=tuple(found for run in runs for found in _rejections(run)),
         churn=churn_of(runs),
+        test_sets=_test_sets(runs),
         pictures={},
     )
+
+
+def _test_sets(runs: Sequence[LoggedRun]) -> tuple[ScoredOn, ...]:
+    """Returns what the runs were scored on, each different one once."""
+    known = [run.summary.test_set for run in runs if run.summary and run.summary.test_set]
+    return tuple(dict.fromkeys(known))
 
 
 def final_accuracy(run: LoggedRun) -> float | None:

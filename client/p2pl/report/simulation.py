@@ -18,7 +18,7 @@ from msgspec import Meta
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 
-from p2pl.errors import RunDirError, wrong
+from p2pl.errors import RunDirError, visible, wrong
 from p2pl.report import plots
 from p2pl.report.classes import ClassScore, class_scores, macro_score
 from p2pl.report.folder import PAGE_FILE, make_folder, write_pictures, write_text
@@ -26,7 +26,7 @@ from p2pl.report.numbers import trust_when_last_met
 from p2pl.report.plots import Matrix
 from p2pl.report.tables import Rows, class_rows, markdown_table, terminal_table
 from p2pl.run.log import MAX_RECORD_BYTES, LoggedRun, read_run
-from p2pl.terminal import percent, visible
+from p2pl.terminal import percent
 
 SIMULATION_FILE = "simulation.json"
 MAX_TRUST_PEERS = 100  # a side of the trust picture; more cells than that cannot be seen

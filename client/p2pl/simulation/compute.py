@@ -28,6 +28,7 @@ from p2pl.learning.task import Scores
 from p2pl.learning.train import Start, Trained, diverged, train
 from p2pl.learning.trainer import Round, trains_in, unchanged
 from p2pl.learning.weights import flatten
+from p2pl.mixing import size
 from p2pl.mixing.base import Mixed, Own, PeerModel
 from p2pl.mixing.fixed import FixedRow
 from p2pl.seeds import seeded
@@ -160,7 +161,7 @@ def mix_all(
     dense = DENSE_SHARE * len(learners) ** 2 < sum(map(len, received))
     if engine.kind == "stacked" and fixed and dense:
         offered = _offered_to_all(received)
-        if offered is not None:
+        if offered is not None and _all_alike(vectors, offered):
             return _mix_stacked(
                 learners, vectors, received, offered, [trust for _, trust in before], index
             )
@@ -170,6 +171,12 @@ def mix_all(
             learners, vectors, received, before, strict=True
         )
     ]
+
+
+def _all_alike(vectors: Sequence[Tensor], offered: Mapping[str, PeerModel]) -> bool:
+    """Returns whether no model is out of proportion to any other, so that none is rejected."""
+    norms = [float(one.norm()) for one in (*vectors, *(model.vector for model in offered.values()))]
+    return max(norms) <= size.MAX_RATIO * min(norms)
 
 
 def _offered_to_all(received: Sequence[Mapping[str, PeerModel]]) -> Mapping[str, PeerModel] | None:

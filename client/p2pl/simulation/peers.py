@@ -62,7 +62,7 @@ def peers_of(
         Learner.of(session, names[peer], model, mine, test)
         for peer, mine in enumerate(_shares(setup, train))
     )
-    torch_trainer(learners[0]).check()
+    torch_trainer(learners[0]).check()  # all peers have the same model
     if setup.privacy is None:
         return learners
     check_task(session)

@@ -17,6 +17,7 @@ from p2pl.protocol.session.metainfo import (
     decode,
 )
 from p2pl.protocol.session.schema import (
+    BYTES,
     FORMAT_VERSION,
     MAX_NAME_CHARS,
     MAX_TRACKERS,
@@ -34,6 +35,7 @@ from p2pl.protocol.session.schema import (
     Spec,
     Table,
     Task,
+    Text,
     Training,
     Wire,
     as_dict,
@@ -46,6 +48,7 @@ from p2pl.protocol.session.schema import (
 )
 
 __all__ = [
+    "BYTES",
     "FORMAT_VERSION",
     "MAX_CHECKPOINT_BYTES",
     "MAX_NAME_CHARS",
@@ -68,6 +71,7 @@ __all__ = [
     "Spec",
     "Table",
     "Task",
+    "Text",
     "Training",
     "Wire",
     "as_dict",

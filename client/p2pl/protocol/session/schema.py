@@ -23,6 +23,7 @@ MAX_TRACKERS = 64
 MAX_URL_CHARS = 2048
 MAX_COLUMNS = 4_096
 MAX_CATEGORIES = 10_000
+BYTES = 257  # tokens where they are bytes: all of these, and the end of a text
 MAX_SIDE = 65_536  # numbers in an example, along one dimension
 GAPS = ("NA", "N/A", "NaN", "nan", "NULL", "null")  # for a missing value, as an empty cell
 MAX_CLASSES = 100_000
@@ -81,6 +82,11 @@ class Task(_Section, frozen=True):
         """How many numbers a model gives for an input, a pixel or a token; 0: not known."""
         return self.classes or self.outputs
 
+    # How an image of another size comes to the size of `input`: not at all, squeezed into it, whole
+    # with black around it, or by its middle.
+    resize: Literal["none", "stretch", "pad", "crop"] = "none"
+    colour: Literal["keep", "convert"] = "keep"  # of images: grey for colour, white for transparent
+
 
 class Model(_Section, frozen=True):
     """Which architecture; the name is looked up among what the joining person has installed."""
@@ -127,6 +133,16 @@ class Table(_Section, frozen=True):
     def width(self) -> int:
         """How many numbers a row becomes."""
         return sum(column.width for column in self.columns)
+
+
+class Text(_Section, frozen=True):
+    """How texts become rows of tokens, for the task `language`."""
+
+    length: Side  # tokens in an input; the target is the input moved on by one
+    column: Label = "text"  # of a CSV or parquet file
+    # SHA-256 of a file of the library `tokenizers`; "" = tokens are bytes, and 256 ends a text.
+    tokenizer: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    end: Annotated[str, Meta(max_length=MAX_NAME_CHARS)] = ""  # the token that ends a text, if any
 
 
 class Training(_Section, frozen=True):
@@ -255,6 +271,7 @@ class Session(_Section, frozen=True):
     wire: Wire = Wire()
     privacy: Privacy = Privacy()
     table: Table | None = None  # None: the data are no table
+    text: Text | None = None  # None: they are no text
     version: Literal[1] = 1
 
 
@@ -271,6 +288,7 @@ class Spec(_Section, frozen=True):
     wire: Wire = Wire()
     privacy: Privacy = Privacy()
     table: Table | None = None
+    text: Text | None = None
     comment: Annotated[str, Meta(max_length=2_000)] = ""
     url_list: tuple[str, ...] = ()  # where the checkpoint may be had (BEP 19)
 
@@ -290,9 +308,26 @@ class Spec(_Section, frozen=True):
             wire=self.wire,
             privacy=self.privacy,
             table=self.table,
+            text=self.text,
         )
         check(session)
         return session
+
+
+def _followed(spec: Spec, written: Mapping[str, Any]) -> Task:
+    """Returns the task of a spec, with what follows from its table or its text.
+
+    Args:
+        spec: with whatever stood there for it.
+        written: the fields that the person wrote.
+    """
+    task, text = spec.task, spec.text
+    if "input" not in written:
+        width = spec.table.width if spec.table else text.length if text else 1
+        task = msgspec.structs.replace(task, input=(width,))
+    if "classes" not in written and text is not None and not text.tokenizer:
+        task = msgspec.structs.replace(task, classes=BYTES)
+    return task
 
 
 def read_spec(toml: str) -> Spec:
@@ -321,19 +356,19 @@ def read_toml(toml: str) -> dict[str, Any]:
 def spec_of(raw: Mapping[str, Any]) -> Spec:
     """Returns the spec in a dictionary of the tables that a TOML file would have.
 
-    Where there is a table of columns, `task.input` may be left out: it follows from them.
+    `task.input` may be left out where it follows from a table or a text, and so may `task.classes`
+    where tokens are bytes.
 
     Raises:
         SessionFileError: a key is missing, unknown or out of range.
     """
     renamed = {("url_list" if key == "url-list" else key): value for key, value in raw.items()}
-    task, follows = renamed.get("task"), False
-    if "table" in renamed and isinstance(task, Mapping) and "input" not in task:
-        renamed["task"], follows = {**task, "input": [1]}, True
+    task, form = renamed.get("task"), {"table", "text"} & set(renamed)
+    written = dict(task) if form and isinstance(task, Mapping) else {"input": ()}
+    if "input" not in written:
+        renamed["task"] = {**written, "input": [1]}  # until it is known
     spec = convert(renamed, Spec, strict=True)
-    if follows and spec.table is not None:
-        wide = msgspec.structs.replace(spec.task, input=(spec.table.width,))
-        spec = msgspec.structs.replace(spec, task=wide)
+    spec = msgspec.structs.replace(spec, task=_followed(spec, written))
     for url in spec.url_list:
         check_url("url-list", url)
     spec.session()
@@ -412,6 +447,7 @@ def check(session: Session) -> None:
                 allowed=f"both empty, both 1, or both {task.input[0]} (one a channel)",
             )
         )
+    _check_images(task)
     if exchange.min_peers > 1 and exchange.cohort == 0:
         raise SessionFileError(
             wrong(
@@ -419,6 +455,8 @@ def check(session: Session) -> None:
             )
         )
     _check_training(session)
+    if session.text is not None:
+        _check_text(session)
     if session.table is not None:
         _check_table(session.task, session.table)
     if session.mixing.rule == "age" and exchange.kind != "gossip":
@@ -430,6 +468,18 @@ def check(session: Session) -> None:
     if session.privacy.required and session.privacy.max_epsilon is None:
         raise SessionFileError(
             "privacy.max_epsilon: missing; required where privacy.required is true"
+        )
+
+
+def _check_images(task: Task) -> None:
+    is_image = len(task.input) == 3 and task.input[0] in (1, 3)
+    if not is_image and (task.resize, task.colour) != ("none", "keep"):
+        raise SessionFileError(
+            wrong(
+                "task.input, with task.resize or task.colour",
+                got=task.input,
+                allowed="images as (channels, height, width), with 1 channel or 3",
+            )
         )
 
 
@@ -464,6 +514,26 @@ def _check_table(task: Task, table: Table) -> None:
         )
     if task.mean:
         raise SessionFileError("task.mean: not allowed with a table, whose columns have their own")
+
+
+def _check_text(session: Session) -> None:
+    task, text = session.task, session.text
+    assert text is not None
+    if session.table is not None:
+        raise SessionFileError("text: not allowed with a table; leave one of them out")
+    if task.kind in KINDS and task.kind != "language":
+        raise SessionFileError(wrong("task.kind, with text", got=task.kind, allowed="language"))
+    if task.input != (text.length,):
+        allowed = f"({text.length},), the session's text.length"
+        raise SessionFileError(wrong("task.input, with text", got=task.input, allowed=allowed))
+    if not text.tokenizer and (task.classes != BYTES or text.end):
+        raise SessionFileError(
+            wrong(
+                "task.classes and text.end, where tokens are bytes",
+                got=(task.classes, text.end),
+                allowed=f"{BYTES}: 256 bytes and the end of a text; and no text.end",
+            )
+        )
 
 
 def _check_column(column: Column, gaps: Sequence[str]) -> None:
