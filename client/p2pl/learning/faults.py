@@ -130,7 +130,7 @@ def _title(path: str, layer: nn.Module) -> str:
 
 
 def place_of(fault: BaseException) -> str:
-    """Returns FILE, line N of the person's own code in which the fault came up; "" for a library's."""
+    """Returns FILE, line N of the person's code in which the fault came up; "" for a library's."""
     frames = traceback.extract_tb(fault.__traceback__)
     own = [one for one in frames if not one.filename.startswith((*_LIBRARIES, "<"))]
     outside = [one for one in own if "site-packages" not in one.filename]
