@@ -71,7 +71,8 @@ def load(
         )
     session = read_session(path)
     module = models.build(session.session) if model is None else model
-    check_layout(session, module)
+    if model is not None:
+        check_layout(session, module)
     layout = Layout.of(module)
     try:
         payload = (directory / (PERSONAL_FILE if personal else MODEL_FILE)).read_bytes()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from p2pl.errors import CheckpointError, NetworkError, wrong
 from p2pl.learning import models, weights, whole
-from p2pl.learning.checkpoint import build
+from p2pl.learning.checkpoint import of
 from p2pl.network.download import deadline_s, download
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, SessionFile
@@ -145,7 +145,7 @@ def _rebuilt(file: SessionFile) -> bytes | Exception:
                 hint="you and the session's author have different versions of this model installed",
             )
         )
-    return build(file.session)[0]
+    return of(model)[0]
 
 
 def _read(path: Path, limit: int) -> bytes | None:

@@ -270,14 +270,20 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         swarm = partial(_checkpoint_of_the_swarm, transport, directory, one)
         donors = _nobody if one.options.alone else swarm
         payload = await checkpoint.find(one.file, _places(one), donors)
-        await transport.publish_checkpoint(_on_disk(one, payload))
-        begin = await one.worker(partial(one.learner.decode_checkpoint, payload))
+        mapped = _on_disk(one, payload)
+        served = memoryview(mapped)
+        del payload  # from here on it is on disk
+        await transport.publish_checkpoint(served)
+        begin = await one.worker(partial(one.learner.decode_checkpoint, served))
+        mapped.madvise(mmap.MADV_DONTNEED)  # it is read again where somebody asks for it
         if state is None:
             state = PeerState(round=0, weights=begin)
-        del payload, begin  # from here on it is on disk
+        del begin
         node = _node(one, transport, directory, state)
+        only = [state]  # nothing here holds the parameters that the peer began with any longer
+        del state
         async with _announcing(node):
-            return await run(node, one.exchange, state)
+            return await run(node, one.exchange, only.pop())
 
 
 async def _network(
@@ -383,17 +389,18 @@ async def _checkpoint_of_the_swarm(transport: Transport, directory: Directory, o
         await asyncio.sleep(cohort.POLL_S)
 
 
-def _on_disk(one: _Run, payload: bytes) -> memoryview:
+def _on_disk(one: _Run, payload: bytes) -> mmap.mmap:
     """Returns the checkpoint as a mapped file, so that serving it takes no memory of its own."""
     path = one.options.run_dir / CHECKPOINT_FILE
-    if not path.exists() or path.stat().st_size != len(payload) or _mapped(path) != payload:
+    kept = path.exists() and path.stat().st_size == len(payload)
+    if not kept or memoryview(_mapped(path)) != payload:
         write_atomically(path, payload)
     return _mapped(path)
 
 
-def _mapped(path: Path) -> memoryview:
+def _mapped(path: Path) -> mmap.mmap:
     with path.open("rb") as opened:
-        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 async def _leave(directory: Directory) -> None:

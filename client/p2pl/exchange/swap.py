@@ -54,6 +54,7 @@ async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") ->
     digest = await node.transport.publish(
         Version(index, samples, payload, notes), keep_last=keep_last
     )
+    vector = node.learner.codec.served(payload, vector)
     node.mine = Held(digest, PeerModel(index, samples, vector))
 
 
