@@ -35,7 +35,6 @@ from fuzz_decoders import Decoder, decoders
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 MAX_CPU_S = 1.0
-MAX_BYTES = 64 << 20
 HANGS_AFTER_S = 20.0
 ROOM_BYTES = (
     2 << 30
@@ -117,12 +116,12 @@ class Fuzzer:
         """Tries some inputs; if together they need much memory, each again by itself."""
         with _alarm():
             needed = self._try_all(inputs)
-        if needed > MAX_BYTES:
+        if needed > self.decoder.max_bytes:
             for data in inputs:
                 with _alarm():
                     alone = self._try_all([data])
                 self.tally.inputs -= 1
-                if alone > MAX_BYTES:
+                if alone > self.decoder.max_bytes:
                     self.blame(data, f"{alone >> 20} MiB of memory", "memory")
                 self.tally.most_bytes = max(self.tally.most_bytes, alone)
         else:

@@ -22,6 +22,7 @@ from fuzz_inputs import BENCODE, JSON, MSGPACK, Notation
 from hypothesis import strategies as st
 from torch import nn
 
+from p2pl.data import describe, tabular
 from p2pl.errors import P2PLError
 from p2pl.exchange.raft.leadership import SEAT_FILE, Seat, SeatFile
 from p2pl.learning import weights
@@ -34,7 +35,8 @@ from p2pl.privacy.ledger import LEDGER_FILE, Ledger, load_ledger, save_ledger
 from p2pl.protocol import announce, bencode, frame, gossip
 from p2pl.protocol.announce import Announce, PeerAddress, Terms
 from p2pl.protocol.raft import bootstrap, election, messages
-from p2pl.protocol.session import Session, metainfo, schema
+from p2pl.protocol.session import Session, Task, metainfo, schema
+from p2pl.protocol.session.schema import Column, Table
 from p2pl.run.log import (
     MARKER_FILE,
     ROUNDS_FILE,
@@ -54,6 +56,9 @@ KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 CURVE = CurveKeys.generate().public
 LAYOUT = weights.Layout.of(nn.Linear(8, 4))
 ABOUT = b"about"
+CSV = b"age,city,ill\n30,a,no\n41.5,b,yes\n,a,no\n"
+# An image that a person names may be as large as `MAX_IMAGE_PIXELS`, and is held a few times over.
+OWN_IMAGE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class Decoder:
         notation: they are written in; None: opaque bytes.
         shaped: a strategy for inputs that are nearly valid; None: there is none.
         refuses: what it may raise.
+        max_bytes: of memory that an input may need.
     """
 
     name: str
@@ -75,6 +81,7 @@ class Decoder:
     notation: Notation | None = None
     shaped: st.SearchStrategy[bytes] | None = None
     refuses: tuple[type[Exception], ...] = (P2PLError,)
+    max_bytes: int = 64 << 20
 
 
 @contextmanager
@@ -554,13 +561,13 @@ class _KeyFile(_Reader):
 
 
 def _data_decoders(folder: Path) -> list[Decoder]:
-    """Returns those that need `p2pl[hf]`."""
+    """Returns those that read data, and need `p2pl[hf]`."""
     import pyarrow
     from PIL import Image
     from pyarrow import parquet
 
-    from p2pl.data.images import decode_all
     from p2pl.data.parquet import parquet_folder
+    from p2pl.data.pixels import Encoded, decode_all
 
     def image(kind: str, mode: str) -> bytes:
         out = io.BytesIO()
@@ -573,13 +580,9 @@ def _data_decoders(folder: Path) -> list[Decoder]:
     table = pyarrow.table({"image": [{"bytes": images[0]}] * 3, "label": [0, 1, 2]})
     told = {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "b", "c"]}}}}
     noted = table.replace_schema_metadata({"huggingface": json.dumps(told)})
-    where = folder / "parquet"
-    where.mkdir()
 
-    def read(data: bytes) -> object:
-        path = where / "train.parquet"
-        path.write_bytes(data)
-        source = parquet_folder(where, [path], None)
+    def read(path: Path) -> object:
+        source = parquet_folder(path.parent, [path], pixels)
         return source.train.read(torch.arange(min(2, len(source.train.labels))).numpy())
 
     def written(one: Any) -> bytes:  # noqa: ANN401  # the library is untyped
@@ -587,7 +590,45 @@ def _data_decoders(folder: Path) -> list[Decoder]:
         parquet.write_table(one, out)
         return out.getvalue()
 
+    pixels = Task(input=(3, 8, 8), classes=3, resize="stretch", colour="convert")
+    rows = pyarrow.table(
+        {"age": [30.0, 41.5, None], "city": ["a", "b", "a"], "ill": ["no", "yes", "no"]}
+    )
+    tables = ((CSV,), (written(rows),))
     return [
-        Decoder("image", lambda data: decode_all(1, [data]), images),
-        Decoder("parquet", read, (written(table), written(noted))),
+        Decoder(
+            "image",
+            lambda data: decode_all(1, [Encoded("an image", lambda: data)], pixels),
+            images,
+            max_bytes=OWN_IMAGE_BYTES,
+        ),
+        _of_file("parquet", read, folder / "train.parquet", (written(table), written(noted))),
+        *(
+            _of_file(f"table-{suffix}", _read_table, folder / f"table.{suffix}", examples)
+            for suffix, examples in zip(("csv", "parquet"), tables, strict=True)
+        ),
+        _of_file("table-schema", _describe, folder / "described.csv", (CSV,)),
     ]
+
+
+def _of_file(
+    name: str, read: Callable[[Path], object], path: Path, examples: tuple[bytes, ...]
+) -> Decoder:
+    """Returns a decoder that reads a file of its own."""
+
+    def decode(data: bytes) -> object:
+        path.write_bytes(data)
+        return read(path)
+
+    return Decoder(name, decode, examples)
+
+
+def _read_table(path: Path) -> object:
+    columns = (Column(name="age"), Column(name="city", kind="categorical", categories=("a", "b")))
+    task = Task(input=(3,), classes=2, labels=("no", "yes"))
+    return tabular.read_table(path, task, Table(target="ill", columns=columns))
+
+
+def _describe(path: Path) -> object:
+    wanted = describe.Wanted(path, ("ill",), categorical=("city",))
+    return describe.describe(wanted, "classification")

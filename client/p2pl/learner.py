@@ -5,18 +5,20 @@ slow beside a network event, and one call at a time may use it: the model is wor
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
 from p2pl.data.examples import Examples, Source
-from p2pl.learning import weights
+from p2pl.errors import FrameError, ModelError
 from p2pl.learning.codec import Codec, WholeModel
 from p2pl.learning.task import Scores
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
 from p2pl.learning.trainer import Round, Trainer, quietly, trains_in, unchanged
+from p2pl.metric import ACCURACY
 from p2pl.mixing import personal, size
 from p2pl.mixing.base import Mixed, Mixer, Own, PeerModel, rule_of
 from p2pl.protocol.session import Session
@@ -65,7 +67,10 @@ class Learner:
         Raises:
             InputError: the session's mixing rule is not known here.
         """
-        codec = WholeModel(trainer.layout, session.wire.dtype, trainer.device)
+        layout = trainer.layout
+        if session.training.buffers == "local":
+            layout = layout.travelling
+        codec = WholeModel(layout, session.wire.dtype, trainer.device)
         return cls(session, *names, trainer, codec, rule_of(session)(session, names[1]))
 
     @classmethod
@@ -134,6 +139,20 @@ class Learner:
             evaluate(before, "test"), evaluate(after, "test"), evaluate(after, "validation")
         )
 
+    def own_scores(self, personal: Tensor, scored: Scored) -> dict[str, float]:
+        """Returns how good models are for the peer itself, by the names in the run log.
+
+        Args:
+            personal: [P], the peer's personal model.
+            scored: the shared one, around the mix.
+        """
+        own = self.trainer.own_score
+        kept, after, before = own(self.judge(personal)), own(scored.after), own(scored.before)
+        scores = {"personal_score": kept, "own_score": after, "own_score_before_mix": before}
+        if self.trainer.metrics[0] != ACCURACY:
+            return scores
+        return {name.replace("score", "accuracy"): value for name, value in scores.items()} | scores
+
     def loss_by_taking(self, theirs: Tensor, mine: Tensor) -> float:
         """Returns how much worse `theirs` are than `mine` on the validation examples.
 
@@ -147,6 +166,7 @@ class Learner:
         if self.trainer.spent is not None:
             return 0.0
         evaluate = self.trainer.evaluate
+        theirs = self.at_home(theirs, mine)
         return evaluate(theirs, "validation").loss - evaluate(mine, "validation").loss
 
     # Mixing.
@@ -179,11 +199,16 @@ class Learner:
             if model.round < index - MAX_AGE_ROUNDS
         }
         # By peer id: sums and ties must not depend on the order in which models came.
-        usable = {who: received[who] for who in sorted(received) if who not in stale}
+        usable = {
+            who: replace(received[who], vector=self.at_home(received[who].vector, own))
+            for who in sorted(received)
+            if who not in stale
+        }
         huge = {} if self.mixer.bounds_sizes else self.too_large(own, usable)
         usable = {who: model for who, model in usable.items() if who not in huge}
         mine = Own(own, index, self.samples, self.trainer, start)
         mixed = self.mixer.mix(mine, usable, self.memory(memory))
+        mixed = replace(mixed, vector=self.at_home(mixed.vector, own))
         if not stale and not huge:
             return mixed
         return Mixed(mixed.vector, mixed.row, {**stale, **huge, **mixed.rejected}, mixed.memory)
@@ -191,6 +216,22 @@ class Learner:
     def too_large(self, own: Tensor, received: Mapping[str, PeerModel]) -> dict[str, str]:
         """Returns whose parameters are out of all proportion to the peer's, [P], and why."""
         return size.too_large(own, {who: model.vector for who, model in received.items()})
+
+    def at_home(self, theirs: Tensor, mine: Tensor) -> Tensor:
+        """Returns parameters of another peer with what of the peer's own never travels, [P].
+
+        That is the normalisation layers under `training.buffers = "local"`, as in FedBN (Li et al.
+        2021, arXiv:2102.07623), and else nothing.
+
+        Args:
+            theirs: [P], or only the part that travels.
+            mine: [P], the peer's own.
+        """
+        layout = self.trainer.layout
+        if self.session.training.buffers == "mix" or not layout.local:
+            return theirs
+        count = layout.travelling.total
+        return torch.cat([theirs[:count], mine[count:]])
 
     def memory(self, saved: msgspec.Struct | None) -> msgspec.Struct:
         """Returns what the mixing rule remembers: `saved`, or an empty memory before round 1."""
@@ -219,7 +260,11 @@ class Learner:
             received: by peer id; only what had weight in the mix is looked at.
             mixed: what the peer made of it.
         """
-        useful = [received[who].vector for who in sorted(received) if mixed.row.get(who, 0.0) > 0]
+        useful = [
+            self.at_home(received[who].vector, trained)
+            for who in sorted(received)
+            if mixed.row.get(who, 0.0) > 0
+        ]
         mine = self.trainer.sample("validation", personal.EXAMPLES)
         if mine is None:
             return trained
@@ -227,14 +272,20 @@ class Learner:
 
     # Checkpoints, which are exact whatever travels.
 
-    def checkpoint(self, vector: Tensor) -> bytes:
-        """Returns the parameters [P] as an exact safetensors file."""
-        return bytes(weights.encode(vector.cpu(), self.trainer.layout, "float32"))
+    def checkpoint(self, vector: Tensor) -> memoryview:
+        """Returns the parameters [P], and what is frozen, as an exact safetensors file."""
+        return self.trainer.checkpoint(vector)
 
-    def decode_checkpoint(self, payload: bytes) -> Tensor:
+    def decode_checkpoint(self, payload: bytes | memoryview) -> Tensor:
         """Returns the parameters in a verified checkpoint, [P] on the trainer's device.
 
         Raises:
-            FrameError: it is no checkpoint of the session's model.
+            ModelError: the trainer's model is another than the one that the session began with.
         """
-        return weights.decode(payload, self.trainer.layout, "float32").to(self.trainer.device)
+        try:
+            return self.trainer.begin(payload)
+        except FrameError as fault:
+            raise ModelError(
+                f"{fault}; the model here is not the one that the session began with: you and its "
+                "author have different versions of it"
+            ) from fault

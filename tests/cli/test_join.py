@@ -1,11 +1,13 @@
 """`p2pl join`: what it refuses, and where a run goes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support.commands import p2pl
+from support.image_sets import pictures
 from support.processes import BIN, PATIENCE_S, ROOT, Swarm
 
 from p2pl.run.log import read_run
@@ -34,7 +36,10 @@ def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ((), "--data: missing"),
-        (("--data", "digits", "--flower", "a:b"), "--data: not allowed with --flower"),
+        (
+            ("--data", "digits", "--flower", "a:b"),
+            "--data, --test-share: not allowed with --flower",
+        ),
         (("--flower", "nothing"), "--flower"),
         (("--flower", "nowhere:client"), "No module named 'nowhere'"),
     ],
@@ -201,3 +206,39 @@ def test_an_authority_s_file_that_is_none_is_told(tmp_path: Path) -> None:
     done = p2pl("join", DIGITS.with_suffix(".torrent"), *options, *where)
     assert done.returncode == 2
     assert "--ca: got '/gone.pem" in done.stderr
+
+
+@pytest.mark.parametrize("labels", [(), ("dog", "cat")])
+def test_how_classes_are_numbered_is_said_where_the_session_does_not_say_it(
+    tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    named = f"labels = {json.dumps(labels)}" if labels else ""
+    spec = f"""
+name = "pets"
+[task]
+input = [1, 2, 2]
+classes = 2
+{named}
+[model]
+name = "logreg"
+[training]
+learning_rate = 0.1
+batch_size = 1
+[exchange]
+rounds = 1
+cohort = 1
+"""
+    (tmp_path / "pets.toml").write_text(spec)
+    pictures(tmp_path / "data", ["cat", "dog"], [0, 255])
+    pictures(tmp_path / "data", ["cat", "dog"], [10, 245])
+    made = p2pl("create", tmp_path / "pets.toml", "--out", tmp_path / "pets.torrent")
+    assert ("classes    not named" in made.stdout) is not bool(labels)
+    done = p2pl(
+        *("join", tmp_path / "pets.torrent", "--data", tmp_path / "data", "--alone"),
+        *("--run-dir", tmp_path / "run"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("classes 0 cat, 1 dog: so these data number them" in done.stdout) is not bool(labels)
+    summary = read_run(tmp_path / "run").summary
+    assert summary is not None
+    assert summary.labels == (labels or ("cat", "dog"))

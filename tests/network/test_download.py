@@ -23,6 +23,7 @@ class Mirror:
     def __init__(self, **answers: bytes) -> None:
         self.answers = answers
         self.heads: list[bytes] = []
+        self.serving: set[asyncio.Task[None] | None] = set()
         self.port = 0
 
     @property
@@ -34,6 +35,7 @@ class Mirror:
         return [head.split(b" ")[1].decode() for head in self.heads]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.serving.add(asyncio.current_task())
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = await reader.readuntil(b"\r\n\r\n")
             self.heads.append(head)
@@ -47,6 +49,8 @@ class Mirror:
                     await writer.drain()
                     await asyncio.sleep(0.01)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def status(line: str, *headers: str, body: bytes = b"") -> bytes:
@@ -67,6 +71,7 @@ async def mirror(**answers: bytes) -> AsyncIterator[Mirror]:
         yield made
     finally:
         server.close()
+        await asyncio.gather(*(task for task in made.serving if task))
 
 
 async def fetch(url: str, authorities: Path | None = None) -> bytes:

@@ -95,6 +95,12 @@ def test_the_numbers_of_a_report_are_those_of_the_runs(shown: Report) -> None:
         "directory": str(shown.page.parents[1] / "alice"),
         "state": "finished",
         "rounds": 3,
+        "score": 80.0,
+        "score_of_last_round": 80.0,
+        "best_score": 90.0,
+        "best_round": 2,
+        "score_before_mix": 79.0,
+        "metrics": {"accuracy": 80.0},
         "accuracy": 80.0,
         "accuracy_of_last_round": 80.0,
         "best_accuracy": 90.0,
@@ -385,6 +391,22 @@ def test_runs_that_do_not_belong_together_are_refused(
     with pytest.raises(RunDirError, match=told):
         write_report(runs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_are_added_up_by_name(tmp_path: Path) -> None:
+    one = [RoundEntry(round=1)]
+    first = Summary(labels=("cat", "dog"), confusion=((8, 2), (1, 9)))
+    second = Summary(labels=("dog", "cat"), confusion=((60, 5), (7, 30)))
+    runs = [
+        write_run(tmp_path / "a", ALICE, one, first),
+        write_run(tmp_path / "b", BOB, one, second),
+    ]
+    numbers = write_report(runs, tmp_path / "out").numbers
+    assert (numbers.labels, numbers.confusion) == (("cat", "dog"), ((38, 9), (6, 69)))
+    other = Summary(labels=("cat", "eel"), confusion=((1, 0), (0, 1)))
+    runs.append(write_run(tmp_path / "c", CAROL, one, other))
+    with pytest.raises(RunDirError, match=r"c: classes: got 'cat, eel', allowed cat, dog.*labels"):
+        write_report(runs, tmp_path / "other")
 
 
 @pytest.mark.parametrize(

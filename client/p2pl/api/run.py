@@ -8,7 +8,7 @@ from torch import nn
 
 from p2pl.api.session import read_session
 from p2pl.errors import FrameError, ModelError, RunDirError, wrong
-from p2pl.learning import models, weights
+from p2pl.learning import models, whole
 from p2pl.learning.weights import Layout, load_into
 from p2pl.protocol.session import SessionFile
 from p2pl.run.log import (
@@ -71,11 +71,12 @@ def load(
         )
     session = read_session(path)
     module = models.build(session.session) if model is None else model
-    check_layout(session, module)
+    if model is not None:
+        check_layout(session, module)
     layout = Layout.of(module)
     try:
         payload = (directory / (PERSONAL_FILE if personal else MODEL_FILE)).read_bytes()
-        load_into(module, weights.decode(bytearray(payload), layout, "float32"))
+        load_into(module, whole.decode(bytearray(payload), module, layout), layout)
     except OSError as fault:
         raise RunDirError(f"{fault.filename}: cannot be read: {fault.strerror}") from fault
     except FrameError as fault:
@@ -86,8 +87,6 @@ def load(
 def check_layout(file: SessionFile, model: nn.Module) -> None:
     """Raises ModelError unless the module has the parameters of the session's model."""
     wanted, got = Layout.of(models.build(file.session)), Layout.of(model)
-    if wanted == got:
-        return
     ours = dict(zip(got.names, got.shapes, strict=True))
     theirs = dict(zip(wanted.names, wanted.shapes, strict=True))
     for name in sorted({*ours, *theirs}):

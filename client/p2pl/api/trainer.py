@@ -67,7 +67,8 @@ def trainer_for(
     if data is None:
         raise InputError("data: missing; allowed: your own examples, or a trainer that has them")
     module = models.build(file.session) if who is None else cast("nn.Module", who)
-    check_layout(file, module)
+    if who is not None:
+        check_layout(file, module)
     if file.session.model.name == flower.MODEL and who is None:
         raise ModelError(
             "--flower: missing; the model of this session is for clients of Flower, or for modules "
@@ -93,9 +94,10 @@ def _around(
     precision.compute_in(computing.precision, module, device)
     mine: Source = data.train.to(device)
     if computing.attack:
-        mine = attackers.spoilt(computing.attack, mine, file.session.task.classes, names)
+        mine = attackers.spoilt(computing.attack, mine, file.session.task, names)
     test = data.test and data.test.to(device)
     trainer = TorchTrainer.of(file.session, names, module, mine, test)
+    trainer.check()
     return LoopTrainer.around(trainer, computing.fit) if computing.fit else trainer
 
 

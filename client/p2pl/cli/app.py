@@ -23,7 +23,7 @@ from p2pl.errors import InputError, P2PLError, printable, wrong
 _CLIENT = frozenset({"httpx", "numpy", "safetensors", "torch", "xxhash", "zmq"})
 EXTRAS: Mapping[str, frozenset[str]] = {
     "client": _CLIENT,
-    "dp": _CLIENT | {"opacus", "scipy", "sklearn"},
+    "dp": _CLIENT | {"dp_accounting", "opacus", "scipy", "sklearn"},
     "flower": _CLIENT | {"flwr"},
     "report": _CLIENT | {"matplotlib", "sklearn"},
 }

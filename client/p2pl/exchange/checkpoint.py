@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pl.errors import CheckpointError, NetworkError, wrong
-from p2pl.learning.checkpoint import build, check_size
+from p2pl.learning import models, weights, whole
+from p2pl.learning.checkpoint import of
 from p2pl.network.download import deadline_s, download
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, SessionFile
@@ -87,7 +88,6 @@ async def find(file: SessionFile, places: Places, fetch_from_peers: Fetch) -> by
         CheckpointError: no source has it; the message says what each one answered.
         ModelError: the session's model is unknown here.
     """
-    check_size(file.session, file.checkpoint)
     refusals = []
     async for source, payload in _sources(file, places, fetch_from_peers):
         try:
@@ -114,7 +114,7 @@ async def _sources(
             found = await asyncio.to_thread(_read, path, file.checkpoint.size + 1)
             if found is not None:
                 yield str(path), found
-    yield "the session's seed", build(file.session)[0]
+    yield "the session's seed", _rebuilt(file)
     size, name = file.checkpoint.size, file.checkpoint_name
     for url in file.url_list[:MAX_MIRRORS]:
         places.said(f"fetching the initial checkpoint from {url}, {deadline_s(size):.0f} s at most")
@@ -126,6 +126,26 @@ async def _sources(
         yield "the swarm", await fetch_from_peers()
     except NetworkError as fault:
         yield "the swarm", fault
+
+
+def _rebuilt(file: SessionFile) -> bytes | Exception:
+    """Returns the checkpoint that the session's seed gives here, where it can be the promised one.
+
+    Another model of the same name is no reason to give up yet: once the promised checkpoint is
+    there, it shows in which tensor the two differ.
+    """
+    model = models.build(file.session)
+    size = whole.size_of(model, weights.Layout.of(model))
+    if size != file.checkpoint.size:
+        return CheckpointError(
+            wrong(
+                f"model {file.session.model.name!r} here",
+                got=f"{size} bytes of weights",
+                allowed=str(file.checkpoint.size),
+                hint="you and the session's author have different versions of this model installed",
+            )
+        )
+    return of(model)[0]
 
 
 def _read(path: Path, limit: int) -> bytes | None:

@@ -220,8 +220,12 @@ async def catch_up(
         believed: whether they are believed to be where they say; else the peer stays at its round.
     """
     reached = min(node.rounds, median_low([model.round for model in models.values()]))
-    huge = await node.worker(partial(node.learner.too_large, state.weights, models))
-    vectors = [model.vector for who, model in models.items() if who not in huge]
+    at_home = {
+        who: replace(model, vector=node.learner.at_home(model.vector, state.weights))
+        for who, model in models.items()
+    }
+    huge = await node.worker(partial(node.learner.too_large, state.weights, at_home))
+    vectors = [model.vector for who, model in at_home.items() if who not in huge]
     theirs = middle(vectors or [state.weights])
     lost = await node.worker(partial(node.learner.loss_by_taking, theirs, state.weights))
     good = lost < MAX_WORSE_NATS

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
+from torch import Tensor
 
 from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
@@ -27,8 +29,10 @@ from p2pl.exchange.round import run
 from p2pl.exchange.swap import keep_announcing
 from p2pl.learner import Learner
 from p2pl.learning import device
+from p2pl.learning.optimizers import check_private
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import Trainer
+from p2pl.metric import ACCURACY
 from p2pl.mixing.base import rule_of
 from p2pl.network import web
 from p2pl.network.directory import Announcer, TrackerDirectory
@@ -42,12 +46,13 @@ from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
-from p2pl.run.log import MODEL_FILE, PERSONAL_FILE, SESSION_FILE, Marker, RunLog, Summary
+from p2pl.run.log import MODEL_FILE, PERSONAL_FILE, SESSION_FILE, Marker, RunLog, ScoredOn, Summary
 from p2pl.run.state import PeerState, load_state
 
 CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
+NOTHING = torch.arange(0)  # rows
 SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
 SERVE_SHARE = 2 / 3  # of that deadline; then the slowest gives way where others find no place
 
@@ -71,6 +76,7 @@ class Options:
         personal: whether to keep a model of the peer's own distribution beside.
         attack: to test a swarm on this machine with; None: the peer is honest.
         labels: names of the classes, in the order of their numbers; (): nobody gave any.
+        test_share: of the data, that the test set was drawn from; None: it was given, if any.
     """
 
     run_dir: Path
@@ -87,6 +93,7 @@ class Options:
     personal: bool = False
     attack: Attack | None = None
     labels: tuple[str, ...] = ()
+    test_share: float | None = None
 
 
 async def join(
@@ -119,6 +126,8 @@ async def join(
     if options.attack:
         attackers.check(options.attack, options.trackers or file.trackers)
     check_session(session, options.privacy)
+    if options.privacy is not None:
+        check_private(session.training)
     exchange = Alone() if options.alone else kind_of(session)()
     identity = Identity.load_or_create(options.identity)
     rounds = options.rounds or session.exchange.rounds
@@ -138,7 +147,8 @@ async def join(
         if _wants_company(file, options):
             company = Company(log.totals, events.said)
             events = Events((*events.sinks, company))
-        events(Started(file.name, file.id, identity.peer_id, begun, rounds))
+        measured = (trainer.metrics, trainer.loss_unit)
+        events(Started(file.name, file.id, identity.peer_id, begun, rounds, *measured))
         with contextlib.closing(Worker()) as worker, _Stopping() as stopping:
             one = _Run(file, options, identity, learner, exchange, events, rounds, worker, stopping)
             if on_signals:
@@ -237,6 +247,8 @@ def _as_asked(
                 "it trains by itself, and nobody sees how"
             )
         return trainer
+    if options.privacy is not None and not isinstance(trainer.own.take(NOTHING).x, Tensor):
+        raise InputError("--dp-epsilon: not allowed with a model of several inputs")
     book = Book(options.run_dir, file.id, identity.secret_for(PURPOSE))
     rounds = options.rounds or file.session.exchange.rounds
     return made_private(file.session, trainer, options.privacy, rounds, book, state)
@@ -258,13 +270,20 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         swarm = partial(_checkpoint_of_the_swarm, transport, directory, one)
         donors = _nobody if one.options.alone else swarm
         payload = await checkpoint.find(one.file, _places(one), donors)
-        await transport.publish_checkpoint(_on_disk(one, payload))
-        if state is None:
-            state = PeerState(round=0, weights=one.learner.decode_checkpoint(payload))
+        mapped = _on_disk(one, payload)
+        served = memoryview(mapped)
         del payload  # from here on it is on disk
+        await transport.publish_checkpoint(served)
+        begin = await one.worker(partial(one.learner.decode_checkpoint, served))
+        mapped.madvise(mmap.MADV_DONTNEED)  # it is read again where somebody asks for it
+        if state is None:
+            state = PeerState(round=0, weights=begin)
+        del begin
         node = _node(one, transport, directory, state)
+        only = [state]  # nothing here holds the parameters that the peer began with any longer
+        del state
         async with _announcing(node):
-            return await run(node, one.exchange, state)
+            return await run(node, one.exchange, only.pop())
 
 
 async def _network(
@@ -370,17 +389,18 @@ async def _checkpoint_of_the_swarm(transport: Transport, directory: Directory, o
         await asyncio.sleep(cohort.POLL_S)
 
 
-def _on_disk(one: _Run, payload: bytes) -> memoryview:
+def _on_disk(one: _Run, payload: bytes) -> mmap.mmap:
     """Returns the checkpoint as a mapped file, so that serving it takes no memory of its own."""
     path = one.options.run_dir / CHECKPOINT_FILE
-    if not path.exists() or path.stat().st_size != len(payload) or _mapped(path) != payload:
+    kept = path.exists() and path.stat().st_size == len(payload)
+    if not kept or memoryview(_mapped(path)) != payload:
         write_atomically(path, payload)
     return _mapped(path)
 
 
-def _mapped(path: Path) -> memoryview:
+def _mapped(path: Path) -> mmap.mmap:
     with path.open("rb") as opened:
-        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 async def _leave(directory: Directory) -> None:
@@ -421,23 +441,37 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         epsilon=spent.epsilon if spent else None,
         trust_epsilon=spent.trust_epsilon if spent else None,
         labels=one.options.labels,
+        test_set=_test_set(trainer, one.options),
     )
     if state is None:
         return summary
     scores = one.learner.judge(state.weights)
     write_atomically(one.options.run_dir / MODEL_FILE, one.learner.checkpoint(state.weights))
+    personal = _keep_personal(one, state)
     return msgspec.structs.replace(
         summary,
         accuracy=scores.accuracy,
         metrics=dict(scores.metrics),
         confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
-        personal_accuracy=_keep_personal(one, state),
+        personal_accuracy=personal if trainer.metrics[0] == ACCURACY else None,
+        personal_score=personal,
     )
 
 
 def _wants_company(file: SessionFile, options: Options) -> bool:
     """Returns whether it is news that a peer trains without others."""
     return not options.alone and file.session.exchange.min_peers > 1
+
+
+def _test_set(trainer: Trainer, options: Options) -> ScoredOn | None:
+    """Returns what the models of a run are scored on."""
+    if not isinstance(trainer, TorchTrainer):
+        return None
+    if trainer.test is None:
+        return ScoredOn(source="validation", examples=len(trainer.validation))
+    share = options.test_share
+    source: Literal["given", "drawn"] = "given" if share is None else "drawn"
+    return ScoredOn(source=source, examples=len(trainer.test), share=share)
 
 
 def _keep_personal(one: _Run, state: PeerState) -> float | None:

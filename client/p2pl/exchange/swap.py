@@ -54,6 +54,7 @@ async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") ->
     digest = await node.transport.publish(
         Version(index, samples, payload, notes), keep_last=keep_last
     )
+    vector = node.learner.codec.served(payload, vector)
     node.mine = Held(digest, PeerModel(index, samples, vector))
 
 
@@ -210,6 +211,8 @@ async def _ask_for(
             held = replace(before, model=model)
         else:
             vector = await asyncio.to_thread(node.learner.codec.decode, pulled.payload)
+            if node.mine:
+                vector = node.learner.at_home(vector, node.mine.model.vector)
             model = PeerModel(pulled.round, pulled.samples, vector, pulled.notes)
             held = Held(pulled.digest, model)
     except PullError as fault:

@@ -3,13 +3,14 @@
 import io
 from typing import Final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from p2pl.errors import CheckpointError, wrong
-from p2pl.learning import models, weights
+from p2pl.learning import models, weights, whole
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, Session
 
+MAX_DIFFERENCE_BYTES = 64 << 20  # between a model here and the promised checkpoint
 DTYPE: Final = "float32"  # a checkpoint is exact, whatever travels later
 
 
@@ -19,17 +20,24 @@ def build(session: Session) -> tuple[bytes, Checkpoint]:
     Raises:
         ModelError: the session's model is unknown here, or would not be built.
     """
-    model = models.build(session)
-    return describe(weights.flatten(model), weights.Layout.of(model))
+    return of(models.build(session))
 
 
-def check_size(session: Session, promised: Checkpoint) -> None:
-    """Raises CheckpointError unless the session's model has as many bytes of weights as promised.
+def of(model: nn.Module) -> tuple[bytes, Checkpoint]:
+    """Returns the checkpoint that holds a whole module, and its size and hashes."""
+    layout = weights.Layout.of(model)
+    return _hashed(bytes(whole.encode(model, layout, weights.flatten(model, layout))))
 
-    A session file of a few hundred bytes may name a model of gigabytes: this takes no memory.
+
+def check_proportion(session: Session, promised: Checkpoint) -> None:
+    """Raises CheckpointError where the session's model is out of all proportion to the checkpoint.
+
+    A session file of a few hundred bytes may name a model of gigabytes: this takes no memory. A
+    model that is a little different is made, so that it can be told in which tensor it differs.
     """
-    size = weights.payload_bytes(weights.Layout.of(models.sketch(session)), DTYPE)
-    if size != promised.size:
+    model = models.sketch(session)
+    size = whole.size_of(model, weights.Layout.of(model))
+    if size > promised.size + MAX_DIFFERENCE_BYTES:
         raise CheckpointError(
             wrong(
                 f"model {session.model.name!r} here",
@@ -42,6 +50,9 @@ def check_size(session: Session, promised: Checkpoint) -> None:
 
 def describe(vector: Tensor, layout: weights.Layout) -> tuple[bytes, Checkpoint]:
     """Returns the checkpoint that holds `vector`, [P] float32, and its size and hashes."""
-    payload = bytes(weights.encode(vector, layout, DTYPE))
+    return _hashed(bytes(weights.encode(vector, layout, DTYPE)))
+
+
+def _hashed(payload: bytes) -> tuple[bytes, Checkpoint]:
     root, layer = merkle.tree(merkle.blocks(io.BytesIO(payload)), len(payload))
     return payload, Checkpoint(size=len(payload), root=root.hex(), layer=layer)

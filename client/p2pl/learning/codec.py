@@ -26,6 +26,16 @@ class Codec(Protocol):
         """
         ...
 
+    def served(self, payload: Payload, vector: Tensor) -> Tensor:
+        """Returns the parameters [P] that a payload was made of, in its memory where that is equal.
+
+        Args:
+            payload: as `encode` returned it.
+            vector: [P], that it was made of.
+        """
+        del payload
+        return vector
+
     def decode(self, payload: Payload) -> Tensor:
         """Returns the parameters in a peer's payload, [P] float32, on the peer's device.
 
@@ -37,10 +47,10 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WholeModel:
-    """All parameters of the model, as a safetensors file of one number type.
+    """All that travels of the model, as a safetensors file of one number type.
 
     Attributes:
-        layout: of the model.
+        layout: of what travels: the whole vector [P], or the beginning of it.
         dtype: of the numbers in a payload.
         device: where decoded parameters are put.
     """
@@ -56,8 +66,15 @@ class WholeModel:
 
     def encode(self, vector: Tensor) -> memoryview:
         """Returns the payload to serve, read-only; float16 is cut to its largest number."""
-        return weights.encode(vector.cpu(), self.layout, self.dtype)
+        return weights.encode(vector[: self.layout.total].cpu(), self.layout, self.dtype)
+
+    def served(self, payload: Payload, vector: Tensor) -> Tensor:
+        """Returns the vector, in the payload's memory where all of it stands there as it is."""
+        exact = self.dtype == "float32" and self.layout.total == len(vector)
+        if not exact or vector.device.type != "cpu":
+            return vector
+        return weights.in_place(payload, self.layout)
 
     def decode(self, payload: Payload) -> Tensor:
-        """Returns the parameters in a payload, [P] float32; raises FrameError."""
+        """Returns what travelled, [P] float32 or the beginning of it; raises FrameError."""
         return weights.decode(payload, self.layout, self.dtype).to(self.device)

@@ -15,7 +15,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from p2pl.errors import ModelError, wrong
+from p2pl.errors import ModelError, P2PLError, wrong
+from p2pl.learning import faults
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session
 from p2pl.protocol.session import Task as TaskSettings
@@ -32,7 +33,7 @@ Make: TypeAlias = Callable[..., nn.Module]
 
 def logreg(task: TaskSettings) -> nn.Module:
     """Returns multinomial logistic regression: one linear layer on the raw input."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.input), task.classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.input), task.width))
 
 
 def mlp(task: TaskSettings, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
@@ -50,7 +51,7 @@ def mlp(task: TaskSettings, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
     layers: list[nn.Module] = [nn.Flatten()]
     for inner, outer in pairwise(sizes):
         layers += [nn.Linear(inner, outer), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], task.classes))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], task.width))
 
 
 def cnn(task: TaskSettings, *, width: int = 16, hidden: int = 64) -> nn.Module:
@@ -81,7 +82,7 @@ def cnn(task: TaskSettings, *, width: int = 16, hidden: int = 64) -> nn.Module:
         nn.Flatten(),
         nn.Linear(2 * width * (height // 4) * (breadth // 4), hidden),
         nn.ReLU(),
-        nn.Linear(hidden, task.classes),
+        nn.Linear(hidden, task.width),
     )
 
 
@@ -96,31 +97,69 @@ def resnet_gn(task: TaskSettings, *, depth: int = 8, width: int = 16) -> nn.Modu
     Raises:
         ModelError: the task's inputs are no such images, or a size is out of range.
     """
-    channels, _, _ = _image(task, "resnet-gn")
+    return _resnet(task, "resnet-gn", (depth, width), _group_norm)
+
+
+def resnet_bn(task: TaskSettings, *, depth: int = 8, width: int = 16) -> nn.Module:
+    """Returns a residual network (He et al. 2016, section 4.2) with BatchNorm.
+
+    Args:
+        task: images of at least 4x4.
+        depth: 6 n + 2, with n blocks in each of three stages: 8, 14, 20, 26, …
+        width: channels of the first stage; it doubles twice.
+    """
+    return _resnet(task, "resnet-bn", (depth, width), nn.BatchNorm2d)
+
+
+Norm: TypeAlias = Callable[[int], nn.Module]
+
+
+def _resnet(task: TaskSettings, name: str, size: tuple[int, int], norm: Norm) -> nn.Module:
+    """Returns a residual network of this depth and width, with a normalisation by channels."""
+    channels, height, breadth = _image(task, name)
+    depth, width = size
     _check_sizes("depth and width", (depth, width))
+    if norm is _group_norm:
+        _check_groups(width, (height, breadth))
     blocks, rest = divmod(depth - 2, 6)
     if rest or not 1 <= blocks <= MAX_LAYERS:
         raise ModelError(
             wrong("model.arguments.depth", got=depth, allowed=f"8, 14, 20, … {6 * MAX_LAYERS + 2}")
         )
-    layers: list[nn.Module] = [_conv(channels, width), _norm(width), nn.ReLU()]
+    layers: list[nn.Module] = [_conv(channels, width), norm(width), nn.ReLU()]
     inner = width
     for stage in range(3):
         for block in range(blocks):
             outer = width << stage
-            layers.append(_Residual(inner, outer, stride=2 if stage and not block else 1))
+            stride = 2 if stage and not block else 1
+            layers.append(_Residual(inner, outer, stride, norm))
             inner = outer
-    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.classes)]
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.width)]
     return nn.Sequential(*layers, *pool)
+
+
+def _check_groups(width: int, size: tuple[int, int]) -> None:
+    """Raises ModelError where a group to be normalised has one number, whose deviation is none."""
+    for stage in range(3):
+        channels, pixels = width << stage, math.prod(-(-side // (1 << stage)) for side in size)
+        if channels // math.gcd(channels, _GROUP_NORM_GROUPS) * pixels < 2:
+            raise ModelError(
+                wrong(
+                    "model.arguments.width of resnet-gn",
+                    got=width,
+                    allowed="a larger one, or larger images, for GroupNorm needs two numbers in a "
+                    f"group, and of {size[0]}x{size[1]} these leave one",
+                )
+            )
 
 
 class _Residual(nn.Module):
     """Two 3x3 convolutions around which the input is added back."""
 
-    def __init__(self, inner: int, outer: int, stride: int) -> None:
+    def __init__(self, inner: int, outer: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _conv(inner, outer, stride), _norm(outer), nn.ReLU(), _conv(outer, outer), _norm(outer)
+            _conv(inner, outer, stride), norm(outer), nn.ReLU(), _conv(outer, outer), norm(outer)
         )
         same = inner == outer and stride == 1
         self.skip = nn.Identity() if same else nn.Conv2d(inner, outer, 1, stride, bias=False)
@@ -133,7 +172,7 @@ def _conv(inner: int, outer: int, stride: int = 1) -> nn.Module:
     return nn.Conv2d(inner, outer, 3, stride, padding=1, bias=False)
 
 
-def _norm(channels: int) -> nn.Module:
+def _group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(math.gcd(channels, _GROUP_NORM_GROUPS), channels)
 
 
@@ -227,6 +266,7 @@ BUILT_IN: Mapping[str, Make] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet-gn": resnet_gn,
+    "resnet-bn": resnet_bn,
     "arrays": arrays,
 }
 MODELS: Registry[Make] = Registry("model.name", GROUP, None, ModelError)
@@ -325,8 +365,13 @@ def _make_foreign(name: str, make: Make, session: Session) -> nn.Module:
     """Returns a model that the person brings."""
     try:
         made = make(session.task, **session.model.arguments)
+    except P2PLError:
+        raise
     except (TypeError, ValueError) as fault:
         raise ModelError(f"model {name}: it refuses its arguments: {fault}") from fault
+    except Exception as fault:
+        at = f" ({place})" if (place := faults.place_of(fault)) else ""
+        raise ModelError(f"model {name}: it cannot be made: {faults.summary(fault)}{at}") from fault
     if not isinstance(made, nn.Module):
         raise ModelError(
             wrong(f"model {name}", got=type(made).__name__, allowed="a torch.nn.Module")

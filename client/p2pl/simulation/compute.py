@@ -68,7 +68,8 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
         threads: that may be used at most.
 
     Raises:
-        InputError: `stacked` is wanted, and these peers cannot be stacked.
+        InputError: `stacked` is wanted, and these peers cannot be stacked; or the model's outputs
+            are not of the task's shape.
     """
     stackable = all(map(is_stackable, learners))
     if wanted == "stacked" and not stackable:
@@ -77,14 +78,18 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
                 "--engine",
                 got=wanted,
                 allowed="sequential: not all peers can be stacked (private training, a loop "
-                "or a task of one's own)",
+                "of one's own, or another task than the accuracy of classes)",
             )
         )
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)
-    stack = Stack(model_of(learners), own_part(learners[0]).whole, threads)
-    tried = learners[:TRIED_PEERS]
+    trainer = torch_trainer(learners[0])
+    trainer.model.eval()
+    with torch.no_grad():  # says what is wrong with the outputs, which a stack does not look at
+        trainer.objective.losses(flatten(trainer.model), trainer.own.take(torch.tensor([0])))
+    stack = Stack(trainer.model, own_part(learners[0]).whole, threads) if stackable else None
+    tried = learners[: TRIED_PEERS if len(kinds) > 1 else 1]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
     took = {kind: _seconds(partial(_try, kind, stack, tried), 1, clock) for kind in kinds}
@@ -115,7 +120,7 @@ def train_all(
         starts: by peer.
         index: the round.
         forgiving: whether a peer whose loss is no longer finite keeps the parameters that it had:
-            a mixing rule that is fooled so far shall be seen in its accuracy.
+            a mixing rule that is fooled so far shall be seen in its scores.
 
     Raises:
         TrainingDiverged: a peer's loss is no longer finite.
@@ -327,7 +332,7 @@ def _seconds(work: Callable[[], None], threads: int, clock: Clock) -> float:
     return min(took)
 
 
-def _try(kind: str, stack: Stack, learners: Sequence[Learner]) -> None:
+def _try(kind: str, stack: Stack | None, learners: Sequence[Learner]) -> None:
     """Does a few steps of some peers' training; what they make is thrown away."""
     objective = torch_trainer(learners[0]).objective
     training = msgspec.structs.replace(learners[0].session.training, local_epochs=1)
@@ -337,7 +342,7 @@ def _try(kind: str, stack: Stack, learners: Sequence[Learner]) -> None:
         Job(start, part.part(torch.arange(min(count, len(part)))), seeded("", "", 0, "try"))
         for part in map(own_part, learners)
     ]
-    if kind == "stacked":
+    if stack and kind == "stacked":
         stack.train(jobs, training)
     else:
         for job in jobs:

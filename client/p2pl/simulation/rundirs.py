@@ -4,12 +4,14 @@ OUT/seed-K/peer-I/ for each seed and peer, and OUT/simulation.json with what `--
 """
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
+from p2pl.data.load import Data
 from p2pl.errors import InputError, wrong
 from p2pl.run.files import write_atomically
-from p2pl.run.log import MODEL_FILE, Marker, RunLog, Summary
+from p2pl.run.log import MODEL_FILE, Marker, RunLog, ScoredOn, Summary
 from p2pl.simulation.engine import Result
 
 NUMBERS_FILE = "simulation.json"
@@ -30,14 +32,14 @@ def check_out(out: Path) -> None:
         )
 
 
-def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) -> None:
+def write_seed(result: Result, out: Path, name: str, data: Data | None) -> None:
     """Writes one seed's run directories.
 
     Args:
         result: of the seed.
         out: the simulation's directory.
         name: of the session.
-        labels: class names; () where nobody gave any.
+        data: that the peers share; None: they have their own.
 
     Raises:
         InputError: something cannot be written.
@@ -47,22 +49,26 @@ def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) ->
     for peer, learner in enumerate(result.learners):
         folder = out / f"seed-{setup.seed}" / f"peer-{peer:0{digits}}"
         entries = [one.entries[peer] for one in result.rounds]
+        trainer = learner.trainer
         marker = Marker(
             session_id=setup.name,
             peer_id=learner.peer_id,
             name=name,
             alone=setup.baseline is not None,
+            metrics=trainer.metrics,
+            loss_unit=trainer.loss_unit,
         )
         with RunLog(folder, marker) as log:
             for entry in entries:
                 log.append(entry)
-            scores, spent = result.scores[peer], learner.trainer.spent
+            scores, spent = result.scores[peer], trainer.spent
             write_atomically(folder / MODEL_FILE, learner.checkpoint(result.vectors[peer]))
             log.finish(
                 Summary(
                     accuracy=scores.accuracy,
                     metrics=dict(scores.metrics),
                     personal_accuracy=entries[-1].personal_accuracy,
+                    personal_score=entries[-1].personal_score,
                     rounds=entries[-1].round,
                     peer_id=learner.peer_id,
                     session_id=setup.name,
@@ -71,13 +77,23 @@ def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) ->
                     bytes_in=log.totals.bytes_in,
                     bytes_out=log.totals.bytes_out,
                     seconds=log.totals.seconds,
-                    samples=learner.trainer.own_samples,
+                    samples=trainer.own_samples,
                     epsilon=spent.epsilon if spent else None,
                     trust_epsilon=spent.trust_epsilon if spent else None,
-                    labels=labels,
+                    labels=data.labels if data else (),
                     confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
+                    test_set=_test_set(data),
                 )
             )
+
+
+def _test_set(data: Data | None) -> ScoredOn | None:
+    """Returns what all peers are scored on."""
+    if data is None or data.test is None:
+        return None
+    share = data.test_share
+    source: Literal["given", "drawn"] = "given" if share is None else "drawn"
+    return ScoredOn(source=source, examples=len(data.test), share=share)
 
 
 def write_numbers(out: Path, figures: object) -> None:

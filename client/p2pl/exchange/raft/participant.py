@@ -380,6 +380,7 @@ class Participant:
             coming = collect(self.node, notice.leader, reply.blob, reply.lock_key, deadline_s)
             about = f"the model of the leader, {notice.leader[:8]}"
             vector = await self.while_current(notice, coming, about)
+            vector = self.node.learner.at_home(vector, self.state.weights)
         except Moved:
             self.transfers.interrupted(notice.leader, "its model, as another was announced")
             raise
