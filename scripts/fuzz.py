@@ -30,6 +30,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
+if "--atheris" in sys.argv:  # what is to be guided by its branches must be loaded by atheris
+    import atheris
+
+    with atheris.instrument_imports(include=["p2pl", "p2pl_tracker", "bencodepy"]):
+        import fuzz_decoders  # noqa: F401  # again below, from what is loaded
+
 import fuzz_inputs
 from fuzz_decoders import Decoder, decoders
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -249,8 +255,6 @@ def _shaped(decoder: Decoder, count: int, number: int) -> list[bytes]:
 
 def guided(fuzzer: Fuzzer, inputs: int, number: int) -> None:
     """Tries inputs that atheris chooses by the branches that they reach; never returns."""
-    import atheris
-
     corpus = fuzzer.out / f"corpus-{fuzzer.decoder.name}"
     corpus.mkdir(parents=True, exist_ok=True)
     for index, example in enumerate(fuzzer.decoder.examples):
