@@ -63,6 +63,7 @@ SAMPLE_S = 2.0
 LOADED_S = 600.0
 DISK_BYTES = 24 << 20
 SEEDING_S = 300.0
+TRIES = 2  # of a peer that ends by itself though everything is healed: say, once all have left
 
 SPEC = """
 name = "soak-{kind}"
@@ -114,6 +115,7 @@ class Honest:
     hurt: str = ""  # what is being done to it; "": nothing
     clock_s: float = 0.0  # how wrong its clock is
     lives: int = 0
+    given_up: int = 0  # times that it ended by itself, once everything was healed
     is_done: bool = False
 
     @property
@@ -175,6 +177,7 @@ class Turn(Swarm):
         self.liar: Running | None = None
         self.sampled_s = 0.0
         self.events = 0
+        self.is_healed = False
 
     # The stage.
 
@@ -208,7 +211,11 @@ class Turn(Swarm):
             identity = Identity.load_or_create(self.folder / peer.name / "identity.pem")
             members.append(identity.peer_id)
         voters = ", ".join(f'"{one}"' for one in members[:MEMBERS])
-        more = f"[exchange.raft]\nmembers = [{voters}]" if self.kind == "raft" else ""
+        more = (
+            f"[exchange.raft]\npatience_s = 120.0\nmembers = [{voters}]"
+            if self.kind == "raft"
+            else ""
+        )
         spec = SPEC.format(
             kind=self.kind,
             seed=self.rng.randrange(1 << 31),
@@ -305,7 +312,8 @@ class Turn(Swarm):
         self._after(self.rng.uniform(0, 8), lambda: self._again(peer))
 
     def _again(self, peer: Honest) -> None:
-        peer.clock_s = self.rng.choice(CLOCKS_S) if self.rng.random() < 0.4 else 0.0
+        is_wrong = not self.is_healed and self.rng.random() < 0.4
+        peer.clock_s = self.rng.choice(CLOCKS_S) if is_wrong else 0.0
         off = f", its clock {peer.clock_s:+.0f} s off" if peer.clock_s else ""
         self.log.say(f"{peer.name:<8} starts again{off}")
         peer.hurt = ""
@@ -420,6 +428,11 @@ class Turn(Swarm):
             last = ended.output.strip().splitlines()[-1:] or ["nothing said"]
             self.log.say(f"{peer.name:<8} ended with exit code {ended.code}: {last[0][:160]}")
             self.log.breaks(*checks.unreadable(self.folder / peer.name, self.file))
+            peer.given_up += self.is_healed
+            if peer.given_up == TRIES:
+                peer.is_done = True
+                self.log.say(f"{peer.name:<8} is left at that: it said why {TRIES} times")
+                continue
             peer.hurt = "killed"
             self._after(self.rng.uniform(1, 5), partial(self._again_right, peer))
 
@@ -448,6 +461,7 @@ class Turn(Swarm):
     def heal(self) -> None:
         """Ends all that is being done, and starts those again that are dead."""
         self.log.say("everything is healed")
+        self.is_healed = True
         while self.later:
             heapq.heappop(self.later)[2]()
         for peer in self.peers:
