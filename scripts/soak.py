@@ -562,7 +562,6 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Soaks, prints a summary, and returns the exit code."""
     asked = _arguments(words)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
     kinds = asked.kinds.split(",")
     if unknown := sorted(set(kinds) - set(KINDS)):
         print(f"soak: got {unknown[0]!r}, allowed {', '.join(KINDS)}", file=sys.stderr)
@@ -573,7 +572,7 @@ def main(words: Sequence[str] | None = None) -> int:
     has_lines = can_have_lines() and not asked.loopback
     log.say(f"seed {asked.seed}, {asked.peers} peers, {minutes:g} minutes, runs in {out}")
     if not has_lines:
-        log.say("loopback: not root on Linux, so nothing is cut, slowed or filled")
+        log.say("loopback: nothing is cut, slowed or filled; that takes Linux, and root")
     rows: list[Mapping[str, object]] = []
     for number in itertools.count():
         if number and time.monotonic() - log.begun_s > 60 * minutes:
@@ -612,4 +611,5 @@ def _sum_up(rows: Sequence[Mapping[str, object]], log: Log) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
     sys.exit(main())
