@@ -148,7 +148,7 @@ def _check_not_taken(path: Path, made: SessionFile) -> None:
             continue
         try:
             there = read_session(other)
-        except SessionFileError:  # no session of ours, so none whose checkpoint lies here
+        except SessionFileError:  # no session of p2pl, so none whose checkpoint lies here
             continue
         is_same_file = there.checkpoint_name == made.checkpoint_name
         if is_same_file and there.checkpoint.root != made.checkpoint.root:

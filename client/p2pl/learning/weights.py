@@ -157,7 +157,7 @@ def numbers(payload: Payload, offset: int, dtype: torch.dtype) -> Tensor:
 def difference(
     payload: Payload, entries: Mapping[str, object], roles: Mapping[str, str] | None = None
 ) -> str:
-    """Returns a message that names the first tensor in which a foreign header differs from ours.
+    """Returns a message that names the first tensor in which a foreign header differs from the own one.
 
     Args:
         payload: with the foreign header.
