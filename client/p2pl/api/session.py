@@ -15,6 +15,7 @@ from p2pl.errors import InputError, SessionFileError, wrong
 from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower
 from p2pl.learning.flower import NumPyClient
+from p2pl.learning.flower_app import ServerModel
 from p2pl.learning.models import MODELS
 from p2pl.learning.task import TASKS, task_of
 from p2pl.learning.weights import Layout, flatten
@@ -58,7 +59,7 @@ def create(
     out: str | os.PathLike[str],
     *,
     trackers: Sequence[str] = (),
-    model: nn.Module | NumPyClient | None = None,
+    model: nn.Module | NumPyClient | ServerModel | None = None,
 ) -> SessionFile:
     """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
 
@@ -67,8 +68,8 @@ def create(
         out: the session file to write, NAME.torrent; its folder must exist.
         trackers: URLs, tried in this order.
         model: the session begins with its parameters, and is for models with the same names and
-            shapes; `model.name` in the spec is then `arrays`. A module, or a client of Flower.
-            None: the model that the spec names.
+            shapes; `model.name` in the spec is then `arrays`. A module, or a client of Flower, or
+            its ServerApp. None: the model that the spec names.
 
     Raises:
         InputError: the spec, a URL, the model or the folder cannot be used.
@@ -89,7 +90,8 @@ def create(
         session = _for_models_like(session, model)
         payload, promised = checkpoint.describe(flatten(model).cpu(), Layout.of(model))
     else:
-        session, payload, promised = flower.begin(session, model)
+        client = flower.beginning_of(model, flower.name_of(model))
+        session, payload, promised = flower.begin(session, client)
     made = SessionFile(
         name=wanted.name,
         session=session,
