@@ -334,9 +334,9 @@ def test_a_quick_start_app_of_flower_joins_unmodified(
     shutil.copytree(HERE / "quickstart", swarm.folder, dirs_exist_ok=True)
     monkeypatch.chdir(swarm.folder)
     app = ("--flower", APP)
-    spec = SPEC.replace('kind = "gossip"\nrounds = 8', "rounds = 5")
+    spec = SPEC.replace('kind = "gossip"\nrounds = 8', "rounds = 4").replace("= 3", "= 2")
     torrent = swarm.create(spec, "app", options=app)
-    peers = [swarm.peer(f"peer-{part}", torrent, *app, "--shard", f"{part}/3") for part in range(3)]
+    peers = [swarm.peer(f"peer-{part}", torrent, *app, "--shard", f"{part}/3") for part in (0, 1)]
     for peer in peers:
         assert peer.wait() == 0, peer.text()
         summary = peer.summary()
