@@ -6,7 +6,7 @@ P2PLError
 │   ├── CheckpointError     an initial checkpoint does not match its session file
 │   ├── ModelError          a model name or its arguments are unusable
 │   ├── DataError           a dataset is missing, or is not what the session needs
-│   ├── IdentityError       a key file is missing, unreadable or not ours
+│   ├── IdentityError       a key file is missing, unreadable or not one of p2pl
 │   ├── RunDirError         a run directory belongs to another session, or is damaged
 │   └── PrivacyError        a privacy budget that cannot be, or that the session forbids
 ├── TrainingDiverged        the local loss is no longer finite
@@ -74,7 +74,7 @@ class DataError(InputError):
 
 
 class IdentityError(InputError):
-    """A key file is missing, unreadable or not one of ours."""
+    """A key file is missing, unreadable or not one of p2pl."""
 
 
 class RunDirError(InputError):

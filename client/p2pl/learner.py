@@ -98,6 +98,11 @@ class Learner:
 
         In a polish round they are those that were given.
 
+        Args:
+            start: parameters [P] and optimizer state to begin with.
+            index: the peer's round, from 1 on.
+            on_step: called between two steps with how many are done, and of how many.
+
         Raises:
             TrainingDiverged: the loss or a parameter is no longer finite.
         """
@@ -106,7 +111,14 @@ class Learner:
         return self.trainer.fit(start, Round.of(self.session, index, on_step))
 
     def follow(self, start: Start, trained: Trained, mixed: Tensor, index: int) -> OptimizerState:
-        """Returns the optimizer state for the round after `index`, once this one is mixed."""
+        """Returns the optimizer state for the round after `index`, once this one is mixed.
+
+        Args:
+            start: of the round.
+            trained: what its local training made.
+            mixed: [P], what the round ended with.
+            index: the round, from 1 on.
+        """
         return self.trainer.follow(start, trained, mixed, Round.of(self.session, index))
 
     # Evaluation.
@@ -127,6 +139,10 @@ class Learner:
 
         0 under privacy: the examples are not asked, because what is done with the answer can be
         seen.
+
+        Args:
+            theirs: [P], that might be taken over.
+            mine: [P], the peer's own.
         """
         if self.trainer.spent is not None:
             return 0.0
@@ -210,5 +226,9 @@ class Learner:
         return bytes(weights.encode(vector.cpu(), self.trainer.layout, "float32"))
 
     def decode_checkpoint(self, payload: bytes) -> Tensor:
-        """Returns the parameters in a verified checkpoint, [P] on the trainer's device."""
+        """Returns the parameters in a verified checkpoint, [P] on the trainer's device.
+
+        Raises:
+            FrameError: it is no checkpoint of the session's model.
+        """
         return weights.decode(payload, self.trainer.layout, "float32").to(self.trainer.device)

@@ -30,15 +30,30 @@ class Rate:
 
     @classmethod
     def per_second(cls, events: float, burst: int) -> Self:
-        """Returns the rate of so many events a second; 0 events mean no limit."""
+        """Returns the rate of so many events a second; 0 events mean no limit.
+
+        Args:
+            events: a second in the long run, at least 0.
+            burst: events in a row, at least 1.
+        """
         return cls(1 / events if events else 0.0, burst)
 
     def wait_s(self, due_s: float, now_s: float) -> float:
-        """Returns the seconds until one more event is allowed; 0 where it is allowed now."""
+        """Returns the seconds until one more event is allowed; 0 where it is allowed now.
+
+        Args:
+            due_s: when the events so far would be due.
+            now_s: the time, on the same clock.
+        """
         return max(0.0, due_s - now_s - (self.burst - 1) * self.interval_s)
 
     def count(self, due_s: float, now_s: float) -> float:
-        """Returns when the events would be due once one more has happened now."""
+        """Returns when the events would be due once one more has happened now.
+
+        Args:
+            due_s: when the events so far would be due.
+            now_s: the time, on the same clock.
+        """
         return max(due_s, now_s) + self.interval_s
 
 
@@ -106,6 +121,12 @@ class BackOff:
     max_s: float  # after however many
 
     def after_failure(self, rest: Rest, now_s: float, rng: random.Random) -> Rest:
-        """Returns the rest that follows `rest` when it has failed once more, now."""
+        """Returns the rest that follows `rest` when it has failed once more, now.
+
+        Args:
+            rest: the one before; `NO_REST` before the first failure.
+            now_s: the time, on a clock that never steps back.
+            rng: draws the last half of the rest.
+        """
         whole_s = min(self.max_s, self.first_s * 2.0 ** min(rest.failures, 30))
         return Rest(rest.failures + 1, now_s + whole_s * rng.uniform(0.5, 1.0))

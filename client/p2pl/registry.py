@@ -7,7 +7,7 @@ installed package. Nothing is ever imported because a session file says so.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -125,4 +125,53 @@ def check_arguments(field: str, name: str, given: Iterable[str], known: Collecti
     for argument in given:
         if argument not in known:
             allowed = ", ".join(sorted(known)) or "no arguments"
-            raise InputError(wrong(f"{field} of {name}", got=argument, allowed=allowed))
+            raise InputError(
+                wrong(
+                    f"{field} of {name}",
+                    got=argument,
+                    allowed=allowed,
+                    hint=f"without any: --set '{field}={{}}'",
+                )
+            )
+
+
+def whole_number(
+    field: str, given: Mapping[str, object], *, default: int, low: int, high: int
+) -> int:
+    """Returns an argument of a session that is a whole number.
+
+    Args:
+        field: its path, e.g. `mixing.arguments.groups`; the last part is its name.
+        given: the table of arguments.
+        default: where it is not given.
+        low: the smallest that is allowed.
+        high: the largest.
+
+    Raises:
+        InputError: it is no whole number, or out of range.
+    """
+    value = given.get(field.rpartition(".")[2], default)
+    if not isinstance(value, int) or not low <= value <= high:
+        raise InputError(wrong(field, got=value, allowed=f"a whole number, {low}..{high}"))
+    return value
+
+
+def real_number(
+    field: str, given: Mapping[str, object], *, default: float, low: float, high: float
+) -> float:
+    """Returns an argument of a session that is a number; a whole one is one too.
+
+    Args:
+        field: its path, e.g. `mixing.arguments.share`; the last part is its name.
+        given: the table of arguments.
+        default: where it is not given.
+        low: the smallest that is allowed.
+        high: the largest.
+
+    Raises:
+        InputError: it is no number, or out of range.
+    """
+    value = given.get(field.rpartition(".")[2], default)
+    if not isinstance(value, int | float) or not low <= value <= high:
+        raise InputError(wrong(field, got=value, allowed=f"a number, {low:g}..{high:g}"))
+    return float(value)

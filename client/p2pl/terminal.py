@@ -47,7 +47,7 @@ class Header:
     peer_id: PeerId
     rounds: int  # of the session
     model: str = ""
-    data: str = ""  # which data and how much of it is mine
+    data: str = ""  # which data, and how much of it is the peer's
 
 
 class View(Protocol):
@@ -66,7 +66,14 @@ class View(Protocol):
         """Shows what is going on between rounds, e.g. "waiting for peers: 3 of 6"."""
 
     def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
-        """Shows how far local training is; may be called at every step. NaN: loss unknown."""
+        """Shows how far local training is; may be called at every step. NaN: loss unknown.
+
+        Args:
+            round_index: the round, from 1 on.
+            step: how many steps are done.
+            steps: of how many.
+            loss: of the last batch, nats.
+        """
 
     def round(self, entry: RoundEntry) -> None:
         """Shows a round that is over."""
@@ -76,7 +83,12 @@ class View(Protocol):
 
 
 def open_view(header: Header, console: Console) -> View:
-    """Returns the live view for a terminal that can draw it, else the plain one."""
+    """Returns the live view for a terminal that can draw it, else the plain one.
+
+    Args:
+        header: what stays the same during the run.
+        console: where it is drawn.
+    """
     if console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf"):
         return LiveView(header, console)
     return PlainView(header, console)
@@ -119,7 +131,12 @@ class Screen:
 
 
 def tell(view: View, event: Event) -> None:
-    """Shows an event on a view; the beginning of a run is what the view was opened for."""
+    """Shows an event on a view; the beginning of a run is what the view was opened for.
+
+    Args:
+        view: that `open_view` returned.
+        event: what happened.
+    """
     if isinstance(event, Step):
         view.training(event.round, event.step, event.steps, math.nan)
     elif isinstance(event, Said):
@@ -325,7 +342,14 @@ class LiveView:
 
 
 def cohort_table(entry: RoundEntry, me: PeerId, rows: int, narrow: bool) -> Table:
-    """Returns the round's cohort, most trusted first, at most so many rows."""
+    """Returns the round's cohort, most trusted first, at most so many rows.
+
+    Args:
+        entry: the round.
+        me: the peer's own id.
+        rows: how many at most, at least 1.
+        narrow: whether columns that can be done without are left out.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
     table.add_column("peer", no_wrap=True)
     if not narrow:
@@ -348,7 +372,7 @@ def cohort_table(entry: RoundEntry, me: PeerId, rows: int, narrow: bool) -> Tabl
 
 
 def _by_trust(entry: RoundEntry, me: PeerId) -> list[PeerId]:
-    """Returns me and the round's cohort, most trusted first, the rejected last."""
+    """Returns the peer itself and the round's cohort, most trusted first, the rejected last."""
     peers = {me, *entry.cohort, *entry.rejected}
     return sorted(
         peers, key=lambda peer: (peer in entry.rejected, -entry.trust.get(peer, 0.0), peer)
@@ -453,7 +477,12 @@ def bar(share: float, chars: int) -> str:
 
 
 def sparkline(values: Sequence[float | None], chars: int) -> str:
-    """Returns a graph of so many characters at most; each shows the last value of its share."""
+    """Returns a graph of so many characters at most; each shows the last value of its share.
+
+    Args:
+        values: one a round; None where there was none.
+        chars: width, at least 1.
+    """
     if not values:
         return ""
     columns = min(chars, len(values))

@@ -27,10 +27,11 @@ SPEC = {
 class Scripted(p2pl.Trainer):
     """Makes parameters that are the number of their round, whose validation loss is given."""
 
+    layout = p2pl.Layout(("a",), ((2,),))
+    samples = 4
+
     def __init__(self, *losses: float) -> None:
         self.losses = (math.nan, *losses)
-        self.layout = p2pl.Layout(("a",), ((2,),))
-        self.samples = 4
 
     def fit(self, start: p2pl.Start, round: p2pl.Round) -> p2pl.Trained:
         return p2pl.Trained(torch.full((2,), float(round.index)), math.nan, 0, 4, {})

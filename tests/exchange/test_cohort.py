@@ -38,8 +38,8 @@ def test_in_step_only_models_of_my_very_round_are_mixed() -> None:
     pulls = in_step(Pulls(("0", "1", "2", "3"), models(7, 6, 8), {"3": "late"}), 7)
     assert list(pulls.models) == ["0"]
     assert pulls.rejected == {
-        "1": "out of step: of round 6, mine is 7",
-        "2": "out of step: of round 8, mine is 7",
+        "1": "out of step: of round 6, this peer is at 7",
+        "2": "out of step: of round 8, this peer is at 7",
         "3": "late",
     }
 

@@ -2,19 +2,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from support.rules import mix, own_of, rule_at_work
+from torch import Tensor
 
-from p2pl.data.examples import Examples
-from p2pl.learning.torch_trainer import TorchTrainer
-from p2pl.mixing.base import MIXERS, Own, PeerModel, weighted_mean
+from p2pl.mixing.base import MIXERS, PeerModel, weighted_mean
 from p2pl.mixing.fixed import FixedRow, age_row, sample_row
-from p2pl.protocol.session import Exchange, Mixing, Model, Session, Task, Training
+from p2pl.protocol.session import Mixing
 
 FIXED = ("age", "none", "samples", "uniform")
 OWN = torch.tensor([0.0, 4.0])
 ONE = torch.tensor([2.0, 0.0])
 TWO = torch.tensor([4.0, 8.0])
-EXAMPLES = Examples(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64))
 
 vectors = st.lists(
     st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=3), min_size=1, max_size=6
@@ -24,18 +22,10 @@ counts = st.lists(st.integers(0, 10**9), min_size=6, max_size=6)
 
 def fixed_row(rule: str, own: int, counts: list[int]) -> tuple[float, ...]:
     """Returns the row of a rule, given what each peer says: its samples, which is its age too."""
-    session = Session(
-        task=Task(input=(1,), classes=2),
-        model=Model(name="logreg"),
-        training=Training(learning_rate=0.1),
-        exchange=Exchange(rounds=3, cohort=2, kind="gossip"),
-        mixing=Mixing(rule=rule),
-    )
-    mixer = MIXERS.find(rule)(session, "me")
+    mixer = rule_at_work(Mixing(rule=rule))
     assert isinstance(mixer, FixedRow)
-    trainer = TorchTrainer.of(session, ("s", "me"), nn.Linear(1, 2), EXAMPLES)
     models = {str(at): PeerModel(count, count, ONE) for at, count in enumerate(counts)}
-    return mixer.row(Own(OWN, own, own, trainer), models)
+    return mixer.row(own_of(OWN, round=own, samples=own), models)
 
 
 def test_a_mix_is_the_weighted_mean() -> None:
@@ -47,6 +37,12 @@ def test_a_stack_of_vectors_mixes_like_a_list() -> None:
     assert torch.equal(
         weighted_mean(OWN, stack, (0.2, 0.3, 0.5)), weighted_mean(OWN, [ONE, TWO], (0.2, 0.3, 0.5))
     )
+
+
+def test_the_rule_is_applied_to_what_came() -> None:
+    mixed = mix(Mixing(rule="uniform"), [0.0, 3.0], {"a": [3.0, 0.0], "b": [0.0, 0.0]})
+    assert mixed.vector.tolist() == pytest.approx([1.0, 1.0])
+    assert mixed.row == pytest.approx({"me": 1 / 3, "a": 1 / 3, "b": 1 / 3})
 
 
 def test_mixing_changes_nobody() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -298,13 +299,61 @@ def test_what_was_learned_alone_enters_no_swarm_and_the_other_way_round(
     RunLog(tmp_path, first).close()
 
 
-def test_an_old_run_directory_is_that_of_a_run_with_others(tmp_path: Path) -> None:
-    RunLog(tmp_path, MARKER).close()
-    old = {"session_id": MARKER.session_id, "peer_id": MARKER.peer_id, "name": MARKER.name}
-    (tmp_path / MARKER_FILE).write_text(json.dumps(old))
-    RunLog(tmp_path, MARKER).close()
+OLD_MARKER = {"session_id": MARKER.session_id, "peer_id": ALICE, "name": "digits"}
+COMPANY = [
+    {"cohort": (BOB,)},
+    {"received": (BOB,)},
+    {"bytes_in": 5},
+    {"bytes_out": 5},
+    {"tracker_bytes": 5},
+]
+
+
+def write_old(directory: Path, *rounds: RoundEntry) -> None:
+    """Writes a run directory whose marker does not say whether the run was alone."""
+    with RunLog(directory, MARKER) as log:
+        for entry in rounds:
+            log.append(entry)
+    (directory / MARKER_FILE).write_text(json.dumps(OLD_MARKER))
+
+
+def as_told(alone: bool) -> Marker:
+    return msgspec.structs.replace(MARKER, alone=alone)
+
+
+def test_an_old_run_without_others_goes_on_alone_and_enters_no_swarm(tmp_path: Path) -> None:
+    write_old(tmp_path, RoundEntry(round=1), RoundEntry(round=2))
+    with pytest.raises(RunDirError, match=r"nobody else took part.*a run with others"):
+        RunLog(tmp_path, as_told(alone=False))
+    assert json.loads((tmp_path / MARKER_FILE).read_text()) == OLD_MARKER
+    RunLog(tmp_path, as_told(alone=True)).close()
+    assert rounds_in(tmp_path) == [1, 2]
+    assert json.loads((tmp_path / MARKER_FILE).read_text()) == {**OLD_MARKER, "alone": True}
+
+
+@pytest.mark.parametrize("told", COMPANY, ids=lambda told: next(iter(told)))
+def test_an_old_run_with_others_goes_on_with_them_and_not_alone(
+    tmp_path: Path, told: dict[str, Any]
+) -> None:
+    write_old(tmp_path, RoundEntry(round=1), RoundEntry(round=2, **told), RoundEntry(round=3))
+    with pytest.raises(RunDirError, match=r"got .a run with others.*a run with --alone"):
+        RunLog(tmp_path, as_told(alone=True))
+    RunLog(tmp_path, as_told(alone=False)).close()
+    assert rounds_in(tmp_path) == [1, 2, 3]
+    assert json.loads((tmp_path / MARKER_FILE).read_text()) == {**OLD_MARKER, "alone": False}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("has_log", [True, False])
+def test_an_old_run_before_its_first_round_may_go_on_either_way(
+    tmp_path: Path, alone: bool, has_log: bool
+) -> None:
+    write_old(tmp_path)
+    if not has_log:
+        (tmp_path / ROUNDS_FILE).unlink()
+    RunLog(tmp_path, as_told(alone=alone)).close()
     with pytest.raises(RunDirError, match="--alone"):
-        RunLog(tmp_path, msgspec.structs.replace(MARKER, alone=True))
+        RunLog(tmp_path, as_told(alone=not alone))
 
 
 def test_rounds_of_nobody_are_not_taken_over(tmp_path: Path) -> None:

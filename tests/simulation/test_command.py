@@ -120,6 +120,41 @@ def test_a_wrong_option_is_named(options: tuple[str, ...], said: str) -> None:
         CliRunner().invoke(app, [*RUN, *options], catch_exceptions=False)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--mixing", "bogus"), "mixing.rule: got 'bogus'"),
+        (("--mixing", "bogus", "--baseline", "isolated"), "mixing.rule: got 'bogus'"),
+        (("--set", "mixing.arguments.bogus=1"), "mixing.arguments of degroot: got 'bogus'"),
+        (("--set", "exchange.kind=bogus"), "exchange.kind, in a simulation: got 'bogus'"),
+        (("--set", "exchange.arguments.bogus=1"), "exchange.arguments of cohort: got 'bogus'"),
+        (("--set", "task.kind=bogus"), "task.kind: got 'bogus'"),
+        (("--set", "model.name=bogus"), "model.name: got 'bogus'"),
+        (("--set", "model.arguments.bogus=1"), "model.arguments of mlp: got 'bogus'"),
+        (("--partition", "bogus"), "--partition: got 'bogus'"),
+        (("--attack", "bogus:1"), "--attack: got 'bogus'"),
+        (("--engine", "bogus"), "--engine: got 'bogus'"),
+        (("--device", "bogus"), "--device: got 'bogus'"),
+        (("--precision", "bogus"), "--precision: got 'bogus'"),
+        (("--baseline", "bogus"), "--baseline: got 'bogus'"),
+    ],
+)
+def test_an_unknown_name_is_told_before_anything_is_drawn_or_loaded(
+    tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    unread = ("--data", str(tmp_path / "missing"))
+    done = CliRunner().invoke(app, [*RUN, *unread, *options])
+    assert isinstance(done.exception, InputError)
+    assert said in str(done.exception)
+    assert done.output == ""
+
+
+def test_the_bar_is_drawn_where_all_names_are_known() -> None:
+    done = CliRunner().invoke(app, [*RUN, "--mixing", "uniform", "--json"], catch_exceptions=False)
+    assert json.loads(done.stdout)["mixing"] == "uniform"
+    assert "simulating" in done.stderr or "mean model" in done.stderr
+
+
 def test_an_old_simulation_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "something").touch()
     with pytest.raises(InputError, match="not empty"):

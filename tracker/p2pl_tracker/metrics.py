@@ -41,7 +41,12 @@ class Metrics:
         self.refused = 0
 
     def count_answer(self, event: str, seconds: float) -> None:
-        """Counts one announce that was answered after `seconds` of work."""
+        """Counts one announce that was answered after `seconds` of work.
+
+        Args:
+            event: that was announced.
+            seconds: of work.
+        """
         self.answered += 1
         self._announces[event].inc()
         self._seconds.observe(seconds)

@@ -42,7 +42,12 @@ class Patience:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with a deadline for a request and a limit on its head."""
+    """uvicorn's protocol, with a deadline for a request and a limit on its head.
+
+    Args:
+        request_deadline_s: for all of a request, from connecting or its first byte on; seconds.
+        options: of uvicorn's protocol.
+    """
 
     def __init__(self, *, request_deadline_s: float, **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)  # uvicorn chooses them
@@ -52,10 +57,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_whole = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins the deadline of the first request."""
         super().connection_made(transport)
         self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
+        """Takes in bytes of a request, and ends a connection whose head is too large."""
         if self._deadline is None:
             self._set_deadline()
         self._is_whole = False
@@ -68,23 +75,28 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def on_message_begin(self) -> None:
+        """Takes in that a request has begun."""
         super().on_message_begin()
         self._is_whole = False
 
     def on_headers_complete(self) -> None:
+        """Takes in that a head has ended."""
         super().on_headers_complete()
         self._head_bytes = -(1 << 62)  # a body is bounded elsewhere
 
     def on_message_complete(self) -> None:
+        """Takes in that a request has ended."""
         super().on_message_complete()
         self._is_whole = True
         self._head_bytes = 0
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Drops the deadline."""
         self._clear_deadline()
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
+        """Ends a connection that was idle for too long."""
         self.transport.abort()  # close() would wait for a client that does not read its answer
 
     def _set_deadline(self) -> None:
@@ -115,6 +127,10 @@ class _Server(uvicorn.Server):
 
 def listen(host: str, port: int) -> socket.socket:
     """Returns a bound socket; port 0 takes a free one.
+
+    Args:
+        host: an IPv4 or IPv6 address of this machine.
+        port: 0..65535; 0 takes a free one.
 
     Raises:
         InputError: the address is not of this machine, or another process has the port.

@@ -63,6 +63,10 @@ class Store(Protocol):
 
         The announce's signature and time have been checked.
 
+        Args:
+            announce: decoded and checked.
+            host: the IP address that it came from.
+
         Raises:
             AnnounceError: its sequence number is not new (409), or it comes too soon (429).
         """
@@ -185,6 +189,11 @@ class MemoryStore:
 
     What a restart also forgets is the sequence numbers: an announce of the last minutes can then be
     replayed once, from the replayer's own address, until the peer's next announce corrects it.
+
+    Args:
+        limits: how many peers it keeps, and how often they may announce.
+        now: the clock of all deadlines, seconds.
+        rng: draws the samples; None: a new one.
     """
 
     def __init__(
@@ -205,6 +214,11 @@ class MemoryStore:
         self._departed: OrderedDict[bytes, _Departed] = OrderedDict()
 
     async def announce(self, announce: Announce, host: str) -> Welcome:
+        """Records an announce; returns a uniform sample of the others. See `Store.announce`.
+
+        Raises:
+            AnnounceError: its sequence number is not new (409), or it comes too soon (429).
+        """
         now = self._now()
         self._expire(now)
         session, digest = announce.session, announce.digest
@@ -229,16 +243,20 @@ class MemoryStore:
         return self._welcome(session, self._sample(session, announce.numwant, peer, now))
 
     async def scrape(self, session: bytes) -> Counts:
+        """Returns the counts of a session; zeros when nobody is in it."""
         swarm = self._swarms.get(session)
         return Counts(alive=self._count(session), completed=swarm.completed if swarm else 0)
 
     async def totals(self) -> Totals:
+        """Returns how full the store is."""
         return Totals(sessions=len(self._swarms), peers=len(self._by_expiry))
 
     async def expire(self) -> bool:
+        """Removes some peers that fell silent; returns whether there may be more."""
         return self._expire(self._now())
 
     async def ready(self) -> bool:
+        """Returns True: what is in memory is there."""
         return True
 
     def _welcome(self, session: bytes, rows: Sequence[bytes], warning: str = "") -> Welcome:
@@ -375,6 +393,12 @@ class MemoryStore:
 
 
 def too_often(who: str, rate: float, retry_in_s: float) -> AnnounceError:
-    """Returns the refusal of one request too many."""
+    """Returns the refusal of one request too many.
+
+    Args:
+        who: asked too often, for the message.
+        rate: how often is allowed, a second.
+        retry_in_s: seconds until one more is allowed.
+    """
     message = f"too many requests from {who}: allowed {rate:g} a second; wait {retry_in_s:.1f} s"
     return AnnounceError(message, status=429, retry_in_s=retry_in_s)

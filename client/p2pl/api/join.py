@@ -26,7 +26,8 @@ from p2pl.learning import precision as precisions
 from p2pl.learning.torch_trainer import Fit
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
-from p2pl.protocol.session import SessionFile, Task
+from p2pl.protocol.session import SessionFile
+from p2pl.protocol.session import Task as TaskSettings
 from p2pl.run.log import read_run
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
@@ -153,7 +154,7 @@ def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
 
 
 def _data(
-    task: Task,
+    task: TaskSettings,
     given: Mine,
     test: own.Given | None,
     shard: Shard | None,

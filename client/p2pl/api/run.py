@@ -63,7 +63,8 @@ def load(
     Raises:
         RunDirError: it is no run directory, is damaged, or has no model yet.
         ModelError: the module has other parameters than the session's.
-        InputError: both `personal` and `best` are asked for.
+        InputError: its session file is damaged, or names a model that is unknown here; or both
+            `personal` and `best` are asked for.
     """
     if personal and best:
         raise InputError("personal, best: allowed only one of them; the best round is of the other")

@@ -24,6 +24,8 @@ from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
 from p2pl.run.files import write_atomically
 
+NOBODY = "0" * 64  # the id of a peer that is none: a rule is made only to see whether it can be
+
 __all__ = ["Given", "check_known", "create", "read_session", "read_spec", "unknown_names"]
 
 
@@ -35,10 +37,10 @@ def check_known(session: Session, *, alone: bool = False) -> None:
         alone: whether the peer trains alone, and exchanges nothing.
 
     Raises:
-        InputError: one of them is not, or does not know one of its arguments.
+        InputError: one of them is not, or cannot use one of its arguments.
     """
     task_of(session.task)
-    rule_of(session)
+    rule_of(session)(session, NOBODY)
     if not alone:
         kind_of(session)
 

@@ -10,18 +10,19 @@ import torch
 from torch import nn
 
 from p2pl.api.run import check_layout
-from p2pl.api.session import Given, read_session, read_spec
+from p2pl.api.session import Given, check_known, read_session, read_spec
 from p2pl.attacks import kinds as attacks
 from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.load import Data
 from p2pl.errors import ModelError
-from p2pl.learning import checkpoint, flower
+from p2pl.learning import checkpoint, flower, models
 from p2pl.learning import device as devices
 from p2pl.learning.flower import Clients
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
-from p2pl.protocol.session import SessionFile, Task
+from p2pl.protocol.session import SessionFile
+from p2pl.protocol.session import Task as TaskSettings
 from p2pl.simulation.engine import Result, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
 from p2pl.simulation.rundirs import check_out, write_numbers, write_seed
@@ -46,7 +47,7 @@ class Simulation:
 
 
 def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
-    session: Given,
+    session: Given | Mapping[str, Any],
     data: Everything,
     peers: int,
     *,
@@ -70,12 +71,14 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     out: str | os.PathLike[str] | None = None,
     curves: bool = True,
     data_dir: str | os.PathLike[str] | None = None,
+    on_begin: Callable[[], None] | None = None,
     on_round: Callable[[SimulatedRound], None] | None = None,
 ) -> Simulation:
     """Runs many virtual peers in this process, and returns what a session would come to.
 
     Args:
-        session: a session file, its path, or the path of the TOML file that it is made from.
+        session: a session file, its path, the path of the TOML file that it is made from, or a
+            dictionary of the tables of that file.
         data: of all peers together, with a test set; see `Everything`.
         peers: how many virtual peers, 2..100,000.
         model: a module of the session's names and shapes; None: the session's own.
@@ -98,6 +101,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         out: a new folder to write run directories into; None: nothing is written.
         curves: whether the peers are scored after every round, and not after the last alone.
         data_dir: folder where data sets are looked for first.
+        on_begin: called once, when all but the data has been checked.
         on_round: called after every round of every seed.
 
     Raises:
@@ -124,6 +128,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         precision=precision,
     )
     check(setup)
+    check_known(changed, alone=baseline is not None)
     folder = Path(out) if out else None
     if folder:
         check_out(folder)
@@ -131,8 +136,12 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         check_layout(file, model)
     elif changed.model.name == flower.MODEL and not callable(data):
         raise ModelError("model: missing; the session is for modules of your own: pass one")
+    else:
+        models.check(changed)
     where = devices.pick(device)
     torch.set_num_threads(threads or devices.cores())
+    if on_begin:
+        on_begin()
     whole = _everything(setup.session.task, data, data_dir)
     if held_out and isinstance(whole, Data):
         whole = datasets.hold_out(whole, held_out)
@@ -155,21 +164,24 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     return Simulation(figures, tuple(results))
 
 
-def session_to_simulate(given: Given) -> SessionFile:
-    """Returns a session file; of a TOML file, the one that would be made from it.
+def session_to_simulate(given: Given | Mapping[str, Any]) -> SessionFile:
+    """Returns a session file; of a TOML file or a dictionary, the one that would be made from it.
 
     Raises:
         InputError: it cannot be read, or is none of these.
     """
-    if isinstance(given, SessionFile) or Path(given).suffix != ".toml":
+    if isinstance(given, Mapping):
+        spec = session_format.spec_of(given)
+    elif isinstance(given, SessionFile) or Path(given).suffix != ".toml":
         return read_session(given)
-    spec = read_spec(Path(given))
+    else:
+        spec = read_spec(Path(given))
     session = spec.session()
     return SessionFile(spec.name, session, checkpoint.build(session)[1], trackers=())
 
 
 def _everything(
-    task: Task, given: Everything, data_dir: str | os.PathLike[str] | None
+    task: TaskSettings, given: Everything, data_dir: str | os.PathLike[str] | None
 ) -> Data | Clients:
     if isinstance(given, Data):
         return given

@@ -25,7 +25,12 @@ ACCOMPLICE = "accomplice"  # a name for the lie that it tries out on itself
 
 
 def check(attack: Attack, trackers: Sequence[Sequence[str]]) -> None:
-    """Raises InputError unless the attack stays on this machine, and is one for a real peer."""
+    """Raises InputError unless the attack stays on this machine, and is one for a real peer.
+
+    Args:
+        attack: what the peer is to do.
+        trackers: tiers of URLs; all must be on this machine.
+    """
     for url in (url for tier in trackers for url in tier):
         if not _is_loopback(urlsplit(url).hostname or ""):
             raise InputError(
@@ -100,7 +105,12 @@ class Attacker:
         return attacks.craft(self.attack, seen, generator)
 
     def gossip(self, notes: bytes, pulled: Mapping[str, PeerModel]) -> bytes:
-        """Returns what to say of the others in the place of `notes`: it does not know the bad."""
+        """Returns what to say of the others in the place of `notes`: it does not know the bad.
+
+        Args:
+            notes: what an honest peer would say; see `p2pl.mixing.trust.opinions`.
+            pulled: the models that it received last, by peer id.
+        """
         if not attacks.lies_about_others(self.attack):
             return notes
         return opinions.encode(dict.fromkeys(sorted(pulled), attacks.DEFAMED))

@@ -185,6 +185,7 @@ def simulate(
             out=out,
             curves=curves,
             data_dir=options.data_dir(),
+            on_begin=bar.show,
             on_round=bar.round,
         )
     if as_json:

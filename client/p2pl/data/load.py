@@ -58,6 +58,7 @@ def load(ref: str, task: Task, *, data_dir: Path | None = None, shard: Shard | N
 
     Raises:
         DataError: it cannot be had, or is not of the session's shape and classes.
+        InputError: the shard's partition is none.
     """
     source = _open(ref, task, data_dir)
     _check_labels(source, task)
@@ -91,6 +92,10 @@ def hold_out(data: Data, count: int) -> Data:
     """Returns the data with `count` of its training examples as its test set, drawn once for all.
 
     To choose settings by: the test set proper is left unread, for the figures to be reported.
+
+    Args:
+        data: all of it, with or without a test set.
+        count: of the examples to take out, at least 1.
 
     Raises:
         DataError: fewer than 2 examples would be left to train on.

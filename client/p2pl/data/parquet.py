@@ -85,6 +85,11 @@ def _read(files: Sequence[Path]) -> Table:
 def source_of(train: Table, test: Table | None, task: Task | None) -> Source:
     """Returns the data in tables that have one column of images and one of class numbers.
 
+    Args:
+        train: with at least one row.
+        test: likewise; None where there is no test set.
+        task: what the session says of inputs and classes; None: no session is meant.
+
     Raises:
         DataError: which columns these are cannot be told, or the classes are not the session's.
     """

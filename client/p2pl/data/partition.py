@@ -71,14 +71,32 @@ def digest(parts: Sequence[Indices]) -> str:
 
 
 def iid(labels: Indices, peers: int, seed: int) -> list[Indices]:
-    """Returns random shares of equal size, up to one row."""
+    """Returns random shares of equal size, up to one row.
+
+    Args:
+        labels: [N], the class of each row.
+        peers: how many shares, 1..N.
+        seed: of the draw, 0..2^32 - 1.
+
+    Raises:
+        DataError: there are fewer rows than peers need.
+    """
     _check_size(len(labels), peers)
     order = RandomState(seed).permutation(len(labels))
     return [np.sort(part) for part in np.array_split(order, peers)]
 
 
 def unbalanced(labels: Indices, peers: int, seed: int) -> list[Indices]:
-    """Returns random shares of unequal size: same labels, different amounts."""
+    """Returns random shares of unequal size: same labels, different amounts.
+
+    Args:
+        labels: [N], the class of each row.
+        peers: how many shares, 1..N.
+        seed: of the draw, 0..2^32 - 1.
+
+    Raises:
+        DataError: there are fewer rows than peers need.
+    """
     _check_size(len(labels), peers)
     random = RandomState(seed)
     order = random.permutation(len(labels))
@@ -98,6 +116,9 @@ def dirichlet(labels: Indices, peers: int, seed: int, *, alpha: float) -> list[I
         peers: at least 1.
         seed: 0..2**32-1.
         alpha: small is skewed: 0.1 leaves a peer a few classes, 100 is nearly iid.
+
+    Raises:
+        DataError: there are fewer rows than peers need.
     """
     _check_size(len(labels), peers)
     random = RandomState(seed)
@@ -113,6 +134,12 @@ def classes(labels: Indices, peers: int, seed: int, *, each: int) -> list[Indice
     """Returns shares with rows of exactly `each` classes; owners of a class share it equally.
 
     Classes are dealt like cards, from one shuffled deck after another, so none is left out.
+
+    Args:
+        labels: [N], the class of each row.
+        peers: how many shares, 1..N.
+        seed: of the draw, 0..2^32 - 1.
+        each: how many classes a peer holds.
 
     Raises:
         DataError: so few classes a peer that some class would be nobody's, or more than there are.

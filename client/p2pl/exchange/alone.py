@@ -1,7 +1,7 @@
 """No exchange at all: what a peer would reach on its own data, with the same budget of training.
 
 A cohort of nobody: nothing is sent and nobody is asked. It answers the first question of whoever is
-invited: is joining worth it for me?
+invited: is it worth joining?
 """
 
 from p2pl.exchange.base import Collected, Exchange

@@ -84,6 +84,10 @@ class Exchange(Protocol):
     async def enter(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state to begin with, once the others are there.
 
+        Args:
+            node: the peer.
+            state: as saved, or new.
+
         Raises:
             TrackerError: no tracker answered, and no peer is known.
             RunDirError: the saved state is of another kind of exchange.
@@ -104,11 +108,21 @@ class Exchange(Protocol):
         ...
 
     async def saved(self, node: Node, state: PeerState) -> None:
-        """Takes in that the state after a round is on disk: from now on others may know of it."""
+        """Takes in that the state after a round is on disk: from now on others may know of it.
+
+        Args:
+            node: the peer.
+            state: that is on disk.
+        """
         del node, state
 
     async def finish(self, node: Node, state: PeerState) -> PeerState:
-        """Returns the state in which the peer leaves, after serving others for a while."""
+        """Returns the state in which the peer leaves, after serving others for a while.
+
+        Args:
+            node: the peer.
+            state: after the last round.
+        """
         ...
 
 

@@ -35,7 +35,7 @@ NEWS_POLL_S = 0.25  # between two questions to the same peer; each takes some te
 
 
 class VersionVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The version vector without my own entry, which is the number of my rounds."""
+    """The version vector without the peer's own entry, which is the number of its rounds."""
 
     used: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}  # peer id -> version merged last
 
@@ -52,10 +52,14 @@ class VersionVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise RunDirError(f"saved version vector: {fault}") from fault
 
     def moved(self, peer_id: str, version: int) -> bool:
-        """Returns whether a peer's version is not the one I used; 0 is what everybody began with.
+        """Returns whether another peer's version is not the one that was merged last.
 
         A lower one counts too: a peer that lost its state begins again. But not the one before: a
         peer that was killed before it had saved its newest makes it once more.
+
+        Args:
+            peer_id: of the other peer.
+            version: that it says it has; 0 is what everybody began with.
         """
         used = self.used.get(peer_id, 0)
         return version not in (used, used - 1)
@@ -78,7 +82,7 @@ class News:
     """What everybody said when asked for their version."""
 
     here: tuple[PeerAddress, ...]  # who answered
-    moved: tuple[PeerAddress, ...]  # those of them whose version I have not used yet
+    moved: tuple[PeerAddress, ...]  # those of them whose version has not been merged yet
     begun: bool  # somebody has fine-tuned at least once
     silent: Mapping[str, str]  # peer id -> why there is no answer
 
@@ -112,7 +116,7 @@ class BrainTorrent(Exchange):
 
 
 def of_this_round(pulls: Pulls, index: int) -> dict[str, PeerModel]:
-    """Returns the models as if of round `index`.
+    """Returns the models, by peer id, as if of round `index`.
 
     Versions count each peer's own fine-tunes and are no clock, so none is older than another.
     """
@@ -121,6 +125,10 @@ def of_this_round(pulls: Pulls, index: int) -> dict[str, PeerModel]:
 
 async def enter(node: Node, state: PeerState) -> None:
     """Returns when enough peers are there, or when it shows that the others have begun.
+
+    Args:
+        node: the peer.
+        state: as saved, or new; a peer that has done a round does not wait.
 
     Raises:
         TrackerError: no tracker answered, and no peer is known.
@@ -141,7 +149,7 @@ async def enter(node: Node, state: PeerState) -> None:
 
 
 async def find_everybody(node: Node) -> list[PeerAddress]:
-    """Returns all peers that the tracker or I know; empty, and said so, where there are none."""
+    """Returns all peers that tracker and directory know; empty, and said so, if there is none."""
     try:
         return await announce(node, "update", MAX_NUMWANT)
     except TrackerError as fault:
@@ -157,7 +165,7 @@ async def ask_everybody(
     Args:
         node: the peer.
         everybody: whom to ask.
-        vector: what I have used.
+        vector: which versions have been merged.
         blame: whether those who cannot be reached rest for a while, and count as missing.
     """
     answers = await asyncio.gather(*(_ask(node, address, blame) for address in everybody))
@@ -189,6 +197,10 @@ async def wait_for_news(node: Node, vector: VersionVector) -> News:
     """Returns the news as soon as anybody has moved, or after a while without any.
 
     Fine-tuning again on what is merged already only leads away from the others.
+
+    Args:
+        node: the peer; the session's `wait_s` says how long it waits.
+        vector: which versions have been merged.
     """
     begun_s = found_s = node.clock()
     everybody = await find_everybody(node)
@@ -218,7 +230,12 @@ async def fetch_moved(node: Node, news: News) -> Pulls:
 
 
 async def merge_news(node: Node, state: PeerState) -> PeerState:
-    """Returns the state after one more merge without a fine-tune; the same where nobody moved."""
+    """Returns the state after one more merge without a fine-tune; the same where nobody moved.
+
+    Args:
+        node: the peer.
+        state: after its last round.
+    """
     vector = VersionVector.of(state)
     # Who is done leaves, and is not missing for that.
     others = node.directory.known.sample(MAX_NUMWANT)

@@ -26,6 +26,11 @@ Fetch = Callable[[], Awaitable[bytes]]
 def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
     """Returns `payload` if it is what the session file promises.
 
+    Args:
+        payload: that somebody gave.
+        promised: its size and its hash, as the session file says.
+        source: where it came from, for the message.
+
     Raises:
         CheckpointError: its size or its hash differs; the message names the source.
     """
@@ -58,6 +63,7 @@ async def find(file: SessionFile, beside: Path | None, fetch_from_peers: Fetch) 
 
     Raises:
         CheckpointError: no source has it; the message says what each one answered.
+        ModelError: the session's model is unknown here.
     """
     model = models.build(file.session)
     size = weights.payload_bytes(weights.Layout.of(model), DTYPE)

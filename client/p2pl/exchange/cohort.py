@@ -1,4 +1,4 @@
-"""Exchange kind `cohort`: each round, a random few; I pull their newest parameters, and mix.
+"""Exchange kind `cohort`: each round, a peer pulls the newest models of a random few, and mixes.
 
 The founding document's system. The tracker names the cohort, parameters travel between peers alone,
 and nobody waits for anybody longer than a deadline.
@@ -26,8 +26,8 @@ TRACKER_PATIENCE_S = 15.0  # at the start; chosen: a tracker's restart takes a f
 MAX_LAG_ROUNDS = 2  # chosen: within it the wait for each other's round closes the gap
 MAX_WORSE_NATS = 0.7  # chosen: half the likelihood; a model of liars is far beyond it
 POLL_S = 1.0  # between two looks at the swarm while waiting for others
-# Nobody has pulled for so long: nobody needs me any more. Chosen: a peer that is started again has
-# its model and data loaded within 10 s on a small, busy machine.
+# Nobody has pulled for so long: nobody needs this peer any more. Chosen: a peer that is started
+# again has its model and data loaded within 10 s on a small, busy machine.
 SEEDING_QUIET_S = 20.0
 
 
@@ -58,7 +58,12 @@ class Cohort(Exchange):
 
 
 async def find_cohort(node: Node, without: Collection[str]) -> list[PeerAddress]:
-    """Returns this round's cohort; empty, and said so, when there is nobody to ask."""
+    """Returns this round's cohort; empty, and said so, when there is nobody to ask.
+
+    Args:
+        node: the peer.
+        without: ids of peers that are not to be in it.
+    """
     try:
         return await announce(node, "update", node.session.exchange.cohort, without=without)
     except TrackerError as fault:
@@ -67,15 +72,19 @@ async def find_cohort(node: Node, without: Collection[str]) -> list[PeerAddress]
 
 
 def in_step(pulls: Pulls, index: int) -> Pulls:
-    """Returns the pulls without those that are of another round than mine.
+    """Returns the pulls without the models of another round than the peer's own.
 
     A peer keeps the version before its newest for those who ask for that round. Where the cohort is
-    everybody, nobody can be further ahead than that: its next round needs mine. So what is mixed
-    depends on the data, the identities and the session alone, and not on who is fast.
+    everybody, nobody can be further ahead than that: its next round needs everybody's. So what is
+    mixed depends on the data, the identities and the session alone, and not on who is fast.
+
+    Args:
+        pulls: of one round.
+        index: the peer's round.
     """
     models = {who: model for who, model in pulls.models.items() if model.round == index}
     others = {
-        who: f"out of step: of round {model.round}, mine is {index}"
+        who: f"out of step: of round {model.round}, this peer is at {index}"
         for who, model in pulls.models.items()
         if model.round != index
     }
@@ -83,10 +92,14 @@ def in_step(pulls: Pulls, index: int) -> Pulls:
 
 
 def swarm_round(index: int, models: Mapping[str, PeerModel]) -> int:
-    """Returns the round I have reached: mine, or my cohort's where that is well ahead.
+    """Returns the round a peer has reached: its own, or its cohort's where that is well ahead.
 
     A peer that is much slower than the others would otherwise still train when they have left. The
-    lower median, so that less than half of a cohort cannot move me.
+    cohort's round is the lower median, so that less than half of a cohort cannot move the peer.
+
+    Args:
+        index: the peer's round.
+        models: of its cohort, by peer id.
     """
     if not models:
         return index
@@ -95,11 +108,15 @@ def swarm_round(index: int, models: Mapping[str, PeerModel]) -> int:
 
 
 async def enter(node: Node, state: PeerState) -> PeerState:
-    """Returns the state to begin with: mine once enough peers are there, or the swarm's.
+    """Returns the state to begin with: the peer's own once enough are there, or the swarm's.
 
-    A swarm that is well past my round is not made to wait: I take its model and its round. One that
-    is just ahead has nothing that I could not mix with mine in the usual way, judged as usual; and
-    whom I meet first may be liars.
+    A swarm that is well past the peer's round is not made to wait: the peer takes its model and its
+    round. One that is just ahead has nothing that cannot be mixed and judged as usual; and those
+    whom a peer meets first may be liars.
+
+    Args:
+        node: the peer.
+        state: as saved, or new.
 
     Raises:
         TrackerError: no tracker answered, and no peer is known.
@@ -122,7 +139,16 @@ async def enter(node: Node, state: PeerState) -> PeerState:
 
 
 async def meet(node: Node, until_s: float, wanted: int | None = None) -> list[PeerAddress]:
-    """Returns the first cohort; a tracker that does not answer is asked again until `until_s`."""
+    """Returns the first cohort; a tracker that does not answer is asked again.
+
+    Args:
+        node: the peer.
+        until_s: when to give up, on the node's clock; seconds.
+        wanted: how many peers; None: as many as the session's cohort.
+
+    Raises:
+        TrackerError: no tracker answered until then, and no peer is known.
+    """
     wanted = wanted or max(1, node.session.exchange.cohort)
     while True:
         try:
@@ -135,16 +161,21 @@ async def meet(node: Node, until_s: float, wanted: int | None = None) -> list[Pe
 
 
 async def catch_up(node: Node, state: PeerState, models: Mapping[str, PeerModel]) -> PeerState:
-    """Returns my state moved to the swarm's round, with its model unless it is no good for my data.
+    """Returns the state moved to the swarm's round, with the swarm's model unless that is no good.
 
-    A specialist's own model fits its own data better than the swarm's does, so a little worse is no
-    reason to stay behind.
+    It is no good where it fits the peer's data much worse than the peer's own. A specialist's own
+    model always fits its own data a little better, so a little worse is no reason to stay behind.
+
+    Args:
+        node: the peer.
+        state: of the peer.
+        models: of its cohort, by peer id; at least one.
     """
     reached = min(node.rounds, median_low([model.round for model in models.values()]))
     theirs = middle([model.vector for model in models.values()])
     lost = await node.worker(partial(node.learner.loss_by_taking, theirs, state.weights))
     good = lost < MAX_WORSE_NATS
-    model = "taking its model" if good else "its model is no good on my data, keeping mine"
+    model = "taking its model" if good else "its model is no good on own data, keeping the own one"
     node.events.said(f"the swarm is at round {reached}: {model}")
     moved = replace(state, round=reached, weights=theirs if good else state.weights)
     await save(node, moved)
@@ -164,15 +195,19 @@ def middle(vectors: list[torch.Tensor]) -> torch.Tensor:
 async def seed(node: Node, state: PeerState) -> None:
     """Serves the final model until the others are done too, or nobody asks for it any more.
 
-    While somebody is missing who was here before, I stay a little: a peer that crashed and comes
-    back should find the swarm's model, even if all who held it have finished.
+    While somebody is missing who was here before, the peer stays a little: one that crashed and
+    comes back should find the swarm's model, even if all who held it have finished.
+
+    Args:
+        node: the peer.
+        state: after its last round.
     """
     await publish(node, state.round, state.weights)
     begun = quiet_since = node.clock()
     served = node.transport.traffic.transfers_out
     while node.clock() - begun < node.seeding_s and node.clock() - quiet_since < SEEDING_QUIET_S:
         try:
-            # Every time: a tracker that was restarted would count me as training still.
+            # Every time: a tracker that was restarted would count this peer as training still.
             await announce(node, "completed", 0)
             missing = node.directory.known.missing()
             if node.answer and node.answer.training == 0 and not missing:

@@ -1,14 +1,15 @@
 """Exchange kind `gossip`: a list of neighbours, a way to discover them, and an averaging step.
 
 Flower's FED 0002, in both of its forms. *Hybrid*: a coordinator that knows everybody, here the
-tracker, names my neighbours in each round. *Client to client*: I draw them among the peers I know,
-and peers tell each other of a few more, so that nobody is needed once the first have met.
+tracker, names a peer's neighbours in each round. *Client to client*: the peer draws them among the
+peers it knows, and peers tell each other of a few more, so that nobody is needed once the first
+have met.
 
-I pull from my neighbours, or tell them that I have something new and they pull from me, or both
-(Hegedus et al. 2021, "Decentralized learning works: an empirical comparison of gossip learning and
-federated learning"). A model carries its age, how many rounds of training are in it; mixing rule
-`age` weighs by it. An age is what a stranger says of itself, so none counts for more than the
-rounds since the session began, as I have counted them.
+A peer pulls from its neighbours, or tells them that it has something new and they pull from it, or
+both (Hegedus et al. 2021, "Decentralized learning works: an empirical comparison of gossip learning
+and federated learning"). A model carries its age, how many rounds of training are in it; mixing
+rule `age` weighs by it. An age is what a stranger says of itself, so none counts for more than the
+rounds since the session began, as the peer has counted them.
 """
 
 import asyncio
@@ -34,13 +35,13 @@ from p2pl.run.state import PeerState
 
 PACE_POLL_S = 0.1
 PUSH_DEADLINE_S = 5.0  # chosen: what a TCP connection and a CURVE handshake take on a bad path
-MIN_PUSHES = 8  # pulled a round at least, if so many told me; else twice the neighbours
-# Hints are taken only while I know so few: a liar can fill this table, and nothing beyond it.
+MIN_PUSHES = 8  # pulled a round at least, if so many told of one; else twice the neighbours
+# Hints are taken only while so few peers are known: a liar can fill this table, and nothing more.
 HINTS_UNTIL = 32
 
 
 class Age(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many rounds of training are in my model."""
+    """How many rounds of training are in the peer's model."""
 
     age: Annotated[int, msgspec.Meta(ge=0)] = 0
 
@@ -59,7 +60,7 @@ class Age(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class Neighbours:
-    """The list of neighbours: whom I talk to, for `keep_rounds` rounds."""
+    """The list of neighbours: whom the peer talks to, for `keep_rounds` rounds."""
 
     addresses: list[PeerAddress] = field(default_factory=list)
     until: int = 0  # the last round of this list
@@ -73,7 +74,12 @@ class GossipExchange(Exchange):
         self._neighbours = Neighbours()
 
     async def enter(self, node: Node, state: PeerState) -> PeerState:
-        """Returns the state to begin with, with the age of its model."""
+        """Returns the state to begin with, with the age of its model.
+
+        Raises:
+            RunDirError: the saved state is of another kind of exchange.
+            TrackerError: no tracker answered, and no peer is known.
+        """
         age = Age.of(state)
         entered = await enter(node, state)
         if entered.weights is not state.weights:  # the swarm's, as old as its round
@@ -108,18 +114,36 @@ class GossipExchange(Exchange):
 
 
 def capped(models: Mapping[str, PeerModel], cap: int) -> dict[str, PeerModel]:
-    """Returns the models with ages of at most `cap` rounds: an age is what a stranger says."""
+    """Returns the models with ages of at most `cap` rounds: an age is what a stranger says.
+
+    Args:
+        models: by peer id; `round` is their age.
+        cap: in rounds.
+    """
     return {who: replace(model, round=min(model.round, cap)) for who, model in models.items()}
 
 
 def age_of(mixed: Mixed, models: Mapping[str, PeerModel], age: int, cap: int) -> int:
-    """Returns the age of an average: that of the oldest model in it."""
+    """Returns the age of an average, in rounds: that of the oldest model in it.
+
+    Args:
+        mixed: the average, and each model's weight in it.
+        models: of others, by peer id.
+        age: of the peer's own model, in rounds.
+        cap: the most that the age can be.
+    """
     used = [models[who].round for who, weight in mixed.row.items() if weight and who in models]
     return min(cap, max([age, *used]))
 
 
 async def discover(node: Node, neighbours: Neighbours, index: int) -> None:
-    """Keeps the list of neighbours up to date; one that cannot be reached is replaced at once."""
+    """Keeps the list of neighbours up to date; one that cannot be reached is replaced at once.
+
+    Args:
+        node: the peer.
+        neighbours: the list, changed in place.
+        index: the peer's round.
+    """
     known, exchange = node.directory.known, node.session.exchange
     known.hear(node.newly_met())
     if index <= neighbours.until and len(awake(node, neighbours.addresses)) == exchange.cohort:
@@ -143,7 +167,13 @@ def awake(node: Node, addresses: Sequence[PeerAddress]) -> list[PeerAddress]:
 
 
 async def push(node: Node, neighbours: Sequence[PeerAddress], age: int) -> None:
-    """Tells the neighbours that I have a new model; whoever wants it pulls it."""
+    """Tells the neighbours that the peer has a new model; whoever wants it pulls it.
+
+    Args:
+        node: the peer.
+        neighbours: whom to tell; one that rests is left out.
+        age: of the new model, in rounds.
+    """
     await asyncio.gather(*(_push(node, address, age) for address in awake(node, neighbours)))
 
 
@@ -160,7 +190,13 @@ async def _push(node: Node, address: PeerAddress, age: int) -> None:
 
 
 async def keep_pace(node: Node, neighbours: Sequence[PeerAddress], age: int) -> None:
-    """Waits a little for neighbours that are a round or two behind, as a pull from them would."""
+    """Waits a little for neighbours that are a round or two behind, as a pull from them would.
+
+    Args:
+        node: the peer; the session's `wait_s` says how long it waits.
+        neighbours: whom to wait for.
+        age: of the peer's own model, in rounds.
+    """
     until_s = node.clock() + node.session.exchange.wait_s
     await asyncio.gather(*(_wait(node, at, age, until_s) for at in awake(node, neighbours)))
 
@@ -175,7 +211,7 @@ async def _wait(node: Node, address: PeerAddress, age: int, until_s: float) -> N
 
 
 def take_pushes(node: Node) -> list[PeerAddress]:
-    """Returns where those are who have told me of a new model, and takes in their hints."""
+    """Returns where those are who have told of a new model, and takes in their hints."""
     known, seen = node.directory.known, node.transport.seen
     pushers: dict[str, None] = {}
     for message in node.transport.inbox.take_all():
@@ -193,7 +229,12 @@ def take_pushes(node: Node) -> list[PeerAddress]:
 
 
 async def merge_pushes(node: Node, state: PeerState) -> PeerState:
-    """Returns the state averaged once more, with those who have told me of a new model since."""
+    """Returns the state averaged once more, with those who have told of a new model since.
+
+    Args:
+        node: the peer.
+        state: after its last round.
+    """
     pushers = awake(node, take_pushes(node))
     if not pushers:
         return state

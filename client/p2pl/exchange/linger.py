@@ -10,17 +10,17 @@ from p2pl.exchange.node import Node
 from p2pl.exchange.swap import announce
 from p2pl.run.state import PeerState
 
-LEAVING_S = 2 * POLL_S  # that others who have finished need to notice my last version
+LEAVING_S = 2 * POLL_S  # that others who have finished need to notice a peer's last version
 
 MergeNews: TypeAlias = Callable[[Node, PeerState], Awaitable[PeerState]]
 
 
 async def linger(node: Node, state: PeerState, merge_news: MergeNews) -> PeerState:
-    """Returns the state when all are done, or when nobody has needed me for a while.
+    """Returns the state when all are done, or when nobody has needed the peer for a while.
 
     Args:
-        node: the peer, still serving what I trained last.
-        state: after my last round.
+        node: the peer, still serving what it trained last.
+        state: after its last round.
         merge_news: returns the state after one more merge without training; the very same object
             where there was nothing to merge.
     """
@@ -36,14 +36,14 @@ async def linger(node: Node, state: PeerState, merge_news: MergeNews) -> PeerSta
         state = merged
         if done:
             break
-        node.events.said("done; serving my model and merging what the others make of it")
+        node.events.said("done; serving the model and merging what the others make of it")
         await asyncio.sleep(POLL_S)
     return state
 
 
 async def _all_are_done(node: Node) -> bool:
     try:
-        # Every time: a tracker that was restarted would count me as training still.
+        # Every time: a tracker that was restarted would count this peer as training still.
         await announce(node, "completed", 0)
     except TrackerError:
         return False

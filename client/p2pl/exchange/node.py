@@ -118,7 +118,12 @@ class Node:
         return self.learner.peer_id
 
     async def fit(self, start: Start, index: int) -> Trained:
-        """Returns what the local training of round `index` makes."""
+        """Returns what the local training of round `index` makes.
+
+        Args:
+            start: from where to train.
+            index: the peer's round, from 1 on.
+        """
         step = stepper(self.events, index, self.stopping)
         return await self.worker(partial(self.learner.fit, start, index, step))
 
@@ -155,7 +160,13 @@ class Node:
 
 
 def stepper(events: Events, index: int, stopping: threading.Event) -> OnStep:
-    """Returns what training calls between two steps: it shows progress and ends on request."""
+    """Returns what training calls between two steps: it shows progress and ends on request.
+
+    Args:
+        events: told of each step.
+        index: the peer's round.
+        stopping: set when the person wants to stop; the next step then raises `Stop`.
+    """
 
     def step(done: int, steps: int) -> None:
         if stopping.is_set():

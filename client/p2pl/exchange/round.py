@@ -44,7 +44,13 @@ async def run(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
 
 
 async def run_round(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
-    """Returns the peer's state after one round."""
+    """Returns the peer's state after one round.
+
+    Args:
+        node: the peer.
+        exchange: its kind of exchange.
+        state: after the last round.
+    """
     index = state.round + 1
     meter = Meter.read(node)
     start = Start(state.weights, state.optimizer)
@@ -152,7 +158,14 @@ async def save(node: Node, state: PeerState) -> None:
 
 
 async def remember(node: Node, after: PeerState, outcome: Outcome, meter: Meter) -> None:
-    """Saves the state, then logs and shows the round; a crash in between costs one log line."""
+    """Saves the state, then logs and shows the round; a crash in between costs one log line.
+
+    Args:
+        node: the peer.
+        after: the state to save.
+        outcome: what came of the round.
+        meter: what was counted when it began.
+    """
     scored: dict[str, float] = {}
     if node.keeps_personal:
         scored = await node.worker(partial(_personalise, node, outcome))

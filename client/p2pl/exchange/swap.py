@@ -33,7 +33,14 @@ class Pulls:
 
 
 async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") -> None:
-    """Serves `vector` as the peer's newest version from now on, with its notes on others."""
+    """Serves `vector` as the peer's newest version from now on, with its notes on others.
+
+    Args:
+        node: the peer.
+        index: the version's round, or its age.
+        vector: [P], what an honest peer serves.
+        notes: opinions of others, at most 1 KiB.
+    """
     if node.attacker is not None:
         pulled = {peer_id: held.model for peer_id, held in node.held.items()}
         vector = await node.worker(partial(node.attacker.lie, index, vector, pulled))
@@ -54,6 +61,12 @@ async def announce(
 
     A peer that could not be reached lately is left out, and so costs no round a deadline; so are
     those of the ids `without`.
+
+    Args:
+        node: the peer.
+        event: what it announces.
+        wanted: how many peers, at least 0.
+        without: ids of peers that are not to be among them.
 
     Raises:
         TrackerError: no tracker answered, and no peer is known.
@@ -146,7 +159,7 @@ async def _ask_for(
         )
         if isinstance(pulled, Unchanged):
             if before is None:
-                raise FrameError("answer: got 'not modified', though I hold nothing of it")
+                raise FrameError("answer: got 'not modified', though nothing of it is held")
             model = replace(before.model, round=pulled.round)
             held = replace(before, model=model)
         else:

@@ -11,7 +11,12 @@ from p2pl.data.examples import Examples, Source
 
 
 def are_convolved(examples: Source, model: nn.Module) -> bool:
-    """Returns whether these are images on a CPU, and the model begins by convolving them."""
+    """Returns whether these are images on a CPU, and the model begins by convolving them.
+
+    Args:
+        examples: their inputs [n, ...].
+        model: what is to be trained on them.
+    """
     x = examples.take(torch.tensor([0])).x
     return x.device.type == "cpu" and x.dim() == 4 and has_convolutions(model)
 

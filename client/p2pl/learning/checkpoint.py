@@ -13,7 +13,11 @@ DTYPE: Final = "float32"  # a checkpoint is exact, whatever travels later
 
 
 def build(session: Session) -> tuple[bytes, Checkpoint]:
-    """Returns the checkpoint that the session's seed gives, and its size and hashes."""
+    """Returns the checkpoint that the session's seed gives, and its size and hashes.
+
+    Raises:
+        ModelError: the session's model is unknown here, or would not be built.
+    """
     model = models.build(session)
     return describe(weights.flatten(model), weights.Layout.of(model))
 

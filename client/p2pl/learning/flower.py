@@ -53,11 +53,27 @@ TOLD = "accuracy_told"  # what else goes by that name
 class NumPyClient(Protocol):
     """What is used of a `flwr.client.NumPyClient`; the signatures are Flower's."""
 
-    def get_parameters(self, config: Scalars) -> Arrays: ...
+    def get_parameters(self, config: Scalars) -> Arrays:
+        """Returns the parameters, one array each, always in the same order."""
+        ...
 
-    def fit(self, parameters: Arrays, config: Scalars) -> tuple[Arrays, int, Scalars]: ...
+    def fit(self, parameters: Arrays, config: Scalars) -> tuple[Arrays, int, Scalars]:
+        """Returns the parameters after training, how many examples, and metrics.
 
-    def evaluate(self, parameters: Arrays, config: Scalars) -> tuple[float, int, Scalars]: ...
+        Args:
+            parameters: to begin with, as `get_parameters` returns them.
+            config: `server_round`, the round from 1 on.
+        """
+        ...
+
+    def evaluate(self, parameters: Arrays, config: Scalars) -> tuple[float, int, Scalars]:
+        """Returns the loss, how many examples, and metrics.
+
+        Args:
+            parameters: to score, as `get_parameters` returns them.
+            config: empty.
+        """
+        ...
 
 
 Clients: TypeAlias = Callable[[int, int], NumPyClient]  # given a peer's number, and how many
@@ -231,6 +247,10 @@ def _parameters(client: NumPyClient) -> Sequence[object]:
 def flatten(arrays: Sequence[object], layout: weights.Layout) -> Tensor:
     """Returns arrays as one vector, [P] float32.
 
+    Args:
+        arrays: of numbers, in the order of the layout's names.
+        layout: of the session's model.
+
     Raises:
         ModelError: they are not those of the session, or hold no numbers.
     """
@@ -347,6 +367,7 @@ class FlowerTrainer(Trainer):
         An accuracy, though, is in percent here, whichever way the client tells it.
 
         Raises:
+            ModelError: it answers in another form.
             ClientError: the client's own code failed.
         """
         del split  # it has one set of its own to evaluate on

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from p2pl.errors import ModelError, wrong
 from p2pl.learning.weights import flatten
-from p2pl.protocol.session import Session, Task
+from p2pl.protocol.session import Session
+from p2pl.protocol.session import Task as TaskSettings
 from p2pl.registry import Registry
 
 GROUP = "p2pl.models"
@@ -29,17 +30,20 @@ _GROUP_NORM_GROUPS = 8  # chosen: narrow layers have 16 channels; 2 or more in e
 Make: TypeAlias = Callable[..., nn.Module]
 
 
-def logreg(task: Task) -> nn.Module:
+def logreg(task: TaskSettings) -> nn.Module:
     """Returns multinomial logistic regression: one linear layer on the raw input."""
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.input), task.classes))
 
 
-def mlp(task: Task, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
+def mlp(task: TaskSettings, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
     """Returns a multi-layer perceptron with ReLU.
 
     Args:
         task: any input shape.
         hidden: sizes of the hidden layers.
+
+    Raises:
+        ModelError: a size is out of range.
     """
     _check_sizes("hidden", hidden)
     sizes = (math.prod(task.input), *hidden)
@@ -49,7 +53,7 @@ def mlp(task: Task, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(sizes[-1], task.classes))
 
 
-def cnn(task: Task, *, width: int = 16, hidden: int = 64) -> nn.Module:
+def cnn(task: TaskSettings, *, width: int = 16, hidden: int = 64) -> nn.Module:
     """Returns a small convolutional network in the manner of LeNet-5, with ReLU and max-pooling.
 
     Two 5x5 convolutions of `width` and `2 width` channels, each followed by 2x2 pooling, and one
@@ -59,6 +63,9 @@ def cnn(task: Task, *, width: int = 16, hidden: int = 64) -> nn.Module:
         task: images of at least 4x4.
         width: channels of the first convolution.
         hidden: size of the hidden layer.
+
+    Raises:
+        ModelError: the task's inputs are no such images, or a size is out of range.
     """
     channels, height, breadth = _image(task, "cnn")
     _check_sizes("width and hidden", (width, hidden))
@@ -78,13 +85,16 @@ def cnn(task: Task, *, width: int = 16, hidden: int = 64) -> nn.Module:
     )
 
 
-def resnet_gn(task: Task, *, depth: int = 8, width: int = 16) -> nn.Module:
+def resnet_gn(task: TaskSettings, *, depth: int = 8, width: int = 16) -> nn.Module:
     """Returns a residual network (He et al. 2016, section 4.2) with GroupNorm for BatchNorm.
 
     Args:
         task: images of at least 4x4.
         depth: 6 n + 2, with n blocks in each of three stages: 8, 14, 20, 26, …
         width: channels of the first stage; it doubles twice.
+
+    Raises:
+        ModelError: the task's inputs are no such images, or a size is out of range.
     """
     channels, _, _ = _image(task, "resnet-gn")
     _check_sizes("depth and width", (depth, width))
@@ -127,7 +137,7 @@ def _norm(channels: int) -> nn.Module:
     return nn.GroupNorm(math.gcd(channels, _GROUP_NORM_GROUPS), channels)
 
 
-def _image(task: Task, name: str) -> tuple[int, int, int]:
+def _image(task: TaskSettings, name: str) -> tuple[int, int, int]:
     if len(task.input) != 3 or min(task.input[1:]) < 4:
         raise ModelError(
             wrong(
@@ -155,7 +165,7 @@ def _check_sizes(name: str, sizes: object) -> None:
         )
 
 
-def arrays(task: Task, **shapes: tuple[int, ...]) -> nn.Module:
+def arrays(task: TaskSettings, **shapes: tuple[int, ...]) -> nn.Module:
     """Returns parameters without a network: what is computed with them only their trainer knows.
 
     For clients of Flower, and for modules that a person brings: a name with dots is that of a
@@ -166,6 +176,9 @@ def arrays(task: Task, **shapes: tuple[int, ...]) -> nn.Module:
     Args:
         task: not read.
         shapes: of the arrays by name; their order is that of their names.
+
+    Raises:
+        ModelError: a name cannot be that of a parameter, or a shape is none.
     """
     del task
     made = nn.Module()
@@ -219,6 +232,15 @@ BUILT_IN: Mapping[str, Make] = {
 MODELS: Registry[Make] = Registry("model.name", GROUP, None, ModelError)
 for _name, _make in BUILT_IN.items():
     MODELS.builtin(_name)(_make)
+
+
+def check(session: Session) -> None:
+    """Raises ModelError where the session's model is unknown here, or would not be built.
+
+    A model that somebody brings is only looked up: what it makes of its arguments shows when it is
+    made.
+    """
+    _find(session)
 
 
 def build(session: Session) -> nn.Module:

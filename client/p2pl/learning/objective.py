@@ -50,15 +50,30 @@ class Objective:
         return made
 
     def losses(self, vector: Tensor, batch: Examples) -> Tensor:
-        """Returns the loss of each example at the parameters [P], [n]."""
+        """Returns the loss of each example at the parameters [P], [n].
+
+        Args:
+            vector: [P] float32.
+            batch: n examples.
+        """
         return self.task.losses(self.outputs(vector, batch.x), batch.y)
 
     def loss(self, vector: Tensor, batch: Examples) -> Tensor:
-        """Returns the mean loss over a batch at the parameters [P], a single number."""
+        """Returns the mean loss over a batch at the parameters [P], a single number.
+
+        Args:
+            vector: [P] float32.
+            batch: n examples, at least 1.
+        """
         return self.task.loss(self.outputs(vector, batch.x), batch.y, "mean")
 
     def gradient(self, vector: Tensor, batch: Examples) -> tuple[Tensor, Tensor]:
-        """Returns the mean loss over a batch, and its gradient by the parameters, [P]."""
+        """Returns the mean loss over a batch, and its gradient by the parameters, [P].
+
+        Args:
+            vector: [P] float32.
+            batch: n examples, at least 1.
+        """
         at = vector.detach().requires_grad_()
         loss = self.loss(at, batch)
         (gradient,) = torch.autograd.grad(loss, at)

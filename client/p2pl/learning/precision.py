@@ -35,7 +35,12 @@ class _InBfloat16:
 
 
 def check(name: str, *, private: bool) -> None:
-    """Raises InputError where there is no such precision, or not with private training."""
+    """Raises InputError where there is no such precision, or not with private training.
+
+    Args:
+        name: what was asked for.
+        private: whether training is private.
+    """
     if name not in NAMES:
         raise InputError(wrong("--precision", got=name, allowed=", ".join(NAMES)))
     if private and name != "float32":
@@ -50,12 +55,23 @@ def check(name: str, *, private: bool) -> None:
 
 
 def compute_in(name: str, model: nn.Module, device: torch.device) -> None:
-    """Makes a model on this device compute its layers in the precision called `name`."""
+    """Makes a model on this device compute its layers in the precision called `name`.
+
+    Args:
+        name: one of `NAMES`.
+        model: changed in place: its `forward` is replaced.
+        device: that it is on.
+    """
     if name == "bfloat16":
         model.forward = _InBfloat16(model.forward, device)
 
 
 def as_in(model: nn.Module, compute: Compute) -> Compute | Callable[..., Tensor]:
-    """Returns what computes the model's logits by another way, in the model's precision."""
+    """Returns what computes the model's logits by another way, in the model's precision.
+
+    Args:
+        model: made by `compute_in`, or not.
+        compute: another way to compute its logits.
+    """
     own = model.forward
     return _InBfloat16(compute, own.device) if isinstance(own, _InBfloat16) else compute

@@ -106,7 +106,13 @@ class Task(Protocol):
         ...
 
     def loss(self, outputs: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
-        """Returns the mean or the sum of the losses, a single number with a gradient."""
+        """Returns the mean or the sum of the losses, a single number with a gradient.
+
+        Args:
+            outputs: [n, ...], of the model; n at least 1.
+            targets: [n, ...], as the data hold them.
+            reduction: `mean` or `sum`.
+        """
         losses = self.losses(outputs, targets)
         return losses.mean() if reduction == "mean" else losses.sum()
 

@@ -171,7 +171,12 @@ class LoopTrainer(TorchTrainer):
 
     @classmethod
     def around(cls, trainer: TorchTrainer, loop: Fit) -> "LoopTrainer":
-        """Returns the trainer with another loop."""
+        """Returns the trainer with another loop.
+
+        Args:
+            trainer: whose model, data and scores it keeps.
+            loop: the person's own.
+        """
         return cls(
             trainer.objective, trainer.names, trainer.own, trainer.validation, trainer.test, loop
         )

@@ -47,6 +47,11 @@ def of_round(training: Training, index: int, rounds: int) -> Training:
     A rate that falls to almost nothing lets the peers of a session come to rest together: with
     skewed labels each round pulls a peer towards its own labels in proportion to the rate. `cosine`
     is the schedule of Loshchilov and Hutter 2017 (arXiv:1608.03983), one period, no restart.
+
+    Args:
+        training: the session's settings.
+        index: the round, 1..`rounds`.
+        rounds: of the session.
     """
     if training.schedule == "constant":
         return training
@@ -121,7 +126,14 @@ def _batches(count: int, batch_size: int, generator: torch.Generator) -> tuple[T
 def advance(
     vector: Tensor, gradient: Tensor, state: OptimizerState, training: Training
 ) -> tuple[Tensor, OptimizerState]:
-    """Returns the next parameters and state; the vector and the gradient given are overwritten."""
+    """Returns the next parameters and state; the vector and the gradient given are overwritten.
+
+    Args:
+        vector: [P] float32.
+        gradient: [P] float32, of the loss at `vector`.
+        state: of the optimizer; {} before the first step.
+        training: the session's settings.
+    """
     if training.optimizer == "adam":
         step = _adam
     else:
@@ -165,7 +177,7 @@ def follow(start: Start, trained: Trained, mixed: Tensor, training: Training) ->
 
     Quasi-global momentum (Lin et al. 2021, arXiv:2102.04761): the buffer follows the way that the
     parameters went in the round with mixing, which is nearly the same for all peers, and not the
-    gradients of my own labels. It costs no bytes.
+    gradients of the peer's own labels. It costs no bytes.
 
     Args:
         start: of the round.

@@ -51,7 +51,13 @@ class Round:
 
     @classmethod
     def of(cls, session: Session, index: int, on_step: OnStep = quietly) -> "Round":
-        """Returns round `index` of a session."""
+        """Returns round `index` of a session.
+
+        Args:
+            session: whose settings hold.
+            index: from 1 on.
+            on_step: called between two steps with how many are done, and of how many.
+        """
         exchange = session.exchange
         last = exchange.rounds - exchange.polish_rounds
         return cls(index, exchange.rounds, of_round(session.training, index, last), on_step)
@@ -180,7 +186,12 @@ class Trainer(Protocol):
         return None
 
     def sample(self, split: Literal["train", "validation"], most: int) -> Sample | None:
-        """Returns at most so many of the peer's own examples, to learn by; None: none are given."""
+        """Returns at most so many of the peer's own examples, to learn by; None: none are given.
+
+        Args:
+            split: which of the peer's examples.
+            most: how many at most, at least 1.
+        """
         del split, most
         return None
 

@@ -119,7 +119,12 @@ def _header(layout: Layout, dtype: Dtype) -> bytes:
 
 
 def payload_bytes(layout: Layout, dtype: Dtype) -> int:
-    """Returns the exact size of every payload of this layout."""
+    """Returns the exact size of every payload of this layout.
+
+    Args:
+        layout: names and shapes of the parameters.
+        dtype: that they travel as.
+    """
     return len(_header(layout, dtype)) + layout.total * _TORCH[dtype].itemsize
 
 
@@ -147,6 +152,11 @@ def decode(payload: Payload, layout: Layout, dtype: Dtype) -> Tensor:
     """Returns the vector in `payload`, [P] float32, on the CPU.
 
     Float32 in a writable buffer is not copied: the vector is a view into it.
+
+    Args:
+        payload: bytes from a stranger.
+        layout: names and shapes that it must have.
+        dtype: that it must be of.
 
     Raises:
         FrameError: the payload is not of this layout and type, or holds NaN or infinity.
@@ -179,7 +189,7 @@ def _numbers(payload: Payload, offset: int, dtype: torch.dtype) -> Tensor:
 
 
 def _difference(payload: Payload, layout: Layout, dtype: Dtype) -> str:
-    """Returns a message that names the first tensor in which a foreign header differs from ours."""
+    """Returns a message that names the first tensor in which a foreign header is another one."""
     foreign = _foreign_header(payload)
     if foreign is None:
         return "payload: got something else, allowed a safetensors file of the session's model"

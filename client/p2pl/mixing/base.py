@@ -65,7 +65,8 @@ class Mixed:
 
     Attributes:
         vector: [P] float32.
-        row: peer id -> its share in the mix, 0..1, the peer's own included; the sum is 1.
+        row: peer id -> its share in the mix, 0..1, the peer's own included; the sum is 1. Of a rule
+            that weighs each coordinate by itself, the mean share over the coordinates.
         rejected: peer id -> why its model has no share.
         memory: what the rule remembers for the next round.
     """

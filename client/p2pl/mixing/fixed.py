@@ -33,6 +33,10 @@ def sample_row(own_samples: int, counts: Sequence[int]) -> Row:
     """Returns the row in proportion to sample counts, as in McMahan et al. 2017 (FedAvg).
 
     Counts are self-reported, hence kept within `MAX_SAMPLE_RATIO` of their median.
+
+    Args:
+        own_samples: examples that the peer trains on, at least 0.
+        counts: of the K others, as they say.
     """
     all_counts = (own_samples, *counts)
     middle = max(1.0, median(all_counts))
@@ -47,11 +51,11 @@ def age_row(own_age: int, ages: Sequence[int]) -> Row:
     """Returns the row in proportion to ages, which say how much training a model has seen.
 
     The merge of gossip learning (Hegedus et al. 2021), for several models at once; and one that is
-    far behind the oldest has no weight (limited merging, Danner et al. 2023), be it my own. Ages
-    are self-reported: whoever asks for this row has capped them.
+    far behind the oldest has no weight (limited merging, Danner et al. 2023), be it the peer's own.
+    Ages are self-reported: whoever asks for this row has capped them.
 
     Args:
-        own_age: of my own model, in rounds; at least 0.
+        own_age: of the peer's own model, in rounds; at least 0.
         ages: of the K others.
     """
     all_ages = (own_age, *ages)
@@ -67,7 +71,12 @@ class FixedRow(Mixer):
     keeps_privacy: ClassVar[bool] = True
 
     def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
-        """Returns the weights of the mix: the peer's own, then those of the K models, sum 1."""
+        """Returns the weights of the mix: the peer's own, then those of the K models, sum 1.
+
+        Args:
+            own: the peer's own model.
+            received: K models by peer id.
+        """
         raise NotImplementedError
 
     def mix(self, own: Own, received: Mapping[str, PeerModel], memory: msgspec.Struct) -> Mixed:
@@ -80,6 +89,7 @@ class OwnOnly(FixedRow):
     """Trusts nobody: what others give is thrown away."""
 
     def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
+        """Returns a 1 and K zeros."""
         return own_row(len(received))
 
 
@@ -88,6 +98,7 @@ class Uniform(FixedRow):
     """Trusts everybody equally, the peer itself included."""
 
     def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
+        """Returns K + 1 equal weights."""
         return equal_row(len(received))
 
 
@@ -96,6 +107,7 @@ class BySamples(FixedRow):
     """Weighs by sample counts, as federated averaging does."""
 
     def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
+        """Returns weights in proportion to sample counts, within a factor of their median."""
         return sample_row(own.samples, [model.samples for model in received.values()])
 
 
@@ -104,4 +116,5 @@ class ByAge(FixedRow):
     """Weighs by age: how many rounds of training are in a model."""
 
     def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
+        """Returns weights in proportion to ages; 0 for what is far behind the oldest."""
         return age_row(own.round, [model.round for model in received.values()])

@@ -1,10 +1,10 @@
 """The trust row as it is usually learned, kept to show what goes wrong: `degroot-naive`.
 
-All weights, my own among them, are a softmax of one number each, moved by the gradient of my own
-validation loss through the mixed parameters (as in L2C, Li et al. 2022, and APPLE, Luo and Wu
-2022, arXiv:2110.08394). Liars are thrown out as long as labels are alike. Under label skew my
-data like nobody's model as well as mine, so the row turns to me alone, and to those with my
-classes; what is learned together is lost.
+All weights, the peer's own among them, are a softmax of one number each, moved by the gradient of
+the peer's own validation loss through the mixed parameters (as in L2C, Li et al. 2022, and APPLE,
+Luo and Wu 2022, arXiv:2110.08394). Liars are thrown out as long as labels are alike. Under label
+skew a peer's data like nobody's model as well as its own, so the row turns to the peer alone, and
+to those with its classes; what is learned together is lost.
 
 `p2pl.mixing.trust.row` says what to do instead.
 """
@@ -22,7 +22,7 @@ from p2pl.mixing.base import MIXERS, Mixed, Mixer, Own, PeerModel, Row, by_row
 from p2pl.mixing.fixed import equal_row
 from p2pl.protocol.session import Mixing
 
-ME = ""  # under which my own number is kept
+ME = ""  # under which the peer's own number is kept
 MAX_LOGIT = 20.0  # e^20 to 1; more only overflows
 MAX_REMEMBERED = 1_024  # peers
 EXAMPLES = 512  # as many as `p2pl.tasks.probe` asks
@@ -63,8 +63,8 @@ def learn(
 
     Args:
         logits: what the previous round left, by peer id.
-        vectors: [P] by peer id, mine under `ME` first.
-        mine: of my validation examples.
+        vectors: [P] by peer id, the peer's own under `ME` first.
+        mine: of the peer's validation examples.
         mixing: `trust_rate` and `trust_steps` are read.
     """
     stacked = torch.stack(list(vectors.values()))

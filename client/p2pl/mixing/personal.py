@@ -1,10 +1,10 @@
-"""The personal track: a model of my own distribution, which nobody else ever gets.
+"""The personal track: a model of the peer's own distribution, which nobody else ever gets.
 
-The shared model must serve everybody. Who holds two classes of ten and will only ever be asked
-about these wants another: one chosen freely, on my own validation examples as they are. It is a
-convex combination of what I trained this round (the shared model, fine-tuned on my data), of my
-personal model so far, and of what I mixed from others, its weights learned by exponentiated
-gradient (Kivinen and Warmuth 1997), as the whole row is in APPLE (Luo and Wu 2022,
+The shared model must serve everybody. A peer that holds two classes of ten and will only ever be
+asked about these wants another: one chosen freely, on its own validation examples as they are. It
+is a convex combination of what the peer trained this round (the shared model, fine-tuned on its
+data), of its personal model so far, and of what it mixed from others. The weights are learned by
+exponentiated gradient (Kivinen and Warmuth 1997), as the whole row is in APPLE (Luo and Wu 2022,
 arXiv:2110.08394) and the one weight in APFL (Deng et al. 2020, arXiv:2003.13461). It is kept only
 where it beats what it is made of. What is learned here changes nothing that others see.
 """
@@ -25,13 +25,13 @@ EXAMPLES = 1_024  # to learn and to choose by; more only costs time
 def choose(
     trained: Tensor, before: Tensor | None, received: Sequence[Tensor], mine: Sample
 ) -> Tensor:
-    """Returns my personal model after this round, [P].
+    """Returns the peer's personal model after this round, [P].
 
     Args:
-        trained: [P], what I trained this round.
-        before: [P], my personal model of the round before; None in the first.
-        received: those of others that I mixed, [P] each.
-        mine: of my validation examples.
+        trained: [P], what the peer trained this round.
+        before: [P], its personal model of the round before; None in the first.
+        received: those of others that it mixed, [P] each.
+        mine: of its validation examples.
     """
     own = [trained] if before is None else [trained, before]
     combined = _combined([*own, *received], mine)

@@ -1,6 +1,6 @@
 """Mixing rules from the literature on Byzantine learners: to compare with, and to choose.
 
-They learn nothing and remember nothing. A rule sees m = K + 1 models, my own first, of which it
+They learn nothing and remember nothing. A rule sees m = K + 1 models, the own first, of which it
 assumes `b` to be bad (`mixing.byzantine`; without it the most that any of them tolerates, the
 largest b < m / 2), and returns the mix and the share that each model had in it. P is the number of
 parameters.
@@ -13,16 +13,16 @@ parameters.
 | `multi-krum`       | the mean of the m - b models with the nearest neighbours   | P m^2       |
 | `nnm-` before them | each model is first replaced by the mean of its m - b      | P m^2 more  |
 |                    | nearest, itself included; then the rule                    |             |
-| `clipped-gossip`   | the mean, each difference to mine cut to a common length   | P m         |
-| `balance`          | half mine, half the mean of those near mine                | P m         |
-| `ubar`             | the same of those that are near mine and fit my data       | P m + tests |
+| `clipped-gossip`   | the mean, differences to the own cut to a common length    | P m         |
+| `balance`          | half the own, half the mean of those near it               | P m         |
+| `ubar`             | the same of those that are near and fit the peer's data    | P m + tests |
 
 `median` to `nnm-…` tolerate b < m / 2 among alike honest models, and can be outvoted by a cohort
-that happens to hold more. The last three anchor on my own model: `clipped-gossip` bounds what b bad
-ones can do, `balance` and `ubar` may end up alone.
+that happens to hold more. The last three anchor on the peer's own model: `clipped-gossip` bounds
+what b bad ones can do, `balance` and `ubar` may end up alone.
 
-With two models in all nobody can be outvoted: I keep mine, unless `byzantine` is 0. All values are
-finite where the models are; a sum that overflows leaves me with my own.
+With two models in all nobody can be outvoted: the peer keeps its own, unless `byzantine` is 0. All
+values are finite where the models are; a sum that overflows leaves the peer with its own.
 """
 
 import math
@@ -50,7 +50,7 @@ class Anchor:
     """What a rule may know beside the models."""
 
     progress: float  # rounds done of all, 0..1
-    loss: Loss  # on my validation examples
+    loss: Loss  # on the peer's validation examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,12 @@ def combine(
 
 
 def assumed_bad(mixing: Mixing, models: int) -> int:
-    """Returns b: how many of m models a rule assumes to be bad, at most what it tolerates."""
+    """Returns b: how many of m models a rule assumes to be bad, at most what it tolerates.
+
+    Args:
+        mixing: the session's settings.
+        models: m, the peer's own included; at least 1.
+    """
     tolerated = (models - 1) // 2
     return tolerated if mixing.byzantine is None else min(mixing.byzantine, tolerated)
 
@@ -106,7 +111,7 @@ def _mine_alone(own: Tensor, received: Sequence[Tensor], why: str) -> Combined:
 def median(models: Sequence[Tensor], blends: Tensor, bad: int) -> Combined:
     """Returns the coordinate-wise median; of an even number the mean of the middle two.
 
-    Yin et al. 2018 (arXiv:1803.01498), definition 1.
+    Yin et al. 2018 (arXiv:1803.01498), definition 1. The arguments are those of `trimmed_mean`.
     """
     del bad
     return trimmed_mean(models, blends, (len(models) - 1) // 2)
@@ -140,13 +145,14 @@ def krum(models: Sequence[Tensor], blends: Tensor, bad: int) -> Combined:
     """Returns the model with the least sum of squared distances to its m - b nearest.
 
     Blanchard et al. 2017 (arXiv:1703.02757), in the form of Allouah et al. 2023
-    (arXiv:2302.01772): a model is among its own nearest, which tolerates b < m / 2. At a tie mine.
+    (arXiv:2302.01772): a model is among its own nearest, which tolerates b < m / 2. At a tie it is
+    the peer's own. The arguments are those of `trimmed_mean`.
     """
     return _mean_of_best(models, blends, bad, 1)
 
 
 def multi_krum(models: Sequence[Tensor], blends: Tensor, bad: int) -> Combined:
-    """Returns the mean of the m - b models that `krum` finds best."""
+    """Returns the mean of the m - b models that `krum` finds best; arguments as there."""
     return _mean_of_best(models, blends, bad, len(models) - bad)
 
 
@@ -195,7 +201,7 @@ def _chunks(
         yield at, chunk if plain or blends is None else blends.to(chunk) @ chunk
 
 
-# --- by distance to mine -------------------------------------------------------------------------
+# --- by distance to the peer's own ---------------------------------------------------------------
 
 
 def clipped_gossip(
@@ -206,6 +212,12 @@ def clipped_gossip(
     He, Karimireddy and Jaggi 2022 (arXiv:2202.01545). Their theorem's radius is tau^2 = 1/delta
     sum_j W_ij E|x_i - x_j|^2 over the honest j; here W_ij = 1/m, delta = b/m, and the honest are
     taken to be the K - b nearest. b bad models move the mix by at most b/m tau.
+
+    Args:
+        own: x_i, [P].
+        received: K vectors x_j of [P].
+        mixing: the session's settings.
+        mine: not read.
     """
     del mine
     count, bad = len(received) + 1, assumed_bad(mixing, len(received) + 1)
@@ -236,6 +248,12 @@ def balance(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Ancho
 
     BALANCE: Fang et al. 2024 (arXiv:2406.10416), algorithm 1, with its a = 0.5, g = 0.3 and k = 1;
     all three are settings, since what is near depends on the model. Nobody near: x_i.
+
+    Args:
+        own: x_i, [P].
+        received: K vectors x_j of [P].
+        mixing: the session's settings.
+        mine: its `progress` is t/T.
     """
     share = mixing.balance_gamma * math.exp(-mixing.balance_kappa * mine.progress)
     radius = share * float(own.norm())
@@ -248,21 +266,27 @@ def balance(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Ancho
 
 
 def ubar(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Anchor) -> Combined:
-    """Returns half mine, half the mean of those among the K - b nearest that fit my data too.
+    """Returns half x_i, half the mean of those of the K - b nearest that fit the peer's data too.
 
     UBAR: Guo et al. 2021 (arXiv:2002.08569), algorithm 1: of the nearest, those with a loss of at
-    most mine; where there is none, the one with the least.
+    most that of x_i; where there is none, the one with the least.
+
+    Args:
+        own: x_i, [P].
+        received: K vectors x_j of [P].
+        mixing: the session's settings.
+        mine: its `loss` is asked of all that are near.
     """
     distances = _distances(own, received)
     order = sorted(range(len(received)), key=distances.__getitem__)
     near = order[: len(received) - assumed_bad(mixing, len(received) + 1)]
-    rejected = {k: f"ubar: {len(near)} of {len(order)} are nearer to mine" for k in order}
+    rejected = {k: f"ubar: {len(near)} of {len(order)} are nearer" for k in order}
     losses = {k: mine.loss(received[k]) for k in near}
     limit = mine.loss(own)
     if near and min(losses.values()) > limit:
         limit = min(losses.values())
     for k, loss in losses.items():
-        rejected[k] = f"ubar: my validation loss is {loss:.3f} with it, allowed {limit:.3f}"
+        rejected[k] = f"ubar: the validation loss is {loss:.3f} with it, allowed {limit:.3f}"
         if loss <= limit:
             del rejected[k]
     return _anchored(own, received, rejected, mixing)
@@ -271,7 +295,7 @@ def ubar(own: Tensor, received: Sequence[Tensor], mixing: Mixing, mine: Anchor) 
 def _anchored(
     own: Tensor, received: Sequence[Tensor], rejected: Mapping[int, str], mixing: Mixing
 ) -> Combined:
-    """Returns my share of mine and the rest of the mean of those that are not rejected."""
+    """Returns the mix of the peer's own, by its share, and the mean of those not rejected."""
     accepted = len(received) - len(rejected)
     share = (1 - mixing.own_share) / accepted if accepted else 0.0
     others = [0.0 if k in rejected else share for k in range(len(received))]

@@ -128,7 +128,12 @@ class AcceptedConnections:
         return self._peers.get(route)
 
     def greet(self, route: bytes, peer_id: str) -> ConnectionAnswer:
-        """Returns the answer to a hello whose credential has been checked."""
+        """Returns the answer to a hello whose credential has been checked.
+
+        Args:
+            route: by which the connection's messages come.
+            peer_id: that the credential proved.
+        """
         self._peers.pop(route, None)
         before = [other for other, who in self._peers.items() if who == peer_id]
         if len(before) >= MAX_ACCEPTED_PER_PEER:
@@ -139,7 +144,12 @@ class AcceptedConnections:
         return self._hello
 
     def answer(self, route: bytes, ask: Ping | Tell) -> ConnectionAnswer:
-        """Returns the answer to what came over a connection: `Busy` past the peer's quota."""
+        """Returns the answer to what came over a connection: `Busy` past the peer's quota.
+
+        Args:
+            route: by which it came.
+            ask: what came.
+        """
         peer_id = self._peers.pop(route, None)
         if peer_id is None:
             return NO_HELLO

@@ -67,6 +67,11 @@ class MemoryNetwork:
     def announce(self, me: PeerAddress, event: Event, numwant: int) -> Answer:
         """Returns the tracker's answer to a peer.
 
+        Args:
+            me: who announces.
+            event: what it announces.
+            numwant: how many peers are drawn for it at most.
+
         Raises:
             TrackerError: the tracker is not there.
         """
@@ -150,7 +155,12 @@ class MemoryTransport:
         deadline_s: float,
         size: int,
     ) -> Pulled | Unchanged:
-        """Returns the newest version of the peer at `address`; see `Transport.pull`."""
+        """Returns the newest version of the peer at `address`; see `Transport.pull`.
+
+        Raises:
+            PullError: it cannot be reached, serves nothing yet, was too slow, or its version has
+                another size.
+        """
         other = self._greet(address)
         try:
             async with asyncio.timeout(deadline_s):
@@ -170,7 +180,15 @@ class MemoryTransport:
         )
 
     async def wait_for(self, round: int, wait_s: float) -> Published:
-        """Returns the version of this round, or the newest once it has come or `wait_s` passed."""
+        """Returns the version of this round, or the newest once it has come or `wait_s` passed.
+
+        Args:
+            round: hoped for.
+            wait_s: how long to wait for it at most; seconds on the network's clock.
+
+        Raises:
+            PullError: nothing is served yet.
+        """
         if self._replaced is not None and self._replaced.round == round:
             return self._replaced
         until_s = self._network.now() + wait_s
@@ -190,7 +208,11 @@ class MemoryTransport:
     async def pull_checkpoint(
         self, address: PeerAddress, *, size: int, deadline_s: float
     ) -> memoryview:
-        """Returns the bytes that a peer serves as the initial checkpoint."""
+        """Returns the bytes that a peer serves as the initial checkpoint.
+
+        Raises:
+            PullError: it cannot be reached, or serves none of this size.
+        """
         del deadline_s
         other = self._greet(address)
         if other._checkpoint is None:
@@ -208,7 +230,11 @@ class MemoryTransport:
     async def fetch_blob(
         self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
     ) -> memoryview:
-        """Returns the blob of this name."""
+        """Returns the blob of this name.
+
+        Raises:
+            PullError: the peer cannot be reached, or has no such blob of this size.
+        """
         del deadline_s
         other = self._greet(address)
         if name not in other._blobs:
@@ -216,7 +242,11 @@ class MemoryTransport:
         return self._take(other, other._blobs[name], size)
 
     async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
-        """Returns which version a pull would get."""
+        """Returns which version a pull would get.
+
+        Raises:
+            PullError: the peer cannot be reached.
+        """
         del deadline_s
         newest = self._greet(address)._newest
         if newest is None:
@@ -224,7 +254,11 @@ class MemoryTransport:
         return Newest(round=newest.round, samples=newest.samples, digest=newest.digest)
 
     async def tell(self, address: PeerAddress, payload: bytes, *, deadline_s: float) -> None:
-        """Puts `payload` into the inbox of the peer at `address`."""
+        """Puts `payload` into the inbox of the peer at `address`.
+
+        Raises:
+            PullError: the peer cannot be reached, or its inbox is full.
+        """
         del deadline_s
         other = self._greet(address)
         if not other.inbox.put(Message(self.identity.peer_id, payload)):
@@ -265,7 +299,11 @@ class MemoryDirectory:
         self._network, self._me = network, me
 
     async def announce(self, event: Event = "update", *, numwant: int) -> Answer:
-        """Returns the tracker's answer; raises TrackerError where the tracker is not there."""
+        """Returns the tracker's answer.
+
+        Raises:
+            TrackerError: the tracker is not there.
+        """
         answer = self._network.announce(self._me, event, numwant)
         self.known.hear(answer.peers)
         return answer

@@ -20,12 +20,22 @@ class Traffic:
     garbage_by_peer: dict[str, int] = field(default_factory=dict)
 
     def came(self, peer_id: str | None, count: int) -> None:
-        """Counts bytes that came in; None where nobody has proved to be the sender."""
+        """Counts bytes that came in; None where nobody has proved to be the sender.
+
+        Args:
+            peer_id: of the sender.
+            count: bytes of the message.
+        """
         self.bytes_in += count
         _add(self.bytes_in_by_peer, peer_id, count)
 
     def went(self, peer_id: str | None, count: int) -> None:
-        """Counts the bytes of a message that went out."""
+        """Counts the bytes of a message that went out.
+
+        Args:
+            peer_id: of the receiver; None where it has not proved who it is.
+            count: bytes of the message.
+        """
         self.messages_out += 1
         self.bytes_out += count
         _add(self.bytes_out_by_peer, peer_id, count)

@@ -18,11 +18,7 @@ from p2pl.protocol.frame import Newest
 
 
 class Transport(Protocol):
-    """Serves this peer's newest model to others, and reaches theirs; each call has a deadline.
-
-    A call to another peer raises `PullError` where the peer is late, cannot be reached or refuses,
-    and `FrameError` where it is not who it should be or sends what it must not.
-    """
+    """Serves this peer's newest model to others, and reaches theirs; each call has a deadline."""
 
     @property
     def identity(self) -> Identity:
@@ -76,17 +72,36 @@ class Transport(Protocol):
             wait_s: …or after this time with what it has; 0..60.
             deadline_s: for all of it.
             size: of every version in this session, bytes.
+
+        Raises:
+            PullError: the other peer is late, cannot be reached or refuses.
+            FrameError: it is not who it should be, or sends what it must not.
         """
         ...
 
     async def pull_checkpoint(
         self, address: PeerAddress, *, size: int, deadline_s: float
     ) -> memoryview:
-        """Returns the bytes that a peer says are the initial checkpoint; they must be verified."""
+        """Returns the bytes that a peer says are the initial checkpoint; they must be verified.
+
+        Args:
+            address: whom to ask.
+            size: that the session file promises, bytes.
+            deadline_s: for all of it.
+
+        Raises:
+            PullError: the other peer is late, cannot be reached or refuses.
+            FrameError: it is not who it should be, or sends what it must not.
+        """
         ...
 
     async def put_blob(self, name: bytes, payload: Payload) -> None:
-        """Gives `payload` to those who know its name, until it is dropped."""
+        """Gives `payload` to those who know its name, until it is dropped.
+
+        Args:
+            name: that only those who may have it know; `BLOB_NAME_BYTES` long, drawn at random.
+            payload: bytes, which must not change any more.
+        """
         ...
 
     def drop_blob(self, name: bytes) -> None:
@@ -96,15 +111,45 @@ class Transport(Protocol):
     async def fetch_blob(
         self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
     ) -> memoryview:
-        """Returns the blob of this name that the peer at `address` has for this one."""
+        """Returns the blob of this name that the peer at `address` has for this one.
+
+        Args:
+            address: whom to ask.
+            name: of the blob.
+            size: that it must have, bytes.
+            deadline_s: for all of it.
+
+        Raises:
+            PullError: the other peer is late, cannot be reached or refuses.
+            FrameError: it is not who it should be, or sends what it must not.
+        """
         ...
 
     async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
-        """Returns which version the peer at `address` would give to a pull."""
+        """Returns which version the peer at `address` would give to a pull.
+
+        Args:
+            address: whom to ask.
+            deadline_s: for all of it.
+
+        Raises:
+            PullError: the other peer is late, cannot be reached or refuses.
+            FrameError: it is not who it should be, or sends what it must not.
+        """
         ...
 
     async def tell(self, address: PeerAddress, payload: bytes, *, deadline_s: float) -> None:
-        """Puts `payload` into the inbox of the peer at `address`, and returns when it is there."""
+        """Puts `payload` into the inbox of the peer at `address`, and returns when it is there.
+
+        Args:
+            address: whom to tell.
+            payload: a short message, at most what the frame holds.
+            deadline_s: for all of it.
+
+        Raises:
+            PullError: the other peer is late, cannot be reached or refuses.
+            FrameError: it is not who it should be, or sends what it must not.
+        """
         ...
 
 
@@ -125,6 +170,10 @@ class Directory(Protocol):
 
     async def announce(self, event: Event = "update", *, numwant: int) -> Answer:
         """Returns the tracker's answer: up to `numwant` peers, drawn at random.
+
+        Args:
+            event: `started`, `update`, `completed` or `stopped`.
+            numwant: how many peers at most, at least 0.
 
         Raises:
             TrackerError: no tracker answered within the deadline.

@@ -187,7 +187,12 @@ def noise_multiplier(budget: Budget, spent: Spent, sample_rate: float, steps: in
 
 
 def merged(spent: Spent, more: Charge) -> Spent:
-    """Returns `spent` with `more`; steps of the kind of the last entry are added to that entry."""
+    """Returns `spent` with `more`; steps of the kind of the last entry are added to that entry.
+
+    Args:
+        spent: so far.
+        more: what is spent next.
+    """
     if spent and (spent[-1].noise_multiplier, spent[-1].sample_rate) == (
         more.noise_multiplier,
         more.sample_rate,

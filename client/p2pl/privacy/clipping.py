@@ -197,7 +197,7 @@ def _through_opacus(model: nn.Module) -> Iterator[Clipped]:
     hooked = GradSampleModule(model, loss_reduction="sum")
     parameters = dict(model.named_parameters())
     ordered: list[Any] = [parameters[name] for name in layout.names]  # with Opacus' own attributes
-    # Of the optimizer, only the clipping is used: noise and step are ours, on the one vector.
+    # Of the optimizer, only the clipping is used; noise and step follow, on the one vector.
     clipping = DPOptimizer(
         torch.optim.SGD(ordered, lr=0.0),
         noise_multiplier=0.0,

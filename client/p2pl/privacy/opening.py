@@ -31,7 +31,11 @@ class Book:
         return load_ledger(self.directory, self.session_id, self.key)
 
     def save(self, accounts: Ledger) -> None:
-        """Writes the accounts down."""
+        """Writes the accounts down.
+
+        Raises:
+            InputError: they cannot be written.
+        """
         save_ledger(self.directory, self.session_id, self.key, accounts)
 
 

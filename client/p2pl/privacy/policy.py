@@ -54,6 +54,7 @@ def check_session(session: Session, asked: Wanted | None) -> None:
 
     Raises:
         PrivacyError: the session demands more, or its mixing rule may not be used privately.
+        InputError: the mixing rule is not known here.
     """
     demanded = session.privacy
     if asked is None:
@@ -168,6 +169,7 @@ def open_trust(session: Session, allowed: Budget, rounds: int, spent: Spent = ()
 
     Raises:
         PrivacyError: no noise is enough for the budget.
+        InputError: the mixing rule is not known here.
     """
     if not rule_of(session).asks_judge:
         return None

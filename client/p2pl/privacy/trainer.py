@@ -26,7 +26,13 @@ class PrivateTrainer(TorchTrainer):
     def around(
         cls, trainer: TorchTrainer, private: PrivateTraining, told_samples: int
     ) -> "PrivateTrainer":
-        """Returns the trainer, private from now on."""
+        """Returns the trainer, private from now on.
+
+        Args:
+            trainer: whose model, data and scores it keeps.
+            private: how it trains.
+            told_samples: how many examples others are told that the peer has.
+        """
         return cls(
             trainer.objective,
             trainer.names,

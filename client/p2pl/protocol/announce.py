@@ -187,7 +187,12 @@ _SIGNATURE_JSON_BYTES = len(',"signature":""}') + 88  # 64 bytes in base64
 
 
 def encode(announce: Announce, key: Ed25519PrivateKey) -> bytes:
-    """Returns the body of an announce, signed with `key`."""
+    """Returns the body of an announce, signed with `key`.
+
+    Args:
+        announce: what is said.
+        key: of the peer that says it.
+    """
     statement = _ENCODER.encode(announce)
     signed = SignedAnnounce(
         **msgspec.structs.asdict(announce), signature=sign(key, PURPOSE, statement)
@@ -228,13 +233,23 @@ def too_long() -> AnnounceError:
 
 
 def encode_row(announce: Announce, host: str) -> bytes:
-    """Returns the address of the announcing peer as others will receive it."""
+    """Returns the address of the announcing peer as others will receive it.
+
+    Args:
+        announce: of the peer.
+        host: the IP address that the announce came from.
+    """
     row = PeerRow(id=announce.digest, host=host, port=announce.port, curve_key=announce.curve_key)
     return _ENCODER.encode(row)
 
 
 def encode_answer(terms: Terms, rows: Iterable[bytes]) -> bytes:
-    """Returns the body of an answer; `rows` are made by `encode_row`, once for many answers."""
+    """Returns the body of an answer; `rows` are made by `encode_row`, once for many answers.
+
+    Args:
+        terms: what the tracker says beside the peers.
+        rows: of the peers, each as `encode_row` made it.
+    """
     return _ENCODER.encode(terms)[:-1] + b',"peers":[' + b",".join(rows) + b"]}"
 
 

@@ -30,7 +30,14 @@ def sign(key: Ed25519PrivateKey, purpose: bytes, statement: bytes) -> bytes:
 
 
 def is_signed_by(public_key: bytes, purpose: bytes, statement: bytes, signature: bytes) -> bool:
-    """Returns whether the holder of `public_key` signed `statement` for `purpose`."""
+    """Returns whether the holder of `public_key` signed `statement` for `purpose`.
+
+    Args:
+        public_key: Ed25519, 32 bytes; others are nobody's.
+        purpose: what the signature is for, so that none serves for two.
+        statement: what was signed.
+        signature: 64 bytes, of anybody.
+    """
     if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     try:

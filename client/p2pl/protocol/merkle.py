@@ -46,7 +46,13 @@ def tree(source: Iterable[bytes], length: int) -> tuple[bytes, tuple[bytes, ...]
 
 
 def is_layer_of(root: bytes, layer: Sequence[bytes], length: int) -> bool:
-    """Returns whether `layer` is the piece layer under `root` of a file of `length` bytes."""
+    """Returns whether `layer` is the piece layer under `root` of a file of `length` bytes.
+
+    Args:
+        root: SHA-256, 32 bytes.
+        layer: hashes of the pieces, 32 bytes each; () where the file fits one piece.
+        length: in bytes, at least 1.
+    """
     size = piece_bytes(length)
     if length <= size:
         return not layer

@@ -72,7 +72,7 @@ class Point(msgspec.Struct, frozen=True):
     bad_weight: float | None = None  # of all bad peers in an honest peer's mix, percent
 
 
-class Simulation(msgspec.Struct, frozen=True):
+class LoggedSimulation(msgspec.Struct, frozen=True):
     """What `simulation.json` holds, as far as a report shows it; the rest is passed over."""
 
     peers: Annotated[int, Meta(ge=1)]
@@ -104,7 +104,7 @@ class SimulationReport:
 
     page: Path
     pictures: Mapping[str, Path]  # by kind: those of HEADINGS
-    simulation: Simulation
+    simulation: LoggedSimulation
     by_peer: Matrix  # [seeds, peers], percent, of the model that each peer ended with
     classes: tuple[ClassScore, ...]  # () when the simulation has no confusion matrix
 
@@ -154,13 +154,13 @@ def simulation_tables(report: SimulationReport) -> RenderableType:
     return Group(*parts)
 
 
-def _read(directory: Path) -> tuple[Simulation, dict[str, Any]]:
+def _read(directory: Path) -> tuple[LoggedSimulation, dict[str, Any]]:
     """Returns the simulation's figures, and the same as they stand in the file."""
     path = directory / SIMULATION_FILE
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_RECORD_BYTES)
-        return msgspec.json.decode(raw, type=Simulation), msgspec.json.decode(raw, type=dict)
+        return msgspec.json.decode(raw, type=LoggedSimulation), msgspec.json.decode(raw, type=dict)
     except OSError as fault:
         raise RunDirError(f"{path}: cannot be read: {fault.strerror}") from fault
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
@@ -169,7 +169,7 @@ def _read(directory: Path) -> tuple[Simulation, dict[str, Any]]:
         ) from fault
 
 
-def _runs(directory: Path, simulation: Simulation) -> list[list[LoggedRun]]:
+def _runs(directory: Path, simulation: LoggedSimulation) -> list[list[LoggedRun]]:
     """Returns the runs by seed and peer; the honest peers are the first ones."""
     seeds = sorted(directory.glob("seed-*"), key=lambda path: int(path.name.partition("-")[2]))
     runs = [[read_run(run) for run in sorted(seed.glob("peer-*"))] for seed in seeds]
@@ -202,7 +202,7 @@ def _labels(runs: Sequence[Sequence[LoggedRun]], classes: int) -> tuple[str, ...
 
 
 def _draw(
-    simulation: Simulation,
+    simulation: LoggedSimulation,
     runs: Sequence[Sequence[LoggedRun]],
     by_peer: Matrix,
     labels: Sequence[str],
@@ -260,7 +260,7 @@ def _draw_trust(runs: Sequence[Sequence[LoggedRun]]) -> bytes:
     return plots.draw_trust(names, names, mean)
 
 
-def _title(simulation: Simulation) -> str:
+def _title(simulation: LoggedSimulation) -> str:
     what = simulation.baseline or simulation.mixing
     name = simulation.name or "simulation"
     return f"{name}: {simulation.peers} peers, {simulation.partition}, {what}"
@@ -287,7 +287,7 @@ def _page(report: SimulationReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _settings(simulation: Simulation) -> list[tuple[str, str]]:
+def _settings(simulation: LoggedSimulation) -> list[tuple[str, str]]:
     judged = "the test set"
     if simulation.held_out:
         judged = f"{simulation.held_out} held-out training examples"

@@ -12,6 +12,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     When this returns, it is the new one, whatever happens to the machine's power.
 
+    Args:
+        path: the file; its folder exists.
+        data: all that is in it afterwards.
+
     Raises:
         InputError: it cannot be written; the message names the file and the reason.
     """

@@ -22,6 +22,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, BinaryIO, Literal, Self, TypeAlias, TypeVar
@@ -70,7 +71,7 @@ class Marker(_Record, frozen=True):
     session_id: str
     peer_id: PeerId
     name: str = ""  # of the session
-    alone: bool = False  # whether the peer trains without the others
+    alone: bool | None = None  # whether the peer trains without the others; None: not known
 
 
 class RoundEntry(_Record, frozen=True):
@@ -185,6 +186,10 @@ class RunLog:
     def __init__(self, directory: Path, marker: Marker) -> None:
         """Opens the run directory of this peer in this session, and creates it if need be.
 
+        Args:
+            directory: where the files are, or will be.
+            marker: whose run this is.
+
         Raises:
             RunDirError: it belongs to another session or peer, or to a run that was alone where
                 this one is not (or the other way round); another process is using it, its files
@@ -197,7 +202,8 @@ class RunLog:
             _check_owner(directory, marker)  # before anything is created in a stranger's directory
             directory.mkdir(parents=True, exist_ok=True)
             held.enter_context(_lock(directory / LOCK_FILE))
-            if _check_owner(directory, marker) is None:
+            found = _check_owner(directory, marker)
+            if found is None or (found.alone is None and marker.alone is not None):
                 _write_record(directory / MARKER_FILE, marker)
             rounds = (directory / ROUNDS_FILE).open("ab", buffering=0)
             self._file: BinaryIO = held.enter_context(rounds)
@@ -250,6 +256,9 @@ class RunLog:
 
         A peer that was killed between logging a round and saving its weights resumes from the
         weights, so the log steps back to them.
+
+        Raises:
+            RunDirError: the log cannot be read or written.
         """
         with _translated(self.directory):
             self._replay(until=round_index)
@@ -318,7 +327,7 @@ def _complete_rounds(path: Path) -> Iterator[tuple[RoundEntry, int]]:
             try:
                 entry = _decode(line, RoundEntry, f"{path} line {number}")
             except RunDirError:
-                # Valid JSON of a wrong type is no crash of ours, and neither is a line amid others.
+                # Valid JSON of a wrong type is not what a crash leaves, nor is a line amid others.
                 if not lines.read(1) and not _is_json(line):
                     return
                 raise
@@ -364,18 +373,45 @@ def _check_owner(directory: Path, marker: Marker) -> Marker | None:
                     hint="give another --run-dir",
                 )
             )
-    if marker.alone != found.alone:
-        kinds = {True: "a run with --alone", False: "a run with others"}
-        raise RunDirError(
-            wrong(
-                f"run directory {directory}",
-                got=kinds[found.alone],
-                allowed=f"a new directory, or {kinds[marker.alone]}",
-                hint="what one peer learned alone must not enter a swarm in the middle, nor the "
-                "other way round: give another --run-dir",
-            )
-        )
+    _check_company(directory, marker, found)
     return found
+
+
+def _check_company(directory: Path, marker: Marker, found: Marker) -> None:
+    """Raises RunDirError if one run is alone and the other is not; a run may leave it open.
+
+    A marker that an older p2pl wrote does not say it; then the rounds in the log do.
+    """
+    is_known = found.alone is not None
+    was_alone = found.alone if is_known else _was_alone(directory / ROUNDS_FILE)
+    if marker.alone is None or was_alone is None or marker.alone == was_alone:
+        return
+    kinds = {True: "a run with --alone", False: "a run with others"}
+    got = kinds[was_alone] if is_known or not was_alone else "a run in which nobody else took part"
+    raise RunDirError(
+        wrong(
+            f"run directory {directory}",
+            got=got,
+            allowed=f"a new directory, or {kinds[marker.alone]}",
+            hint="what one peer learned alone must not enter a swarm in the middle, nor the "
+            "other way round: give another --run-dir",
+        )
+    )
+
+
+def _was_alone(rounds_file: Path) -> bool | None:
+    """Whether a peer asked nobody and got nothing in all its rounds; None before the first."""
+    if not rounds_file.exists():
+        return None
+    rounds = (entry for entry, _ in _complete_rounds(rounds_file))
+    first = next(rounds, None)
+    return None if first is None else not any(map(_has_company, chain([first], rounds)))
+
+
+def _has_company(entry: RoundEntry) -> bool:
+    """Whether the peer asked a tracker or another peer in this round, or was asked."""
+    bytes_moved = entry.bytes_in + entry.bytes_out + entry.tracker_bytes
+    return bool(entry.cohort or entry.received or bytes_moved)
 
 
 @contextmanager

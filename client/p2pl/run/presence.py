@@ -98,7 +98,7 @@ def _seen_in(rounds: Sequence[RoundEntry]) -> dict[PeerId, _Seen]:
                 one.since_s = None
         for peer_id in entry.joined:
             one = seen.setdefault(peer_id, _Seen(entry.time))
-            if one.since_s is None:  # else it was there all along, and I was started again
+            if one.since_s is None:  # else it was there all along, and it is this peer that was not
                 one.joins += 1
                 one.since_s = entry.time
     last_s = _last_s(rounds)

@@ -39,12 +39,17 @@ class PeerState:
     directory: Mapping[str, Any] | None = None  # of peers and trackers, in builtins
     memory: Mapping[str, Any] = field(default_factory=dict)  # of the kind of exchange, in builtins
     charged: int = 0  # steps of private training paid for by then; see accounts.py
-    personal: Tensor | None = None  # [P] float32, my personal model; None: none is kept
+    personal: Tensor | None = None  # [P] float32, the personal model; None: none is kept
     best: Best | None = None  # None: none is kept; its weights are in a file of their own
 
 
 def save_state(directory: Path, session_id: str, state: PeerState) -> None:
     """Replaces the state in a run directory; a crash leaves the old one or the new one.
+
+    Args:
+        directory: the run directory.
+        session_id: of the session, 64 hex digits.
+        state: of the peer.
 
     Raises:
         InputError: it cannot be written.

@@ -56,7 +56,13 @@ class Moment:
 
 
 def spoilt(setup: Setup, peer: int, mine: Part) -> Source:
-    """Returns the data of a peer; of a bad one with other labels, where its attack says so."""
+    """Returns the data of a peer; of a bad one with other labels, where its attack says so.
+
+    Args:
+        setup: of the simulation.
+        peer: its number, 0..N-1.
+        mine: its data.
+    """
     if setup.attack is None or peer < setup.honest:
         return mine
     generator = seeded(setup.name, setup.ids[peer], 0, "attack")

@@ -71,7 +71,14 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     """
     stackable = all(map(is_stackable, learners))
     if wanted == "stacked" and not stackable:
-        raise InputError(wrong("--engine", got=wanted, allowed="sequential, with private training"))
+        raise InputError(
+            wrong(
+                "--engine",
+                got=wanted,
+                allowed="sequential: not all peers can be stacked (private training, a loop "
+                "or a task of one's own)",
+            )
+        )
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)

@@ -244,7 +244,13 @@ def _evaluate(
 
 
 def scored_peers(setup: Setup, peers: int, index: int) -> tuple[int, ...]:
-    """Returns the numbers of the peers that are scored before and after the mix of a round."""
+    """Returns the numbers of the peers that are scored before and after the mix of a round.
+
+    Args:
+        setup: of the simulation.
+        peers: how many there are.
+        index: the round, from 1 on.
+    """
     if not setup.curves and index < setup.session.exchange.rounds:
         return ()
     if peers <= MAX_SCORED:

@@ -147,7 +147,12 @@ def _leads(members: tuple[str, ...], settings: Raft, seed: str, rounds: int) -> 
 
 
 def sources(setup: Setup, index: int) -> list[tuple[int, ...]]:
-    """Returns whose models each peer gets in round `index`: the leader all, the others its."""
+    """Returns whose models each peer gets in round `index`: the leader all, the others its.
+
+    Args:
+        setup: of the simulation.
+        index: the round, from 1 on.
+    """
     leader = leads(setup)[index - 1].peer
     absent = setup.attack is not None and setup.attack.served.kind == "absent"
     there = range(setup.honest if absent else setup.peers)

@@ -47,7 +47,12 @@ def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) ->
     for peer, learner in enumerate(result.learners):
         folder = out / f"seed-{setup.seed}" / f"peer-{peer:0{digits}}"
         entries = [one.entries[peer] for one in result.rounds]
-        marker = Marker(session_id=setup.name, peer_id=learner.peer_id, name=name)
+        marker = Marker(
+            session_id=setup.name,
+            peer_id=learner.peer_id,
+            name=name,
+            alone=setup.baseline is not None,
+        )
         with RunLog(folder, marker) as log:
             for entry in entries:
                 log.append(entry)

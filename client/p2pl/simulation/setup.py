@@ -52,8 +52,14 @@ class Setup:
     def of(cls, spec: Spec, *, peers: int, partition: str = "iid") -> Self:
         """Returns the setup of a session as it was written down, for seed 0.
 
+        Args:
+            spec: the session.
+            peers: how many, 2..`MAX_PEERS`.
+            partition: who holds what: iid, unbalanced, dirichlet:A or classes:K.
+
         Raises:
             SessionFileError: two fields of the spec contradict each other.
+            ModelError: the session's model is unknown here, or would not be built.
         """
         session = spec.session()
         made = SessionFile(spec.name, session, checkpoint.build(session)[1], trackers=())
@@ -178,6 +184,12 @@ def draw_cohort(
 
     Uniform, without replacement, as a tracker draws. A peer that is absent is in no cohort, nor is
     one of the ids `without`.
+
+    Args:
+        setup: of the simulation.
+        me: the peer's number, 0..N-1.
+        index: the round, from 1 on.
+        without: ids that are not drawn.
     """
     absent = setup.attack is not None and setup.attack.served.kind == "absent"
     there = setup.honest if absent else setup.peers

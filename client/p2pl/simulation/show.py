@@ -19,7 +19,7 @@ from p2pl.simulation.engine import SimulatedRound
 
 
 class Bar:
-    """A progress bar over all rounds of all seeds, with the time left."""
+    """A progress bar over all rounds of all seeds, with the time left; there once it is shown."""
 
     def __init__(self, rounds: int, console: Console) -> None:
         self._progress = Progress(
@@ -35,7 +35,6 @@ class Bar:
         self._task = self._progress.add_task("simulating", total=rounds)
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -44,7 +43,12 @@ class Bar:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
+
+    def show(self) -> None:
+        """Draws the bar, with no round done yet."""
+        self._progress.start()
 
     def round(self, one: SimulatedRound) -> None:
         """Shows that a round is over, and how good the mean of all models is by then."""

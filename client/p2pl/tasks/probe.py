@@ -2,14 +2,14 @@
 
 Under label skew an honest specialist looks like a liar to most: its model moves everything towards
 its own classes. But it moves all examples of other classes alike, and a liar does not. So each
-class's score is first shifted back to the mean that it had over my examples; what is then lost
-of the right class's probability is what a model does to one example and not to another.
+class's score is first shifted back to the mean that it had over the peer's examples; what is then
+lost of the right class's probability is what a model does to one example and not to another.
 
-Who never saw a class of mine cannot tell it from others either, and what it is given of the mix
-takes that much away. That is ignorance, and no lie. It shows in the scores: the shift against my
-classes costs far more than what is left once it is undone. So as much as the shift costs is
-excused, but no more than a model would cost that knows nothing at all of my examples; and what is
-excused is not known either way, so it counts as noise.
+Who never saw one of the peer's classes cannot tell it from others either, and what it is given of
+the mix takes that much away. That is ignorance, and no lie. It shows in the scores: the shift
+against the peer's classes costs far more than what is left once it is undone. So as much as the
+shift costs is excused, but no more than a model would cost that knows nothing at all of the peer's
+examples; and what is excused is not known either way, so it counts as noise.
 
 Probabilities and not nats: under skew a few confident mistakes outweigh everything in nats.
 """
@@ -32,7 +32,7 @@ FEW_EXAMPLES = 10  # of a class count as half of what many do: they say little a
 
 
 class Probe:
-    """My validation examples, as a judge of parameters."""
+    """A peer's validation examples, as a judge of parameters."""
 
     def __init__(self, model: nn.Module, validation: Source) -> None:
         """Keeps a part of the examples, of rare classes all.
@@ -56,9 +56,9 @@ class Probe:
     def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
         """Returns how much of the right class's probability a change costs, and its standard error.
 
-        The mean over my examples, the classes nearly alike; what shifts a class's score for all my
-        examples alike is left out, and ignorance excused. No error is taken to be smaller than one
-        example, or than what is excused.
+        The mean over the peer's examples, the classes nearly alike; what shifts a class's score for
+        all of them alike is left out, and ignorance excused. No error is taken to be smaller than
+        one example, or than what is excused.
 
         Args:
             before: [P].

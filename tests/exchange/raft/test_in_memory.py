@@ -21,7 +21,7 @@ from p2pl.errors import RunDirError
 from p2pl.events import Event, Events, RoundEnded, Undone
 from p2pl.exchange.base import EXCHANGES
 from p2pl.exchange.node import Node, Worker
-from p2pl.exchange.raft.kind import Raft
+from p2pl.exchange.raft.kind import RaftExchange
 from p2pl.exchange.raft.participant import Participant
 from p2pl.exchange.round import run
 from p2pl.learner import Learner
@@ -100,7 +100,7 @@ class Place:
     """One peer: its node, its kind of exchange, and what its run told."""
 
     node: Node
-    kind: Raft
+    kind: RaftExchange
     state: PeerState
     worker: Watched
     told: list[Event] = field(default_factory=list)
@@ -165,7 +165,7 @@ def made(folder: Path, network: MemoryNetwork, count: int) -> list[Place]:
             worker=worker,
         )
         kind = EXCHANGES.find("raft")()
-        assert isinstance(kind, Raft)
+        assert isinstance(kind, RaftExchange)
         state = PeerState(0, learner.decode_checkpoint(payload))
         places.append(Place(node, kind, state, worker, told))
     return places

@@ -364,7 +364,7 @@ def test_without_a_leader_patience_ends(swarm: Swarm) -> None:
 async def test_a_seat_survives_a_restart_and_is_of_one_session(tmp_path: Path) -> None:
     file = SeatFile(tmp_path, "ab")
     configuration = configuration_of(1, [bytes([n] * 32).hex() for n in range(3)])
-    state = founding.State(
+    state = founding.Agreement(
         sorted(configuration.members)[0],
         configuration,
         frozenset({configuration_of(2, configuration.members)}),

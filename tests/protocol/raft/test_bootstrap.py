@@ -13,10 +13,10 @@ from p2pl.protocol.raft.bootstrap import (
     MAX_MEMBERS,
     MAX_REMEMBERED,
     Acceptance,
+    Agreement,
     Configuration,
     Message,
     Refusal,
-    State,
     configuration_of,
     hear,
     propose,
@@ -28,23 +28,23 @@ A, B, C, D, *_ = PEERS
 
 
 def test_the_lowest_ids_are_proposed_and_whoever_is_asked_joins() -> None:
-    one = propose(State(A), PEERS[:4], 3)
+    one = propose(Agreement(A), PEERS[:4], 3)
     assert one.accepted == configuration_of(1, [A, B, C])
     assert say(one) == (
         (B, Acceptance(one.accepted, valid=False)),
         (C, Acceptance(one.accepted, valid=False)),
     )
-    two, answers = hear(State(B), A, Acceptance(one.accepted, valid=False), 3)
+    two, answers = hear(Agreement(B), A, Acceptance(one.accepted, valid=False), 3)
     assert two.accepted == one.accepted
     assert {to for to, _ in answers} == {A, C}
 
 
 def test_nobody_proposes_before_enough_are_there() -> None:
-    assert propose(State(A), [A, B], 3) == State(A)
+    assert propose(Agreement(A), [A, B], 3) == Agreement(A)
 
 
 def test_a_configuration_is_valid_once_all_have_accepted_it() -> None:
-    state = propose(State(A), PEERS, 3)
+    state = propose(Agreement(A), PEERS, 3)
     assert state.accepted is not None
     accepted = Acceptance(state.accepted, valid=False)
     state, _ = hear(state, B, accepted, 3)
@@ -55,7 +55,7 @@ def test_a_configuration_is_valid_once_all_have_accepted_it() -> None:
 
 
 def test_who_has_accepted_one_refuses_the_others_for_ever() -> None:
-    state = propose(State(B), [B, C, D], 3)
+    state = propose(Agreement(B), [B, C, D], 3)
     other = configuration_of(1, [A, B, C])
     state, answers = hear(state, A, Acceptance(other, valid=False), 3)
     assert answers == ((A, Refusal(other)),)
@@ -67,14 +67,14 @@ def test_who_has_accepted_one_refuses_the_others_for_ever() -> None:
 
 
 def test_a_refused_peer_is_free_for_a_new_attempt_at_the_same_set() -> None:
-    state = propose(State(A), PEERS, 3)
+    state = propose(Agreement(A), PEERS, 3)
     assert state.accepted is not None
     state, _ = hear(state, B, Refusal(state.accepted), 3)
     assert propose(state, PEERS, 3).accepted == configuration_of(2, [A, B, C])
 
 
 def test_a_refusal_of_another_one_releases_nobody() -> None:
-    state = propose(State(A), PEERS, 3)
+    state = propose(Agreement(A), PEERS, 3)
     after, _ = hear(state, B, Refusal(configuration_of(9, [A, B, D])), 3)
     assert after.accepted == state.accepted
 
@@ -92,11 +92,14 @@ def test_a_refusal_of_another_one_releases_nobody() -> None:
     ],
 )
 def test_what_is_no_configuration_is_ignored(sender: str, configuration: Configuration) -> None:
-    assert hear(State(A), sender, Acceptance(configuration, valid=True), 3) == (State(A), ())
+    assert hear(Agreement(A), sender, Acceptance(configuration, valid=True), 3) == (
+        Agreement(A),
+        (),
+    )
 
 
 def test_made_up_configurations_do_not_fill_the_memory() -> None:
-    state = propose(State(A), PEERS, 3)
+    state = propose(Agreement(A), PEERS, 3)
     for number in range(2 * MAX_REMEMBERED):
         state, _ = hear(
             state, D, Acceptance(configuration_of(number + 2, [A, C, D]), valid=False), 3
@@ -117,11 +120,11 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.peers = {name: State(name) for name in PEERS[:5]}
+        self.peers = {name: Agreement(name) for name in PEERS[:5]}
         self.flying: list[tuple[str, str, Message]] = []
         self.valid: set[Configuration] = set()
 
-    def _next(self, name: str, state: State, answers: tuple[tuple[str, Message], ...]) -> None:
+    def _next(self, name: str, state: Agreement, answers: tuple[tuple[str, Message], ...]) -> None:
         self.peers[name] = state
         self.flying += [(name, to, message) for to, message in answers]
         if state.valid and state.accepted:
@@ -163,7 +166,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=st.sampled_from(PEERS[:5]))
     def somebody_restarts(self, name: str) -> None:
         accepted, dead, valid = self.peers[name].saved
-        self.peers[name] = State(name, accepted, dead, valid)
+        self.peers[name] = Agreement(name, accepted, dead, valid)
 
     @invariant()
     def there_are_never_two_valid_configurations(self) -> None:
@@ -179,7 +182,7 @@ TestAnyOrder = AnyOrder.TestCase
 def test_all_agree_soon_even_where_they_begin_with_different_views() -> None:
     for seed in range(50):
         rng = random.Random(seed)
-        peers = {name: State(name) for name in PEERS[:5]}
+        peers = {name: Agreement(name) for name in PEERS[:5]}
         for turn in range(40):
             for name in rng.sample(PEERS[:5], 5):
                 seen = PEERS[:5] if turn else rng.sample(PEERS[:5], rng.randint(1, 5))

@@ -18,7 +18,7 @@ from p2pl.protocol.raft import bootstrap as founding
 from p2pl.protocol.raft import messages as raft
 from p2pl.protocol.raft.bootstrap import Acceptance, Configuration
 
-Step: TypeAlias = tuple[founding.State, founding.Answers]  # the next state, and what to tell
+Step: TypeAlias = tuple[founding.Agreement, founding.Answers]  # the next state, and what to tell
 
 PATIENCE_S = 3.0  # chosen: who has not the lowest id proposes only after three polls
 # Everybody who is still looking says so at each poll. Whom the tracker names without a word from it
@@ -27,7 +27,7 @@ PRESENT_S = 3 * POLL_S
 
 
 class Founders:
-    """My part in agreeing on the members.
+    """A peer's part in agreeing on the members.
 
     Attributes:
         members: who may vote; empty until it is known, and never changed afterwards.
@@ -36,6 +36,15 @@ class Founders:
     def __init__(
         self, node: Node, *, seat: SeatFile, post: Post, bell: Bell, events: EventLog
     ) -> None:
+        """Takes up what was agreed before a restart.
+
+        Args:
+            node: the peer.
+            seat: what of it is on disk.
+            post: carries what it says to others.
+            bell: rung when the members are known, or may soon be.
+            events: told once who the members are.
+        """
         exchange = node.session.exchange
         self.members: frozenset[str] = frozenset(exchange.raft.members)
         self._node, self._seat, self._post = node, seat, post
@@ -53,12 +62,12 @@ class Founders:
 
     @property
     def charter(self) -> Acceptance | None:
-        """What tells others who the members are, if I am one of those who agreed on it."""
+        """What tells others who the members are, if the peer is one of those who agreed on it."""
         state = self._state
         return Acceptance(state.accepted, valid=True) if state.valid and state.accepted else None
 
     async def agree(self) -> frozenset[str]:
-        """Returns the members, once they are known and the tracker has introduced us.
+        """Returns the members, once they are known and the tracker has introduced the peer.
 
         Raises:
             TrackerError: no tracker answered, and no peer is known.
@@ -83,7 +92,12 @@ class Founders:
             await self._bell.wait(POLL_S)
 
     async def hear(self, sender: str, message: founding.Message) -> None:
-        """Takes in what another peer says about who may vote, and answers it."""
+        """Takes in what another peer says about who may vote, and answers it.
+
+        Args:
+            sender: the other peer's id, which it has proved.
+            message: what it says.
+        """
         if self._named:
             return
         await self._step(lambda state: founding.hear(state, sender, message, self._size))
@@ -104,12 +118,12 @@ class Founders:
         self._heard_s = {one: at_s for one, at_s in self._heard_s.items() if at_s > since_s}
         return set(self._heard_s)
 
-    def _propose(self, present: Collection[str], state: founding.State) -> Step:
+    def _propose(self, present: Collection[str], state: founding.Agreement) -> Step:
         """Returns the state of a peer that proposes those who are there, and what it tells them."""
         state = founding.propose(state, present, self._size)
         return state, founding.say(state)
 
-    async def _step(self, change: Callable[[founding.State], Step]) -> None:
+    async def _step(self, change: Callable[[founding.Agreement], Step]) -> None:
         """Takes a step of the founding: it is on disk before anybody is told, one after another."""
         async with self._stepping:
             state, messages = change(self._state)

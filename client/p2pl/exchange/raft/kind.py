@@ -48,7 +48,7 @@ class Done:
 
 
 @EXCHANGES.builtin("raft")
-class Raft(Exchange):
+class RaftExchange(Exchange):
     """Rounds that an elected peer leads."""
 
     _peer: Participant
@@ -64,7 +64,11 @@ class Raft(Exchange):
 
     @contextlib.asynccontextmanager
     async def running(self, node: Node) -> AsyncIterator[None]:
-        """Listens to others all the while, and does what a seat in the election asks for."""
+        """Listens to others all the while, and does what a seat in the election asks for.
+
+        Raises:
+            RunDirError: the peer's seat on disk is damaged, or of another session.
+        """
         self._peer = Participant(node)
         self._aggregator = Aggregator(self._peer)
         try:

@@ -38,7 +38,7 @@ Tell: TypeAlias = Callable[[str, election.Message], None]  # to whom, what
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):
-    """What must survive a crash: whom I agreed to vote with, and how I have voted."""
+    """What must survive a crash: whom the peer agreed to vote with, and how it has voted."""
 
     session: str
     pledge: founding.Configuration | None = None
@@ -51,14 +51,14 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ballot(self) -> Ballot:
-        """My part in the election."""
+        """The peer's part in the election."""
         return Ballot(self.term, self.voted_for, self.led, self.counted)
 
-    def agreement(self, me: str) -> founding.State:
-        """Returns my part in the founding."""
-        return founding.State(me, self.pledge, frozenset(self.dead), self.valid)
+    def agreement(self, me: str) -> founding.Agreement:
+        """Returns the part of the peer `me` in the founding."""
+        return founding.Agreement(me, self.pledge, frozenset(self.dead), self.valid)
 
-    def agreed(self, state: founding.State) -> "Seat":
+    def agreed(self, state: founding.Agreement) -> "Seat":
         """Returns the seat after a step of the founding."""
         pledge, dead, valid = state.saved
         return msgspec.structs.replace(self, pledge=pledge, dead=tuple(sorted(dead)), valid=valid)
@@ -79,6 +79,10 @@ class SeatFile:
 
     def __init__(self, run_dir: Path, session_id: str) -> None:
         """Reads the seat; a new one where there is none.
+
+        Args:
+            run_dir: where the file is.
+            session_id: of the session being joined.
 
         Raises:
             RunDirError: it is damaged, or of another session.
@@ -113,7 +117,12 @@ class EventLog:
         self._path, self._me = run_dir / EVENTS_FILE, me
 
     def note(self, what: str, **details: object) -> None:
-        """Writes down that something happened now."""
+        """Writes down that something happened now.
+
+        Args:
+            what: the event's name.
+            details: plain values, for JSON.
+        """
         line = msgspec.json.encode(
             {"time": time.time(), "peer": self._me, "event": what, **details}
         )
@@ -157,6 +166,17 @@ class Leadership:
         events: EventLog,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Begins as a follower.
+
+        Args:
+            rules: who votes, and how long everything takes.
+            file: how the peer has voted, on disk.
+            held: the model that it holds.
+            tell: sends a message to another member.
+            bell: rung when the role, the leader or the decided model changes.
+            events: told of the same.
+            now: the clock of all deadlines, seconds.
+        """
         self._rules, self._file, self._tell, self._bell = rules, file, tell, bell
         self._events = events
         self._now = now
@@ -167,16 +187,21 @@ class Leadership:
         events.note("role", role=self.state.role, term=self.state.term, leader=None)
 
     def leads(self, term: int) -> bool:
-        """Returns whether I lead this term now."""
+        """Returns whether the peer leads this term now."""
         return (self.state.role, self.state.term) == ("leader", term)
 
     def hear(self, sender: str, message: election.Message) -> None:
-        """Takes in what another member said; what comes too fast is lost."""
+        """Takes in what another member said; what comes too fast is lost.
+
+        Args:
+            sender: the member's id, which it has proved.
+            message: what it said.
+        """
         with contextlib.suppress(asyncio.QueueFull):
             self._arrived.put_nowait(MessageReceived(sender, message))
 
     async def hold(self, model_id: ModelId) -> None:
-        """Takes in that I hold this model now, and shall after a crash."""
+        """Takes in that the peer holds this model now, and will after a crash."""
         await self._arrived.put(election.Holds(model_id))
 
     async def run(self) -> None:

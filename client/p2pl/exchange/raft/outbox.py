@@ -28,7 +28,12 @@ class Post:
         self._carrying: dict[str, asyncio.Task[None]] = {}
 
     def send(self, receivers: Iterable[str], payload: bytes) -> None:
-        """Tells peers something as soon as the messages before it are there, or given up."""
+        """Tells peers something as soon as the messages before it are there, or given up.
+
+        Args:
+            receivers: their ids; who is not known, or no longer there, gets nothing.
+            payload: the encoded message.
+        """
         for peer_id in receivers:
             waiting = self._waiting.setdefault(peer_id, deque(maxlen=WAITING))
             waiting.append(payload)

@@ -170,7 +170,15 @@ class Participant:
                 log.debug("broken message peer=%s reason=%s", told.peer_id, fault)
 
     async def on_message(self, sender: str, message: raft.Clear) -> None:
-        """Takes in one message."""
+        """Takes in one message.
+
+        Args:
+            sender: id of the peer that it came from, which it has proved.
+            message: decoded.
+
+        Raises:
+            FrameError: it is not what it seems to be; it costs its sender one message.
+        """
         if isinstance(message, Notice):
             self.on_announce(message)
         elif isinstance(message, Sealed):
@@ -183,7 +191,11 @@ class Participant:
             self.leadership.hear(sender, message)
 
     def on_announce(self, message: Notice) -> None:
-        """Keeps what a member announces as leader, if it is newer than what it said before."""
+        """Keeps what a member announces as leader, if it is newer than what it said before.
+
+        Raises:
+            FrameError: the member did not sign it.
+        """
         known = self.notices.get(message.leader)
         if message.leader not in self.founders.members - {self.me} or message == known:
             return
@@ -193,7 +205,15 @@ class Participant:
             self.bell.ring()
 
     def on_sealed(self, sender: str, box: bytes) -> None:
-        """Opens what is for this peer: the answer to a request (S4), or a request to a leader."""
+        """Opens what is for this peer: the answer to a request (S4), or a request to a leader.
+
+        Args:
+            sender: id of the peer that it came from.
+            box: the sealed bytes.
+
+        Raises:
+            FrameError: what is inside is no answer, or no request.
+        """
         for asked in self.asked:
             plain = asked.pair.open(box, raft.about(self.node.file.id, asked.term, "reply"))
             if plain is not None:
@@ -214,11 +234,17 @@ class Participant:
                 self.post.send([sender], raft.encode(message))
 
     def welcome(self, sender: str) -> None:
+        """Takes in, as leader, that a peer without a vote is listening."""
         if self.term and sender not in self.founders.members:
             self.term.welcome(sender)
 
     def broadcast(self, message: raft.Clear, more: Iterable[str] = ()) -> None:
-        """Tells all other members, and `more`."""
+        """Tells all other members, and `more`.
+
+        Args:
+            message: to be encoded.
+            more: ids of others who are told too.
+        """
         self.post.send((self.founders.members | set(more)) - {self.me}, raft.encode(message))
 
     @property
@@ -255,7 +281,11 @@ class Participant:
     # What it asks of the leader, and gives to it.
 
     async def current_notice(self) -> Notice:
-        """Returns what the present leader announces, as soon as there is one."""
+        """Returns what the present leader announces, as soon as there is one.
+
+        Raises:
+            QuorumError: there was none for as long as the session's `patience_s`.
+        """
         until_s = self.node.clock() + self.settings.patience_s
         while (notice := self.notice) is None:
             if self.node.clock() > until_s:
@@ -272,7 +302,15 @@ class Participant:
         return notice
 
     async def while_current(self, notice: Notice, work: Awaitable[T]) -> T:
-        """Returns what `work` returns; raises Moved as soon as `notice` is not current any more."""
+        """Returns what `work` returns.
+
+        Args:
+            notice: of the leader that the work is for.
+            work: cancelled where it is not needed any more.
+
+        Raises:
+            Moved: `notice` is not current any more.
+        """
         working = asyncio.ensure_future(work)
         try:
             while not working.done():
@@ -366,7 +404,12 @@ class Participant:
             answer.cancel()
 
     async def to_serve(self, index: int, vector: Tensor) -> Tensor:
-        """Returns what others get in the place of these parameters: they, from an honest peer."""
+        """Returns what others get in the place of these parameters: they, from an honest peer.
+
+        Args:
+            index: the round.
+            vector: [P], what the peer has trained or mixed.
+        """
         if self.node.attacker is None:
             return vector
         return await self.node.worker(partial(self.node.attacker.lie, index, vector, self.pulled))

@@ -104,7 +104,12 @@ class Term:
             self._node.transport.drop_blob(blob.name)
 
     async def serve(self, held: ModelId, vector: Tensor) -> None:
-        """Gives this model to whoever asks from now on, and announces it with a new key."""
+        """Gives this model to whoever asks from now on, and announces it with a new key.
+
+        Args:
+            held: which model it is.
+            vector: its parameters, [P].
+        """
         node = self._node
         pair = await asyncio.to_thread(KeyPair.generate, self._exchange.raft.suite)
         locked = await asyncio.to_thread(lambda: lock(node.learner.codec.encode(vector)))
@@ -156,12 +161,26 @@ class Term:
             await self._bell.wait(self._exchange.raft.heartbeat_s)
 
     def give(self, sender: str, base: ModelId, model: PeerModel) -> None:
-        """Takes in what a peer has made of a model."""
+        """Takes in what a peer has made of a model.
+
+        Args:
+            sender: the peer's id.
+            base: the model that its result is made of.
+            model: the result.
+        """
         self._results[sender] = base, model
         self._bell.ring()
 
     def open(self, sender: str, box: bytes) -> bool:
-        """Returns whether a sealed message was for this leader; if so, it is being answered."""
+        """Returns whether a sealed message was for this leader; if so, it is being answered.
+
+        Args:
+            sender: id of the peer that the message came from.
+            box: the sealed bytes.
+
+        Raises:
+            FrameError: what is inside is no request.
+        """
         about = raft.about(self._node.file.id, self.number, "request")
         for key in self._keys:
             plain = key.pair.open(box, about)
@@ -214,6 +233,12 @@ class Term:
 
 async def collect(node: Node, sender: str, name: bytes, key: bytes) -> Tensor:
     """Returns the parameters in a locked blob of another peer, [P].
+
+    Args:
+        node: the peer that fetches.
+        sender: id of the one that holds the blob.
+        name: of the blob.
+        key: that it is locked with.
 
     Raises:
         PullError, FrameError: it cannot be had, or is not what it should be.

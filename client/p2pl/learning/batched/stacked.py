@@ -337,7 +337,13 @@ def _scores(pairs: Tensor, loss: Tensor, classes: int) -> list[Scores]:
 
 
 def inputs(forward: Forward, x: Tensor, rows: Tensor) -> Tensor:
-    """Returns the examples at `rows`, [K, B], in the order that the forward pass wants."""
+    """Returns the examples at `rows`, [K, B], in the order that the forward pass wants.
+
+    Args:
+        forward: says which order that is.
+        x: [n, ...], all examples.
+        rows: [K, B] int64, of K peers.
+    """
     if forward.by_example:
         rows = rows.t()
     # Twice as fast as x[rows] on the CPU.
@@ -372,7 +378,12 @@ def _at_once(
 
 
 def activations(model: nn.Module, examples: Examples) -> int:
-    """Returns how many numbers the layers make of one example, views of the input left out."""
+    """Returns how many numbers the layers make of one example, views of the input left out.
+
+    Args:
+        model: any; it is called once, without gradients.
+        examples: at least one, on the model's device.
+    """
     total = 0
 
     def count(layer: nn.Module, given: tuple[object, ...], out: object) -> None:

@@ -4,7 +4,7 @@ A peer knows a model's harm on its own examples alone, and holds only some class
 cohort what it measured, and each combines what it hears: DeGroot's trust, about trust. Only what a
 peer measured itself is told, never what it heard, so nothing comes round twice. Nobody is heard
 about itself, and of what several say the median counts, so fewer than half of them cannot turn it.
-A voice weighs as often as I met who has it: ids cost nothing, and meetings do, so who takes a new
+A voice weighs as often as its owner was met: ids cost nothing, and meetings do, so who takes a new
 id every round has as much to say in all as if it had kept its first.
 
 The notes are MessagePack: [1, first 8 bytes of the SHA-256 of each peer id, a signed byte each].
@@ -87,18 +87,18 @@ class Voice(NamedTuple):
     """What somebody else holds of a peer."""
 
     harm: float
-    met: int  # rounds in which I met who says it, at least 1
+    met: int  # rounds in which its owner was met, at least 1
 
 
 def pooled(mine: float, sure: bool, others: Sequence[Voice]) -> float:
     """Returns what is held of a peer, all opinions taken together.
 
-    Mine is one voice among the others, as heavy as the heaviest. Where they are too few for a
-    median, mine counts alone if I am sure of it; if I am not, a single other one counts as far as
-    mine agrees.
+    The peer's own is one voice among the others, as heavy as the heaviest. Where they are too few
+    for a median, its own counts alone if it is sure of it; if it is not, a single other one counts
+    as far as its own agrees.
 
     Args:
-        mine: the harm that I measured; 0 where I measured nothing.
+        mine: the harm that the peer measured; 0 where it measured nothing.
         sure: whether it is beyond the noise, or the noise is too small to hide any that matters.
         others: those of others, none of them the peer itself.
     """

@@ -1,24 +1,26 @@
-"""The row of DeGroot trust: how much of each received model goes into mine, learned by experience.
+"""The row of DeGroot trust: how much of each received model goes into the mix, by experience.
 
-The model that is mixed on and served (the shared track) must not become mine alone: whoever weighs
-others by how well they serve *my* data ends up alone as soon as labels are skewed. So all whom
-nothing speaks against have exactly equal weight, mine among them, and the row is learned from what
-does speak against a peer, over the rounds:
+The model that is mixed on and served (the shared track) must not become one peer's alone: a peer
+that weighs others by how well they serve *its own* data ends up alone as soon as labels are skewed.
+So all whom nothing speaks against have exactly equal weight, the peer itself among them, and the
+row is learned from what does speak against a peer, over the rounds:
 
 1. *Screening* by geometry (`screening`): what no honest model is like is rejected, what is further
    away than usual is pulled in.
-2. *Harm* (`probe`). I give a model a third of the mix of the others and see how much less sure my
-   validation examples are of their right class, in a way that is fair to peers with other classes.
-3. *Experience*. The harm of a peer is a mean over the rounds in which I met it, kept by peer id.
+2. *Harm* (`probe`). A model is given a third of the mix of the others, and what counts is how much
+   less sure the peer's validation examples then are of their right class, in a way that is fair to
+   peers with other classes.
+3. *Experience*. The harm of another peer is a mean over the rounds in which it was met, kept by its
+   id.
 4. *Opinions*. What peers measured themselves travels with their models (`opinions`); the median of
-   those whom I trust, me included, each as heavy as I met it often, is what counts. Who is
-   called harmless by itself is not believed.
+   those who are trusted, the peer itself included, is what counts, each as heavy as it was met
+   often. Who is called harmless by itself is not believed.
 5. *The row*. Harm within the noise, or that is usual in this cohort, counts as none. Beyond it a
-   weight falls off exponentially, and soon is 0. Strangers, whom neither I nor any of mine
-   has met, weigh little until they are known, and all together no more than the known do: ids
-   cost nothing.
-6. *Shunning*. Whom I know to do much harm I do not ask any more (`shunned`), but for every tenth
-   round: its place in my cohort goes to somebody whose model I can use.
+   weight falls off exponentially, and soon is 0. Strangers, whom neither the peer nor anybody it
+   trusts has met, weigh little until they are known, and all together no more than the known do:
+   ids cost nothing.
+6. *Shunning*. Who is known to do much harm is not asked any more (`shunned`), but for every tenth
+   round: its place in the cohort goes to somebody whose model can be used.
 
 Judging needs examples. Without them (under privacy, where the answer would say something about
 them) there is screening, and what others say.
@@ -56,24 +58,24 @@ HARM_SCALE = 0.006  # a weight falls to 1/e with each so much more
 MIN_WEIGHT = 0.05  # of a full one; less is none
 MEMORY = 0.7  # of a harm, for each round in which its peer was met
 DECAY_UNSEEN = 0.98  # of a harm, for each round in which its peer was not met
-ACQUAINTED = 2  # rounds, after which those I never heard of are strangers
+ACQUAINTED = 2  # rounds, after which those that were never heard of are strangers
 STRANGER = 0.25  # of a full weight
 MAX_REMEMBERED = 1_024  # peers; strangers can make ids for nothing
-SLANDER = 0.05  # said of me; chosen: honest peers stayed below it, whatever labels they hold
+SLANDER = 0.05  # said of the peer itself; chosen: honest peers stayed below it, whatever labels
 MAX_HEARD = 32  # peers whose opinions are kept
 SHUN_HARM = 0.1  # chosen: specialists of 2 classes, wrongly found harmful, stayed below it
-SHUN_AFTER = 2  # rounds in which I met a peer; one bad round is no reason to ask no more
+SHUN_AFTER = 2  # rounds in which it was met; one bad round is no reason to ask no more
 FORGIVE_EVERY = 10  # rounds, after which all are asked again: who was wronged is heard
 
 Harm = Annotated[float, Meta(ge=-1, le=1)]
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What I measured of one peer."""
+    """What the peer measured of another one."""
 
     harm: Harm  # mean over the rounds; probability of the right class
     noise: Annotated[float, Meta(ge=0)] | None  # its standard error; None: not to be told
-    rounds: Annotated[int, Meta(ge=0)]  # in which I met it
+    rounds: Annotated[int, Meta(ge=0)]  # in which it was met
     round: int = 0  # that its last parameters were of, as it said
     mark: int = 0  # of these parameters
 
@@ -91,19 +93,19 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
 class Learned:
     """What came of one round."""
 
-    row: tuple[float, ...]  # [K + 1], sums to 1; row[0] is my own weight, 0 means rejected
+    row: tuple[float, ...]  # [K + 1], sums to 1; row[0] is the peer's own, 0 means rejected
     trust: Trust
     rejected: Mapping[str, str]  # peer id -> reason
 
 
 @dataclass(frozen=True, slots=True)
 class Mine:
-    """What I have, when I judge others."""
+    """What a peer has, when it judges others."""
 
-    vector: Tensor  # [P], what I trained
-    probe: Judge | None  # None: my examples are not asked, the answer would say something of them
-    start: Tensor | None = None  # [P], from where I trained; None: not known
-    peer: str = ""  # my id
+    vector: Tensor  # [P], what it trained
+    probe: Judge | None  # None: its examples are not asked, the answer would say something of them
+    start: Tensor | None = None  # [P], from where it trained; None: not known
+    peer: str = ""  # its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def learn(trust: Trust, mine: Mine, received: Sequence[Received], mixing: Mixing
 
     Args:
         trust: what the previous round left; `Trust()` before the first.
-        mine: what I have.
+        mine: what the peer has.
         received: from K peers, each once; K may be 0.
         mixing: the session's settings.
     """
@@ -193,14 +195,14 @@ def learn(trust: Trust, mine: Mine, received: Sequence[Received], mixing: Mixing
 
 
 def shunned(trust: Trust, me: str, mixing: Mixing) -> frozenset[str]:
-    """Returns whom there is no use in asking: by all that I know, they do a great deal of harm.
+    """Returns whom there is no use in asking: by all that is known, they do a great deal of harm.
 
-    Their places in my cohort go to others. Without that, liars who are seen through would still
-    cost me the models that I could have had in their stead.
+    Their places in the cohort go to others. Without that, liars who are seen through would still
+    cost the peer the models that it could have had in their stead.
 
     Args:
         trust: what the last round left.
-        me: my id.
+        me: the peer's own id.
         mixing: the session's settings.
     """
     if trust.rounds % FORGIVE_EVERY == 0:
@@ -212,7 +214,12 @@ def shunned(trust: Trust, me: str, mixing: Mixing) -> frozenset[str]:
 
 
 def told(trust: Trust, mixing: Mixing) -> bytes:
-    """Returns the notes that tell others what I measured; those I met most often come first."""
+    """Returns the notes that tell others what the peer measured; those met most often come first.
+
+    Args:
+        trust: what the last round left.
+        mixing: the session's settings; `trust_gate` says what is beyond the noise.
+    """
     order = sorted(trust.records, key=lambda peer: (-trust.records[peer].rounds, peer))
     said = {peer: _evidence(trust.records[peer], mixing.trust_gate) for peer in order}
     return opinions.encode({peer: harm for peer, harm in said.items() if harm is not None})
@@ -224,7 +231,7 @@ def told(trust: Trust, mixing: Mixing) -> bytes:
 def _judge(
     own: Tensor, offers: Sequence[Offer], plausible: Sequence[Offer], probe: Judge
 ) -> dict[str, _Judged]:
-    """Returns what my examples say of each offer.
+    """Returns what the peer's examples say of each offer.
 
     Each is given `SHARE` of the mix of the others, and reaches further than when it is mixed. Who
     does clear harm spoils the mix that the rest are judged in, so they are judged again without it.
@@ -233,7 +240,7 @@ def _judge(
         own: [P].
         offers: at least one.
         plausible: those of them that are in the mix to begin with.
-        probe: my examples.
+        probe: the peer's examples.
     """
     base = list(plausible)
     clear: set[str] = set()
@@ -317,7 +324,7 @@ def _experience(
 def _listen(
     heard: Mapping[str, bytes], received: Sequence[Received], rejected: Mapping[str, str]
 ) -> dict[str, bytes]:
-    """Returns the newest notes of those I listen to; of unreadable ones there are none."""
+    """Returns the newest notes of those who are listened to; of unreadable ones there are none."""
     after = dict(heard)
     for one in received:
         after.pop(one.peer, None)
@@ -337,10 +344,10 @@ def _credible(
     rejected: Collection[str],
     me: str,
 ) -> dict[str, Mapping[opinions.Name, float]]:
-    """Returns what those say whom I have met before, but for those of whom I know that they lie.
+    """Returns what those say who were met before, but for those who are known to lie.
 
-    Strangers are not heard: they could be as many as anybody likes. Nor is who says that I do harm:
-    of one peer I know that this is not so.
+    Strangers are not heard: they could be as many as anybody likes. Nor is who says that the peer
+    `me` does harm: it knows of itself that this is not so.
     """
     said = {p: opinions.decode(n) for p, n in heard.items() if p in records and p not in rejected}
     myself = opinions.name_of(me)
@@ -353,10 +360,10 @@ def _beliefs(
     peers: Sequence[str],
     gate: float,
 ) -> dict[str, float | None]:
-    """Returns the harm that I believe of each peer; None of one whom nobody I trust has met.
+    """Returns the harm that is believed of each peer; None of one whom nobody trusted has met.
 
-    First I trust the opinions of those against whom I have no evidence, then of those against whom
-    these have none either.
+    First those are trusted against whom the peer has no evidence, then those against whom these
+    have none either.
     """
     sure = {peer: _evidence(one, gate) for peer, one in records.items()}
     believed: dict[str, float | None] = {peer: sure[peer] for peer in said}
@@ -389,7 +396,7 @@ def _evidence(record: Record, gate: float) -> float | None:
 
 
 def _weight(harm: float | None) -> float:
-    """Returns the weight of a peer, 0..1, where mine is 1."""
+    """Returns the weight of another peer, 0..1, where the peer's own is 1."""
     beyond = max(0.0, (harm or 0.0) - FREE_HARM)
     weight = math.exp(-beyond / HARM_SCALE)
     return weight if weight >= MIN_WEIGHT else 0.0
@@ -398,7 +405,7 @@ def _weight(harm: float | None) -> float:
 def _less_strangers(
     weights: Mapping[str, float], strangers: AbstractSet[str], rounds: int
 ) -> dict[str, float]:
-    """Returns the weights with those of strangers reduced; in my first rounds all are strangers."""
+    """Returns the weights, those of strangers reduced; in the first rounds all are strangers."""
     if not strangers or rounds < ACQUAINTED:
         return dict(weights)
     known = sum(weight for peer, weight in weights.items() if peer not in strangers)
@@ -413,5 +420,5 @@ def _clearly(one: _Judged) -> str:
 
 def _harmful(belief: float | None, record: Record | None) -> str:
     rounds = record.rounds if record else 0
-    mine = f"; mine {record.harm:.3f} over {rounds} rounds" if record else ""
+    mine = f"; own {record.harm:.3f} over {rounds} rounds" if record else ""
     return f"harm: got {belief or 0.0:.3f} by all opinions, allowed about {FREE_HARM:g}{mine}"

@@ -4,13 +4,13 @@ All peers of a session start from one checkpoint, so honest models point the sam
 each other, whatever labels their owners hold.
 
 A model is rejected that is far larger or further away than the others, or points away. So is one
-that takes back just what the others give: they pull me back to what we have in common, and whoever
-cancels that pull leaves me alone with my own data (dissensus: He, Karimireddy and Jaggi 2022,
-arXiv:2202.01545, section 4). In the first round nobody has been pulled anywhere yet. Parameters
+that takes back just what the others give: they pull the peer back to what all have in common, and
+whoever cancels that pull leaves it alone with its own data (dissensus: He, Karimireddy and Jaggi
+2022, arXiv:2202.01545, section 4). In the first round nobody has been pulled anywhere. Parameters
 that came before, from the same peer under an older round or from another one, count once. A model
 that is only somewhat further away is pulled in to the usual distance (clipping, section 5 there).
-What is usual is the median of a cohort, within bounds that no cohort sets: the round before, and my
-own move.
+What is usual is the median of a cohort, within bounds that no cohort sets: the round before, and
+the peer's own move.
 """
 
 import math
@@ -25,19 +25,19 @@ from xxhash import xxh3_64_intdigest
 from p2pl.mixing.base import weighted_mean
 
 # Where a line below says "chosen", it was tried as `p2pl.mixing.trust.row` says.
-MAX_NORM_RATIO = 10.0  # to my own norm; honest models stayed within 1.3
+MAX_NORM_RATIO = 10.0  # to the own model's norm; honest models stayed within 1.3
 MIN_COSINE = -0.3  # chosen: honest models of 2 classes a peer stayed above it
 MAX_AGAINST = 0.75  # cosine; chosen: honest models stayed below 0.7, dissensus is mostly above 0.9
 CLIP_RADII = 2.0  # median distances; chosen: equal shards stay within 1.5
 JUDGED_RADII = 3.0  # chosen: flipped labels are found sooner than with 2; 5 finds no more
 FAR_RADII = 8.0  # beyond it a model is rejected, not pulled in; honest ones stayed within 4
 RADIUS_GROWTH = 2.0  # from one round to the next, so that a cohort of liars cannot set the scale
-LEAST_RADIUS = 0.5  # of my own move: nor can liars by serving what is almost my own model
+LEAST_RADIUS = 0.5  # of the own move: nor can liars by serving what is almost the own model
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What one peer gave me."""
+    """What another peer gave."""
 
     peer: str  # its id
     vector: Tensor  # [P], finite
@@ -47,7 +47,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What tells parameters that I saw from those that I did not."""
+    """What tells parameters that came before from those that did not."""
 
     round: int
     mark: int  # see `mark_of`
@@ -59,9 +59,9 @@ class Offer:
 
     peer: str
     vector: Tensor  # [P]
-    distance: float  # to mine
-    reach: float = 1.0  # how far towards it I go at most; below 1 it is pulled in
-    judged: float = 1.0  # how far when I judge it: further, so that harm shows that is small yet
+    distance: float  # to the peer's own
+    reach: float = 1.0  # how far the mix goes towards it at most; below 1 it is pulled in
+    judged: float = 1.0  # how far when it is judged: further, so that harm shows that is small yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,10 @@ def screen(
     """Returns what may be mixed, and why the rest may not.
 
     Args:
-        own: [P], what I trained.
+        own: [P], what the peer trained.
         start: [P], from where; None where that is not known.
         received: from K peers, each once.
-        seen: by peer id, what it gave me last.
+        seen: by peer id, what it gave last.
         last_radius: of the round before; None before the first.
     """
     repeated = _repeated(received, seen)
@@ -121,7 +121,7 @@ def screen(
 def _radius(
     offers: Sequence[Offer], last_radius: float | None, own: Tensor, start: Tensor | None
 ) -> float:
-    """Returns the usual distance of others' models from mine."""
+    """Returns the usual distance of others' models from the peer's own."""
     radius = median_low([offer.distance for offer in offers])
     if last_radius:
         radius = min(radius, RADIUS_GROWTH * last_radius)
@@ -148,20 +148,20 @@ def _fault(vector: Tensor, own: Tensor, start: Tensor | None) -> str:
     own_norm = float(own.norm())
     ratio = float(vector.norm()) / own_norm if own_norm else math.inf
     if not ratio <= MAX_NORM_RATIO:
-        return f"norm: got {ratio:.3g} of mine, allowed at most {MAX_NORM_RATIO:g}"
-    # What I trained may have strayed, and what I set out from may have been turned by liars.
+        return f"norm: got {ratio:.3g} times the own, allowed at most {MAX_NORM_RATIO:g}"
+    # What was trained may have strayed, and what it set out from may have been turned by liars.
     cosine = max(_cosine(vector, mine) for mine in (own, start) if mine is not None)
     if not cosine > MIN_COSINE or not float(vector.norm()):
-        return f"direction: got cosine {cosine:.2f} to mine, allowed above {MIN_COSINE:g}"
+        return f"direction: got cosine {cosine:.2f} to the own, allowed above {MIN_COSINE:g}"
     return ""
 
 
 def _against(offers: Sequence[Offer], own: Tensor, start: Tensor | None) -> dict[str, str]:
-    """Returns who would push me on by what those take back who pull me back.
+    """Returns who would push the peer on by what those take back who pull it back.
 
-    An honest peer that is further on than I, for it has more data, goes its own way there; only who
-    wants me to stay where I am undoes what the others do. Where most push me on, it is I who am
-    behind.
+    An honest peer that is further on, for it has more data, goes its own way there; only one that
+    wants this peer to stay where it is undoes what the others do. Where most push the peer on, it
+    is the one that is behind.
     """
     if start is None:
         return {}

@@ -80,7 +80,7 @@ Message: TypeAlias = Acceptance | Refusal
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class Agreement:
     """A peer's part in the agreement.
 
     Attributes:
@@ -109,7 +109,7 @@ Answers: TypeAlias = tuple[tuple[str, Message], ...]  # to whom, what
 MAX_REMEMBERED = 256  # configurations; chosen: a handful of attempts settles it
 
 
-def propose(state: State, present: Collection[str], size: int) -> State:
+def propose(state: Agreement, present: Collection[str], size: int) -> Agreement:
     """Returns the state of a peer that proposes a configuration, if it is free to.
 
     Args:
@@ -124,7 +124,7 @@ def propose(state: State, present: Collection[str], size: int) -> State:
     return _accept(state, configuration)
 
 
-def say(state: State) -> Answers:
+def say(state: Agreement) -> Answers:
     """Returns what to tell the other members now, and again until all have accepted it."""
     if state.accepted is None:
         return ()
@@ -132,7 +132,7 @@ def say(state: State) -> Answers:
     return tuple((other, said) for other in sorted(state.accepted.members - {state.me}))
 
 
-def hear(state: State, sender: str, message: Message, size: int) -> tuple[State, Answers]:
+def hear(state: Agreement, sender: str, message: Message, size: int) -> tuple[Agreement, Answers]:
     """Returns the next state, and what to answer once it is saved.
 
     Args:
@@ -165,12 +165,12 @@ def hear(state: State, sender: str, message: Message, size: int) -> tuple[State,
     return state, ((sender, Acceptance(configuration, valid=True)),)
 
 
-def _accept(state: State, configuration: Configuration) -> State:
+def _accept(state: Agreement, configuration: Configuration) -> Agreement:
     state = replace(state, accepted=configuration, newest=max(state.newest, configuration.number))
     return _count(state)
 
 
-def _count(state: State) -> State:
+def _count(state: Agreement) -> Agreement:
     """Returns the state, valid if all members of what it has accepted have said so."""
     configuration = state.accepted
     if configuration is None:
@@ -179,7 +179,7 @@ def _count(state: State) -> State:
     return replace(state, valid=state.valid or not missing)
 
 
-def _on_refusal(state: State, configuration: Configuration) -> State:
+def _on_refusal(state: Agreement, configuration: Configuration) -> Agreement:
     if state.valid and state.accepted == configuration:
         return state  # it is valid, so nobody can have refused it: the sender lies
     accepted = None if state.accepted == configuration else state.accepted

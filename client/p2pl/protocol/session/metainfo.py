@@ -6,7 +6,8 @@ session has exactly one encoding: a file that is not what `encode` would write i
 
 What type a field has, the schema says; what type an argument has, only its bytes can say. So in the
 tables `arguments`, an integer is a bencoded integer, text is a string, a sequence is a list, and a
-float is a dictionary of one key, `float`, whose value is its decimal: 0.5 is d5:float3:0.5e.
+float, in a list or not, is a dictionary of one key, `float`, whose value is its decimal: 0.5 is
+d5:float3:0.5e.
 """
 
 import hashlib
@@ -279,10 +280,15 @@ def _to_bencode(value: object) -> Any:  # noqa: ANN401  # a bencodable value
 
 
 def _arguments_to_bencode(arguments: Mapping[str, object]) -> dict[str, Any]:
-    return {
-        name: {FLOAT: decimal(value)} if isinstance(value, float) else _to_bencode(value)
-        for name, value in arguments.items()
-    }
+    return {name: _argument_to_bencode(value) for name, value in arguments.items()}
+
+
+def _argument_to_bencode(value: object) -> Any:  # noqa: ANN401  # a bencodable value
+    if isinstance(value, float):
+        return {FLOAT: decimal(value)}
+    if isinstance(value, list | tuple):
+        return [_argument_to_bencode(item) for item in value]
+    return value
 
 
 def _from_bencode(value: object) -> Any:  # noqa: ANN401  # builtins, text decoded
@@ -304,11 +310,16 @@ def _arguments_from_bencode(raw: object) -> Any:  # noqa: ANN401  # builtins, te
     read = _from_bencode(raw)
     if not isinstance(read, dict):
         return read
-    return {name: _float(value) for name, value in read.items()}
+    return {name: _argument(value) for name, value in read.items()}
+
+
+def _argument(value: object) -> object:
+    """Returns an argument with the floats in it; what is none as it is, for the schema to judge."""
+    return [_float(item) for item in value] if isinstance(value, list) else _float(value)
 
 
 def _float(value: object) -> object:
-    """Returns the float in {"float": "0.5"}; anything else as it is, for the schema to judge."""
+    """Returns the float in {"float": "0.5"}; anything else as it is."""
     if not isinstance(value, dict) or list(value) != [FLOAT] or not isinstance(value[FLOAT], str):
         return value
     try:

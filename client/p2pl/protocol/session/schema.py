@@ -23,14 +23,14 @@ MAX_URL_CHARS = 2048
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME_CHARS)]
 Label = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Side = Annotated[int, Meta(ge=1, le=65_536)]
-# A setting that p2pl itself does not know: of a task, a model, a mixing rule or a kind of exchange
-# that somebody brings. 1 and 1.0 are two values, and make two sessions.
-Argument: TypeAlias = (
+Scalar: TypeAlias = (
     Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
     | Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]  # finite
     | str
-    | tuple[int, ...]
 )
+# A setting that p2pl itself does not know: of a task, a model, a mixing rule or a kind of exchange
+# that somebody brings. 1 and 1.0 are two values, and make two sessions.
+Argument: TypeAlias = Scalar | tuple[Scalar, ...]
 Rate = Annotated[float, Meta(gt=0, le=1_000)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 T = TypeVar("T")
@@ -366,7 +366,13 @@ def _check_training(session: Session) -> None:
 
 
 def convert(raw: object, kind: type[T], *, strict: bool) -> T:
-    """Returns `raw` as a `kind`, or raises a SessionFileError that says where, what and allowed."""
+    """Returns `raw` as a `kind`, or raises a SessionFileError that says where, what and allowed.
+
+    Args:
+        raw: builtins, as TOML or bencoding gives them.
+        kind: a struct of this module.
+        strict: whether a number must be one already; else text that reads as one will do.
+    """
     try:
         return msgspec.convert(raw, kind, strict=strict)
     except msgspec.ValidationError as fault:
