@@ -1,8 +1,10 @@
 """A run as the person gets it: the model with its weights, its session, and what happened."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -21,6 +23,8 @@ from p2pl.run.log import (
     read_run,
 )
 
+Kind = Literal["last", "best", "personal"]
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -33,6 +37,7 @@ class Run:
         peer_id: of this peer, 64 hex digits.
         rounds: one entry a round, in the units of the run log.
         summary: how the run ended; None: it is under way, or was killed.
+        kind: which of the run's models `model` is: `last`, `best` or `personal`.
     """
 
     model: nn.Module = field(repr=False)
@@ -41,6 +46,7 @@ class Run:
     peer_id: str
     rounds: tuple[RoundEntry, ...] = field(repr=False)
     summary: Summary | None
+    kind: Kind = "last"
 
 
 def load(
@@ -83,7 +89,8 @@ def load(
     module = models.build(session.session) if model is None else model
     check_layout(session, module)
     layout = Layout.of(module)
-    path = directory / (BEST_FILE if best else PERSONAL_FILE if personal else MODEL_FILE)
+    kind: Kind = "best" if best else "personal" if personal else "last"
+    path = directory / _FILES[kind]
     if not path.exists():
         raise RunDirError(f"{path}: {_WHY_NONE[path.name]}")
     try:
@@ -93,9 +100,14 @@ def load(
         raise RunDirError(f"{fault.filename}: cannot be read: {fault.strerror}") from fault
     except FrameError as fault:
         raise RunDirError(f"{directory}: the model is damaged: {fault}") from fault
-    return Run(module.eval(), session, directory, run.peer_id, run.rounds, run.summary)
+    return Run(module.eval(), session, directory, run.peer_id, run.rounds, run.summary, kind)
 
 
+_FILES: Mapping[Kind, str] = {
+    "last": MODEL_FILE,
+    "best": BEST_FILE,
+    "personal": PERSONAL_FILE,
+}
 _WHY_NONE = {
     MODEL_FILE: "there is none: the run is in its first round, or was killed",
     PERSONAL_FILE: "there is none: a run keeps one if it is joined with --personal",

@@ -44,6 +44,10 @@ class Classification(Task):
         """Returns the accuracy, percent."""
         return {"accuracy": 100 * int(self.confusion(tally).trace()) / examples}
 
+    def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
+        """Returns the likeliest class of each example, [n], and all probabilities, [n, C]."""
+        return {"class": outputs.argmax(1), "probability": outputs.softmax(1)}
+
     def confusion(self, tally: Tensor) -> Tensor:
         """Returns the confusion matrix, [C, C]; row: true class, column: predicted."""
         return tally.view(self.classes, self.classes).cpu()
