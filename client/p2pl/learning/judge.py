@@ -8,12 +8,17 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 SHARE = 1 / 3  # of the mix, given to a model that is judged; chosen: 1/5 sees less
 # Of an example's probability, between a mix with one model and without it. Chosen: with a few dozen
 # examples one example's worth is more than this, and decides; with hundreds this does.
 SPREAD = 0.1
+# Of rightness: what counts as learned at least, so that first rounds are not judged by noise.
+LEAST_LEARNED = 0.1
+MIN_EXAMPLES = 4  # fewer say nothing about their spread
+FEW = 10  # the standard error of so many is taken twice: their spread is known badly, and skewed
 
 
 class Judge(Protocol):
@@ -34,27 +39,39 @@ class Judge(Protocol):
 class LossJudge:
     """A judge that knows the loss of each example, for a task of any kind.
 
-    The probability of the right answer is taken to be exp(-loss), which it is where the loss is a
-    negative log-likelihood.
+    How right a model is about an example is exp(-loss / usual), where `usual` is the median loss
+    before the change. A harm is the share of what has been learned that it undoes: of how much
+    righter the model is than one whose parameters are all 0. So no unit counts: the same targets in
+    metres or in millimetres, and losses in nats or in squares, are judged alike.
     """
 
     def __init__(self, losses: Callable[[Tensor], Tensor]) -> None:
         """Asks nothing yet.
 
         Args:
-            losses: of parameters [P], the loss of each example, [n].
+            losses: of parameters [P], the loss of each example, [n]; none below 0.
         """
         self._losses = losses
+        self._ignorant: Tensor | None = None  # [n]
 
     def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns the mean loss of probability, and its standard error: at least one example's."""
-        lost = self._right(before) - self._right(after)
-        count = len(lost)
-        spread = float(lost.std()) if count > 1 else 0.0
-        return float(lost.mean()), max(1 / count, spread / math.sqrt(count))
+        """Returns the share of what was learned that a change undoes, and its standard error."""
+        old, new = self._losses(before), self._losses(after)
+        if self._ignorant is None:
+            self._ignorant = self._losses(torch.zeros_like(before))
+        if len(old) < MIN_EXAMPLES:
+            return 0.0, 1.0
+        usual = float(old.median()) or float(old.mean()) or 1.0
+        right = _right(old, usual)
+        learned = max(LEAST_LEARNED, float((right - _right(self._ignorant, usual)).mean()))
+        lost = (right - _right(new, usual)) / learned
+        wider = 1 + FEW / len(lost)
+        return float(lost.mean()), wider * float(lost.std()) / math.sqrt(len(lost))
 
-    def _right(self, vector: Tensor) -> Tensor:
-        return (-self._losses(vector).clamp(min=0)).exp()
+
+def _right(losses: Tensor, usual: float) -> Tensor:
+    """Returns how right a model is about each example, 0..1; a loss that is no number is wrong."""
+    return (-losses.clamp(min=0) / usual).exp().nan_to_num(0.0)
 
 
 class MeanLossJudge:
@@ -68,17 +85,25 @@ class MeanLossJudge:
             examples: how many the last mean was over.
         """
         self._mean_loss, self._examples = mean_loss, examples
+        self._ignorant: float | None = None
 
     def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
-        """Returns how much of the right answer's probability a change costs, and its noise.
+        """Returns the share of what was learned that a change undoes, and its noise.
 
-        The probability is the geometric mean over the examples, exp(-loss). How they spread is not
-        known, so a spread is assumed, and no noise smaller than one example.
+        How the examples spread is not known, so a spread is assumed, and no noise smaller than one
+        example.
         """
-        cost = self._right(before) - self._right(after)
+        old, new = self._mean_loss(before), self._mean_loss(after)
         count = self._examples()
-        return cost, max(1 / count, SPREAD / math.sqrt(count))
+        if self._ignorant is None:
+            self._ignorant = self._mean_loss(torch.zeros_like(before))
+        if not math.isfinite(old):
+            return 0.0, 1.0
+        usual = max(0.0, old) or 1.0
+        right, left, ignorant = (_worth(loss, usual) for loss in (old, new, self._ignorant))
+        learned = max(LEAST_LEARNED, right - ignorant)
+        return (right - left) / learned, max(1 / count, SPREAD / math.sqrt(count))
 
-    def _right(self, vector: Tensor) -> float:
-        loss = self._mean_loss(vector)
-        return math.exp(-max(0.0, loss)) if math.isfinite(loss) else 0.0
+
+def _worth(loss: float, usual: float) -> float:
+    return math.exp(-max(0.0, loss) / usual) if math.isfinite(loss) else 0.0

@@ -162,6 +162,23 @@ def test_one_example_is_no_evidence() -> None:
     assert told(learned.trust, AT_ONCE) == b""
 
 
+class Doubtful:
+    """A judge that finds a harm beyond all bounds in one peer's model, and is as unsure of it."""
+
+    def harm(self, before: Tensor, after: Tensor) -> tuple[float, float]:
+        """Returns a harm of 1 where the change goes towards the harmful model."""
+        towards = float((after - before) @ (HARMFUL - OWN)) > 0
+        return (1.0, 0.4) if towards else (0.0, 0.001)
+
+
+def test_a_harm_that_is_cut_off_is_as_sure_as_it_was() -> None:
+    """0.25 of 0.4 would be noise for ever, and 1 of 0.4 is none."""
+    received = [Received(p, v, 0) for p, v in zip("abc", (*HELPFUL[:2], SLIGHT), strict=True)]
+    learned = learn(Trust(), Mine(OWN, Doubtful(), OWN, ME), received, AT_ONCE)
+    assert learned.trust.records["c"].harm == 0.25
+    assert learned.row[3] == 0
+
+
 def test_little_harm_costs_the_place_as_soon_as_experience_counts() -> None:
     trust, weights = Trust(), []
     for turn in range(4):

@@ -4,11 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2pl.mixing.trust.screening import Known, Received, Screened, mark_of, screen
+from p2pl.mixing.trust.screening import FEW_PARAMETERS, Known, Received, Screened, mark_of, screen
 
-OWN = torch.tensor([4.0, 0.0, 0.0, 0.0])
-UP, DOWN = torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.tensor([0.0, -1.0, 0.0, 0.0])
-ASIDE, BACK = torch.tensor([0.0, 0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 0.0, 1.0])
+
+def vector_of(*first: float) -> Tensor:
+    """Returns a vector that begins with these numbers, and is long enough for the rule."""
+    return torch.cat([torch.tensor(first), torch.zeros(FEW_PARAMETERS - len(first))])
+
+
+OWN = vector_of(4.0, 0.0, 0.0, 0.0)
+UP, DOWN = vector_of(0.0, 1.0, 0.0, 0.0), vector_of(0.0, -1.0, 0.0, 0.0)
+ASIDE, BACK = vector_of(0.0, 0.0, 1.0, 0.0), vector_of(0.0, 0.0, 0.0, 1.0)
 
 
 def ask(
@@ -51,14 +57,14 @@ def test_nothing_from_anybody_is_nothing_to_reject() -> None:
 
 
 def test_a_specialist_that_strayed_from_me_is_known_by_where_i_set_out() -> None:
-    strayed = torch.tensor([-2.0, 4.0, 0.0, 0.0])
+    strayed = vector_of(-2.0, 4.0, 0.0, 0.0)
     assert ask([strayed]).rejected
-    assert not ask([strayed], start=torch.tensor([1.0, 3.0, 0.0, 0.0])).rejected
+    assert not ask([strayed], start=vector_of(1.0, 3.0, 0.0, 0.0)).rejected
 
 
 def test_somewhat_against_me_is_allowed() -> None:
-    assert not ask([torch.tensor([-1.0, 4.0, 0.0, 0.0])]).rejected
-    assert ask([torch.tensor([-2.0, 4.0, 0.0, 0.0])]).rejected
+    assert not ask([vector_of(-1.0, 4.0, 0.0, 0.0)]).rejected
+    assert ask([vector_of(-2.0, 4.0, 0.0, 0.0)]).rejected
 
 
 def test_who_takes_back_what_others_give_is_rejected() -> None:
@@ -87,6 +93,16 @@ def test_half_of_a_cohort_cannot_be_the_most() -> None:
     back = [OWN + 2 * DOWN + ASIDE, OWN + 2 * DOWN + BACK]
     screened = ask([*back, OWN + UP, OWN + 2 * UP], start=start, radius=1.0)
     assert sorted(screened.rejected) == ["c", "d"]
+
+
+def test_among_few_parameters_only_who_takes_back_all_of_it_is_rejected() -> None:
+    start = OWN + 2 * DOWN
+    back = [OWN + 2 * DOWN + ASIDE, OWN + 2 * DOWN + BACK]
+    short = [vector[:8] for vector in (*back, OWN + UP, OWN + 2 * UP)]
+    assert not ask(short, start=start[:8], radius=1.0, own=OWN[:8]).rejected
+    pull = (short[0] + short[1]) / 2 - OWN[:8]
+    screened = ask([*short[:2], OWN[:8] - pull], start=start[:8], radius=1.0, own=OWN[:8])
+    assert list(screened.rejected) == ["c"]
 
 
 def test_a_model_further_than_usual_is_pulled_in() -> None:

@@ -307,9 +307,11 @@ def _experience(
         old = after.get(one.peer, Record(0.0, None, 0))
         found = _Judged(HARM_RANGE, 0.0) if one.peer in rejected else judged.get(one.peer)
         if found is not None:
-            harm = min(HARM_RANGE, max(-HARM_RANGE, found.harm))
+            # What is cut off a harm is cut off its error too: it stays as sure as it was.
+            cut = min(1.0, HARM_RANGE / abs(found.harm)) if found.harm else 1.0
             fresh = max(1 - MEMORY, 1 / (old.rounds + 1))
-            old = Record(old.harm + fresh * (harm - old.harm), found.noise, old.rounds + 1)
+            harm = old.harm + fresh * (cut * found.harm - old.harm)
+            old = Record(harm, cut * found.noise, old.rounds + 1)
         mark = mark_of(one.vector)
         after[one.peer] = msgspec.structs.replace(old, round=one.round, mark=mark)
     if len(after) > MAX_REMEMBERED:

@@ -28,6 +28,7 @@ from p2pl.mixing.base import weighted_mean
 MAX_NORM_RATIO = 10.0  # to the own model's norm; honest models stayed within 1.3
 MIN_COSINE = -0.3  # chosen: honest models of 2 classes a peer stayed above it
 MAX_AGAINST = 0.75  # cosine; chosen: honest models stayed below 0.7, dissensus is mostly above 0.9
+FEW_PARAMETERS = 256  # of fewer, chance alone makes cosines large: 0.3 is usual among ten
 CLIP_RADII = 2.0  # median distances; chosen: equal shards stay within 1.5
 JUDGED_RADII = 3.0  # chosen: flipped labels are found sooner than with 2; 5 finds no more
 FAR_RADII = 8.0  # beyond it a model is rejected, not pulled in; honest ones stayed within 4
@@ -169,12 +170,13 @@ def _against(offers: Sequence[Offer], own: Tensor, start: Tensor | None) -> dict
     back = [one.vector for one in offers if one not in onward]
     if len(back) < max(1, len(onward)):
         return {}
+    allowed = 1 - (1 - MAX_AGAINST) * min(1.0, len(own) / FEW_PARAMETERS)
     given = weighted_mean(own, back, (0.0, *[1 / len(back)] * len(back))) - own
     cosines = {one.peer: _cosine(own - one.vector, given) for one in onward}
     return {
-        peer: f"apart: got cosine {cosine:.2f} against what others give, allowed {MAX_AGAINST:g}"
+        peer: f"apart: got cosine {cosine:.2f} against what others give, allowed {allowed:.3g}"
         for peer, cosine in cosines.items()
-        if cosine > MAX_AGAINST
+        if cosine > allowed
     }
 
 
