@@ -152,7 +152,7 @@ def export(
     best: Best = False,
     personal: Personal = False,
 ) -> None:
-    """Write a run's model for other programs, with a card that says what it is.
+    """Write a run's model for other programs, with a card.
 
     The card holds the session, how much data the peer had, the metrics, the peers that it met, the
     weight of each in the mix, and what privacy was spent. Publish neither before you have read
