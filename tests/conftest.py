@@ -18,3 +18,14 @@ settings.load_profile("patient")
 def anyio_backend() -> str:
     """Returns the only event loop that zmq.asyncio runs on."""
     return "asyncio"
+
+
+@pytest.fixture
+def own_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the modules of `support.modules` known by name, for one test."""
+    from support.modules import MODULES
+
+    from p2pl.learning.models import MODELS
+
+    for name, make in MODULES.items():
+        monkeypatch.setitem(MODELS._registered, name, make)

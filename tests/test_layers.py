@@ -28,6 +28,7 @@ LEVELS = {
     "p2pl.data": 2,
     "p2pl.registry": 1,
     "p2pl.protocol": 1,
+    "p2pl.metric": 1,
     "p2pl.seeds": 1,
     "p2pl.pace": 1,
     "p2pl.errors": 0,
@@ -101,9 +102,12 @@ def loaded_by(statement: str) -> set[str]:
         ),
         (
             "import p2pl.privacy.plan, p2pl.privacy.audit.run",
-            {"rich", "opacus", "scipy", "sklearn"},
+            {"rich", "dp_accounting", "opacus", "scipy", "sklearn"},
         ),
-        ("import p2pl.report.privacy", {"matplotlib", "opacus", "scipy", "sklearn"}),
+        (
+            "import p2pl.report.privacy",
+            {"matplotlib", "dp_accounting", "opacus", "scipy", "sklearn"},
+        ),
     ],
 )
 def test_a_command_loads_only_what_it_uses(statement: str, forbidden: set[str]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
+from p2pl.metric import figure
 from p2pl.run.log import RoundEntry, Summary
 from p2pl.terminal import (
     Header,
@@ -19,7 +20,6 @@ from p2pl.terminal import (
     PlainView,
     bar,
     duration,
-    figure,
     open_view,
     percent,
     short_id,

@@ -5,13 +5,14 @@ slow beside a network event, and one call at a time may use it: the model is wor
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
 from p2pl.data.examples import Examples, Source
-from p2pl.learning import weights
+from p2pl.errors import FrameError, ModelError
 from p2pl.learning.codec import Codec, WholeModel
 from p2pl.learning.task import Scores
 from p2pl.learning.torch_trainer import TorchTrainer
@@ -65,7 +66,10 @@ class Learner:
         Raises:
             InputError: the session's mixing rule is not known here.
         """
-        codec = WholeModel(trainer.layout, session.wire.dtype, trainer.device)
+        layout = trainer.layout
+        if session.training.buffers == "local":
+            layout = layout.travelling
+        codec = WholeModel(layout, session.wire.dtype, trainer.device)
         return cls(session, *names, trainer, codec, rule_of(session)(session, names[1]))
 
     @classmethod
@@ -147,6 +151,7 @@ class Learner:
         if self.trainer.spent is not None:
             return 0.0
         evaluate = self.trainer.evaluate
+        theirs = self.at_home(theirs, mine)
         return evaluate(theirs, "validation").loss - evaluate(mine, "validation").loss
 
     # Mixing.
@@ -179,12 +184,33 @@ class Learner:
             if model.round < index - MAX_AGE_ROUNDS
         }
         # By peer id: sums and ties must not depend on the order in which models came.
-        usable = {who: received[who] for who in sorted(received) if who not in stale}
+        usable = {
+            who: replace(received[who], vector=self.at_home(received[who].vector, own))
+            for who in sorted(received)
+            if who not in stale
+        }
         mine = Own(own, index, self.samples, self.trainer, start)
         mixed = self.mixer.mix(mine, usable, self.memory(memory))
+        mixed = replace(mixed, vector=self.at_home(mixed.vector, own))
         if not stale:
             return mixed
         return Mixed(mixed.vector, mixed.row, {**stale, **mixed.rejected}, mixed.memory)
+
+    def at_home(self, theirs: Tensor, mine: Tensor) -> Tensor:
+        """Returns parameters of another peer with what of the peer's own never travels, [P].
+
+        That is the normalisation layers under `training.buffers = "local"`, as in FedBN (Li et al.
+        2021, arXiv:2102.07623), and else nothing.
+
+        Args:
+            theirs: [P], or only the part that travels.
+            mine: [P], the peer's own.
+        """
+        layout = self.trainer.layout
+        if self.session.training.buffers == "mix" or not layout.local:
+            return theirs
+        count = layout.travelling.total
+        return torch.cat([theirs[:count], mine[count:]])
 
     def memory(self, saved: msgspec.Struct | None) -> msgspec.Struct:
         """Returns what the mixing rule remembers: `saved`, or an empty memory before round 1."""
@@ -213,7 +239,11 @@ class Learner:
             received: by peer id; only what had weight in the mix is looked at.
             mixed: what the peer made of it.
         """
-        useful = [received[who].vector for who in sorted(received) if mixed.row.get(who, 0.0) > 0]
+        useful = [
+            self.at_home(received[who].vector, trained)
+            for who in sorted(received)
+            if mixed.row.get(who, 0.0) > 0
+        ]
         mine = self.trainer.sample("validation", personal.EXAMPLES)
         if mine is None:
             return trained
@@ -222,13 +252,19 @@ class Learner:
     # Checkpoints, which are exact whatever travels.
 
     def checkpoint(self, vector: Tensor) -> bytes:
-        """Returns the parameters [P] as an exact safetensors file."""
-        return bytes(weights.encode(vector.cpu(), self.trainer.layout, "float32"))
+        """Returns the parameters [P], and what is frozen, as an exact safetensors file."""
+        return bytes(self.trainer.checkpoint(vector))
 
     def decode_checkpoint(self, payload: bytes) -> Tensor:
         """Returns the parameters in a verified checkpoint, [P] on the trainer's device.
 
         Raises:
-            FrameError: it is no checkpoint of the session's model.
+            ModelError: the trainer's model is another than the one that the session began with.
         """
-        return weights.decode(payload, self.trainer.layout, "float32").to(self.trainer.device)
+        try:
+            return self.trainer.begin(payload)
+        except FrameError as fault:
+            raise ModelError(
+                f"{fault}; the model here is not the one that the session began with: you and its "
+                "author have different versions of it"
+            ) from fault

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pl.events import Ended, Event, RoundEnded, Said, Started, Step
+from p2pl.metric import figure
 from p2pl.run.log import PeerId, RoundEntry, Summary
 
 SHORT_ID_CHARS = 8  # 32 bits: two of 100 peers look alike once in a million swarms
@@ -460,13 +461,6 @@ def duration(seconds: float | None) -> str:
 def percent(value: float | None) -> str:
     """Returns an accuracy for reading: 91.8 %."""
     return "-" if value is None else f"{value:.1f} %"
-
-
-def figure(value: float | None) -> str:
-    """Returns a number with three digits that matter: 0.312, 2.303, 1.2e-05."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if 0.001 <= abs(value) < 1_000 or value == 0 else f"{value:.3g}"
 
 
 def bar(share: float, chars: int) -> str:

@@ -196,3 +196,46 @@ def test_inputs_of_another_shape_are_refused_in_python_too(runs: Path) -> None:
     with pytest.raises(DataError, match="shape of the inputs"):
         api.predict(runs / "good", torch.zeros(2, 64))
     assert api.predict(runs / "good", np.zeros((2, 1, 8, 8)))["class"].shape == (2,)
+
+
+TABLE = """
+name = "table"
+[task]
+kind = "regression"
+unit = "mm"
+[model]
+name = "mlp"
+arguments = { hidden = [8] }
+[training]
+learning_rate = 0.05
+[exchange]
+rounds = 3
+cohort = 1
+"""
+
+
+def test_a_table_with_numbers_to_predict_is_scored_and_predicted_in_its_unit(
+    tmp_path: Path,
+) -> None:
+    draw = np.random.default_rng(1)
+    lines = ["width,colour,length"]
+    for width, colour in zip(
+        draw.uniform(0, 10, 60), draw.choice(["red", "blue"], 60), strict=True
+    ):
+        lines.append(f"{width:.3f},{colour},{1000 + 100 * width + 200 * (colour == 'red'):.3f}")
+    (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "t.toml").write_text(TABLE)
+    described = ("--schema-from", "mine.csv", "--target", "length")
+    of(tmp_path, "create", "t.toml", "--out", "t.torrent", *described)
+    join = ("join", "t.torrent", "--data", "mine.csv", "--alone", "--run-dir", "run")
+    of(tmp_path, *join)
+    done = of(tmp_path, "evaluate", "run", "--data", "mine.csv", "--json")
+    (found,) = json.loads(done.stdout)["runs"]
+    table = of(tmp_path, "predict", "run", "--data", "mine.csv").stdout
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert len(rows) == 60
+    error = [float(row["prediction"]) - float(row["target"]) for row in rows]
+    assert np.sqrt(np.mean(np.square(error))) == pytest.approx(found["metrics"]["RMSE"], rel=1e-3)
+    shown = of(tmp_path, "evaluate", "run", "--data", "mine.csv").stdout
+    assert "all of mine.csv" in shown
+    assert " mm" in shown

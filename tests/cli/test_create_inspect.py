@@ -9,6 +9,8 @@ import pytest
 from support.commands import p2pl
 from support.processes import ROOT
 
+from p2pl.api import session as api
+from p2pl.errors import SessionFileError
 from p2pl.learning.checkpoint import build
 from p2pl.protocol.session import SessionFile, read_spec
 
@@ -29,6 +31,25 @@ def test_create_writes_a_session_file_and_its_checkpoint(tmp_path: Path) -> None
         "digits.torrent",
     ]
     assert shown["id"] in p2pl("inspect", out).stdout
+
+
+def test_a_second_session_does_not_take_the_checkpoint_of_the_first(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text(DIGITS.read_text())
+    first, second = tmp_path / "first.torrent", tmp_path / "second.torrent"
+    api.create(spec, first)
+    (tmp_path / "other.torrent").write_bytes(b"an ordinary torrent")
+    before = (tmp_path / "digits.safetensors").read_bytes()
+    api.create(spec, second)  # the same checkpoint: nobody loses anything
+    spec.write_text(DIGITS.read_text().replace("seed = 1", "seed = 2"))
+    with pytest.raises(SessionFileError, match=r"got .digits., allowed another.*first\.torrent"):
+        api.create(spec, second)
+    assert (tmp_path / "digits.safetensors").read_bytes() == before
+    spec.write_text(spec.read_text().replace('name = "digits"', 'name = "digits-2"'))
+    api.create(spec, second)
+    assert (tmp_path / "digits.safetensors").read_bytes() == before
+    spec.write_text(spec.read_text().replace("seed = 2", "seed = 3"))
+    api.create(spec, second)  # its own checkpoint may be replaced
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 from support.commands import p2pl
+from support.image_sets import pictures
 from support.processes import ROOT
+
+from p2pl.run.log import read_run
 
 DIGITS = ROOT / "torrentfiles" / "digits.toml"
 
@@ -181,3 +184,39 @@ def test_a_client_that_tells_percent_ends_well_and_one_that_fails_is_shown_its_l
     assert f"own code failed in fit, in round 3: {where}" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert len((tmp_path / "run" / "rounds.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("labels", [(), ("dog", "cat")])
+def test_how_classes_are_numbered_is_said_where_the_session_does_not_say_it(
+    tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    named = f"labels = {json.dumps(labels)}" if labels else ""
+    spec = f"""
+name = "pets"
+[task]
+input = [1, 2, 2]
+classes = 2
+{named}
+[model]
+name = "logreg"
+[training]
+learning_rate = 0.1
+batch_size = 1
+[exchange]
+rounds = 1
+cohort = 1
+"""
+    (tmp_path / "pets.toml").write_text(spec)
+    pictures(tmp_path / "data", ["cat", "dog"], [0, 255])
+    pictures(tmp_path / "data", ["cat", "dog"], [10, 245])
+    made = p2pl("create", tmp_path / "pets.toml", "--out", tmp_path / "pets.torrent")
+    assert ("classes    not named" in made.stdout) is not bool(labels)
+    done = p2pl(
+        *("join", tmp_path / "pets.torrent", "--data", tmp_path / "data", "--alone"),
+        *("--run-dir", tmp_path / "run"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("classes 0 cat, 1 dog: so these data number them" in done.stdout) is not bool(labels)
+    summary = read_run(tmp_path / "run").summary
+    assert summary is not None
+    assert summary.labels == (labels or ("cat", "dog"))

@@ -1,5 +1,6 @@
 """Parquet files: which columns, which split, which rows, which class numbers."""
 
+import json
 from pathlib import Path
 
 import pyarrow
@@ -92,6 +93,130 @@ def test_class_names_in_another_order_are_renumbered(tmp_path: Path) -> None:
     assert read.labels == task.labels
 
 
+@pytest.mark.parametrize("labels", [(), NAMES, NAMES[::-1]])
+def test_a_number_means_what_its_own_file_says(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    # Class 0, 1, 2 are 0, 100, 200 bright: as the first file has it, then backwards.
+    write(tmp_path / "train-0.parquet", [png(v) for v in (0, 100, 200)], [0, 1, 2])
+    write(tmp_path / "train-1.parquet", [png(v) for v in (0, 200)], [2, 0], NAMES[::-1])
+    write(tmp_path / "test.parquet", [png(100), png(200)], [0, 1], ("dog", "eel", "cat"))
+    read = load(str(tmp_path), Task(input=(1, 2, 2), classes=3, labels=labels))
+    order = labels or NAMES
+    assert read.labels == order
+    assert [order[y] for y in read.train.y] == ["cat", "dog", "eel", "cat", "eel"]
+    assert read.train.x[:, 0, 0, 0].mul(255).round().tolist() == [0, 100, 200, 0, 200]
+    assert read.test is not None
+    assert [order[y] for y in read.test.y] == ["dog", "eel"]
+
+
+def test_a_file_with_other_names_than_the_first_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", [png(1)], [0])
+    for names, got in ((("cat", "dog", "fox"), "cat, dog, fox"), (None, "column label, without")):
+        write(tmp_path / "train-1.parquet", [png(1)], [0], names)
+        with pytest.raises(DataError, match=rf"train-1.*got '{got}.*as in train-0.*cat, dog, eel"):
+            load(str(tmp_path), GREY)
+
+
+def test_a_file_may_lack_a_class_that_the_session_names(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [png(1), png(2)], [0, 1], ("eel", "cat"))
+    read = load(str(tmp_path), Task(input=(1, 2, 2), classes=3, labels=NAMES))
+    assert read.train.y.tolist() == [2, 0]
+
+
+def test_a_note_may_count_the_classes_and_not_name_them(tmp_path: Path) -> None:
+    noted = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "num_classes": 3}}
+    for labels in ([0, 2], [0, 3]):
+        table = pyarrow.table({"image": [{"bytes": png(1)}] * 2, "label": labels})
+        noted_table = table.replace_schema_metadata(
+            {"huggingface": json.dumps({"info": {"features": noted}})}
+        )
+        pyarrow.parquet.write_table(noted_table, tmp_path / "train.parquet")
+        if labels == [0, 2]:
+            assert load(str(tmp_path), GREY).train.y.tolist() == labels
+    with pytest.raises(DataError, match=r"got '0..3', allowed 0..2"):
+        load(str(tmp_path), GREY)
+
+
+def test_files_may_write_their_numbers_in_different_types(tmp_path: Path) -> None:
+    for number, kind in enumerate((pyarrow.int64(), pyarrow.uint8())):
+        columns = {"image": [{"bytes": png(1)}], "label": pyarrow.array([number], kind)}
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / f"train-{number}.parquet")
+    assert load(str(tmp_path), GREY).train.y.tolist() == [0, 1]
+
+
+def test_a_row_without_a_class_is_refused(tmp_path: Path) -> None:
+    columns = {"image": [{"bytes": png(1)}] * 2, "label": pyarrow.array([0, None])}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"labels of train\.parquet: got '1 rows without one'"):
+        load(str(tmp_path), GREY)
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_column_of_another_type_than_noted_is_refused(tmp_path: Path, column: str) -> None:
+    noted = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": NAMES}}
+    columns = {"image": [{"bytes": png(1)}], "label": [0]} | {column: ["text"]}
+    table = pyarrow.table(columns).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": noted}})}
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=f"column {column} of train.parquet: got 'string'"):
+        load(str(tmp_path), GREY)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("mnist_train", "mnist_test"),
+        ("training-0", "testing-0"),
+        ("Train", "TEST"),
+        ("mnistTrain", "mnistTest"),
+        ("training/0", "testing/0"),
+        ("mnist/Train/part/0", "mnist/Test/part/0"),
+    ],
+)
+def test_what_is_to_test_on_is_never_trained_on(tmp_path: Path, train: str, test: str) -> None:
+    write(tmp_path / f"{train}.parquet", [png(1)] * 3, [0, 1, 2])
+    write(tmp_path / f"{test}.parquet", [png(2)], [1])
+    read = load(str(tmp_path), GREY)
+    assert read.train.y.tolist() == [0, 1, 2]
+    assert read.test is not None
+    assert read.test.y.tolist() == [1]
+
+
+def test_a_name_that_says_two_splits_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train-test.parquet", [png(1)], [0])
+    with pytest.raises(DataError, match="train and test in one name"):
+        load(str(tmp_path), GREY)
+
+
+def test_of_two_data_sets_in_one_folder_one_must_be_named(tmp_path: Path) -> None:
+    for home, labels in (("clean", [0, 1]), ("noisy", [1, 0])):
+        write(tmp_path / home / "train-0.parquet", [png(1), png(2)], labels)
+    with pytest.raises(DataError, match="a train split in each of clean, noisy"):
+        load(str(tmp_path), GREY)
+    assert load(str(tmp_path / "noisy"), GREY).train.y.tolist() == [1, 0]
+
+
+def test_one_parquet_file_is_all_to_train_on(tmp_path: Path) -> None:
+    write(tmp_path / "mine.parquet", [png(1), png(2)], [2, 0])
+    read = load(str(tmp_path / "mine.parquet"), GREY)
+    assert (read.train.y.tolist(), read.test) == ([2, 0], None)
+    for name in ("other.parquet", "me/other.parquet"):  # the hub is not asked for such a name
+        with pytest.raises(DataError, match="allowed digits, an existing folder or parquet file"):
+            load(name, GREY)
+    (tmp_path / "mine.zip").write_bytes(b"")
+    with pytest.raises(DataError, match="allowed a folder or a parquet file"):
+        load(str(tmp_path / "mine.zip"), GREY)
+
+
+def test_a_link_to_a_folder_is_followed_and_a_circle_is_not(tmp_path: Path) -> None:
+    write(tmp_path / "real" / "train.parquet", [png(1)], [2])
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "link").symlink_to(tmp_path / "real")
+    (data / "self").symlink_to(data)
+    assert load(str(data), GREY).train.y.tolist() == [2]
+
+
 def test_other_class_names_are_refused(tmp_path: Path) -> None:
     task = Task(input=(1, 2, 2), classes=3, labels=("cat", "dog", "fox"))
     with pytest.raises(DataError, match=r"eel.*allowed 3: cat, dog, fox"):
@@ -156,10 +281,15 @@ def test_a_second_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_missing_are_refused(tmp_path: Path) -> None:
+    reverse = Task(input=(1, 2, 2), classes=3, labels=NAMES[::-1])
     for number, labels in enumerate([[-1], [3]]):
-        write(tmp_path / str(number) / "train.parquet", [png(1)], labels)
-        with pytest.raises(DataError, match=r"allowed 0\.\.2"):
-            load(str(tmp_path / str(number)), GREY)
+        for split in ("train", "test"):
+            folder = tmp_path / f"{number}-{split}"
+            write(folder / "train.parquet", [png(1)], [0])
+            write(folder / f"{split}.parquet", [png(1)], labels)
+            for task in (GREY, reverse):  # in another order, -1 would be the last class
+                with pytest.raises(DataError, match=rf"{split}.parquet: got .*allowed 0\.\.2"):
+                    load(str(folder), task)
     write(tmp_path / "empty" / "train.parquet", [], [])
     with pytest.raises(DataError, match="train split: got '0 rows'"):
         load(str(tmp_path / "empty"), GREY)
@@ -168,19 +298,19 @@ def test_labels_that_are_missing_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (None, "image 1 .* unreadable"),
-        (b"", "image 1 .* unreadable"),
-        (png(1)[:40], "image 1 .* unreadable"),
-        (png(1, size=(3, 2)), "one shape for all"),
-        (png(1, "RGB"), "one shape for all"),
-        (png(1, "RGBA"), "mode RGBA"),
+        (None, "unreadable: not of PNG"),
+        (b"", "unreadable: not of PNG"),
+        (png(1)[:48], "unreadable: image file is truncated"),
+        (png(1, size=(3, 2)), r"shape: got \(1, 2, 3\), allowed \(1, 2, 2\)"),
+        (png(1, "RGB"), r"shape: got \(3, 2, 2\), allowed \(1, 2, 2\)"),
+        (png(1, "RGBA"), "mode: got 'RGBA, partly transparent', allowed opaque images"),
     ],
 )
 def test_an_image_that_cannot_be_used_is_refused(
     tmp_path: Path, raw: bytes | None, message: str
 ) -> None:
     write(tmp_path / "train.parquet", [png(1), raw], [0, 1])
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"1 of 2 images .*: train.parquet row 1: {message}"):
         load(str(tmp_path), GREY)
 
 

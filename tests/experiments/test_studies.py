@@ -5,7 +5,7 @@ import shlex
 from experiments import store
 from experiments.grid import MNIST, ROOT
 from experiments.studies import privacy_tuning as tuning
-from experiments.studies import raft
+from experiments.studies import raft, tabular
 
 
 def test_elections_go_from_one_resignation_to_the_next_and_count_who_stands_in_one_term() -> None:
@@ -51,3 +51,16 @@ def test_private_training_takes_the_setting_that_did_best_on_held_out_examples()
         assert found[max(found)].endswith(shlex.join(best.words))
         assert tuning.chosen(arm, MNIST, 6, 2) == best
         assert tuning.chosen(arm, MNIST, 6, 8) == tuning.chosen(arm, MNIST, 6, 3) != best
+
+
+def test_six_holders_of_a_table_are_as_good_as_all_rows_in_one_place() -> None:
+    kept = store.read(store.path(ROOT / "results" / "raw", "tabular"))
+    assert set(kept) == {cell.name for cell in tabular.STUDY.cells}
+    for name, row in kept.items():
+        mean = row.figures["mean"]
+        if name.startswith("cancer"):
+            assert mean["together"] > max(mean["pooled"], mean["scikit_learn"]) - 0.5
+            assert mean["together"] > mean["alone"]
+        else:
+            assert mean["together"] < 1.03 * min(mean["pooled"], mean["scikit_learn"])
+            assert mean["together"] < mean["alone"]

@@ -186,6 +186,10 @@ def test_an_installed_model_cannot_take_the_place_of_a_built_in_one(
         (AttributeError("no attribute 'make'"), "cannot be imported.*make"),
         (lambda task: "not a module", "'str', allowed a torch.nn.Module"),
         (lambda: None, "refuses its arguments"),
+        (
+            lambda task: dict[str, nn.Module]()["weights"],
+            r"cannot be made: KeyError: 'weights' \(test_models.py, line",
+        ),
     ],
 )
 def test_a_broken_installed_model_is_an_error_of_the_person(
@@ -194,3 +198,17 @@ def test_a_broken_installed_model_is_an_error_of_the_person(
     install(monkeypatch, made)
     with pytest.raises(ModelError, match=message):
         build(session("mine"))
+
+
+@pytest.mark.parametrize(
+    ("side", "width", "refused"), [(4, 2, True), (4, 3, False), (5, 2, False), (4, 16, False)]
+)
+def test_a_group_of_one_number_is_refused_when_the_model_is_made(
+    side: int, width: int, refused: bool
+) -> None:
+    wanted = session("resnet-gn", {"width": width}, task=Task(input=(1, side, side), classes=2))
+    if refused:
+        with pytest.raises(ModelError, match=r"width of resnet-gn: got 2.*4x4 these leave one"):
+            build(wanted)
+    else:
+        build(wanted)(torch.zeros(1, 1, side, side)).sum().backward()

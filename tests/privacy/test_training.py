@@ -1,6 +1,7 @@
 """Private training: what one example can do is bounded, and the budget ends it."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from p2pl.data.examples import Examples
 from p2pl.errors import InputError, ModelError, PrivacyError
 from p2pl.learning import models
 from p2pl.learning.train import Start, train
-from p2pl.learning.weights import Layout, flatten
+from p2pl.learning.weights import Layout, flatten, load_into
 from p2pl.privacy.accountant import Account, Accountant, Budget
 from p2pl.privacy.clipping import MAX_GRADIENT_NUMBERS, clipped_gradients, has_closed_form
 from p2pl.privacy.training import PrivateTraining, check_clip, check_model
@@ -268,6 +269,99 @@ class OthersInTheBatch(nn.Module):
 def test_a_model_that_mixes_the_examples_of_a_batch_is_refused(layer: nn.Module) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), layer, nn.Linear(64, 10))
     with pytest.raises(ModelError, match="treat each example by itself"):
+        check_model(model, (1, 8, 8))
+
+
+class Table(nn.Module):
+    """An embedding of 17 levels of brightness, and a layer on their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(17, 6)
+        self.out = nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        looked_up: Tensor = self.table((16 * x.flatten(1)).long()).mean(1)
+        scores: Tensor = self.out(looked_up)
+        return scores
+
+
+def partly_frozen() -> nn.Module:
+    """Returns a module of which the first layer is not trained."""
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU()).requires_grad_(False)
+    return nn.Sequential(body, nn.Linear(12, 10))
+
+
+def frozen_in_a_row() -> nn.Module:
+    """Returns layers that would have a closed form, if one of them were not frozen."""
+    frozen = nn.Linear(64, 12).requires_grad_(False)
+    return nn.Sequential(nn.Flatten(), frozen, nn.ReLU(), nn.Linear(12, 10))
+
+
+@pytest.mark.parametrize("make", [Table, partly_frozen, frozen_in_a_row])
+def test_tables_and_frozen_layers_are_trained_privately(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    check_model(model, (1, 8, 8))
+    layout, vector, batch = Layout.of(model), flatten(model), examples(9)
+    with clipped_gradients(model) as clipped:
+        got = layout.unflatten(clipped(vector, batch, 0.3).gradient)
+    for one in batch.batches(1):
+        mine = layout.unflatten(_clipped_alone(model, vector, one, 0.3))
+        got = {name: got[name] - mine[name] for name in got}
+    assert all(torch.allclose(left, torch.zeros_like(left), atol=2e-6) for left in got.values())
+
+
+def _clipped_alone(model: nn.Module, vector: Tensor, one: Examples, clip: float) -> Tensor:
+    """Returns the clipped gradient of one example by what is trained; 0 for what is frozen."""
+    layout = Layout.of(model)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    at = {n: part.clone().requires_grad_() for n, part in layout.unflatten(vector).items()}
+    loss = functional.cross_entropy(functional_call(model, at, one.x), one.y)
+    found = torch.autograd.grad(loss, list(at.values()))
+    parts = [
+        part if name in trained else torch.zeros_like(part)
+        for name, part in zip(at, found, strict=True)
+    ]
+    gradient = torch.cat([part.flatten() for part in parts])
+    return gradient * min(1.0, clip / float(gradient.norm()))
+
+
+@pytest.mark.parametrize("make", [partly_frozen, frozen_in_a_row])
+def test_what_is_frozen_gets_no_noise(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    before = {name: one.clone() for name, one in model.named_parameters()}
+    wanted = session("logreg", batch_size=16, learning_rate=1.0)
+    training = PrivateTraining(Accountant(account(64, 16, 8)))
+    after = training.train(model, Start(flatten(model)), examples(64), wanted.training).vector
+    load_into(model, after)
+    for name, one in model.named_parameters():
+        assert torch.equal(one, before[name]) is not one.requires_grad, name
+
+
+class Sulking(nn.Module):
+    """A module that fails for a reason of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyError("no weights file")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (Sulking(), "KeyError: 'no weights file'"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), "RuntimeError: mat1 and mat2"),
+        (nn.Sequential(nn.Flatten(1, 2), nn.LSTM(8, 10)), "LSTM"),
+    ],
+    ids=["it raises", "another shape", "a layer that Opacus does not know"],
+)
+def test_a_model_that_cannot_be_tried_is_refused_before_the_first_round(
+    model: nn.Module, said: str
+) -> None:
+    with pytest.raises(ModelError, match=f"model, for private training.*{said}"):
         check_model(model, (1, 8, 8))
 
 

@@ -296,6 +296,77 @@ def test_what_is_wrong_is_named(path: tuple[bytes, ...], value: object, words: s
         session.decode(tampered(path, value))
 
 
+TASKS: dict[str, dict[str, object]] = {
+    "multilabel": {"kind": "multilabel", "input": [4], "outputs": 3, "labels": ["a", "b", "c"]},
+    "regression": {
+        "kind": "regression",
+        "input": [4],
+        "outputs": 2,
+        "unit": "mmHg",
+        "metrics": ["MAE", "RMSE"],
+        "target_mean": [120.0, 80.5],
+        "target_std": [15.0, 0.25],
+    },
+    "segmentation": {"kind": "segmentation", "input": [1, 8, 8], "classes": 3},
+    "language": {"kind": "language", "input": [16], "classes": 300_000},
+    "classification": {"input": [4], "classes": 2, "metrics": ["AUROC", "accuracy"]},
+    "brought": {"kind": "brought", "input": [4]},
+    "brought, named": {"kind": "brought", "input": [4], "outputs": 2, "labels": ["a", "b"]},
+}
+
+
+def spec_for(task: object) -> session.Spec:
+    """Returns a spec with this task."""
+    return session.spec_of(
+        {
+            "name": "one",
+            "task": task,
+            "model": {"name": "logreg"},
+            "training": {"learning_rate": 0.1},
+            "exchange": {"rounds": 1, "cohort": 1},
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_session_of_every_kind_of_task_reads_back_as_itself(kind: str) -> None:
+    made = session_file(session=spec_for(TASKS[kind]).session())
+    assert session.decode(made.encode()) == made
+    assert set(bencode.decode(made.encode())[b"info"][b"p2pl"][b"task"]) == {
+        field.encode() for field in TASKS[kind]
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("classification", {"classes": 0}, r"task.classes: got 0, allowed 2..100000, with"),
+        ("classification", {"classes": 100_001}, "task.classes: got 100001"),
+        ("classification", {"outputs": 2}, "task.outputs: got 2, allowed none, with task.kind cl"),
+        ("classification", {"target_mean": [1.0]}, "task.target_mean"),
+        ("classification", {"metrics": ["AUROC", "AUROC"]}, "task.metrics: a name stands there tw"),
+        ("segmentation", {"classes": 1}, "task.classes: got 1"),
+        ("segmentation", {"unit": "mm"}, "task.unit: got 'mm', allowed none"),
+        ("language", {"classes": 0}, "task.classes: got 0"),
+        ("language", {"mean": [0.5], "std": [0.5]}, "task.mean: got .*, allowed none"),
+        ("multilabel", {"outputs": 0, "labels": []}, r"task.outputs: got 0, allowed 1..100000"),
+        ("multilabel", {"classes": 2}, "task.classes: got 2, allowed none, with task.kind multila"),
+        ("multilabel", {"labels": ["a", "b"]}, "task.labels: got '2 names', allowed none, or 3"),
+        ("regression", {"labels": ["a", "a"]}, "task.labels: a name stands there twice"),
+        ("regression", {"target_std": [1.0]}, "task.target_mean and task.target_std: got '2 and 1"),
+        ("regression", {"target_std": [1.0, 0.0]}, "task.target_std"),
+        ("regression", {"target_std": [1.0] * 3, "target_mean": [1.0] * 3}, "both 2"),
+        ("regression", {"unit": "mm\x1b[2J"}, "task.unit: got .*, allowed text that can be shown"),
+        ("brought, named", {"labels": ["a"]}, "task.labels"),
+    ],
+)
+def test_what_a_kind_of_task_lacks_or_does_not_have_is_named(
+    kind: str, change: dict[str, object], words: str
+) -> None:
+    with pytest.raises(SessionFileError, match=words):
+        spec_for(TASKS[kind] | change)
+
+
 def test_a_layer_that_does_not_hash_to_the_root_is_refused() -> None:
     top = bencode.decode(session_file(5_000_000).encode())
     (root,) = top[b"piece layers"]

@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from support.pictures import colours_in, rgb
 
 from p2pl.report import plots
+from p2pl.report.plots import canvas
 
 
 def test_each_peer_has_a_line_of_its_own_colour(tmp_path: Path) -> None:
@@ -43,6 +44,34 @@ def test_each_class_has_its_colour_in_the_picture_of_shards(
     labels = [f"class {number}" for number in range(classes)]
     (tmp_path / "s.png").write_bytes(plots.draw_shards(counts, labels, title="t $x$"))
     assert len(colours_in(tmp_path / "s.png")) >= classes
+
+
+def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend() -> None:
+    figure, axes = canvas.canvas(2.0)
+    for name in ("_cat", "dog"):
+        axes.bar([0], [1], label=canvas.in_legend(name))
+    canvas.legend_beside(axes)
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text().strip(canvas.NOTHING) for text in legend.get_texts()] == ["_cat", "dog"]
+    canvas.png(figure)
+
+
+def test_names_in_every_script_can_be_told_apart(tmp_path: Path) -> None:
+    # Cats and dogs in Chinese, Hindi and Russian: where a font is missing, there is no warning,
+    # which would be an error here, and no box.
+    same = np.array([[1.0, 0.0], [0.0, 1.0]])
+    drawn = {
+        plots.draw_confusion(same, names, title="猫, 犬")
+        for names in (("猫", "犬"), ("犬", "猫"), ("बिल्ली", "कुत्ता"), ("кот", "пёс"))
+    }
+    assert len(drawn) == 4
+    figure, axes = canvas.canvas(2.0)
+    axes.set_yticks([0, 1], ["_猫", "dog"])
+    canvas.titled(axes, "犬 \U0010fffd")  # a letter of nobody's
+    canvas.make_readable(figure)
+    assert axes.get_title(loc="left").endswith(" [10FFFD]")
+    assert axes.get_yticklabels()[0].get_text() in ("_猫", "_[732B]")  # as fonts are installed
 
 
 def test_peers_that_never_met_are_grey_in_the_trust_picture(tmp_path: Path) -> None:

@@ -387,6 +387,22 @@ def test_runs_that_do_not_belong_together_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_classes_are_added_up_by_name(tmp_path: Path) -> None:
+    one = [RoundEntry(round=1)]
+    first = Summary(labels=("cat", "dog"), confusion=((8, 2), (1, 9)))
+    second = Summary(labels=("dog", "cat"), confusion=((60, 5), (7, 30)))
+    runs = [
+        write_run(tmp_path / "a", ALICE, one, first),
+        write_run(tmp_path / "b", BOB, one, second),
+    ]
+    numbers = write_report(runs, tmp_path / "out").numbers
+    assert (numbers.labels, numbers.confusion) == (("cat", "dog"), ((38, 9), (6, 69)))
+    other = Summary(labels=("cat", "eel"), confusion=((1, 0), (0, 1)))
+    runs.append(write_run(tmp_path / "c", CAROL, one, other))
+    with pytest.raises(RunDirError, match=r"c: classes: got 'cat, eel', allowed cat, dog.*labels"):
+        write_report(runs, tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     "confusion", [((1, 2),), ((1,), (2, 3)), ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
 )

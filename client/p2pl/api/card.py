@@ -8,9 +8,10 @@ import msgspec
 from p2pl import __version__
 from p2pl.api.run import Run
 from p2pl.learning.task import task_of
+from p2pl.metric import Metric, figure
 from p2pl.report.tables import markdown_table, markdown_text
 from p2pl.run.log import RoundEntry
-from p2pl.terminal import figure, percent, short_id
+from p2pl.terminal import percent, short_id
 
 TRUSTED = 20  # peers that are listed, those with the greatest weight
 
@@ -122,9 +123,8 @@ def _scores(run: Run) -> str:
 
 
 def _shown(run: Run, name: str, value: float) -> str:
-    units = {metric.name: metric.unit for metric in task_of(run.session.session.task).metrics}
-    unit = units.get(name, "")
-    return percent(value) if unit == "%" else f"{figure(value)} {unit}".rstrip()
+    known = {metric.name: metric for metric in task_of(run.session.session.task).metrics}
+    return known.get(name, Metric(name)).shown(value)
 
 
 def _privacy(run: Run) -> str:

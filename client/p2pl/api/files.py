@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from p2pl.errors import SessionFileError
 from p2pl.protocol import session as session_format
@@ -36,9 +36,22 @@ def read_spec(path: Path) -> Spec:
     Raises:
         SessionFileError: it cannot be read, or a field is missing, unknown or out of range.
     """
+    raw = read_toml(path)
+    try:
+        return session_format.spec_of(raw)
+    except SessionFileError as fault:
+        raise SessionFileError(f"{path}: {fault}") from fault
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Returns the tables of the TOML file at `path`, unchecked.
+
+    Raises:
+        SessionFileError: it cannot be read, or is not TOML.
+    """
     data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "spec")
     try:
-        return session_format.read_spec(data.decode())
+        return session_format.read_toml(data.decode())
     except UnicodeDecodeError as fault:
         raise SessionFileError(f"{path}: not UTF-8 text: {fault.reason}") from fault
     except SessionFileError as fault:

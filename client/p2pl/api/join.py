@@ -4,12 +4,14 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias
 
 from torch import nn
 
+from p2pl.api.data import checked
 from p2pl.api.run import Run, load
 from p2pl.api.session import Given, check_known, read_session
 from p2pl.api.trainer import Computing, Who, trainer_for
@@ -26,8 +28,7 @@ from p2pl.learning import precision as precisions
 from p2pl.learning.torch_trainer import Fit
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
-from p2pl.protocol.session import SessionFile
-from p2pl.protocol.session import Task as TaskSettings
+from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.log import read_run
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
@@ -51,6 +52,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     seed_for: float = 60.0,
     alone: bool = False,
     shard: Shard | None = None,
+    test_share: float | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     dp_epsilon: float | None = None,
     dp_delta: float | None = None,
     dp_clip: float | None = None,
@@ -87,6 +90,10 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         seed_for: seconds for which others are served at most, once all rounds are done.
         alone: whether nothing is sent and nobody asked.
         shard: which part of `data` is this peer's; None: all of it.
+        test_share: of `data`, above 0 and below 1, to score on, drawn at random and always the
+            same; only where neither `data` nor `test` says what to score on. None: where there is
+            nothing to score on, it is what is held back for validation.
+        tokenizer: the file that the session names by its hash; None: it names none.
         dp_epsilon: budget of differential privacy; None: training is not private.
         dp_delta: chance that the guarantee leaves, below 1/n; None: the session's, or one that
             fits the data.
@@ -116,7 +123,13 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     check_known(file.session, alone=alone)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
     precisions.check(precision, private=private is not None)
-    mine = _data(file.session.task, data, test, shard, data_dir)
+    reading = _Reading(
+        shard,
+        Path(data_dir) if data_dir else None,
+        test_share,
+        Path(tokenizer) if tokenizer else None,
+    )
+    mine = _data(file.session, data, test, reading)
     computing = Computing(
         devices.pick(device),
         precision,
@@ -142,6 +155,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         personal=personal,
         attack=attack,
         labels=mine.labels if mine else (),
+        test_share=mine.test_share if mine else None,
     )
     await take_part(file, chosen, trainer, _sinks(on_event), on_signals=on_signals)
     return load(where, model=trainer_or_model if isinstance(trainer_or_model, nn.Module) else None)
@@ -153,28 +167,44 @@ def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
     return tuple(given) if isinstance(given, Sequence) else (given,)
 
 
-def _data(
-    task: TaskSettings,
-    given: Mine,
-    test: own.Given | None,
-    shard: Shard | None,
-    data_dir: str | os.PathLike[str] | None,
-) -> Data | None:
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How the peer's data are read."""
+
+    shard: Shard | None
+    data_dir: Path | None
+    test_share: float | None
+    tokenizer: Path | None
+
+
+def _data(session: Session, given: Mine, test: own.Given | None, reading: _Reading) -> Data | None:
     """Returns the peer's own examples; None where nobody gave any."""
+    shard, test_share = reading.shard, reading.test_share
     if given is None:
         return None
+    if test is not None and test_share is not None:
+        raise DataError("test_share: allowed only without a test set; leave one of them out")
     if isinstance(given, str | os.PathLike):
-        folder = Path(data_dir) if data_dir else None
-        made = datasets.load(os.fspath(given), task, data_dir=folder, shard=shard)
+        made = datasets.load(
+            os.fspath(given),
+            session.task,
+            form=datasets.form_of(session, reading.tokenizer),
+            data_dir=reading.data_dir,
+            shard=shard,
+            test_share=test_share,
+        )
     elif shard is not None:
         raise DataError("shard: allowed only with data that have a name; divide your own yourself")
     elif isinstance(given, Data):
         made = given
     else:
-        made = Data(own.examples_of(given, task), None, task.labels)
-    if test is None:
-        return made
-    return Data(made.train, own.examples_of(test, task, "test set"), made.labels)
+        made = own.data_of(given, session.task)
+    if test is not None:
+        tested = own.examples_of(test, session.task, "test set")
+        made = Data(made.train, tested, made.labels)
+    elif test_share is not None and made.test_share is None:
+        made = datasets.with_test_share(made, test_share)
+    return checked(made, session.task)
 
 
 def default_run_dir(name: str, shard: Shard | None, *, alone: bool) -> Path:

@@ -10,7 +10,7 @@ from torch import nn
 
 from p2pl.api.session import read_session
 from p2pl.errors import FrameError, InputError, ModelError, RunDirError, wrong
-from p2pl.learning import models, weights
+from p2pl.learning import models, whole
 from p2pl.learning.weights import Layout, load_into
 from p2pl.protocol.session import SessionFile
 from p2pl.run.log import (
@@ -95,7 +95,7 @@ def load(
         raise RunDirError(f"{path}: {_WHY_NONE[path.name]}")
     try:
         payload = path.read_bytes()
-        load_into(module, weights.decode(bytearray(payload), layout, "float32"))
+        load_into(module, whole.decode(bytearray(payload), module, layout), layout)
     except OSError as fault:
         raise RunDirError(f"{fault.filename}: cannot be read: {fault.strerror}") from fault
     except FrameError as fault:
@@ -119,8 +119,6 @@ _WHY_NONE = {
 def check_layout(file: SessionFile, model: nn.Module) -> None:
     """Raises ModelError unless the module has the parameters of the session's model."""
     wanted, got = Layout.of(models.build(file.session)), Layout.of(model)
-    if wanted == got:
-        return
     ours = dict(zip(got.names, got.shapes, strict=True))
     theirs = dict(zip(wanted.names, wanted.shapes, strict=True))
     for name in sorted({*ours, *theirs}):

@@ -10,7 +10,9 @@ import msgspec
 from torch import nn
 
 from p2pl import __version__
-from p2pl.api.files import Given, read_session, read_spec
+from p2pl.api.files import Given, read_session, read_spec, read_toml
+from p2pl.data.describe import Wanted, completed
+from p2pl.data.texts import with_tokenizer
 from p2pl.errors import InputError, SessionFileError, wrong
 from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower
@@ -18,7 +20,7 @@ from p2pl.learning.flower import NumPyClient
 from p2pl.learning.flower_app import ServerModel
 from p2pl.learning.models import MODELS
 from p2pl.learning.task import TASKS, task_of
-from p2pl.learning.weights import Layout, flatten
+from p2pl.learning.weights import Layout
 from p2pl.mixing.base import MIXERS, rule_of
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
@@ -56,12 +58,17 @@ def unknown_names(session: Session) -> dict[str, str]:
     return {field: name for field, (name, known) in named.items() if name not in known}
 
 
-def create(
+def create(  # noqa: PLR0913  # keywords, each of them a different thing
     spec: str | os.PathLike[str] | Mapping[str, Any],
     out: str | os.PathLike[str],
     *,
     trackers: Sequence[str] = (),
     model: nn.Module | NumPyClient | ServerModel | None = None,
+    schema_from: str | os.PathLike[str] | None = None,
+    target: str | Sequence[str] | None = None,
+    categorical: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> SessionFile:
     """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
 
@@ -72,12 +79,21 @@ def create(
         model: the session begins with its parameters, and is for models with the same names and
             shapes; `model.name` in the spec is then `arrays`. A module, or a client of Flower, or
             its ServerApp. None: the model that the spec names.
+        schema_from: a CSV or parquet file of the author: its columns, with their means, standard
+            deviations and categories, become the session's table. None: the spec has one, or needs
+            none.
+        target: the column of it that is to be predicted, or several.
+        categorical: columns of it whose numbers stand for categories.
+        leave_out: columns of it that no model is to see.
+        tokenizer: a file of the library tokenizers, whose hash and number of tokens the session
+            takes over; everybody who joins needs the same one. None: tokens are bytes, or the data
+            are no text.
 
     Raises:
         InputError: the spec, a URL, the model or the folder cannot be used.
     """
     path = Path(out)
-    wanted = _spec(spec)
+    wanted = _spec(spec, _described(schema_from, target, categorical, leave_out), tokenizer)
     tiers = tuple((url,) for url in trackers)
     session_format.check_trackers(tiers)
     if not path.parent.is_dir():
@@ -90,7 +106,7 @@ def create(
         payload, promised = checkpoint.build(session)
     elif isinstance(model, nn.Module):
         session = _for_models_like(session, model)
-        payload, promised = checkpoint.describe(flatten(model).cpu(), Layout.of(model))
+        payload, promised = checkpoint.of(model)
     else:
         client = flower.beginning_of(model, flower.name_of(model))
         session, payload, promised = flower.begin(session, client)
@@ -104,15 +120,64 @@ def create(
         created_by=f"p2pl {__version__}",
         created_at=int(time.time()),
     )
+    _check_not_taken(path, made)
     write_atomically(path.parent / made.checkpoint_name, payload)
     write_atomically(path, made.encode())
     return made
 
 
-def _spec(given: str | os.PathLike[str] | Mapping[str, Any]) -> Spec:
-    if isinstance(given, Mapping):
-        return session_format.spec_of(given)
-    return read_spec(Path(given))
+def _described(
+    schema_from: str | os.PathLike[str] | None,
+    target: str | Sequence[str] | None,
+    categorical: Sequence[str],
+    leave_out: Sequence[str],
+) -> Wanted | None:
+    """Returns what the author says of a table; None: there is none to be described."""
+    if schema_from is None:
+        if target or categorical or leave_out:
+            raise InputError(
+                "--target, --categorical, --leave-out: allowed only with --schema-from FILE"
+            )
+        return None
+    targets = (target,) if isinstance(target, str) else tuple(target or ())
+    return Wanted(Path(schema_from), targets, categorical, leave_out)
+
+
+def _check_not_taken(path: Path, made: SessionFile) -> None:
+    """Raises SessionFileError where the checkpoint would replace that of another session."""
+    for other in sorted(path.parent.glob("*.torrent")):
+        if other.name == path.name:
+            continue
+        try:
+            there = read_session(other)
+        except SessionFileError:  # no session of ours, so none whose checkpoint lies here
+            continue
+        is_same_file = there.checkpoint_name == made.checkpoint_name
+        if is_same_file and there.checkpoint.root != made.checkpoint.root:
+            raise SessionFileError(
+                wrong(
+                    "name",
+                    got=made.name,
+                    allowed=f"another one: {other.name} has that name and another checkpoint, "
+                    f"and {path.parent / made.checkpoint_name} is its own",
+                    hint="or write to another folder",
+                )
+            )
+
+
+def _spec(
+    given: str | os.PathLike[str] | Mapping[str, Any],
+    described: Wanted | None,
+    tokenizer: str | os.PathLike[str] | None,
+) -> Spec:
+    if described is None and tokenizer is None and not isinstance(given, Mapping):
+        return read_spec(Path(given))
+    raw = given if isinstance(given, Mapping) else read_toml(Path(given))
+    if described is not None:
+        raw = completed(raw, described)
+    if tokenizer is not None:
+        raw = with_tokenizer(raw, Path(tokenizer))
+    return session_format.spec_of(raw)
 
 
 def _for_models_like(session: Session, model: nn.Module) -> Session:

@@ -9,20 +9,20 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from p2pl.api.data import checked
 from p2pl.api.run import check_layout
 from p2pl.api.session import Given, check_known, read_session, read_spec
 from p2pl.attacks import kinds as attacks
 from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.load import Data
-from p2pl.errors import ModelError
+from p2pl.errors import DataError, ModelError
 from p2pl.learning import checkpoint, flower, models
 from p2pl.learning import device as devices
 from p2pl.learning.flower import Clients
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
-from p2pl.protocol.session import SessionFile
-from p2pl.protocol.session import Task as TaskSettings
+from p2pl.protocol.session import Session, SessionFile
 from p2pl.simulation.engine import Result, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
 from p2pl.simulation.rundirs import check_out, write_numbers, write_seed
@@ -60,6 +60,8 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     baseline: str | None = None,
     attack: str | None = None,
     held_out: int | None = None,
+    test_share: float | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     dp_epsilon: float | None = None,
     dp_delta: float | None = None,
     dp_clip: float | None = None,
@@ -90,6 +92,9 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         baseline: `centralised` or `isolated`; None: the peers exchange.
         attack: KIND:COUNT[:ARG], the last COUNT peers are bad; None: all are honest.
         held_out: so many training examples are scored on, and the test set stays unread.
+        test_share: of `data` by name, above 0 and below 1, that is the test set where they have
+            none; drawn at random, and always the same. None: the data have one.
+        tokenizer: the file that the session names by its hash; None: it names none.
         dp_epsilon: budget of every peer; None: training is not private.
         dp_delta: chance that the guarantee leaves; None: the session's, or one that fits the data.
         dp_clip: largest norm of one example's gradient; None: 1.
@@ -142,19 +147,21 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     torch.set_num_threads(threads or devices.cores())
     if on_begin:
         on_begin()
-    whole = _everything(setup.session.task, data, data_dir)
+    reading = (data_dir, test_share, Path(tokenizer) if tokenizer else None)
+    whole = _everything(setup.session, data, *reading)
     if held_out and isinstance(whole, Data):
         whole = datasets.hold_out(whole, held_out)
     results = []
     for number in range(seeds):
         result = run(replace(setup, seed=first_seed + number), whole, where, on_round, model)
         if folder:
-            write_seed(result, folder, file.name, whole.labels if isinstance(whole, Data) else ())
+            write_seed(result, folder, file.name, whole if isinstance(whole, Data) else None)
         results.append(result)
     figures = {
         "name": file.name,
         "data": os.fspath(data) if isinstance(data, str | os.PathLike) else "own",
         "held_out": held_out,
+        "test_share": test_share,
         **numbers(results),
         "device": where.type,
         "threads": torch.get_num_threads(),
@@ -181,13 +188,23 @@ def session_to_simulate(given: Given | Mapping[str, Any]) -> SessionFile:
 
 
 def _everything(
-    task: TaskSettings, given: Everything, data_dir: str | os.PathLike[str] | None
+    session: Session,
+    given: Everything,
+    data_dir: str | os.PathLike[str] | None,
+    test_share: float | None,
+    tokenizer: Path | None,
 ) -> Data | Clients:
-    if isinstance(given, Data):
-        return given
     if isinstance(given, str | os.PathLike):
-        return datasets.load(os.fspath(given), task, data_dir=Path(data_dir) if data_dir else None)
-    if isinstance(given, tuple):
-        train, test = (own.examples_of(part, task) for part in given)
-        return Data(train, test, task.labels)
-    return given
+        given = datasets.load(
+            os.fspath(given),
+            session.task,
+            form=datasets.form_of(session, tokenizer),
+            data_dir=Path(data_dir) if data_dir else None,
+            test_share=test_share,
+        )
+    elif test_share is not None:
+        raise DataError("test_share: allowed only with data by name; divide your own yourself")
+    elif isinstance(given, tuple):
+        train, test = (own.examples_of(part, session.task) for part in given)
+        given = Data(train, test, session.task.labels)
+    return checked(given, session.task) if isinstance(given, Data) else given

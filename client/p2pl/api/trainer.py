@@ -18,6 +18,7 @@ from p2pl.learning.flower import FlowerTrainer, NumPyClient
 from p2pl.learning.flower_app import is_client_app
 from p2pl.learning.torch_trainer import Fit, LoopTrainer, TorchTrainer
 from p2pl.learning.trainer import Trainer
+from p2pl.learning.trial import check_on
 from p2pl.protocol.session import SessionFile
 
 Who: TypeAlias = nn.Module | Trainer | NumPyClient | None
@@ -101,6 +102,7 @@ def _around(
         mine = attackers.spoilt(computing.attack, mine, file.session.task.classes, names)
     test = data.test and data.test.to(device)
     trainer = TorchTrainer.of(file.session, names, module, mine, test)
+    check_on(trainer.objective, trainer.own)
     return LoopTrainer.around(trainer, computing.fit) if computing.fit else trainer
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from p2pl.api.data import checked
 from p2pl.api.run import Run, load
 from p2pl.data import load as datasets
 from p2pl.data import own
@@ -81,6 +82,7 @@ def evaluate(
     *,
     shard: Shard | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """Returns how good a run's model is on one's own data.
 
@@ -91,6 +93,7 @@ def evaluate(
         data: what `p2pl.join` takes.
         shard: which part of `data` to score on, where they have no test split; None: all of it.
         data_dir: folder where data sets are looked for first.
+        tokenizer: of text: the file whose hash is in the session; None: it needs none.
 
     Raises:
         DataError: the data cannot be had, or are not of the session's task.
@@ -99,7 +102,8 @@ def evaluate(
         InputError: the session's task or model is not known here.
     """
     found = opened(run)
-    return scored(found, chosen(found.session.session, data, shard, data_dir).examples)
+    mine = chosen(found.session.session, data, shard, data_dir, tokenizer)
+    return scored(found, mine.examples)
 
 
 def scored(run: Run, examples: Examples) -> Scores:
@@ -130,6 +134,7 @@ def chosen(
     data: Mine,
     shard: Shard | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> Chosen:
     """Returns the test split of data, or all of them where they have none.
 
@@ -138,17 +143,20 @@ def chosen(
         data: what `p2pl.join` takes.
         shard: which part of the training split; None: all of it.
         data_dir: folder where data sets are looked for first.
+        tokenizer: of text: the file whose hash is in the session; None: it needs none.
 
     Raises:
         DataError: they cannot be had, or are not of the session's task.
     """
     if isinstance(data, str | os.PathLike):
         folder = Path(data_dir) if data_dir else None
-        made = datasets.load(os.fspath(data), session.task, data_dir=folder, shard=shard)
+        form = datasets.form_of(session, Path(tokenizer) if tokenizer else None)
+        made = datasets.load(os.fspath(data), session.task, form=form, data_dir=folder, shard=shard)
     elif isinstance(data, Data):
         made = data
     else:
-        made = Data(own.examples_of(data, session.task), None, session.task.labels)
+        made = own.data_of(data, session.task)
+    made = checked(made, session.task)
     if made.test is None:
         return Chosen(made.train, "all", made.labels)
     return Chosen(made.test, "test", made.labels)

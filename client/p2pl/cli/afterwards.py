@@ -15,7 +15,6 @@ from p2pl.errors import DataError, InputError, wrong
 if TYPE_CHECKING:
     from p2pl.api.run import Run
     from p2pl.api.use import Chosen
-    from p2pl.learning.task import Metric
 
 RunDir: TypeAlias = Annotated[Path, typer.Argument(help="Run directory of `p2pl join`.")]
 Best: TypeAlias = Annotated[
@@ -51,6 +50,7 @@ def predict(
             "[default: CSV on standard output]"
         ),
     ] = None,
+    tokenizer: options.Tokenizer = None,
     best: Best = False,
     personal: Personal = False,
 ) -> None:
@@ -60,7 +60,7 @@ def predict(
         from p2pl.api.tables import csv_of, write_predictions
         from p2pl.api.use import predicted
     run = load(run_dir, best=best, personal=personal)
-    mine = _chosen(run, data)
+    mine = _chosen(run, data, tokenizer)
     said = predicted(run, mine.examples)
     targets = mine.examples.y if mine.has_targets else None
     if out is None:
@@ -82,6 +82,7 @@ def evaluate(
             "where they have none: whoever was trained on them then looks better than it is."
         ),
     ],
+    tokenizer: options.Tokenizer = None,
     best: Best = False,
     personal: Personal = False,
     as_json: options.AsJson = False,
@@ -96,7 +97,7 @@ def evaluate(
     runs = [load(one, best=best, personal=personal) for one in run_dirs]
     tasks = [run.session.session.task for run in runs]
     _check_alike(sorted({task.kind for task in tasks}))
-    chosen = [_chosen(run, data) for run in _first_of_each(runs)]
+    chosen = [_chosen(run, data, tokenizer) for run in _first_of_each(runs)]
     of_task = {_about(run): mine for run, mine in zip(_first_of_each(runs), chosen, strict=True)}
     scores = [scored(run, of_task[_about(run)].examples) for run in runs]
     about = f"{len(chosen[0].examples)} examples, {_SPLITS[chosen[0].split]} of {data}"
@@ -115,8 +116,9 @@ def evaluate(
         examples = {"examples": len(chosen[0].examples), "split": chosen[0].split}
         print(json.dumps({"data": data, **examples, "runs": rows}))
         return
+    from p2pl.metric import figure
     from p2pl.report.tables import terminal_table
-    from p2pl.terminal import figure, short_id
+    from p2pl.terminal import short_id
 
     metrics = task_of(tasks[0]).metrics
     head = ("run", "peer", "model", *(metric.name for metric in metrics), "loss")
@@ -125,7 +127,7 @@ def evaluate(
             str(run.directory),
             short_id(run.peer_id),
             run.kind,
-            *(_shown(metric, score.metrics.get(metric.name)) for metric in metrics),
+            *(metric.shown(score.metrics.get(metric.name)) for metric in metrics),
             figure(score.loss),
         )
         for run, score in zip(runs, scores, strict=True)
@@ -178,7 +180,8 @@ def _check_alike(kinds: list[str]) -> None:
 
 def _about(run: "Run") -> str:
     """Returns what data are read by: runs for which it is the same are scored on the same ones."""
-    return repr(run.session.session.task)
+    session = run.session.session
+    return repr((session.task, session.table, session.text))
 
 
 def _first_of_each(runs: "list[Run]") -> "list[Run]":
@@ -186,13 +189,13 @@ def _first_of_each(runs: "list[Run]") -> "list[Run]":
     return list({_about(run): run for run in reversed(runs)}.values())[::-1]
 
 
-def _chosen(run: "Run", data: str) -> "Chosen":
+def _chosen(run: "Run", data: str, tokenizer: Path | None) -> "Chosen":
     """Returns the examples that a person named, for a run's session."""
     from p2pl.api.use import Chosen, chosen, given_inputs
 
     session = run.session.session
     if not data.endswith(".npy"):
-        return chosen(session, data, data_dir=options.data_dir())
+        return chosen(session, data, data_dir=options.data_dir(), tokenizer=tokenizer)
     return Chosen(given_inputs(session, _read_array(Path(data))), "all", _names(run), False)
 
 
@@ -214,11 +217,3 @@ def _read_array(path: Path) -> Any:  # noqa: ANN401  # an array of numbers
 def _names(run: "Run") -> tuple[str, ...]:
     """Returns the names of the classes: the session's, or those of the data of the run."""
     return run.session.session.task.labels or (run.summary.labels if run.summary else ())
-
-
-def _shown(metric: "Metric", value: float | None) -> str:
-    from p2pl.terminal import figure, percent
-
-    if value is None or metric.unit == "%":
-        return percent(value)
-    return f"{figure(value)} {metric.unit}".rstrip()

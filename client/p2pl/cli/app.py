@@ -20,7 +20,7 @@ from p2pl.errors import InputError, P2PLError, wrong
 _CLIENT = frozenset({"httpx", "numpy", "safetensors", "torch", "xxhash", "zmq"})
 EXTRAS: Mapping[str, frozenset[str]] = {
     "client": _CLIENT,
-    "dp": _CLIENT | {"opacus", "scipy", "sklearn"},
+    "dp": _CLIENT | {"dp_accounting", "opacus", "scipy", "sklearn"},
     "flower": _CLIENT | {"flwr"},
     "onnx": _CLIENT | {"onnx", "onnxscript"},
     "report": _CLIENT | {"matplotlib", "sklearn"},

@@ -12,7 +12,7 @@ from p2pl.api.files import read_session
 from p2pl.cli.app import extra
 from p2pl.cli.options import AsJson, SessionPath
 from p2pl.protocol import session as session_format
-from p2pl.protocol.session import Session, SessionFile
+from p2pl.protocol.session import Session, SessionFile, Table
 
 
 def create(
@@ -38,6 +38,43 @@ def create(
             "the TOML file names]"
         ),
     ] = None,
+    schema_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV or parquet file of yours. Its columns become the session's table, with their "
+            "means, standard deviations and categories: everybody can read these.  [default: the "
+            "TOML file says it, or the data are no table]"
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of that file that is to be predicted. Repeat it for several labels or "
+            "outputs.  [default: none]"
+        ),
+    ] = None,
+    categorical: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of that file whose numbers stand for categories. Repeatable.  [default: "
+            "columns of text]"
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the library tokenizers (tokenizer.json). The session takes over its "
+            "SHA-256 and its number of tokens; whoever joins needs the same file.  [default: none; "
+            "tokens are bytes, or the session is not for text]"
+        ),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of that file that no model is to see, such as a name or a date. "
+            "Repeatable.  [default: none]"
+        ),
+    ] = None,
 ) -> None:
     """Make a session file and its initial checkpoint from TOML.
 
@@ -48,15 +85,30 @@ def create(
         from p2pl.learning import flower as clients
     with extra("flower"):
         model = clients.load_model(flower) if flower else None
-        made = make(spec, out, trackers=tracker or (), model=model)
+        made = make(
+            spec,
+            out,
+            trackers=tracker or (),
+            model=model,
+            schema_from=schema_from,
+            target=target,
+            categorical=categorical or (),
+            leave_out=leave_out or (),
+            tokenizer=tokenizer,
+        )
     print(f"session    {made.name}")
     print(f"id         {made.id}")
     print(f"file       {out} ({decimal(out.stat().st_size)})")
     print(f"checkpoint {out.parent / made.checkpoint_name} ({decimal(made.checkpoint.size)})")
+    if made.session.table is not None:
+        _show_table(made.session.table)
     for tier in made.trackers:
         print(f"tracker    {' '.join(tier)}")
     if not made.trackers:
         print("tracker    none: whoever joins must name one with --tracker")
+    task = made.session.task
+    if task.classes and not task.labels:
+        print("classes    not named: each peer numbers them as its data do; see task.labels")
 
 
 def inspect(file: SessionPath, as_json: AsJson = False) -> None:
@@ -74,15 +126,28 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
     print(f"trackers    {', '.join(url for tier in read.trackers for url in tier) or 'none'}")
     print(f"checkpoint  {decimal(read.checkpoint.size)}, root {read.checkpoint.root}")
     for key, value in session_format.as_dict(read.session).items():
+        if key == "table":
+            continue
         if isinstance(value, dict):
             value = "  ".join(
                 f"{name}={item}" for name, item in value.items() if item not in ([], {}, None)
             )
         print(f"{key:<11} {value}")
+    if read.session.table is not None:
+        _show_table(read.session.table)
     if read.comment:
         print(f"comment     {read.comment}")
     for field, name in (unknown or {}).items():
         print(f"note        {field} {name!r} is unknown here: whoever joins must have installed it")
+
+
+def _show_table(table: Table) -> None:
+    """Prints what a session says of a table, a line a column."""
+    print(f"table       target {', '.join(table.targets)}; {len(table.columns)} columns")
+    for column in table.columns:
+        values = ", ".join(column.categories) or f"mean {column.mean:g}, std {column.std:g}"
+        gaps = {"zero": "", "indicator": "; gaps are told", "refused": "; no gaps"}[column.missing]
+        print(f"            {column.name}: {column.kind}, {values}{gaps}")
 
 
 def _as_dict(read: SessionFile, unknown: Mapping[str, str] | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ from p2pl.protocol.session import Session
 if TYPE_CHECKING:
     from p2pl.data.load import Data
     from p2pl.learning.flower import NumPyClient
+
+MAX_SHOWN = 10  # classes on one line; chosen
 
 
 def join(
@@ -37,6 +40,8 @@ def join(
     partition: options.Partition = "iid",
     shard: options.Shard = None,
     partition_seed: options.PartitionSeed = 0,
+    test_share: options.TestShare = None,
+    tokenizer: options.Tokenizer = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(
@@ -116,7 +121,7 @@ def join(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.ERROR, format="%(name)s %(message)s"
     )
-    client, mine, shown = _trains_with(read.session, data, flower, part)
+    client, mine, shown = _trains_with(read.session, data, flower, part, (test_share, tokenizer))
     where = run_dir or default_run_dir(read.name, Shard(*part) if part else None, alone=alone)
     with extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
         run = asyncio.run(
@@ -150,17 +155,23 @@ def join(
 
 
 def _trains_with(
-    session: Session, data: str | None, flower: str | None, part: options.Part | None
+    session: Session,
+    data: str | None,
+    flower: str | None,
+    part: options.Part | None,
+    more: tuple[float | None, Path | None],
 ) -> "tuple[NumPyClient | None, Data | None, str]":
     """Returns the person's client of Flower, or their data, and what to call them on the screen."""
+    test_share, tokenizer = more
     with extra("flower"):
         from p2pl.data import load as datasets
         from p2pl.learning import flower as clients
 
         if flower is not None:
-            if data is not None:
+            if data is not None or test_share is not None:
                 raise InputError(
-                    "--data: not allowed with --flower; a client of Flower has data of its own"
+                    "--data, --test-share: not allowed with --flower; a client of Flower has data "
+                    "of its own"
                 )
             return clients.load(flower, part[:2] if part else (0, 1)), None, f"flower {flower}"
     if data is None:
@@ -168,8 +179,25 @@ def _trains_with(
     mine = datasets.load(
         data,
         session.task,
+        form=datasets.form_of(session, tokenizer),
         data_dir=options.data_dir(),
         shard=datasets.Shard(*part) if part else None,
+        test_share=test_share,
     )
+    are_numbers = mine.labels == tuple(map(str, range(len(mine.labels))))
+    if not (session.task.labels or are_numbers):
+        print(f"classes {_numbered(mine.labels)}: so these data number them. The session names")
+        print(
+            "        none; whoever numbers them otherwise learns other things under these numbers"
+        )
     share = f" {part[0]}/{part[1]} {part[2]}" if part else ""
-    return None, mine, f"{data}{share}, {len(mine.train)} examples"
+    tested = f", {len(mine.test)} drawn to test on" if mine.test and test_share else ""
+    return None, mine, f"{data}{share}, {len(mine.train)} examples{tested}"
+
+
+def _numbered(names: Sequence[str]) -> str:
+    """Returns the names of classes with their numbers, as far as a line holds them."""
+    from p2pl.terminal import visible
+
+    shown = ", ".join(f"{number} {visible(name)}" for number, name in enumerate(names[:MAX_SHOWN]))
+    return shown + (f", … {len(names) - 1}" if len(names) > MAX_SHOWN else "")

@@ -10,7 +10,8 @@ from p2pl.errors import InputError, wrong
 
 DATA_SETS = (
     "'digits', a Hugging Face dataset id (looked for in the folder $P2PL_DATA_DIR first), or a "
-    "folder that holds parquet files or one folder of images per class."
+    "folder that holds parquet files or one folder of images per class. Where the session is for a "
+    "table: a CSV or parquet file, or a folder with train and test files."
 )
 PARTITIONS = (
     "How the data set is divided among peers: iid, unbalanced (sizes differ), dirichlet:A (labels "
@@ -43,6 +44,23 @@ Shard: TypeAlias = Annotated[
     typer.Option(
         help="I/N: the data are part I of N of the data set, where the first part is 0 (N/N is "
         "0/N, so counting from 1 works as well).  [default: the whole data set]"
+    ),
+]
+
+TestShare: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the data, above 0 and below 1, to measure the model on: drawn at random, "
+        "always the same examples, and never trained on. Only for data without a test split.  "
+        "[default: the data's test split; where there is none, what is held back for validation]"
+    ),
+]
+
+Tokenizer: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of the library tokenizers (tokenizer.json) that the session names by its "
+        "SHA-256.  [default: none; tokens are bytes, or the session is not for text]"
     ),
 ]
 

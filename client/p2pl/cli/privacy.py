@@ -187,6 +187,7 @@ def audit(
     mine = datasets.load(
         data,
         session.task,
+        form=datasets.form_of(session),
         data_dir=options.data_dir(),
         shard=datasets.Shard(*part) if part else None,
     ).train

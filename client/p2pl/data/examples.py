@@ -1,33 +1,55 @@
-"""Labelled inputs, and a part of them: many peers of one process share one copy of the data."""
+"""Inputs with targets, and a part of them: many peers of one process share one copy of the data."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+# What a model takes: one tensor, or several of N rows each, passed by place or by name.
+Inputs: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+
+
+def each(x: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """Returns inputs of the same form, each tensor changed."""
+    if isinstance(x, Tensor):
+        return change(x)
+    if isinstance(x, tuple):
+        return tuple(map(change, x))
+    return {name: change(one) for name, one in x.items()}
+
+
+def tensors_of(x: Inputs) -> dict[str, Tensor]:
+    """Returns the tensors of inputs by what messages call them."""
+    if isinstance(x, Tensor):
+        return {"inputs": x}
+    named = x.items() if isinstance(x, Mapping) else enumerate(x)
+    return {f"input {name}": one for name, one in named}
+
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Labelled inputs, on one device."""
+    """Inputs and their targets, on one device."""
 
-    x: Tensor  # [N, *input] float32
-    y: Tensor  # [N] int64
+    x: Any  # Inputs: [N, *input] float32, or int64 where they are tokens; or several such
+    y: Tensor  # [N, ...], as the task has them: classes are [N] int64
 
     def __len__(self) -> int:
         return len(self.y)
 
     @property
     def labels(self) -> Tensor:
-        """The class of each example, [N] int64."""
+        """The target of each example, [N, ...]; its class, [N] int64, where there are classes."""
         return self.y
 
     def take(self, rows: Tensor) -> "Examples":
         """Returns a copy of the examples at `rows`, [n] int64 on any device."""
         at = rows.to(self.y.device)
         # Five times as fast as x[at] on the CPU.
-        return Examples(self.x.index_select(0, at), self.y.index_select(0, at))
+        x = each(self.x, lambda one: one.index_select(0, at))
+        return Examples(x, self.y.index_select(0, at))
 
     def part(self, rows: Tensor) -> "Part":
         """Returns the examples at `rows`, [n] int64, without a copy of them."""
@@ -35,12 +57,13 @@ class Examples:
 
     def batches(self, size: int) -> Iterator["Examples"]:
         """Yields all examples in order, at most `size` at a time."""
-        for x, y in zip(torch.split(self.x, size), torch.split(self.y, size), strict=True):
-            yield Examples(x, y)
+        for begin in range(0, max(1, len(self)), size):
+            rows = slice(begin, begin + size)
+            yield Examples(each(self.x, itemgetter(rows)), self.y[rows])
 
     def to(self, device: torch.device) -> "Examples":
         """Returns the same examples on `device`."""
-        return Examples(self.x.to(device), self.y.to(device))
+        return Examples(each(self.x, lambda one: one.to(device)), self.y.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +78,7 @@ class Part:
 
     @property
     def labels(self) -> Tensor:
-        """The class of each example of this part, [n] int64."""
+        """The target of each example of this part, [n, ...]."""
         return self.whole.y[self.rows]
 
     def take(self, rows: Tensor) -> Examples:

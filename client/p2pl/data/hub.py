@@ -44,8 +44,8 @@ def hub_dataset(ref: str, task: Task | None, data_dir: Path | None) -> Source:
         raise DataError(message) from fault
     if "train" not in splits:
         raise DataError(wrong(f"--data {ref}", got=sorted(splits), allowed="a split called train"))
-    tables = {name: _table(split) for name, split in splits.items()}
-    return source_of(tables["train"], tables.get("test"), task)
+    tables = {name: [_table(name, split)] for name, split in splits.items()}
+    return source_of(tables["train"], tables.get("test", ()), task)
 
 
 def _ask(ref: str, data_dir: Path | None) -> bool:
@@ -103,6 +103,6 @@ def _gated(ref: str) -> DataError:
     )
 
 
-def _table(split: Any) -> Table:  # noqa: ANN401  # datasets.Dataset, which is not typed
+def _table(name: str, split: Any) -> Table:  # noqa: ANN401  # datasets.Dataset is not typed
     table = split.data.table
-    return Table(split.features.arrow_schema, table.column)
+    return Table(name, split.features.arrow_schema, table.column)

@@ -8,6 +8,7 @@ module: `digits`, `images`, `parquet`, `hub`.
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,14 +19,42 @@ from p2pl.data.digits import digits
 from p2pl.data.examples import Examples
 from p2pl.data.hub import hub_dataset
 from p2pl.data.images import class_folders
-from p2pl.data.parquet import parquet_folder
+from p2pl.data.names import files_below
+from p2pl.data.parquet import parquet_folder, read_table, source_of
 from p2pl.data.partition import Indices
-from p2pl.data.source import Source, Split
+from p2pl.data.source import Source, Split, Targets
+from p2pl.data.tabular import table_source
+from p2pl.data.texts import Texts, text_source, texts_of
 from p2pl.errors import DataError, wrong
-from p2pl.protocol.session import Task
+from p2pl.protocol.session import Session, Table, Task
 from p2pl.seeds import seeded
 
+FILE_SUFFIXES = (
+    ".parquet",
+    ".csv",
+)  # of files that can be named; no dataset of the hub is called so
+TEST_SEED = 0  # fixed for ever: a run that goes on must not train on what it is scored on
 HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
+
+
+Form: TypeAlias = Table | Texts
+
+
+def form_of(session: Session, tokenizer: Path | None = None) -> Form | None:
+    """Returns what a session says of tables or texts, for `load`; None: the data are neither.
+
+    Args:
+        session: what all peers agreed on.
+        tokenizer: the file that it names by its hash; None: it names none.
+
+    Raises:
+        DataError: the tokenizer is missing, or another one.
+    """
+    if session.text is not None:
+        return texts_of(session.text, tokenizer)
+    if tokenizer is not None:
+        raise DataError("--tokenizer: not allowed with this session, which is not for text")
+    return session.table
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +74,75 @@ class Data:
     train: Examples  # scaled and normalised
     test: Examples | None  # the whole test split, whatever the shard; None: there is none
     labels: tuple[str, ...]  # class names; () where nobody gave any
+    test_share: float | None = None  # of the examples, drawn for `test`; None: it was given, if any
 
 
-def load(ref: str, task: Task, *, data_dir: Path | None = None, shard: Shard | None = None) -> Data:
+def load(
+    ref: str,
+    task: Task,
+    *,
+    form: Form | None = None,
+    data_dir: Path | None = None,
+    shard: Shard | None = None,
+    test_share: float | None = None,
+) -> Data:
     """Returns the data that `ref` names, checked against the session's task.
 
     Args:
-        ref: `digits`, a dataset id on the Hugging Face hub, or a folder of parquet or images.
+        ref: `digits`, a dataset id on the Hugging Face hub, a folder of parquet or images, or one
+            parquet file, which is all to train on; where the session has a table or a text, a file
+            or a folder of such.
         task: the session's.
+        form: what the session says of tables or texts, from `form_of`; None: they are neither.
         data_dir: where a dataset id is looked for first, as the folder `data_dir/ref`.
         shard: the peer's part of the training split; None: all of it.
+        test_share: of the training examples that become the test set, where the data have none;
+            drawn once for all, before they are divided into shards. None: there is none then.
 
     Raises:
         DataError: it cannot be had, or is not of the session's shape and classes.
         InputError: the shard's partition is none.
     """
-    source = _open(ref, task, data_dir)
+    source = _open(ref, task, form, data_dir)
     _check_labels(source, task)
-    rows = _rows(source.train.labels, shard)
-    train = _examples(source.train, rows, task)
-    test = None
-    if source.test is not None:
-        test = _examples(source.test, np.arange(len(source.test.labels)), task)
-    return Data(train, test, task.labels or source.names)
+    train, test = source.train, source.test
+    rows = np.arange(len(train.labels))
+    if test_share is not None:
+        if test is not None:
+            raise DataError("--test-share: the data have a test split of their own; leave it out")
+        rows, held = _test_rows(len(rows), test_share)
+        test = Split(train.labels[held], lambda some: train.read(held[some]))
+    if shard is not None:
+        rows = rows[_rows(train.labels[rows], shard)]
+    mine = _examples(train, rows, task)
+    scored = None if test is None else _examples(test, np.arange(len(test.labels)), task)
+    return Data(mine, scored, task.labels or source.names, test_share)
+
+
+def _test_rows(count: int, share: float) -> tuple[Indices, Indices]:
+    """Returns the rows that stay, and those that become the test set: the same ones every time."""
+    held = round(share * count)
+    if not 0 < held < count:
+        allowed = f"above 0 and below 1, so that of {count} examples some are on either side"
+        raise DataError(wrong("--test-share", got=share, allowed=allowed))
+    order = np.random.RandomState(TEST_SEED).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def with_test_share(data: Data, share: float) -> Data:
+    """Returns the data with a share of their training examples as their test set.
+
+    Args:
+        data: without a test set.
+        share: above 0 and below 1; which examples these are depends on how many there are alone.
+
+    Raises:
+        DataError: there is a test set, or no example would be left on one side.
+    """
+    if data.test is not None:
+        raise DataError("test_share: the data have a test set of their own; leave it out")
+    rows, held = map(torch.from_numpy, _test_rows(len(data.train), share))
+    return Data(data.train.take(rows), data.train.take(held), data.labels, share)
 
 
 def load_labels(ref: str, *, data_dir: Path | None = None) -> tuple[Indices, tuple[str, ...]]:
@@ -80,7 +155,7 @@ def load_labels(ref: str, *, data_dir: Path | None = None) -> tuple[Indices, tup
     Raises:
         DataError: they cannot be had, or which column holds them cannot be told.
     """
-    source = _open(ref, None, data_dir)
+    source = _open(ref, None, None, data_dir)
     labels = source.train.labels
     if not len(labels) or labels.min() < 0:
         got = f"{len(labels)} labels, the least {labels.min(initial=0)}"
@@ -124,9 +199,7 @@ def split_validation(count: int, share: float, generator: torch.Generator) -> tu
     return order[held_out:], order[:held_out]
 
 
-def _rows(labels: Indices, shard: Shard | None) -> Indices:
-    if shard is None:
-        return np.arange(len(labels))
+def _rows(labels: Targets, shard: Shard) -> Indices:
     if not 0 <= shard.index < shard.count:
         raise DataError(
             wrong("--shard", got=f"{shard.index}/{shard.count}", allowed=f"0..{shard.count - 1}")
@@ -142,7 +215,6 @@ def _examples(split: Split, rows: Indices, task: Task) -> Examples:
                 "shape of the data",
                 got=tuple(pixels.shape[1:]),
                 allowed=f"{task.input}, the session's task.input",
-                hint="convert the images first; nothing is resized or recoloured in silence",
             )
         )
     x = torch.from_numpy(pixels)
@@ -159,8 +231,10 @@ def _check_labels(source: Source, task: Task) -> None:
             continue
         if not len(split.labels):
             raise DataError(wrong(f"{name} split", got="0 rows", allowed="at least 1"))
+        if split.labels.ndim > 1 or split.labels.dtype.kind == "f":  # the task itself checks them
+            continue
         low, high = int(split.labels.min()), int(split.labels.max())
-        if low < 0 or high >= task.classes:
+        if low < 0 or (task.classes and high >= task.classes):
             raise DataError(
                 wrong(
                     f"labels of the {name} split",
@@ -170,20 +244,43 @@ def _check_labels(source: Source, task: Task) -> None:
             )
 
 
-def _open(ref: str, task: Task | None, data_dir: Path | None) -> Source:
+def _open(ref: str, task: Task | None, form: Form | None, data_dir: Path | None) -> Source:
     """Returns the data that `ref` names; without a task, whatever its classes are."""
-    if ref == "digits":
+    if ref == "digits" and form is None:
         return digits()
-    for folder in (data_dir and data_dir / ref, Path(ref).expanduser()):
-        if ref and folder and folder.is_dir():
-            files = sorted(folder.rglob("*.parquet"))
-            return parquet_folder(folder, files, task) if files else class_folders(folder, task)
-    if not re.fullmatch(HUB_ID, ref):
+    for place in (data_dir and data_dir / ref, Path(ref).expanduser()):
+        if ref and place and place.exists():
+            return _found(place, task, form)
+    if form is not None:
+        allowed = "a file or a folder: the session is for a table or for text"
+        raise DataError(wrong("--data", got=ref, allowed=allowed))
+    if not re.fullmatch(HUB_ID, ref) or Path(ref).suffix.lower() in FILE_SUFFIXES:
         raise DataError(
             wrong(
                 "--data",
                 got=ref,
-                allowed="digits, an existing folder, or a Hugging Face dataset id",
+                allowed="digits, an existing folder or parquet file, or a Hugging Face dataset id",
             )
         )
     return hub_dataset(ref, task, data_dir)
+
+
+def _found(place: Path, task: Task | None, form: Form | None) -> Source:
+    """Returns the data in a file or a folder."""
+    if isinstance(form, Table) and task is not None:
+        return table_source(place, task, form)
+    if isinstance(form, Texts) and task is not None:
+        return text_source(place, task, form)
+    if place.is_dir():
+        files = files_below(place, ".parquet")
+        return parquet_folder(place, files, task) if files else class_folders(place, task)
+    if place.suffix.lower() == ".parquet":
+        return source_of([read_table(place, place.name)], (), task)
+    raise DataError(
+        wrong(
+            "--data",
+            got=str(place),
+            allowed="a folder or a parquet file; a CSV file or a text with sessions for such",
+            hint="whoever makes the session: p2pl create --schema-from FILE --target NAME",
+        )
+    )

@@ -32,6 +32,7 @@ Partition: TypeAlias = Callable[[Indices, int, int], list[Indices]]
 # (arXiv:1909.06335) draws are re-drawn for in common practice.
 MIN_ROWS = 10
 SIZE_SPREAD = 2.0  # Dirichlet parameter of unequal sizes; chosen: largest/smallest is 5-20 at N=6
+BY_CLASS = ("classes", "dirichlet")  # names of those that look at the labels
 FORMS = "iid, unbalanced, dirichlet:A (A > 0), classes:K (K a whole number >= 1)"
 
 
@@ -185,6 +186,9 @@ def _deal(deck: deque[int], each: int, kinds: int, random: RandomState) -> list[
 
 
 def _by_class(labels: Indices, random: RandomState) -> list[Indices]:
+    if labels.ndim != 1 or labels.dtype.kind == "f":
+        allowed = "iid or unbalanced: the targets of these data are not one class each"
+        raise DataError(wrong("--partition", got="one by classes", allowed=allowed))
     return [random.permutation(np.flatnonzero(labels == kind)) for kind in np.unique(labels)]
 
 

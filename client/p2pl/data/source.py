@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from p2pl.errors import DataError, wrong
 from p2pl.protocol.session import Task
 
 Pixels: TypeAlias = NDArray[np.float32]  # [n, *input], 0..1
+# [N] int64 class numbers, in the session's numbering; or [N, ...] float32, or int64 tokens.
+Targets: TypeAlias = NDArray[Any]
 NEED_HF = "pip install 'p2pl[hf]'"
 
 
@@ -19,7 +21,7 @@ NEED_HF = "pip install 'p2pl[hf]'"
 class Split:
     """The labels of a split, and a way to read some of its rows; nobody decodes another's rows."""
 
-    labels: Indices  # [N], in the session's numbering
+    labels: Targets
     read: Callable[[Indices], Pixels]  # rows -> [n, *input]
 
 
@@ -32,9 +34,9 @@ class Source:
     names: tuple[str, ...]  # of the classes, in the data's own order; () where nobody gave any
 
 
-def in_memory(pixels: Pixels, labels: Indices) -> Split:
-    """Returns the split of inputs [N, *input] that have been read, with their labels [N]."""
-    return Split(labels, lambda rows: pixels[rows])
+def in_memory(inputs: NDArray[Any], labels: Targets) -> Split:
+    """Returns the split of inputs [N, *input] that have been read, with their labels [N, ...]."""
+    return Split(labels, lambda rows: inputs[rows])
 
 
 def number_names(names: Sequence[str], task: Task, *, all_there: bool) -> dict[str, int]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 
 from p2pl.errors import CheckpointError, NetworkError, wrong
-from p2pl.learning import models, weights
-from p2pl.learning.checkpoint import DTYPE, build
+from p2pl.learning import models, weights, whole
+from p2pl.learning.checkpoint import build
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, SessionFile
 
@@ -65,17 +65,6 @@ async def find(file: SessionFile, beside: Path | None, fetch_from_peers: Fetch) 
         CheckpointError: no source has it; the message says what each one answered.
         ModelError: the session's model is unknown here.
     """
-    model = models.build(file.session)
-    size = weights.payload_bytes(weights.Layout.of(model), DTYPE)
-    if size != file.checkpoint.size:
-        raise CheckpointError(
-            wrong(
-                f"model {file.session.model.name!r} here",
-                got=f"{size} bytes of weights",
-                allowed=str(file.checkpoint.size),
-                hint="you and the session's author have different versions of this model installed",
-            )
-        )
     refusals = []
     async for source, payload in _sources(file, beside, fetch_from_peers):
         try:
@@ -101,7 +90,7 @@ async def _sources(
         found = await asyncio.to_thread(_read, beside, file.checkpoint.size + 1)
         if found is not None:
             yield str(beside), found
-    yield "the session's seed", build(file.session)[0]
+    yield "the session's seed", _rebuilt(file)
     for url in file.url_list:
         try:
             yield url, await _download(url, file.checkpoint.size)
@@ -111,6 +100,26 @@ async def _sources(
         yield "the swarm", await fetch_from_peers()
     except NetworkError as fault:
         yield "the swarm", fault
+
+
+def _rebuilt(file: SessionFile) -> bytes | Exception:
+    """Returns the checkpoint that the session's seed gives here, where it can be the promised one.
+
+    Another model of the same name is no reason to give up yet: once the promised checkpoint is
+    there, it shows in which tensor the two differ.
+    """
+    model = models.build(file.session)
+    size = whole.size_of(model, weights.Layout.of(model))
+    if size != file.checkpoint.size:
+        return CheckpointError(
+            wrong(
+                f"model {file.session.model.name!r} here",
+                got=f"{size} bytes of weights",
+                allowed=str(file.checkpoint.size),
+                hint="you and the session's author have different versions of this model installed",
+            )
+        )
+    return build(file.session)[0]
 
 
 def _read(path: Path, limit: int) -> bytes | None:

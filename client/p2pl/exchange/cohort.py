@@ -173,6 +173,7 @@ async def catch_up(node: Node, state: PeerState, models: Mapping[str, PeerModel]
     """
     reached = min(node.rounds, median_low([model.round for model in models.values()]))
     theirs = middle([model.vector for model in models.values()])
+    theirs = node.learner.at_home(theirs, state.weights)
     lost = await node.worker(partial(node.learner.loss_by_taking, theirs, state.weights))
     good = lost < MAX_WORSE_NATS
     model = "taking its model" if good else "its model is no good on own data, keeping the own one"

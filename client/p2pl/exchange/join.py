@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
+from torch import Tensor
 
 from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
@@ -26,6 +28,7 @@ from p2pl.exchange.round import keep_best, run
 from p2pl.exchange.swap import keep_announcing
 from p2pl.learner import Learner
 from p2pl.learning import device
+from p2pl.learning.optimizers import check_private
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import Trainer
 from p2pl.mixing.base import rule_of
@@ -46,6 +49,7 @@ from p2pl.run.log import (
     SESSION_FILE,
     Marker,
     RunLog,
+    ScoredOn,
     Summary,
 )
 from p2pl.run.state import Best, PeerState, load_state
@@ -53,6 +57,7 @@ from p2pl.run.state import Best, PeerState, load_state
 CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
+NOTHING = torch.arange(0)  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class Options:
         personal: whether to keep a model of the peer's own distribution beside.
         attack: to test a swarm on this machine with; None: the peer is honest.
         labels: names of the classes, in the order of their numbers; (): nobody gave any.
+        test_share: of the data, that the test set was drawn from; None: it was given, if any.
     """
 
     run_dir: Path
@@ -88,6 +94,7 @@ class Options:
     personal: bool = False
     attack: Attack | None = None
     labels: tuple[str, ...] = ()
+    test_share: float | None = None
 
 
 async def join(
@@ -120,6 +127,8 @@ async def join(
     if options.attack:
         attackers.check(options.attack, options.trackers or file.trackers)
     check_session(session, options.privacy)
+    if options.privacy is not None:
+        check_private(session.training)
     exchange = Alone() if options.alone else kind_of(session)()
     identity = Identity.load_or_create(options.identity)
     rounds = options.rounds or session.exchange.rounds
@@ -235,6 +244,8 @@ def _as_asked(
                 "it trains by itself, and nobody sees how"
             )
         return trainer
+    if options.privacy is not None and not isinstance(trainer.own.take(NOTHING).x, Tensor):
+        raise InputError("--dp-epsilon: not allowed with a model of several inputs")
     book = Book(options.run_dir, file.id, identity.secret_for(PURPOSE))
     rounds = options.rounds or file.session.exchange.rounds
     return made_private(file.session, trainer, options.privacy, rounds, book, state)
@@ -257,9 +268,10 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         donors = _nobody if one.options.alone else swarm
         payload = await checkpoint.find(one.file, _beside(one), donors)
         await transport.publish_checkpoint(_on_disk(one, payload))
+        begin = await one.worker(partial(one.learner.decode_checkpoint, payload))
         if state is None:
-            state = PeerState(round=0, weights=one.learner.decode_checkpoint(payload))
-        del payload  # from here on it is on disk
+            state = PeerState(round=0, weights=begin)
+        del payload, begin  # from here on it is on disk
         node = _node(one, transport, directory, state)
         async with _announcing(node):
             return replace(await run(node, one.exchange, state), best=node.best)
@@ -409,6 +421,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         epsilon=spent.epsilon if spent else None,
         trust_epsilon=spent.trust_epsilon if spent else None,
         labels=one.options.labels,
+        test_set=_test_set(trainer, one.options),
     )
     if state is None:
         return summary
@@ -425,6 +438,17 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         best_round=state.best.round if state.best else None,
         best_validation_loss=state.best.validation_loss if state.best else None,
     )
+
+
+def _test_set(trainer: Trainer, options: Options) -> ScoredOn | None:
+    """Returns what the models of a run are scored on."""
+    if not isinstance(trainer, TorchTrainer):
+        return None
+    if trainer.test is None:
+        return ScoredOn(source="validation", examples=len(trainer.validation))
+    share = options.test_share
+    source: Literal["given", "drawn"] = "given" if share is None else "drawn"
+    return ScoredOn(source=source, examples=len(trainer.test), share=share)
 
 
 def _keep_personal(one: _Run, state: PeerState) -> float | None:

@@ -78,6 +78,7 @@ async def end_round(
     mixed = collected.mixed or await node.mix(
         state, trained.vector, collected.models, collected.age, start.vector
     )
+    mixed = replace(mixed, vector=node.learner.at_home(mixed.vector, trained.vector))
     scored = await node.score(trained.vector, mixed.vector)
     after = PeerState(
         round=min(node.rounds, collected.reached),

@@ -164,6 +164,8 @@ async def _ask_for(
             held = replace(before, model=model)
         else:
             vector = await asyncio.to_thread(node.learner.codec.decode, pulled.payload)
+            if node.mine:
+                vector = node.learner.at_home(vector, node.mine.model.vector)
             model = PeerModel(pulled.round, pulled.samples, vector, pulled.notes)
             held = Held(pulled.digest, model)
     except PullError as fault:

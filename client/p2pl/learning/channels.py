@@ -18,6 +18,8 @@ def are_convolved(examples: Source, model: nn.Module) -> bool:
         model: what is to be trained on them.
     """
     x = examples.take(torch.tensor([0])).x
+    if not isinstance(x, torch.Tensor):
+        return False
     return x.device.type == "cpu" and x.dim() == 4 and has_convolutions(model)
 
 

@@ -3,9 +3,9 @@
 import io
 from typing import Final
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from p2pl.learning import models, weights
+from p2pl.learning import models, weights, whole
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, Session
 
@@ -18,12 +18,20 @@ def build(session: Session) -> tuple[bytes, Checkpoint]:
     Raises:
         ModelError: the session's model is unknown here, or would not be built.
     """
-    model = models.build(session)
-    return describe(weights.flatten(model), weights.Layout.of(model))
+    return of(models.build(session))
+
+
+def of(model: nn.Module) -> tuple[bytes, Checkpoint]:
+    """Returns the checkpoint that holds a whole module, and its size and hashes."""
+    layout = weights.Layout.of(model)
+    return _hashed(bytes(whole.encode(model, layout, weights.flatten(model, layout))))
 
 
 def describe(vector: Tensor, layout: weights.Layout) -> tuple[bytes, Checkpoint]:
     """Returns the checkpoint that holds `vector`, [P] float32, and its size and hashes."""
-    payload = bytes(weights.encode(vector, layout, DTYPE))
+    return _hashed(bytes(weights.encode(vector, layout, DTYPE)))
+
+
+def _hashed(payload: bytes) -> tuple[bytes, Checkpoint]:
     root, layer = merkle.tree(merkle.blocks(io.BytesIO(payload)), len(payload))
     return payload, Checkpoint(size=len(payload), root=root.hex(), layer=layer)

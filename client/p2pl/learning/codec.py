@@ -37,10 +37,10 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WholeModel:
-    """All parameters of the model, as a safetensors file of one number type.
+    """All that travels of the model, as a safetensors file of one number type.
 
     Attributes:
-        layout: of the model.
+        layout: of what travels: the whole vector [P], or the beginning of it.
         dtype: of the numbers in a payload.
         device: where decoded parameters are put.
     """
@@ -56,8 +56,8 @@ class WholeModel:
 
     def encode(self, vector: Tensor) -> memoryview:
         """Returns the payload to serve, read-only; float16 is cut to its largest number."""
-        return weights.encode(vector.cpu(), self.layout, self.dtype)
+        return weights.encode(vector[: self.layout.total].cpu(), self.layout, self.dtype)
 
     def decode(self, payload: Payload) -> Tensor:
-        """Returns the parameters in a payload, [P] float32; raises FrameError."""
+        """Returns what travelled, [P] float32 or the beginning of it; raises FrameError."""
         return weights.decode(payload, self.layout, self.dtype).to(self.device)

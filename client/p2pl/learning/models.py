@@ -7,9 +7,11 @@ one of those here, or an entry point in the group `p2pl.models`, a callable
 
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -32,7 +34,7 @@ Make: TypeAlias = Callable[..., nn.Module]
 
 def logreg(task: TaskSettings) -> nn.Module:
     """Returns multinomial logistic regression: one linear layer on the raw input."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.input), task.classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.input), task.width))
 
 
 def mlp(task: TaskSettings, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
@@ -50,7 +52,7 @@ def mlp(task: TaskSettings, *, hidden: tuple[int, ...] = (128,)) -> nn.Module:
     layers: list[nn.Module] = [nn.Flatten()]
     for inner, outer in pairwise(sizes):
         layers += [nn.Linear(inner, outer), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], task.classes))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], task.width))
 
 
 def cnn(task: TaskSettings, *, width: int = 16, hidden: int = 64) -> nn.Module:
@@ -81,7 +83,7 @@ def cnn(task: TaskSettings, *, width: int = 16, hidden: int = 64) -> nn.Module:
         nn.Flatten(),
         nn.Linear(2 * width * (height // 4) * (breadth // 4), hidden),
         nn.ReLU(),
-        nn.Linear(hidden, task.classes),
+        nn.Linear(hidden, task.width),
     )
 
 
@@ -96,8 +98,9 @@ def resnet_gn(task: TaskSettings, *, depth: int = 8, width: int = 16) -> nn.Modu
     Raises:
         ModelError: the task's inputs are no such images, or a size is out of range.
     """
-    channels, _, _ = _image(task, "resnet-gn")
+    channels, height, breadth = _image(task, "resnet-gn")
     _check_sizes("depth and width", (depth, width))
+    _check_groups(width, (height, breadth))
     blocks, rest = divmod(depth - 2, 6)
     if rest or not 1 <= blocks <= MAX_LAYERS:
         raise ModelError(
@@ -110,8 +113,23 @@ def resnet_gn(task: TaskSettings, *, depth: int = 8, width: int = 16) -> nn.Modu
             outer = width << stage
             layers.append(_Residual(inner, outer, stride=2 if stage and not block else 1))
             inner = outer
-    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.classes)]
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.width)]
     return nn.Sequential(*layers, *pool)
+
+
+def _check_groups(width: int, size: tuple[int, int]) -> None:
+    """Raises ModelError where a group to be normalised has one number, whose deviation is none."""
+    for stage in range(3):
+        channels, pixels = width << stage, math.prod(-(-side // (1 << stage)) for side in size)
+        if channels // math.gcd(channels, _GROUP_NORM_GROUPS) * pixels < 2:
+            raise ModelError(
+                wrong(
+                    "model.arguments.width of resnet-gn",
+                    got=width,
+                    allowed="a larger one, or larger images, for GroupNorm needs two numbers in a "
+                    f"group, and of {size[0]}x{size[1]} these leave one",
+                )
+            )
 
 
 class _Residual(nn.Module):
@@ -312,8 +330,16 @@ def _make_foreign(name: str, make: Make, session: Session) -> nn.Module:
     """Returns a model that the person brings."""
     try:
         made = make(session.task, **session.model.arguments)
+    except ModelError:
+        raise
     except (TypeError, ValueError) as fault:
         raise ModelError(f"model {name}: it refuses its arguments: {fault}") from fault
+    except Exception as fault:  # whatever somebody's function may raise
+        at = traceback.extract_tb(fault.__traceback__)[-1]
+        place = f"{Path(at.filename).name}, line {at.lineno}"
+        raise ModelError(
+            f"model {name}: it cannot be made: {type(fault).__name__}: {fault} ({place})"
+        ) from fault
     if not isinstance(made, nn.Module):
         raise ModelError(
             wrong(f"model {name}", got=type(made).__name__, allowed="a torch.nn.Module")

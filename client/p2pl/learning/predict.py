@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from p2pl.data.examples import Source
+from p2pl.learning.evaluate import batch_examples
 from p2pl.learning.objective import Objective
 from p2pl.learning.weights import flatten
-
-BATCH_EXAMPLES = 128  # chosen: activations of a convolutional network stay in the cache
 
 
 def predict(objective: Objective, examples: Source) -> dict[str, Tensor]:
@@ -21,9 +20,10 @@ def predict(objective: Objective, examples: Source) -> dict[str, Tensor]:
     """
     objective.model.eval()
     vector = flatten(objective.model)
+    size = batch_examples(objective.task, examples, images=True)
     said: dict[str, list[Tensor]] = defaultdict(list)
     with torch.inference_mode():
-        for batch in examples.batches(BATCH_EXAMPLES):
+        for batch in examples.batches(size):
             outputs = objective.outputs(vector, batch.x)
             for name, values in objective.task.predictions(outputs).items():
                 said[name].append(values.cpu())

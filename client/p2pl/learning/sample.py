@@ -24,9 +24,12 @@ class Sample:
 
     def loss(self, vector: Tensor) -> float:
         """Returns the mean loss of the parameters [P]; of classes, the cross-entropy in nats."""
+        self._objective.model.eval()
         with torch.no_grad():
             return float(self._objective.loss(vector, self._examples))
 
     def gradient(self, vector: Tensor) -> Tensor:
-        """Returns its gradient by the parameters, [P]."""
-        return self._objective.gradient(vector, self._examples)[1]
+        """Returns its gradient by the vector, [P]; 0 for buffers."""
+        self._objective.model.eval()
+        gradient = self._objective.gradient(vector, self._examples)[1]
+        return torch.cat([gradient, gradient.new_zeros(len(vector) - len(gradient))])

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from p2pl.data.examples import Examples, Source
 from p2pl.data.load import split_validation
 from p2pl.errors import TrainingDiverged, wrong
-from p2pl.learning.evaluate import evaluate
+from p2pl.learning import whole
+from p2pl.learning.evaluate import batch_examples, evaluate
 from p2pl.learning.judge import Judge, LossJudge
-from p2pl.learning.objective import Objective
+from p2pl.learning.objective import COUNT, Objective
+from p2pl.learning.parts import Layout, flatten, load_into
 from p2pl.learning.sample import Sample
 from p2pl.learning.task import Metric, Scores, Task, task_of
 from p2pl.learning.train import OptimizerState, Start, Trained, follow, train
 from p2pl.learning.trainer import Round, Split, Trainer
-from p2pl.learning.weights import Layout, flatten, load_into
+from p2pl.learning.weights import Payload
+from p2pl.metric import ACCURACY
 from p2pl.protocol.session import Session
 from p2pl.seeds import seeded
 
@@ -111,6 +114,11 @@ class TorchTrainer(Trainer):
         """What the task measures."""
         return self.task.metrics
 
+    @property
+    def loss_unit(self) -> str:
+        """What follows a loss."""
+        return self.task.loss_unit
+
     def order(self, index: int) -> torch.Generator:
         """Returns what the order of the batches of round `index` is drawn from."""
         return seeded(*self.names, index, "batches")
@@ -122,7 +130,19 @@ class TorchTrainer(Trainer):
 
     def follow(self, start: Start, trained: Trained, mixed: Tensor, round: Round) -> OptimizerState:
         """Returns the optimizer state for the next round."""
-        return follow(start, trained, mixed, round.training)
+        count = self.layout.trained
+        begun = replace(start, vector=start.vector[:count])
+        state = follow(begun, trained, mixed[:count], round.training)
+        kept = {name: one for name, one in trained.optimizer.items() if name.startswith(COUNT)}
+        return {**state, **kept} if kept else state
+
+    def checkpoint(self, vector: Tensor) -> memoryview:
+        """Returns the whole module as a file: these parameters [P], and what is frozen."""
+        return whole.encode(self.model, self.layout, vector)
+
+    def begin(self, payload: Payload) -> Tensor:
+        """Returns the parameters in a checkpoint, [P]; what is frozen goes into the module."""
+        return whole.decode(payload, self.model, self.layout).to(self.device)
 
     def evaluate(self, vector: Tensor, split: Split) -> Scores:
         """Returns the scores of parameters [P], which stay loaded in the module."""
@@ -136,11 +156,14 @@ class TorchTrainer(Trainer):
             return judge
         count = min(len(self.validation), JUDGED_EXAMPLES)
         spaced = torch.linspace(0, len(self.validation) - 1, count).long()
-        batch = self.validation.take(spaced)
+        judged = self.validation.take(spaced)
+        size = batch_examples(self.task, judged, images=False)
 
         def losses(vector: Tensor) -> Tensor:
+            self.model.eval()
             with torch.no_grad():
-                return self.objective.losses(vector, batch)
+                batches = judged.batches(size)
+                return torch.cat([self.objective.losses(vector, batch) for batch in batches])
 
         return LossJudge(losses)
 
@@ -151,12 +174,12 @@ class TorchTrainer(Trainer):
     def own_score(self, scores: Scores) -> float:
         """Returns the accuracy, percent, where classes are as frequent as in the peer's own data.
 
-        The primary metric as it is, where there are no classes or no test set.
+        The primary metric as it is, where that is another one or there is no test set.
 
         Args:
             scores: on the split `test`.
         """
-        if self.test is None or not scores.confusion.numel():
+        if self.test is None or self.metrics[0] != ACCURACY or not scores.confusion.numel():
             return scores.primary
         right, of_class = scores.confusion.diagonal().double(), scores.confusion.sum(1).double()
         mine = torch.bincount(self.own.labels.cpu(), minlength=len(right)) * (of_class > 0)
@@ -191,19 +214,21 @@ class LoopTrainer(TorchTrainer):
             TrainingDiverged: a parameter is no longer finite.
         """
         assert self.loop is not None
-        load_into(self.model, start.vector)
+        load_into(self.model, start.vector, self.layout)
+        self.objective.take_counts(start.optimizer)
         self.model.train()
         given = replace(round, examples=self.own, order=self.order(round.index))
         self.loop(self.model, given)
         round.on_step(1, 1)
-        vector = flatten(self.model)
+        vector = flatten(self.model, self.layout)
         if not vector.isfinite().all():
             raise TrainingDiverged(
                 wrong("parameters after fit", got="NaN or infinity", allowed="finite numbers")
             )
-        return Trained(vector, math.nan, steps=0, samples=len(self.own), optimizer={})
+        state = self.objective.with_counts({})
+        return Trained(vector, math.nan, steps=0, samples=len(self.own), optimizer=state)
 
     def follow(self, start: Start, trained: Trained, mixed: Tensor, round: Round) -> OptimizerState:
-        """Returns nothing: what the loop's optimizer remembers, it keeps to itself."""
-        del start, trained, mixed, round
-        return {}
+        """Returns the module's counts: what the loop's optimizer remembers, it keeps to itself."""
+        del start, mixed, round
+        return trained.optimizer

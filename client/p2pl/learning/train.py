@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import msgspec
 import torch
 from torch import Tensor
 
@@ -13,7 +12,10 @@ from p2pl.data.examples import Source
 from p2pl.errors import TrainingDiverged, wrong
 from p2pl.learning.channels import are_convolved, channels_last
 from p2pl.learning.objective import Objective
+from p2pl.learning.optimizers import by_torch, clipped, of_round
 from p2pl.protocol.session import Training
+
+__all__ = ["OnStep", "OptimizerState", "Start", "Trained", "advance", "follow", "of_round", "train"]
 
 OptimizerState: TypeAlias = Mapping[str, Tensor]  # of [P] or a single number; {} before round 1
 OnStep: TypeAlias = Callable[[int, int], None]  # (steps done, steps in all)
@@ -36,28 +38,9 @@ class Trained:
 
     vector: Tensor  # [P]
     loss: float  # mean over the last epoch, before each step; NaN: not known
-    steps: int
+    steps: int  # batches; `training.accumulate` of them move the parameters once
     samples: int  # examples seen, counting repetitions
     optimizer: OptimizerState
-
-
-def of_round(training: Training, index: int, rounds: int) -> Training:
-    """Returns the settings of round `index` of `rounds`: those of the session, at its rate.
-
-    A rate that falls to almost nothing lets the peers of a session come to rest together: with
-    skewed labels each round pulls a peer towards its own labels in proportion to the rate. `cosine`
-    is the schedule of Loshchilov and Hutter 2017 (arXiv:1608.03983), one period, no restart.
-
-    Args:
-        training: the session's settings.
-        index: the round, 1..`rounds`.
-        rounds: of the session.
-    """
-    if training.schedule == "constant":
-        return training
-    passed = min(index - 1, rounds - 1) / rounds
-    rate = training.learning_rate * (1 + math.cos(math.pi * passed)) / 2
-    return msgspec.structs.replace(training, learning_rate=rate)
 
 
 def train(
@@ -82,21 +65,27 @@ def train(
         TrainingDiverged: the loss is no longer finite.
     """
     objective.model.train()
+    objective.take_counts(start.optimizer)
     images = are_convolved(examples, objective.model)
     vector = start.vector.clone()
+    trained = vector[: objective.layout.trained]  # a view: what follows are buffers
     state = start.optimizer
-    total_steps = math.ceil(len(examples) / training.batch_size) * training.local_epochs
-    steps, loss = 0, 0.0
+    together = 2 if objective.layout.buffers else 1  # BatchNorm has no variance of one example
+    total_steps = _batch_count(len(examples), training, together) * training.local_epochs
+    steps, loss, gathered = 0, 0.0, _Gathered()
     for _ in range(training.local_epochs):
         total = torch.zeros((), device=vector.device)
-        for rows in _batches(len(examples), training.batch_size, generator):
+        for rows in _batches(len(examples), training.batch_size, generator, together):
             batch = examples.take(rows)
             if images:
                 batch = channels_last(batch)
             batch_loss, gradient = objective.gradient(vector, batch)
-            vector, state = advance(vector, gradient, state, training)
             total += batch_loss * len(batch)
             steps += 1
+            gathered.add(gradient, len(batch))
+            if steps % training.accumulate == 0 or steps == total_steps:
+                gradient = clipped(gathered.take(), training.clip_norm)
+                _, state = advance(trained, gradient, state, training)
             if on_step is not None:
                 on_step(steps, total_steps)
         loss = float(total) / len(examples)
@@ -104,7 +93,31 @@ def train(
             break
     if not math.isfinite(loss) or not vector.isfinite().all():
         raise diverged(loss, training)
+    state = objective.with_counts(state)
     return Trained(vector, loss, steps, len(examples) * training.local_epochs, state)
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """The gradients of the batches of one step."""
+
+    total: Tensor | None = None  # [T], weighted by examples
+    examples: int = 0
+
+    def add(self, gradient: Tensor, examples: int) -> None:
+        """Takes in the mean gradient of one batch."""
+        if self.total is None:
+            self.total, self.examples = gradient, examples
+            return
+        both = self.examples + examples
+        self.total.lerp_(gradient, examples / both)
+        self.examples = both
+
+    def take(self) -> Tensor:
+        """Returns the mean over all their examples, [T], and begins anew."""
+        assert self.total is not None
+        mean, self.total = self.total, None
+        return mean
 
 
 def diverged(loss: float, training: Training) -> TrainingDiverged:
@@ -119,8 +132,19 @@ def diverged(loss: float, training: Training) -> TrainingDiverged:
     )
 
 
-def _batches(count: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    return torch.split(torch.randperm(count, generator=generator), batch_size)
+def _batch_count(count: int, training: Training, together: int) -> int:
+    full, rest = divmod(count, training.batch_size)
+    return full + (rest >= together if full else rest > 0)
+
+
+def _batches(
+    count: int, batch_size: int, generator: torch.Generator, together: int
+) -> tuple[Tensor, ...]:
+    """Returns the rows of each batch; a last one of fewer than `together` joins the one before."""
+    rows = torch.split(torch.randperm(count, generator=generator), batch_size)
+    if len(rows) > 1 and len(rows[-1]) < together:
+        return (*rows[:-2], torch.cat(rows[-2:]))
+    return rows
 
 
 def advance(
@@ -136,13 +160,15 @@ def advance(
     """
     if training.optimizer == "adam":
         step = _adam
+    elif training.optimizer != "sgd":
+        step = by_torch
     else:
         step = _quasi_global if training.quasi_global else _sgd
     return step(vector, gradient, state, training)
 
 
-# The two optimizers, as functions on the one vector. They are those of torch.optim (a test holds
-# them to it), whose classes load the compiler of torch on first use: over a second, and 800
+# The two own optimizers, as functions on the one vector. They are those of torch.optim (a test
+# holds them to it), whose classes load the compiler of torch on first use: over a second, and 800
 # modules, in every peer.
 
 
@@ -188,7 +214,8 @@ def follow(start: Start, trained: Trained, mixed: Tensor, training: Training) ->
     if not training.quasi_global or not trained.steps:
         return trained.optimizer
     beta = training.momentum
-    moved = (start.vector - mixed).mul_((1 - beta) / (training.learning_rate * trained.steps))
+    moves = math.ceil(trained.steps / training.accumulate)
+    moved = (start.vector - mixed).mul_((1 - beta) / (training.learning_rate * moves))
     if "quasi_global" in start.optimizer:
         moved.add_(start.optimizer["quasi_global"], alpha=beta)
     return {"quasi_global": moved}

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from p2pl.data.examples import Source
+from p2pl.learning import weights
 from p2pl.learning.judge import Judge
+from p2pl.learning.optimizers import of_round
 from p2pl.learning.sample import Sample
 from p2pl.learning.task import Metric, Scores
-from p2pl.learning.train import OnStep, OptimizerState, Start, Trained, of_round
-from p2pl.learning.weights import Layout
+from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
+from p2pl.learning.weights import Layout, Payload
+from p2pl.metric import ACCURACY
 from p2pl.protocol.session import Session, Training
 
 Split = Literal["test", "validation"]
@@ -162,7 +165,12 @@ class Trainer(Protocol):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """What is measured, the primary metric first."""
-        return (Metric("accuracy", "%"),)
+        return (ACCURACY,)
+
+    @property
+    def loss_unit(self) -> str:
+        """What follows a loss, e.g. `nats`; "" where that is not known."""
+        return ""
 
     @property
     def spent(self) -> Spent | None:
@@ -194,6 +202,18 @@ class Trainer(Protocol):
         """
         del split, most
         return None
+
+    def checkpoint(self, vector: Tensor) -> memoryview:
+        """Returns parameters [P] as an exact safetensors file, with all that a peer begins with."""
+        return weights.encode(vector.cpu(), self.layout, "float32")
+
+    def begin(self, payload: Payload) -> Tensor:
+        """Returns the parameters in such a file, [P]; called once before the first round.
+
+        Raises:
+            FrameError: it is the file of another model.
+        """
+        return weights.decode(payload, self.layout, "float32").to(self.device)
 
     def own_score(self, scores: Scores) -> float:
         """Returns the primary metric as it is where examples are like the peer's own.

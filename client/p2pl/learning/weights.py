@@ -1,21 +1,30 @@
 """A model's parameters as one vector, and that vector as a safetensors file.
 
-The vector holds the parameters in the order of their names, which is also the order in which
-safetensors lays out tensors of one type. So the payload of a model is a header that depends on the
-layout alone, followed by the vector's own bytes: encoding is one copy and decoding is none.
+The payload of a model is a header that depends on the layout alone, followed by the vector's own
+bytes: encoding is one copy and decoding is none.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from p2pl.errors import FrameError, ModelError, wrong
+from p2pl.errors import FrameError, wrong
+from p2pl.learning.parts import Layout, flatten, load_into
+
+__all__ = [
+    "Dtype",
+    "Layout",
+    "Payload",
+    "decode",
+    "encode",
+    "flatten",
+    "load_into",
+    "payload_bytes",
+]
 
 Dtype: TypeAlias = Literal["float32", "float16"]
 Payload: TypeAlias = bytes | bytearray | memoryview
@@ -25,94 +34,37 @@ _TAG = {"float32": "F32", "float16": "F16"}
 _TORCH = {"float32": torch.float32, "float16": torch.float16}
 _MAX_FLOAT16 = torch.finfo(torch.float16).max
 _MAX_FOREIGN_HEADER_BYTES = 1 << 20  # parsed only to word an error
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Which parameters a model has: their names, sorted, and shapes."""
-
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> "Layout":
-        """Returns the layout of `model`.
-
-        Raises:
-            ModelError: it holds numbers that are not float32 parameters, and so cannot be mixed.
-        """
-        for name, buffer in model.named_buffers():
-            if buffer.is_floating_point():
-                raise ModelError(
-                    f"model: the buffer {name!r} holds running statistics, which peers do not "
-                    "share and cannot mix; allowed: parameters only; use nn.GroupNorm in the place "
-                    "of nn.BatchNorm"
-                )
-        parameters = dict(sorted(model.named_parameters()))
-        if not parameters:
-            raise ModelError("model: it has no parameters; there is nothing to learn or to share")
-        for name, parameter in parameters.items():
-            if parameter.dtype != torch.float32:
-                raise ModelError(
-                    wrong(f"model parameter {name}", got=str(parameter.dtype), allowed="float32")
-                )
-        return cls(tuple(parameters), tuple(tuple(p.shape) for p in parameters.values()))
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Numbers in each parameter."""
-        return tuple(torch.Size(shape).numel() for shape in self.shapes)
-
-    @property
-    def total(self) -> int:
-        """Numbers in all parameters together: P."""
-        return sum(self.sizes)
-
-    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """Returns each parameter as a view into `vector`, by name.
-
-        Args:
-            vector: [P].
-        """
-        parts = torch.split(vector, list(self.sizes))
-        return {
-            name: part.view(shape)
-            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
-        }
-
-
-def flatten(model: nn.Module) -> Tensor:
-    """Returns a copy of all parameters of `model`, [P] float32, on the model's device."""
-    with torch.no_grad():
-        return torch.cat([p.reshape(-1) for _, p in sorted(model.named_parameters())])
-
-
-def load_into(model: nn.Module, vector: Tensor) -> None:
-    """Copies `vector` into the parameters of `model`, in place.
-
-    Args:
-        model: of the layout that `vector` was made with.
-        vector: [P].
-    """
-    parameters = [parameter for _, parameter in sorted(model.named_parameters())]
-    with torch.no_grad():
-        for parameter, part in zip(
-            parameters, torch.split(vector, [p.numel() for p in parameters]), strict=True
-        ):
-            parameter.copy_(part.view_as(parameter))
+ROLES = "p2pl.roles"  # metadata of whole modules: what each tensor is; see whole.py
 
 
 @lru_cache(maxsize=16)
 def _header(layout: Layout, dtype: Dtype) -> bytes:
     """Returns what safetensors writes before the numbers (its format, version 0.4 and later)."""
-    width = _TORCH[dtype].itemsize
-    offsets = [0]
-    for size in layout.sizes:
-        offsets.append(offsets[-1] + size * width)
-    entries = {
-        name: {"dtype": _TAG[dtype], "shape": list(shape), "data_offsets": list(span)}
-        for name, shape, span in zip(layout.names, layout.shapes, pairwise(offsets), strict=True)
-    }
+    return header_of(_entries(layout, dtype))
+
+
+def _entries(layout: Layout, dtype: Dtype) -> dict[str, object]:
+    width, tag = _TORCH[dtype].itemsize, _TAG[dtype]
+    return entries_of((name, tag, shape, width * size) for name, shape, size in layout.tensors())
+
+
+def entries_of(parts: Iterable[tuple[str, str, tuple[int, ...], int]]) -> dict[str, object]:
+    """Returns what a header says of tensors that stand one behind the other.
+
+    Args:
+        parts: of each tensor its name, the tag of its type, its shape, and its bytes.
+    """
+    entries: dict[str, object] = {}
+    begin = 0
+    for name, tag, shape, size in parts:
+        span = [begin, begin + size]
+        entries[name] = {"dtype": tag, "shape": list(shape), "data_offsets": span}
+        begin += size
+    return entries
+
+
+def header_of(entries: Mapping[str, object]) -> bytes:
+    """Returns the header that says this, with its length."""
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _LENGTH_BYTES)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
@@ -163,7 +115,7 @@ def decode(payload: Payload, layout: Layout, dtype: Dtype) -> Tensor:
     """
     header = _header(layout, dtype)
     if bytes(payload[: len(header)]) != header:
-        raise FrameError(_difference(payload, layout, dtype))
+        raise FrameError(difference(payload, _entries(layout, dtype)))
     if len(payload) != payload_bytes(layout, dtype):
         raise FrameError(
             wrong(
@@ -172,42 +124,75 @@ def decode(payload: Payload, layout: Layout, dtype: Dtype) -> Tensor:
                 allowed=f"{payload_bytes(layout, dtype)} bytes",
             )
         )
-    numbers = _numbers(payload, len(header), _TORCH[dtype])
-    vector = numbers.to(torch.float32)
+    vector = numbers(payload, len(header), _TORCH[dtype]).to(torch.float32)
+    check_finite(vector)
+    for name, where in layout.variances():
+        if bool((vector[where] < 0).any()):
+            raise FrameError(
+                wrong(f"tensor {name!r}", got="a variance below 0", allowed="0 or more")
+            )
+    return vector
+
+
+def check_finite(vector: Tensor) -> None:
+    """Raises FrameError where a number is NaN or infinity."""
     # A sum is finite only if every term is; it may overflow although all are, hence the second
     # look.
     if not vector.sum().isfinite() and not vector.isfinite().all():
         raise FrameError("payload: got NaN or infinity among the numbers, allowed finite numbers")
-    return vector
 
 
-def _numbers(payload: Payload, offset: int, dtype: torch.dtype) -> Tensor:
+def numbers(payload: Payload, offset: int, dtype: torch.dtype) -> Tensor:
+    """Returns the numbers from an offset on: a view, where the payload may be written to."""
     view = memoryview(payload).cast("B")
     if not view.readonly:
         return torch.frombuffer(view, dtype=dtype, offset=offset)
     return torch.frombuffer(bytearray(view[offset:]), dtype=dtype)  # torch wants it writable
 
 
-def _difference(payload: Payload, layout: Layout, dtype: Dtype) -> str:
-    """Returns a message that names the first tensor in which a foreign header is another one."""
+def difference(
+    payload: Payload, entries: Mapping[str, object], roles: Mapping[str, str] | None = None
+) -> str:
+    """Returns a message that names the first tensor in which a foreign header differs from ours.
+
+    Args:
+        payload: with the foreign header.
+        entries: of our header, by tensor.
+        roles: by tensor, where it is no plain parameter: what it is here.
+    """
     foreign = _foreign_header(payload)
     if foreign is None:
         return "payload: got something else, allowed a safetensors file of the session's model"
-    for name, shape in zip(layout.names, layout.shapes, strict=True):
+    theirs = _roles(foreign.pop("__metadata__", None))
+    for name, ours in entries.items():
         entry = foreign.get(name)
         if not isinstance(entry, dict):
             return wrong(
                 "payload", got=f"no tensor {name!r}", allowed="the session's model: is it another?"
             )
-        got = (entry.get("dtype"), entry.get("shape"))
-        if got != (_TAG[dtype], list(shape)):
-            return wrong(f"tensor {name!r}", got=got, allowed=f"{(_TAG[dtype], list(shape))}")
-    if unknown := sorted(set(foreign) - set(layout.names)):
+        assert isinstance(ours, dict)
+        got, wanted = (entry.get("dtype"), entry.get("shape")), (ours["dtype"], ours["shape"])
+        if got != wanted:
+            return wrong(f"tensor {name!r}", got=got, allowed=str(wanted))
+    if unknown := sorted(set(foreign) - set(entries)):
         return wrong("payload: unknown tensor", got=unknown[0], allowed="the session's model")
+    for name in sorted({*theirs, *(roles or {})}):
+        role, own = theirs.get(name, "trained"), (roles or {}).get(name, "trained")
+        if role != own:
+            return wrong(f"parameter {name!r}", got=role, allowed=f"{own}, as in the module here")
     return "payload: the header is not laid out as safetensors lays it out; allowed: its own form"
 
 
-def _foreign_header(payload: Payload) -> Mapping[str, Any] | None:
+def _roles(metadata: object) -> dict[str, str]:
+    """Returns what the metadata of a foreign header say of its tensors; {} where it is nonsense."""
+    try:
+        told = json.loads(metadata[ROLES]) if isinstance(metadata, dict) else {}
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _foreign_header(payload: Payload) -> dict[str, Any] | None:
     """Returns the parsed header of some safetensors file; None where it cannot be read."""
     size = int.from_bytes(payload[:_LENGTH_BYTES], "little")
     if size > min(len(payload) - _LENGTH_BYTES, _MAX_FOREIGN_HEADER_BYTES):

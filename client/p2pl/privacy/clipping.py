@@ -5,6 +5,7 @@ a gradient which is not a number, as a malicious start could arrange, adds nothi
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -64,8 +65,8 @@ def clipped_gradients(model: nn.Module, *, closed_form: bool = True) -> Iterator
 def has_closed_form(model: nn.Module) -> TypeGuard[nn.Sequential]:
     """Returns whether the model is convolutions, if any, a flattening, and linear layers.
 
-    All have biases, and each is used once. Between them there may be functions of one number, and
-    between convolutions pooling. Logistic regression is the smallest such model.
+    All have biases and are trained, and each is used once. Between them there may be functions of
+    one number, and between convolutions pooling. Logistic regression is the smallest such model.
     """
     layers = list(model) if type(model) is nn.Sequential else []
     flat = next((at for at, layer in enumerate(layers) if _flattens(layer)), len(layers))
@@ -77,7 +78,8 @@ def has_closed_form(model: nn.Module) -> TypeGuard[nn.Sequential]:
     if not all(_of_one_number(layer) or type(layer) is nn.Linear for layer in vectors):
         return False
     weighted = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
-    return len(list(model.parameters())) == 2 * len(weighted)  # fewer: shared, or without a bias
+    trained = [one for one in model.parameters() if one.requires_grad]
+    return len(trained) == 2 * len(weighted)  # fewer: frozen, shared, or without a bias
 
 
 def _flattens(layer: nn.Module) -> bool:
@@ -195,9 +197,9 @@ def _through_opacus(model: nn.Module) -> Iterator[Clipped]:
     layout = Layout.of(model)
     check_layers(model)
     hooked = GradSampleModule(model, loss_reduction="sum")
-    parameters = dict(model.named_parameters())
-    ordered: list[Any] = [parameters[name] for name in layout.names]  # with Opacus' own attributes
-    # Of the optimizer, only the clipping is used; noise and step follow, on the one vector.
+    there: Mapping[str, Any] = trained_parameters(model)  # with Opacus' own attributes
+    ordered = [there[name] for name in layout.names if name in there]
+    # Of the optimizer, only the clipping is used: noise and step are ours, on the one vector.
     clipping = DPOptimizer(
         torch.optim.SGD(ordered, lr=0.0),
         noise_multiplier=0.0,
@@ -213,18 +215,19 @@ def _through_opacus(model: nn.Module) -> Iterator[Clipped]:
         clipping.zero_grad()
         loss = torch.zeros((), device=vector.device)
         for part in batch.batches(size) if len(batch) else ():
-            x = part.x.detach().requires_grad_()  # else torch warns of every hook
-            with torch.enable_grad():
-                part_loss = functional.cross_entropy(hooked(x), part.y, reduction="sum")
-                part_loss.backward()  # type: ignore[no-untyped-call]
+            part_loss = _backward(hooked, part)
             for parameter in ordered:
                 parameter.grad_sample.nan_to_num_(0.0, 0.0, 0.0)
             clipping.clip_and_accumulate()
             for parameter in ordered:
                 parameter.grad_sample = None
-            loss += part_loss.detach()
-        sums = [torch.zeros_like(p) if p.summed_grad is None else p.summed_grad for p in ordered]
-        return ClippedSum(torch.cat([one.detach().flatten() for one in sums]), loss)
+            loss += part_loss
+        gradient = torch.zeros_like(vector)
+        for name, place in layout.unflatten(gradient).items():
+            summed = there[name].summed_grad if name in there else None
+            if summed is not None:
+                place.copy_(summed)
+        return ClippedSum(gradient, loss)
 
     try:
         yield clipped
@@ -232,7 +235,39 @@ def _through_opacus(model: nn.Module) -> Iterator[Clipped]:
         hooked.to_standard_module()
         for parameter in ordered:
             parameter.grad = None
-            del parameter.summed_grad
+            parameter.__dict__.pop("summed_grad", None)
+
+
+def _backward(hooked: nn.Module, part: Examples) -> Tensor:
+    """Returns the sum of the losses; the gradient of each example is then in the parameters."""
+    x = part.x.detach()
+    if x.is_floating_point():
+        x.requires_grad_()
+    with torch.enable_grad(), warnings.catch_warnings():
+        # Of layers whose input has no gradient: whole numbers, or what a frozen layer made.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        loss = functional.cross_entropy(hooked(x), part.y, reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the parameters that are not frozen, by name."""
+    return {name: one for name, one in model.named_parameters() if one.requires_grad}
+
+
+def trained_numbers(model: nn.Module) -> Tensor | None:
+    """Returns 1 for each number of the model's vector that is trained and 0 for others, [P] bool.
+
+    None where all are.
+    """
+    layout, there = Layout.of(model), trained_parameters(model)
+    if set(layout.names) <= set(there):
+        return None
+    mask = torch.zeros(layout.total, dtype=torch.bool, device=next(model.parameters()).device)
+    for name, place in layout.unflatten(mask).items():
+        place.fill_(name in there)
+    return mask
 
 
 def check_layers(model: nn.Module) -> None:

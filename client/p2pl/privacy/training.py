@@ -12,12 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from p2pl.data.examples import Source
+from p2pl.data.examples import Examples, Source
 from p2pl.errors import ModelError, PrivacyError, TrainingDiverged, wrong
 from p2pl.learning.train import OnStep, Start, Trained, advance
+from p2pl.learning.weights import flatten
 from p2pl.privacy import noise
 from p2pl.privacy.accountant import Accountant, check_batch
-from p2pl.privacy.clipping import Clipped, check_layers, clipped_gradients, has_closed_form
+from p2pl.privacy.clipping import (
+    Clipped,
+    check_layers,
+    clipped_gradients,
+    has_closed_form,
+    trained_numbers,
+)
 from p2pl.privacy.probe import PrivateProbe
 from p2pl.protocol.session import Training
 
@@ -81,11 +88,13 @@ class PrivateTraining:
         rate = check_batch(training.batch_size, len(examples))
         steps = self.accountant.charge(rate, steps_a_round(training, len(examples)))
         vector, state = start.vector.clone(), start.optimizer
-        drawn, loss = 0, 0.0
+        drawn, loss, trained = 0, 0.0, trained_numbers(model)
         with clipped_gradients(model, closed_form=self.closed_form) as clipped:
             for done in range(steps):
                 rows = noise.poisson_sample(len(examples), rate)
                 gradient, batch_loss = self._step(clipped, vector, examples, rows, training)
+                if trained is not None:
+                    gradient = gradient * trained  # what is frozen gets no noise either
                 vector, state = advance(vector, gradient, state, training)
                 drawn += len(rows)
                 loss += batch_loss
@@ -142,20 +151,35 @@ def check_clip(clip: float) -> float:
 def check_model(model: nn.Module, shape: tuple[int, ...]) -> None:
     """Checks that each example has a gradient of its own in this model.
 
+    The model is tried on two inputs that have nothing to do with anybody's data.
+
     Args:
         model: any; it is in evaluation mode afterwards.
         shape: of one input, without the batch.
 
     Raises:
-        ModelError: what the model makes of one example depends on others in the batch.
+        ModelError: what the model makes of one example depends on others in the batch, or a layer
+            is none that private training knows.
     """
     if not has_closed_form(model):
         check_layers(model)
     device = next(model.parameters()).device
-    probe = torch.linspace(-1, 1, 2 * math.prod(shape), device=device).view(2, *shape)
-    model.eval()
-    with torch.no_grad():
-        together, alone = model(probe)[:1], model(probe[:1])
+    # From 0 to 1, as inputs are: a layer that looks numbers up in a table finds them there.
+    probe = torch.linspace(0, 1, 2 * math.prod(shape), device=device).view(2, *shape)
+    batch = Examples(probe, torch.zeros(2, dtype=torch.int64, device=device))
+    try:
+        with clipped_gradients(model) as clipped:
+            clipped(flatten(model), batch, DEFAULT_CLIP)
+        model.eval()
+        with torch.no_grad():
+            together, alone = model(probe)[:1], model(probe[:1])
+    except ModelError:
+        raise
+    except Exception as fault:  # whatever somebody's model, or Opacus of it, may raise
+        raise ModelError(
+            f"model, for private training: {type(fault).__name__}: {fault}; allowed: layers of "
+            "which Opacus knows how to have the gradient of each example"
+        ) from fault
     if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
         raise ModelError(
             "model, for private training: what it makes of one example depends on the others in "

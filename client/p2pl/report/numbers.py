@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from p2pl.errors import RunDirError, wrong
 from p2pl.report.classes import ClassScore, class_scores, macro_score
-from p2pl.run.log import LoggedRun, PeerId, RoundEntry
+from p2pl.run.log import LoggedRun, PeerId, RoundEntry, ScoredOn
 from p2pl.run.presence import PeerChurn, churn_of
 
 
@@ -67,6 +67,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     trust: dict[PeerId, dict[PeerId, float]]  # [by][given to], when last met
     rejections: tuple[Rejection, ...]
     churn: tuple[PeerChurn, ...]  # who came and went, the least steady first
+    test_sets: tuple[ScoredOn, ...]  # what the models were scored on, each different one once
     pictures: dict[str, str]  # kind -> file name
 
 
@@ -94,8 +95,15 @@ def numbers_of(runs: Sequence[LoggedRun]) -> Numbers:
         trust={run.peer_id: row for run in runs if (row := trust_when_last_met(run.rounds))},
         rejections=tuple(found for run in runs for found in _rejections(run)),
         churn=churn_of(runs),
+        test_sets=_test_sets(runs),
         pictures={},
     )
+
+
+def _test_sets(runs: Sequence[LoggedRun]) -> tuple[ScoredOn, ...]:
+    """Returns what the runs were scored on, each different one once."""
+    known = [run.summary.test_set for run in runs if run.summary and run.summary.test_set]
+    return tuple(dict.fromkeys(known))
 
 
 def final_accuracy(run: LoggedRun) -> float | None:
@@ -112,11 +120,12 @@ def final_accuracy(run: LoggedRun) -> float | None:
 def summed_confusion(runs: Sequence[LoggedRun]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Returns the names of the classes and the sum of the runs' confusion matrices, [C, C].
 
-    The classes of runs that do not name them are named by their numbers; C is 0 where no run has a
-    confusion matrix.
+    Classes are added up by name. Those of runs that do not name them are named by their numbers; C
+    is 0 where no run has a confusion matrix.
 
     Raises:
-        RunDirError: the matrices are of different sizes, or one is not a square.
+        RunDirError: the matrices are of different sizes, one is not a square, or two runs have
+            other classes.
     """
     total: NDArray[np.float64] = np.zeros((0, 0))
     labels: tuple[str, ...] = ()
@@ -133,8 +142,16 @@ def summed_confusion(runs: Sequence[LoggedRun]) -> tuple[tuple[str, ...], NDArra
                     allowed=f"{size} rows of {size}",
                 )
             )
-        total = np.asarray(rows, dtype=np.float64) + (total if len(total) else 0)
-        labels = labels or (names if len(names) == size else ())
+        names = names if len(names) == size else ()
+        labels = labels or names
+        if set(names or labels) != set(labels):
+            allowed = f"{', '.join(labels)}, as in the runs before it"
+            hint = "their peers gave one number to different classes: name them in task.labels"
+            what = f"{run.directory}: classes"
+            raise RunDirError(wrong(what, got=", ".join(names), allowed=allowed, hint=hint))
+        order = [names.index(label) for label in labels] if names else list(range(size))
+        matrix = np.asarray(rows, dtype=np.float64)[np.ix_(order, order)]
+        total = matrix + (total if len(total) else 0)
     return labels or tuple(str(index) for index in range(len(total))), total
 
 

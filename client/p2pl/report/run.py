@@ -17,6 +17,7 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 
 from p2pl.errors import InputError, RunDirError, wrong
+from p2pl.metric import figure
 from p2pl.report import plots
 from p2pl.report.folder import (
     NUMBERS_FILE,
@@ -36,7 +37,7 @@ from p2pl.report.numbers import (
 )
 from p2pl.report.tables import Rows, class_rows, markdown_table, markdown_text, terminal_table
 from p2pl.run.log import LoggedRun, PeerId, read_run
-from p2pl.terminal import SHORT_ID_CHARS, duration, figure, percent, visible
+from p2pl.terminal import SHORT_ID_CHARS, duration, percent, visible
 
 TERMINAL_COLUMNS = ("peer", "state", "rounds", "accuracy", "before mixing", "received", "sent")
 CAPTIONS = {
@@ -264,6 +265,7 @@ def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
             f"best {percent(spread.best)})."
         )
     parts += ["## Peers", markdown_table(*_peer_rows(numbers, names)), ACCURACY_CAPTION]
+    parts += [f"Scored on {one.said}." for one in numbers.test_sets]
     parts += _merged_on(numbers, names)
     for kind, file in numbers.pictures.items():
         parts += [f"## {kind.capitalize()}", f"![{kind}]({file})", CAPTIONS[kind]]

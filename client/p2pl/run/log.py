@@ -107,6 +107,34 @@ class RoundEntry(_Record, frozen=True):
     trust_epsilon: float | None = None  # by asking examples held back; it does not add to the other
 
 
+class ScoredOn(_Record, frozen=True):
+    """What a model is scored on.
+
+    Attributes:
+        source: `given`: it came with the data; `drawn`: a share of the peer's data, which it does
+            not train on; `validation`: there is none, and what is held back stands in for it.
+        examples: how many.
+        share: of the data, where it was drawn.
+    """
+
+    source: Literal["given", "drawn", "validation"]
+    examples: Count
+    share: float | None = None
+
+    @property
+    def said(self) -> str:
+        """What it is, in words: 114 examples of a test set that came with the data."""
+        if self.source == "given":
+            return f"{self.examples} examples of a test set that came with the data"
+        if self.source == "drawn":
+            share = f"a share of {self.share:g}" if self.share else "a part"
+            return f"{self.examples} examples, {share} of the data, drawn at random"
+        return (
+            f"{self.examples} examples held back for validation, on which trust is learned too: "
+            "there is no test set"
+        )
+
+
 class Summary(_Record, frozen=True):
     """How a run ended."""
 
@@ -130,6 +158,7 @@ class Summary(_Record, frozen=True):
     samples: Count | None = None  # of its own, to train on
     labels: tuple[str, ...] = ()  # class names, in the order of their numbers
     confusion: tuple[tuple[Count, ...], ...] = ()  # [true class][predicted class], test samples
+    test_set: ScoredOn | None = None  # None: the trainer alone knows what it scores on
 
 
 @dataclass(frozen=True, slots=True)

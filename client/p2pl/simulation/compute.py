@@ -82,7 +82,8 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)
-    stack = Stack(model_of(learners), own_part(learners[0]).whole, threads)
+    trainer = torch_trainer(learners[0])
+    stack = Stack(trainer.model, own_part(learners[0]).whole, threads) if stackable else None
     tried = learners[:TRIED_PEERS]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
@@ -320,7 +321,7 @@ def _seconds(work: Callable[[], None], threads: int, clock: Clock) -> float:
     return min(took)
 
 
-def _try(kind: str, stack: Stack, learners: Sequence[Learner]) -> None:
+def _try(kind: str, stack: Stack | None, learners: Sequence[Learner]) -> None:
     """Does a few steps of some peers' training; what they make is thrown away."""
     objective = torch_trainer(learners[0]).objective
     training = msgspec.structs.replace(learners[0].session.training, local_epochs=1)
@@ -330,7 +331,7 @@ def _try(kind: str, stack: Stack, learners: Sequence[Learner]) -> None:
         Job(start, part.part(torch.arange(min(count, len(part)))), seeded("", "", 0, "try"))
         for part in map(own_part, learners)
     ]
-    if kind == "stacked":
+    if stack and kind == "stacked":
         stack.train(jobs, training)
     else:
         for job in jobs:

@@ -285,7 +285,7 @@ def _offers(
 def _serve(index: int, learner: Learner, vector: Tensor, notes: bytes) -> PeerModel | str:
     """Returns what others get of a peer's parameters once they travelled; or why it is refused."""
     try:
-        received = learner.codec.decode(learner.codec.encode(vector))
+        received = learner.at_home(learner.codec.decode(learner.codec.encode(vector)), vector)
     except FrameError as fault:
         return str(fault)
     return PeerModel(index, learner.samples, received, notes)

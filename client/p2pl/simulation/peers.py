@@ -12,8 +12,11 @@ from p2pl.errors import DataError, wrong
 from p2pl.learner import Learner
 from p2pl.learning import models, precision
 from p2pl.learning.flower import Clients, FlowerTrainer
+from p2pl.learning.optimizers import is_simple
+from p2pl.learning.task import task_of
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import trains_in
+from p2pl.learning.trial import check_on
 from p2pl.privacy.policy import Wanted, check_task, private_training
 from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.privacy.training import check_model
@@ -60,6 +63,8 @@ def peers_of(
         Learner.of(session, names[peer], model, mine, test)
         for peer, mine in enumerate(_shares(setup, train))
     )
+    first = torch_trainer(learners[0])
+    check_on(first.objective, first.own)  # all peers have the same model
     if setup.privacy is None:
         return learners
     check_task(session)
@@ -76,7 +81,14 @@ def torch_trainer(learner: Learner) -> TorchTrainer:
 def is_stackable(learner: Learner) -> bool:
     """Returns whether peers like this one can be computed all together, step by step."""
     # Not a subclass: its `fit` or its `judge` does something else.
-    return type(learner.trainer) is TorchTrainer and learner.trainer.task.is_stackable
+    trainer = learner.trainer
+    if type(trainer) is not TorchTrainer or not trainer.task.is_stackable:
+        return False
+    own = trainer.own
+    if not isinstance((own.whole if isinstance(own, Part) else own).x, torch.Tensor):
+        return False
+    layout = trainer.layout
+    return layout.is_plain and not layout.tied and is_simple(learner.session.training)
 
 
 def own_part(learner: Learner) -> Part:
@@ -108,8 +120,10 @@ def _shares(setup: Setup, train: Examples) -> list[Source]:
     """Returns the data of each peer."""
     if setup.baseline == "centralised":
         return [train.part(torch.arange(len(train)))]
-    divide = partition.parse(setup.partition)
-    parts = divide(train.y.cpu().numpy(), setup.peers, setup.seeded_partition)
+    divide, labels = partition.parse(setup.partition), train.y
+    if setup.partition.partition(":")[0] in partition.BY_CLASS:
+        labels = task_of(setup.session.task).groups(train.y)
+    parts = divide(labels.cpu().numpy(), setup.peers, setup.seeded_partition)
     return [
         spoilt(setup, peer, train.part(torch.from_numpy(rows))) for peer, rows in enumerate(parts)
     ]

@@ -194,9 +194,11 @@ def mix_at_the_leader(
         if peer == leader:
             mixed.append(made)
         elif leader < setup.honest:
-            mixed.append(Mixed(travelled, {chief.peer_id: 1.0}, {}, remembered))
+            whole = learners[peer].at_home(travelled, vectors[peer])
+            mixed.append(Mixed(whole, {chief.peer_id: 1.0}, {}, remembered))
         elif lie is not None:
-            mixed.append(Mixed(lie.vector, {chief.peer_id: 1.0}, {}, remembered))
+            whole = learners[peer].at_home(lie.vector, vectors[peer])
+            mixed.append(Mixed(whole, {chief.peer_id: 1.0}, {}, remembered))
         else:
             mixed.append(Mixed(vectors[peer], {learners[peer].peer_id: 1.0}, {}, remembered))
     return mixed

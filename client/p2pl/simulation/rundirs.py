@@ -4,12 +4,14 @@ OUT/seed-K/peer-I/ for each seed and peer, and OUT/simulation.json with what `--
 """
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
+from p2pl.data.load import Data
 from p2pl.errors import InputError, wrong
 from p2pl.run.files import write_atomically
-from p2pl.run.log import MODEL_FILE, Marker, RunLog, Summary
+from p2pl.run.log import MODEL_FILE, Marker, RunLog, ScoredOn, Summary
 from p2pl.simulation.engine import Result
 
 NUMBERS_FILE = "simulation.json"
@@ -30,14 +32,14 @@ def check_out(out: Path) -> None:
         )
 
 
-def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) -> None:
+def write_seed(result: Result, out: Path, name: str, data: Data | None) -> None:
     """Writes one seed's run directories.
 
     Args:
         result: of the seed.
         out: the simulation's directory.
         name: of the session.
-        labels: class names; () where nobody gave any.
+        data: that the peers share; None: they have their own.
 
     Raises:
         InputError: something cannot be written.
@@ -74,10 +76,20 @@ def write_seed(result: Result, out: Path, name: str, labels: tuple[str, ...]) ->
                     samples=learner.trainer.own_samples,
                     epsilon=spent.epsilon if spent else None,
                     trust_epsilon=spent.trust_epsilon if spent else None,
-                    labels=labels,
+                    labels=data.labels if data else (),
                     confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
+                    test_set=_test_set(data),
                 )
             )
+
+
+def _test_set(data: Data | None) -> ScoredOn | None:
+    """Returns what all peers are scored on."""
+    if data is None or data.test is None:
+        return None
+    share = data.test_share
+    source: Literal["given", "drawn"] = "given" if share is None else "drawn"
+    return ScoredOn(source=source, examples=len(data.test), share=share)
 
 
 def write_numbers(out: Path, figures: object) -> None:

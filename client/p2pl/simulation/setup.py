@@ -13,6 +13,7 @@ from p2pl.attacks.kinds import Attack
 from p2pl.data import partition
 from p2pl.errors import InputError, wrong
 from p2pl.learning import checkpoint, precision
+from p2pl.learning.optimizers import check_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import Change, Session, SessionFile, Spec, changed
 from p2pl.seeds import seeded
@@ -138,6 +139,7 @@ def check(setup: Setup) -> None:
     precision.check(setup.precision, private=setup.privacy is not None)
     if setup.privacy is not None:
         check_session(setup.session, setup.privacy)
+        check_private(setup.session.training)
     if setup.peer_ids and len(set(setup.peer_ids)) != setup.peers:
         raise InputError(
             wrong("peer ids", got=f"{len(set(setup.peer_ids))} different", allowed=str(setup.peers))

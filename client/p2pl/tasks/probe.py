@@ -24,6 +24,7 @@ from p2pl.data.examples import Source
 from p2pl.learning.channels import are_convolved, channels_last
 from p2pl.learning.evaluate import IMAGE_BATCH_EXAMPLES
 from p2pl.learning.judge import SHARE
+from p2pl.learning.objective import arguments_of
 from p2pl.learning.weights import Layout
 
 PROBE_EXAMPLES = 512  # resolve a harm of 0.003; more only costs time
@@ -47,7 +48,8 @@ class Probe:
         images = are_convolved(part, model)
         if images:
             part = channels_last(part)
-        self._inputs = torch.split(part.x, IMAGE_BATCH_EXAMPLES if images else most)
+        size = IMAGE_BATCH_EXAMPLES if images else most
+        self._inputs = [arguments_of(batch.x) for batch in part.batches(size)]
         self._y = part.y
         held = torch.bincount(part.y)
         weight = 1 / (held + FEW_EXAMPLES)[part.y]
@@ -78,8 +80,9 @@ class Probe:
 
     def _scores(self, vector: Tensor) -> Tensor:
         """Returns the scores before the softmax, [n, C]."""
+        self._model.eval()  # no layer looks at the batch, and none is left out by chance
         parameters = self._layout.unflatten(vector)
-        return torch.cat([functional_call(self._model, parameters, x) for x in self._inputs])
+        return torch.cat([functional_call(self._model, parameters, *x) for x in self._inputs])
 
     def _right(self, scores: Tensor) -> Tensor:
         """Returns the probability of each example's right class, [n]."""

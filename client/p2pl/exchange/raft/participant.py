@@ -346,6 +346,7 @@ class Participant:
         try:
             coming = collect(self.node, notice.leader, reply.blob, reply.lock_key)
             vector = await self.while_current(notice, coming)
+            vector = self.node.learner.at_home(vector, self.state.weights)
         except (PullError, FrameError) as fault:
             self.node.events.said(f"the leader's model did not come: {fault}")
             await self.bell.wait(POLL_S)

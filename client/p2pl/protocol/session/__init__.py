@@ -17,12 +17,14 @@ from p2pl.protocol.session.metainfo import (
     decode,
 )
 from p2pl.protocol.session.schema import (
+    BYTES,
     FORMAT_VERSION,
     MAX_NAME_CHARS,
     MAX_TRACKERS,
     MAX_URL_CHARS,
     Argument,
     Change,
+    Column,
     Exchange,
     Gossip,
     Mixing,
@@ -31,7 +33,9 @@ from p2pl.protocol.session.schema import (
     Raft,
     Session,
     Spec,
+    Table,
     Task,
+    Text,
     Training,
     Wire,
     as_dict,
@@ -39,10 +43,12 @@ from p2pl.protocol.session.schema import (
     check,
     check_trackers,
     read_spec,
+    read_toml,
     spec_of,
 )
 
 __all__ = [
+    "BYTES",
     "FORMAT_VERSION",
     "MAX_CHECKPOINT_BYTES",
     "MAX_NAME_CHARS",
@@ -53,6 +59,7 @@ __all__ = [
     "Argument",
     "Change",
     "Checkpoint",
+    "Column",
     "Exchange",
     "Gossip",
     "Mixing",
@@ -62,7 +69,9 @@ __all__ = [
     "Session",
     "SessionFile",
     "Spec",
+    "Table",
     "Task",
+    "Text",
     "Training",
     "Wire",
     "as_dict",
@@ -72,5 +81,6 @@ __all__ = [
     "decimal",
     "decode",
     "read_spec",
+    "read_toml",
     "spec_of",
 ]

@@ -5,6 +5,7 @@ A person writes them in TOML (`Spec`); what is hashed into the session id is the
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -14,20 +15,26 @@ from msgspec import Meta
 
 from p2pl.errors import SessionFileError, wrong
 from p2pl.protocol.raft.bootstrap import MAX_MEMBERS
+from p2pl.protocol.session.optimizers import OWN, check_arguments
 
 FORMAT_VERSION = 1
 MAX_NAME_CHARS = 100
 MAX_TRACKERS = 64
 MAX_URL_CHARS = 2048
+MAX_COLUMNS = 4_096
+MAX_CATEGORIES = 10_000
+BYTES = 257  # tokens where they are bytes: all of these, and the end of a text
+MAX_SIDE = 65_536  # numbers in an example, along one dimension
+GAPS = ("NA", "N/A", "NaN", "nan", "NULL", "null")  # for a missing value, as an empty cell
+MAX_CLASSES = 100_000
+MAX_TOKENS = 1_000_000  # chosen: the largest vocabularies in use have a quarter of it
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME_CHARS)]
 Label = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
-Side = Annotated[int, Meta(ge=1, le=65_536)]
-Scalar: TypeAlias = (
-    Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-    | Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]  # finite
-    | str
-)
+Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
+Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+Scalar: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Finite | str
 # A setting that p2pl itself does not know: of a task, a model, a mixing rule or a kind of exchange
 # that somebody brings. 1 and 1.0 are two values, and make two sessions.
 Argument: TypeAlias = Scalar | tuple[Scalar, ...]
@@ -54,12 +61,31 @@ class Task(_Section, frozen=True):
     input: Annotated[
         tuple[Side, ...], Meta(min_length=1, max_length=4)
     ]  # e.g. (1, 28, 28): C, H, W
-    classes: Annotated[int, Meta(ge=2, le=100_000)]
-    labels: tuple[Label, ...] = ()  # class names, in the order of their numbers; () = numbers only
+    # Of which one holds for an input or a pixel, or is a text's next token; 0 = there are none.
+    classes: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] = 0
+    # Names of the classes or, where there are none, of the outputs; () = numbers only.
+    labels: tuple[Label, ...] = ()
     mean: tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...] = ()  # by channel, of inputs in 0..1
     std: tuple[Annotated[float, Meta(gt=0, le=1e6)], ...] = ()  # () = inputs are left in 0..1
     kind: Name = "classification"
     arguments: dict[Name, Argument] = {}
+    # Numbers that a model gives where there are no classes: one a label, or a target; 0 = classes.
+    outputs: Annotated[int, Meta(ge=0, le=MAX_CLASSES)] = 0
+    metrics: tuple[Label, ...] = ()  # what is measured, the primary metric first; () = the kind's
+    unit: Annotated[str, Meta(max_length=MAX_NAME_CHARS)] = ""  # of the targets of `regression`
+    # Of `regression`: a model gives (target - mean) / std, and metrics are of targets as they are.
+    target_mean: tuple[Finite, ...] = ()  # one, or one an output; () = 0
+    target_std: tuple[Positive, ...] = ()  # likewise; () = 1
+
+    @property
+    def width(self) -> int:
+        """How many numbers a model gives for an input, a pixel or a token; 0: not known."""
+        return self.classes or self.outputs
+
+    # How an image of another size comes to the size of `input`: not at all, squeezed into it, whole
+    # with black around it, or by its middle.
+    resize: Literal["none", "stretch", "pad", "crop"] = "none"
+    colour: Literal["keep", "convert"] = "keep"  # of images: grey for colour, white for transparent
 
 
 class Model(_Section, frozen=True):
@@ -69,18 +95,90 @@ class Model(_Section, frozen=True):
     arguments: dict[Name, Argument] = {}
 
 
+class Column(_Section, frozen=True):
+    """One column of a table, and how a value of it becomes numbers."""
+
+    name: Label
+    kind: Literal["numeric", "categorical"] = "numeric"
+    mean: Annotated[float, Meta(ge=-1e30, le=1e30)] = 0.0  # of a numeric one: (value - mean) / std
+    std: Annotated[float, Meta(gt=0, le=1e30)] = 1.0
+    # Of a categorical one: the values that there are, each a number that is 1 or 0, in this order.
+    categories: Annotated[tuple[Label, ...], Meta(max_length=MAX_CATEGORIES)] = ()
+    # What a gap is: zero: 0, which is the mean, and no category; indicator: the same, and a number
+    # behind the column's others that is 1 where there is a gap; refused: a fault of the file.
+    missing: Literal["zero", "indicator", "refused"] = "zero"
+
+    @property
+    def width(self) -> int:
+        """How many numbers a value becomes."""
+        values = len(self.categories) if self.kind == "categorical" else 1
+        return values + (self.missing == "indicator")
+
+
+class Table(_Section, frozen=True):
+    """Which columns peers' tables must have; each row becomes one vector, in this order."""
+
+    target: Label | Annotated[tuple[Label, ...], Meta(min_length=1, max_length=MAX_COLUMNS)]
+    columns: Annotated[tuple[Column, ...], Meta(min_length=1, max_length=MAX_COLUMNS)]
+    gaps: Annotated[
+        tuple[Annotated[str, Meta(max_length=MAX_NAME_CHARS)], ...], Meta(max_length=100)
+    ] = GAPS
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns that are to be predicted."""
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row becomes."""
+        return sum(column.width for column in self.columns)
+
+
+class Text(_Section, frozen=True):
+    """How texts become rows of tokens, for the task `language`."""
+
+    length: Side  # tokens in an input; the target is the input moved on by one
+    column: Label = "text"  # of a CSV or parquet file
+    # SHA-256 of a file of the library `tokenizers`; "" = tokens are bytes, and 256 ends a text.
+    tokenizer: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    end: Annotated[str, Meta(max_length=MAX_NAME_CHARS)] = ""  # the token that ends a text, if any
+
+
 class Training(_Section, frozen=True):
     """Local work between two swaps."""
 
     learning_rate: Rate
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    momentum: Fraction = 0.0  # SGD only
+    # p2pl's own two, or one of torch's, by its name there.
+    optimizer: Literal[
+        "sgd",
+        "adam",
+        "SGD",
+        "Adam",
+        "AdamW",
+        "NAdam",
+        "RAdam",
+        "Adamax",
+        "Adagrad",
+        "Adadelta",
+        "RMSprop",
+    ] = "sgd"
+    arguments: dict[Name, Argument] = {}  # of torch's optimizer, e.g. beta2, eps
+    momentum: Fraction = 0.0  # `sgd` only
     quasi_global: bool = False  # momentum follows what mixing made of each round: for skewed labels
     weight_decay: Annotated[float, Meta(ge=0, le=1)] = 0.0
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 64
     local_epochs: Annotated[int, Meta(ge=1, le=1_000)] = 1
     validation_share: Annotated[float, Meta(ge=0.05, le=0.5)] = 0.2  # of a peer's own data
-    schedule: Literal["constant", "cosine"] = "constant"  # of the rate, over the session's rounds
+    # Of the rate, over the session's rounds.
+    schedule: Literal["constant", "cosine", "linear", "step", "one-cycle"] = "constant"
+    rate_warmup_rounds: Annotated[int, Meta(ge=0, le=100_000)] = 0  # it rises before the schedule
+    step_rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 10  # of schedule `step`
+    step_factor: Annotated[float, Meta(gt=0, le=1)] = 0.1  # the rate's, after so many rounds
+    clip_norm: Annotated[float, Meta(gt=0, le=1e6)] | None = None  # of a step's gradient, at most
+    accumulate: Annotated[int, Meta(ge=1, le=4_096)] = 1  # batches a step
+    # Of layers like BatchNorm: "local" keeps them at home, parameters and running statistics.
+    buffers: Literal["mix", "local"] = "mix"
 
 
 class Gossip(_Section, frozen=True):
@@ -172,6 +270,8 @@ class Session(_Section, frozen=True):
     mixing: Mixing = Mixing()
     wire: Wire = Wire()
     privacy: Privacy = Privacy()
+    table: Table | None = None  # None: the data are no table
+    text: Text | None = None  # None: they are no text
     version: Literal[1] = 1
 
 
@@ -187,6 +287,8 @@ class Spec(_Section, frozen=True):
     mixing: Mixing = Mixing()
     wire: Wire = Wire()
     privacy: Privacy = Privacy()
+    table: Table | None = None
+    text: Text | None = None
     comment: Annotated[str, Meta(max_length=2_000)] = ""
     url_list: tuple[str, ...] = ()  # where the checkpoint may be had (BEP 19)
 
@@ -205,9 +307,27 @@ class Spec(_Section, frozen=True):
             mixing=self.mixing,
             wire=self.wire,
             privacy=self.privacy,
+            table=self.table,
+            text=self.text,
         )
         check(session)
         return session
+
+
+def _followed(spec: Spec, written: Mapping[str, Any]) -> Task:
+    """Returns the task of a spec, with what follows from its table or its text.
+
+    Args:
+        spec: with whatever stood there for it.
+        written: the fields that the person wrote.
+    """
+    task, text = spec.task, spec.text
+    if "input" not in written:
+        width = spec.table.width if spec.table else text.length if text else 1
+        task = msgspec.structs.replace(task, input=(width,))
+    if "classes" not in written and text is not None and not text.tokenizer:
+        task = msgspec.structs.replace(task, classes=BYTES)
+    return task
 
 
 def read_spec(toml: str) -> Spec:
@@ -216,23 +336,39 @@ def read_spec(toml: str) -> Spec:
     Raises:
         SessionFileError: it is not TOML, or a key is missing, unknown or out of range.
     """
+    return spec_of(read_toml(toml))
+
+
+def read_toml(toml: str) -> dict[str, Any]:
+    """Returns the tables of a spec as they are written, unchecked.
+
+    Raises:
+        SessionFileError: it is not TOML.
+    """
     import tomllib
 
     try:
-        raw = tomllib.loads(toml)
+        return tomllib.loads(toml)
     except tomllib.TOMLDecodeError as fault:
         raise SessionFileError(f"the spec is not valid TOML: {fault}") from fault
-    return spec_of(raw)
 
 
 def spec_of(raw: Mapping[str, Any]) -> Spec:
     """Returns the spec in a dictionary of the tables that a TOML file would have.
 
+    `task.input` may be left out where it follows from a table or a text, and so may `task.classes`
+    where tokens are bytes.
+
     Raises:
         SessionFileError: a key is missing, unknown or out of range.
     """
     renamed = {("url_list" if key == "url-list" else key): value for key, value in raw.items()}
+    task, form = renamed.get("task"), {"table", "text"} & set(renamed)
+    written = dict(task) if form and isinstance(task, Mapping) else {"input": ()}
+    if "input" not in written:
+        renamed["task"] = {**written, "input": [1]}  # until it is known
     spec = convert(renamed, Spec, strict=True)
+    spec = msgspec.structs.replace(spec, task=_followed(spec, written))
     for url in spec.url_list:
         check_url("url-list", url)
     spec.session()
@@ -281,17 +417,28 @@ def _put(raw: dict[str, Any], table: object, path: list[str], value: object) -> 
         raw, table = raw.setdefault(part, {}), getattr(table, part)
 
 
+# What the kinds of p2pl need and allow, as the least and the most of a number, or of its values;
+# a kind that is not named has none of it. A kind that somebody brings may use them all.
+KINDS = ("classification", "language", "multilabel", "regression", "segmentation")
+_OF_KINDS: Mapping[str, Mapping[str, tuple[int, int]]] = {
+    "classes": {
+        "classification": (2, MAX_CLASSES),
+        "segmentation": (2, MAX_CLASSES),
+        "language": (2, MAX_TOKENS),
+    },
+    "outputs": {"multilabel": (1, MAX_CLASSES), "regression": (1, MAX_CLASSES)},
+    "unit": {"regression": (0, MAX_NAME_CHARS)},
+    "target_mean": {"regression": (0, MAX_CLASSES)},
+    "target_std": {"regression": (0, MAX_CLASSES)},
+    "mean": {kind: (0, MAX_CLASSES) for kind in KINDS if kind != "language"},  # tokens have none
+    "std": {kind: (0, MAX_CLASSES) for kind in KINDS if kind != "language"},
+}
+
+
 def check(session: Session) -> None:
     """Raises SessionFileError where two fields that are each allowed contradict each other."""
     task, exchange = session.task, session.exchange
-    if task.labels and len(task.labels) != task.classes:
-        raise SessionFileError(
-            wrong(
-                "task.labels", got=f"{len(task.labels)} names", allowed=f"none, or {task.classes}"
-            )
-        )
-    if len(set(task.labels)) != len(task.labels):
-        raise SessionFileError("task.labels: a name stands there twice; allowed: each once")
+    _check_task(task)
     if len(task.mean) != len(task.std) or len(task.mean) not in (0, 1, task.input[0]):
         raise SessionFileError(
             wrong(
@@ -300,6 +447,7 @@ def check(session: Session) -> None:
                 allowed=f"both empty, both 1, or both {task.input[0]} (one a channel)",
             )
         )
+    _check_images(task)
     if exchange.min_peers > 1 and exchange.cohort == 0:
         raise SessionFileError(
             wrong(
@@ -307,6 +455,10 @@ def check(session: Session) -> None:
             )
         )
     _check_training(session)
+    if session.text is not None:
+        _check_text(session)
+    if session.table is not None:
+        _check_table(session.task, session.table)
     if session.mixing.rule == "age" and exchange.kind != "gossip":
         raise SessionFileError(
             wrong("exchange.kind, with mixing.rule age", got=exchange.kind, allowed="gossip")
@@ -316,6 +468,126 @@ def check(session: Session) -> None:
     if session.privacy.required and session.privacy.max_epsilon is None:
         raise SessionFileError(
             "privacy.max_epsilon: missing; required where privacy.required is true"
+        )
+
+
+def _check_images(task: Task) -> None:
+    is_image = len(task.input) == 3 and task.input[0] in (1, 3)
+    if not is_image and (task.resize, task.colour) != ("none", "keep"):
+        raise SessionFileError(
+            wrong(
+                "task.input, with task.resize or task.colour",
+                got=task.input,
+                allowed="images as (channels, height, width), with 1 channel or 3",
+            )
+        )
+
+
+def _check_table(task: Task, table: Table) -> None:
+    names = Counter([*table.targets, *(column.name for column in table.columns)])
+    twice, times = names.most_common(1)[0]
+    if times > 1:
+        raise SessionFileError(
+            wrong("table: columns and target", got=twice, allowed="each name once in all")
+        )
+    for column in table.columns:
+        _check_column(column, table.gaps)
+    if task.input != (table.width,) or table.width > MAX_SIDE:
+        raise SessionFileError(
+            wrong(
+                "task.input, with a table",
+                got=task.input,
+                allowed=f"({table.width},), which follows from its columns; at most {MAX_SIDE}",
+                hint="leave task.input out of the TOML file",
+            )
+        )
+    if task.kind in ("language", "segmentation"):
+        allowed = "classification, regression, multilabel, or a kind of your own"
+        raise SessionFileError(wrong("task.kind, with a table", got=task.kind, allowed=allowed))
+    if len(table.targets) != (task.outputs or 1):
+        raise SessionFileError(
+            wrong(
+                "table.target",
+                got=f"{len(table.targets)} columns",
+                allowed=f"{task.outputs}, the session's task.outputs" if task.outputs else "1",
+            )
+        )
+    if task.mean:
+        raise SessionFileError("task.mean: not allowed with a table, whose columns have their own")
+
+
+def _check_text(session: Session) -> None:
+    task, text = session.task, session.text
+    assert text is not None
+    if session.table is not None:
+        raise SessionFileError("text: not allowed with a table; leave one of them out")
+    if task.kind in KINDS and task.kind != "language":
+        raise SessionFileError(wrong("task.kind, with text", got=task.kind, allowed="language"))
+    if task.input != (text.length,):
+        allowed = f"({text.length},), the session's text.length"
+        raise SessionFileError(wrong("task.input, with text", got=task.input, allowed=allowed))
+    if not text.tokenizer and (task.classes != BYTES or text.end):
+        raise SessionFileError(
+            wrong(
+                "task.classes and text.end, where tokens are bytes",
+                got=(task.classes, text.end),
+                allowed=f"{BYTES}: 256 bytes and the end of a text; and no text.end",
+            )
+        )
+
+
+def _check_column(column: Column, gaps: Sequence[str]) -> None:
+    where, is_numeric = f"table.columns: {column.name!r}", column.kind == "numeric"
+    if is_numeric == bool(column.categories):
+        allowed = "none, for its kind is numeric" if is_numeric else "at least one category"
+        raise SessionFileError(wrong(where, got=column.categories, allowed=allowed))
+    if not is_numeric and (column.mean, column.std) != (0.0, 1.0):
+        raise SessionFileError(
+            wrong(
+                f"{where}: mean and std",
+                got=(column.mean, column.std),
+                allowed="none: it has categories",
+            )
+        )
+    if len(set(column.categories)) != len(column.categories):
+        raise SessionFileError(f"{where}: a category stands there twice; allowed: each once")
+    if both := sorted(set(column.categories) & set(gaps)):
+        raise SessionFileError(
+            wrong(
+                f"{where}: category", got=both[0], allowed="none of table.gaps, which mean no value"
+            )
+        )
+
+
+def _check_task(task: Task) -> None:
+    """Raises SessionFileError where a task lacks what its kind needs, or has what it does not."""
+    for field, kinds in _OF_KINDS.items():
+        least, most = kinds.get(task.kind, (0, MAX_TOKENS) if task.kind not in KINDS else (0, 0))
+        got = getattr(task, field)
+        if not least <= (got if isinstance(got, int) else len(got)) <= most:
+            allowed = f"{least}..{most}" if most else "none"
+            raise SessionFileError(
+                wrong(f"task.{field}", got=got, allowed=f"{allowed}, with task.kind {task.kind}")
+            )
+    named = task.width or len(task.labels)
+    if len(task.labels) not in (0, named):
+        got = f"{len(task.labels)} names"
+        raise SessionFileError(wrong("task.labels", got=got, allowed=f"none, or {named}"))
+    if len(set(task.labels)) != len(task.labels):
+        raise SessionFileError("task.labels: a name stands there twice; allowed: each once")
+    if len(set(task.metrics)) != len(task.metrics):
+        raise SessionFileError("task.metrics: a name stands there twice; allowed: each once")
+    if not task.unit.isprintable():
+        raise SessionFileError(wrong("task.unit", got=task.unit, allowed="text that can be shown"))
+    if len(task.target_mean) != len(task.target_std) or (
+        len(task.target_mean) not in (0, 1, task.outputs)
+    ):
+        raise SessionFileError(
+            wrong(
+                "task.target_mean and task.target_std",
+                got=f"{len(task.target_mean)} and {len(task.target_std)} values",
+                allowed=f"both empty, both 1, or both {task.outputs} (one an output)",
+            )
         )
 
 
@@ -343,6 +615,16 @@ def _check_raft(exchange: Exchange) -> None:
 
 def _check_training(session: Session) -> None:
     training, exchange = session.training, session.exchange
+    check_arguments(training.optimizer, training.arguments)
+    if training.momentum and training.optimizer not in OWN:  # `adam` takes no notice of it
+        raise SessionFileError(
+            wrong(
+                "training.momentum",
+                got=training.momentum,
+                allowed=f"0 with {training.optimizer}",
+                hint="what torch's optimizers take stands in training.arguments",
+            )
+        )
     if exchange.polish_rounds >= exchange.rounds:
         raise SessionFileError(
             wrong(

@@ -7,15 +7,18 @@ as mathematics.
 
 import io
 import math
-import warnings
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, fontManager, get_font
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#E69F00", "#999999", "#222222"
@@ -25,6 +28,9 @@ DOTS_PER_INCH = 150
 WIDTH_INCHES = 7.5
 MAX_TICKS = 40  # on an axis of names; more and they overlap
 MAX_NAME_CHARS = 18
+FONT = "DejaVu Sans"  # comes with matplotlib
+EMPTY_FONTS = "Last Resort"  # has a box for each letter
+NOTHING = "\u200b"  # a letter without width
 
 Curve: TypeAlias = Sequence[tuple[int, float]]  # (round, value), in the order of the rounds
 Matrix: TypeAlias = NDArray[np.float64]
@@ -77,10 +83,61 @@ def shortened(name: str) -> str:
     return name if len(name) <= MAX_NAME_CHARS else name[: MAX_NAME_CHARS - 1] + "…"
 
 
+def in_legend(name: str) -> str:
+    """Returns the name, cut, as a legend shows it: one that begins with _ would be left out."""
+    return NOTHING + shortened(name) if name.startswith("_") else shortened(name)
+
+
 def png(figure: Figure) -> bytes:
-    """Returns the figure as the bytes of a PNG file."""
+    """Returns the figure as the bytes of a PNG file, every name in it readable."""
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
-        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12)
+    make_readable(figure)
+    figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12)
     return file.getvalue()
+
+
+def make_readable(figure: Figure) -> None:
+    """Gives the texts of a figure fonts that have their letters, as far as some are installed.
+
+    What no font has is written as its number in Unicode, so that two such names can still be told
+    apart.
+    """
+    ticks = {
+        axis: [tick.get_text() for tick in axis.get_ticklabels()]
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+    }
+    texts: list[Any] = figure.findobj(Text)
+    said = "".join([*(text.get_text() for text in texts), *chain.from_iterable(ticks.values())])
+    families, numbers = _fonts_for(set(said) - {"\n"})
+    if len(families) == 1 and not numbers:
+        return
+    for text in texts:
+        if not text.get_text().isascii():
+            text.set_fontfamily(families)
+            text.set_fontweight("normal")  # few of these fonts have another
+            text.set_text(text.get_text().translate(numbers))
+    for axis, names in ticks.items():
+        if not all(name.isascii() for name in names):
+            axis.set_ticklabels([name.translate(numbers) for name in names], fontfamily=families)
+
+
+def _fonts_for(letters: set[str]) -> tuple[list[str], dict[int, str]]:
+    """Returns fonts that together have these letters, and what to write for those that none has."""
+    families = [FONT]
+    missing = letters - _letters(findfont(FONT))
+    for font in fontManager.ttflist if missing else ():
+        found = missing & _letters(font.fname)
+        if found and font.name not in families and not font.name.startswith(EMPTY_FONTS):
+            families.append(font.name)
+            missing -= found
+    return families, {ord(char): f"[{ord(char):X}]" for char in missing}
+
+
+@lru_cache(maxsize=512)
+def _letters(path: str) -> frozenset[str]:
+    """Returns what a font can draw."""
+    try:
+        return frozenset(map(chr, get_font(path).get_charmap()))
+    except (OSError, RuntimeError):  # a font file that cannot be read
+        return frozenset()

@@ -15,6 +15,7 @@ from p2pl.report.plots.canvas import (
     canvas,
     class_colours,
     grid,
+    in_legend,
     legend_beside,
     png,
     shortened,
@@ -146,7 +147,7 @@ def draw_shards(counts: NDArray[np.int64], labels: Sequence[str], *, title: str)
             color=colours[kind],
             edgecolor="white" if peers <= MAX_TICKS else "none",
             linewidth=0.5,
-            label=shortened(label),
+            label=in_legend(label),
         )
         begun += counts[:, kind]
     step = stride(peers)
