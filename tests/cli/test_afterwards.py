@@ -239,3 +239,27 @@ def test_a_table_with_numbers_to_predict_is_scored_and_predicted_in_its_unit(
     shown = of(tmp_path, "evaluate", "run", "--data", "mine.csv").stdout
     assert "all of mine.csv" in shown
     assert " mm" in shown
+    (tmp_path / "new.csv").write_text("colour,width\nred,1.5\nblue,2.5\n")
+    new = list(
+        csv.DictReader(io.StringIO(of(tmp_path, "predict", "run", "--data", "new.csv").stdout))
+    )
+    assert list(new[0]) == ["example", "prediction"]
+    assert len(new) == 2
+    (tmp_path / "bad.csv").write_text("colour,width\ngreen,1.5\n")
+    assert "green" in refused(tmp_path, "predict", "run", "--data", "bad.csv")
+
+
+def test_images_without_classes_are_predicted_by_the_names_of_their_files(
+    runs: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    shown = digits().test
+    assert shown is not None
+    pixels = (shown.read(np.arange(2)) * 255).round().astype(np.uint8)
+    for name, one in zip(("b.png", "a.png"), pixels, strict=True):
+        Image.fromarray(one[0]).save(tmp_path / name)
+    table = of(runs, "predict", "good", "--data", tmp_path).stdout
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["example"] for row in rows] == ["a.png", "b.png"]
+    assert [row["class"] for row in rows] == [str(shown.labels[1]), str(shown.labels[0])]

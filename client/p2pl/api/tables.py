@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import save
@@ -15,7 +15,11 @@ MAX_COLUMNS = 1_000  # of a CSV file; chosen: spreadsheets and people are lost i
 
 
 def write_predictions(
-    path: Path, said: Mapping[str, Tensor], targets: Tensor | None, labels: Sequence[str]
+    path: Path,
+    said: Mapping[str, Tensor],
+    targets: Tensor | None,
+    labels: Sequence[str],
+    names: Sequence[str] = (),
 ) -> None:
     """Writes predictions, by the ending of the file's name.
 
@@ -24,13 +28,14 @@ def write_predictions(
         said: by name, each [N, ...].
         targets: [N, ...]; None: they are not known.
         labels: names of the classes; ().
+        names: of the examples, for CSV; (): they are numbered.
 
     Raises:
         InputError: the name has another ending, the file cannot be written, or a CSV file would
             have too many columns.
     """
     if path.suffix == ".csv":
-        write_atomically(path, csv_of(said, targets, labels).encode())
+        write_atomically(path, csv_of(said, targets, labels, names).encode())
     elif path.suffix == ".safetensors":
         whole = {**said, **({} if targets is None else {"target": targets})}
         write_atomically(path, save({name: one.contiguous() for name, one in whole.items()}))
@@ -38,13 +43,19 @@ def write_predictions(
         raise InputError(wrong("--out", got=str(path), allowed="FILE.csv or FILE.safetensors"))
 
 
-def csv_of(said: Mapping[str, Tensor], targets: Tensor | None, labels: Sequence[str]) -> str:
-    """Returns predictions as CSV: a row an example, its number first, with names for classes.
+def csv_of(
+    said: Mapping[str, Tensor],
+    targets: Tensor | None,
+    labels: Sequence[str],
+    names: Sequence[str] = (),
+) -> str:
+    """Returns predictions as CSV: a row an example, its name or number first; classes by name.
 
     Args:
         said: by name, each [N, ...]; more than one number an example makes several columns.
         targets: [N, ...]; None: they are not known. Left out where they are many an example.
         labels: names of the classes; ().
+        names: of the examples; (): they are numbered from 0.
 
     Raises:
         InputError: there would be too many columns.
@@ -57,14 +68,9 @@ def csv_of(said: Mapping[str, Tensor], targets: Tensor | None, labels: Sequence[
     out = io.StringIO()
     written = csv.writer(out, lineterminator="\n")
     written.writerow(["example", *columns])
-    written.writerows(enumerate_rows(list(columns.values())))
+    count = len(next(iter(said.values())))
+    written.writerows(zip(names or range(count), *columns.values(), strict=True))
     return out.getvalue()
-
-
-def enumerate_rows(columns: Sequence[Sequence[str]]) -> Iterator[tuple[object, ...]]:
-    """Yields the rows of columns, each with its number from 0 in front."""
-    for index, row in enumerate(zip(*columns, strict=True)):
-        yield index, *row
 
 
 def _columns(name: str, values: Tensor, labels: Sequence[str]) -> dict[str, list[str]]:

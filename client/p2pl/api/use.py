@@ -36,12 +36,14 @@ class Chosen:
         split: what they are of their data: `test` or `all`.
         labels: names of the classes; () where nobody gave any.
         has_targets: whether their targets are known.
+        names: of the examples, e.g. of their files; () where they have none.
     """
 
     examples: Examples
     split: str
     labels: tuple[str, ...] = ()
     has_targets: bool = True
+    names: tuple[str, ...] = ()
 
 
 def predict(run: Which, inputs: Any) -> dict[str, Tensor]:  # noqa: ANN401  # whatever holds numbers

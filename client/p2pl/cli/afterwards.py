@@ -38,7 +38,8 @@ def predict(
     data: Annotated[
         str,
         typer.Option(
-            help=f"What to predict for: {options.DATA_SETS} Or FILE.npy, inputs without answers as "
+            help=f"What to predict for: {options.DATA_SETS} Or inputs without answers: a folder "
+            "of images without classes, a table without its target columns, or FILE.npy, inputs as "
             "the model takes them, the first axis being the examples. Of data with a test split, "
             "that is taken."
         ),
@@ -60,13 +61,13 @@ def predict(
         from p2pl.api.tables import csv_of, write_predictions
         from p2pl.api.use import predicted
     run = load(run_dir, best=best, personal=personal)
-    mine = _chosen(run, data, tokenizer)
+    mine = _without_targets(run, data) or _chosen(run, data, tokenizer)
     said = predicted(run, mine.examples)
     targets = mine.examples.y if mine.has_targets else None
     if out is None:
-        sys.stdout.write(csv_of(said, targets, mine.labels))
+        sys.stdout.write(csv_of(said, targets, mine.labels, mine.names))
         return
-    write_predictions(out, said, targets, mine.labels)
+    write_predictions(out, said, targets, mine.labels, mine.names)
     print(f"predictions {out}, {len(mine.examples)} examples")
 
 
@@ -197,6 +198,19 @@ def _chosen(run: "Run", data: str, tokenizer: Path | None) -> "Chosen":
     if not data.endswith(".npy"):
         return chosen(session, data, data_dir=options.data_dir(), tokenizer=tokenizer)
     return Chosen(given_inputs(session, _read_array(Path(data))), "all", _names(run), False)
+
+
+def _without_targets(run: "Run", data: str) -> "Chosen | None":
+    """Returns inputs whose answers nobody has told yet; None: the data are of another kind."""
+    from p2pl.api.use import Chosen
+    from p2pl.data.load import load_inputs
+
+    session = run.session.session
+    found = load_inputs(data, session.task, session.table)
+    if found is None or session.text is not None:
+        return None
+    examples, names = found
+    return Chosen(examples, "all", _names(run), has_targets=False, names=names)
 
 
 def _read_array(path: Path) -> Any:  # noqa: ANN401  # an array of numbers
