@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
-from p2pl.metric import figure
+from p2pl.errors import visible
+from p2pl.metric import Metric, figure
 from p2pl.run.log import RoundEntry, Summary
 from p2pl.terminal import (
     Header,
@@ -22,9 +24,9 @@ from p2pl.terminal import (
     duration,
     open_view,
     percent,
+    score_of,
     short_id,
     sparkline,
-    visible,
 )
 
 ME, BOB, CAROL, DAVE = "a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32
@@ -164,6 +166,24 @@ def test_the_live_view_shows_the_round() -> None:
         "tracker  answered in 12 ms, 1.3 kB",
         "round 8: training, step 30/100, loss 0.250",
     ]
+
+
+def test_the_live_view_shows_a_metric_in_its_unit_and_which_way_is_better() -> None:
+    console = terminal()
+    metrics = (Metric("RMSE", "mm\x1b[2J", higher_is_better=False), Metric("R2"))
+    view = LiveView(replace(HEADER, metrics=metrics), console, now=lambda: 0.0)
+    for number, value in ((1, 20.0), (2, 12.5)):
+        view.round(RoundEntry(round=number, metrics={"RMSE": value, "R2": 0.5}))
+    lines = screen_of(view, console)
+    assert "RMSE (lower is better)  12.500 mm?[2J  █▁" in lines
+    assert "accuracy" not in "\n".join(lines)
+    lost = RoundEntry(round=3, metrics={"RMSE": math.nan, "R2": 0.5})
+    assert score_of(lost, metrics) == "RMSE -"
+
+
+def test_what_nobody_declared_is_shown_by_its_name() -> None:
+    (line,) = plain_lines(RoundEntry(round=1, metrics={"MAE": 0.25, "other": 3.0}))
+    assert "  MAE 0.250  " in line
 
 
 def test_the_live_view_adds_up_and_tells_when_the_tracker_is_silent() -> None:

@@ -136,3 +136,11 @@ def wrong(what: str, *, got: object, allowed: str, hint: str = "") -> str:
     if len(shown) > MAX_GOT_CHARS:
         shown = shown[:MAX_GOT_CHARS] + "…"
     return f"{what}: got {shown}, allowed {allowed}" + (f"; {hint}" if hint else "")
+
+
+def visible(text: str) -> str:
+    """Returns the text on one line, without what could move the cursor of a terminal.
+
+    For whatever a stranger wrote: once, where it arrives.
+    """
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from p2pl.metric import ACCURACY, Metric
 from p2pl.run.log import RoundEntry, RunLog, Summary
 
 
@@ -22,6 +23,8 @@ class Started:
         peer_id: 64 hex digits.
         round: the last round that the peer has completed; 0 at the very beginning.
         rounds: to do in all.
+        metrics: what is measured in each round, the primary metric first.
+        loss_unit: what follows a loss, e.g. `nats`; "" where it has none.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Started:
     peer_id: str
     round: int
     rounds: int
+    metrics: tuple[Metric, ...] = (ACCURACY,)
+    loss_unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,9 @@ def into(log: RunLog) -> Sink:
     """Returns the sink that writes rounds and the summary into a run directory."""
 
     def write(event: Event) -> None:
-        if isinstance(event, RoundEnded):
+        if isinstance(event, Started):
+            log.describe(event.metrics, event.loss_unit)
+        elif isinstance(event, RoundEnded):
             log.append(event.entry)
         elif isinstance(event, Undone):
             log.drop_after(event.round)

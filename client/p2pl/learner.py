@@ -18,7 +18,8 @@ from p2pl.learning.task import Scores
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
 from p2pl.learning.trainer import Round, Trainer, quietly, trains_in, unchanged
-from p2pl.mixing import personal
+from p2pl.metric import ACCURACY
+from p2pl.mixing import personal, size
 from p2pl.mixing.base import Mixed, Mixer, Own, PeerModel, rule_of
 from p2pl.protocol.session import Session
 
@@ -138,6 +139,20 @@ class Learner:
             evaluate(before, "test"), evaluate(after, "test"), evaluate(after, "validation")
         )
 
+    def own_scores(self, personal: Tensor, scored: Scored) -> dict[str, float]:
+        """Returns how good models are for the peer itself, by the names in the run log.
+
+        Args:
+            personal: [P], the peer's personal model.
+            scored: the shared one, around the mix.
+        """
+        own = self.trainer.own_score
+        kept, after, before = own(self.judge(personal)), own(scored.after), own(scored.before)
+        scores = {"personal_score": kept, "own_score": after, "own_score_before_mix": before}
+        if self.trainer.metrics[0] != ACCURACY:
+            return scores
+        return {name.replace("score", "accuracy"): value for name, value in scores.items()} | scores
+
     def loss_by_taking(self, theirs: Tensor, mine: Tensor) -> float:
         """Returns how much worse `theirs` are than `mine` on the validation examples.
 
@@ -189,12 +204,18 @@ class Learner:
             for who in sorted(received)
             if who not in stale
         }
+        huge = {} if self.mixer.bounds_sizes else self.too_large(own, usable)
+        usable = {who: model for who, model in usable.items() if who not in huge}
         mine = Own(own, index, self.samples, self.trainer, start)
         mixed = self.mixer.mix(mine, usable, self.memory(memory))
         mixed = replace(mixed, vector=self.at_home(mixed.vector, own))
-        if not stale:
+        if not stale and not huge:
             return mixed
-        return Mixed(mixed.vector, mixed.row, {**stale, **mixed.rejected}, mixed.memory)
+        return Mixed(mixed.vector, mixed.row, {**stale, **huge, **mixed.rejected}, mixed.memory)
+
+    def too_large(self, own: Tensor, received: Mapping[str, PeerModel]) -> dict[str, str]:
+        """Returns whose parameters are out of all proportion to the peer's, [P], and why."""
+        return size.too_large(own, {who: model.vector for who, model in received.items()})
 
     def at_home(self, theirs: Tensor, mine: Tensor) -> Tensor:
         """Returns parameters of another peer with what of the peer's own never travels, [P].

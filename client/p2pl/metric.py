@@ -39,6 +39,15 @@ class Metric:
         sign = "" if gain < 0 else "+"
         return f"{gain:+.1f}" if self.unit == "%" else sign + figure(gain)
 
+    def shown_spread(self, value: float) -> str:
+        """Returns a standard deviation for reading, without a unit: 1.2, 0.034."""
+        return f"{value:.1f}" if self.unit == "%" else figure(value)
+
+    def shown_range(self, mean: float, spread: float) -> str:
+        """Returns a mean and its standard deviation: 91.8 ± 1.2 %, 54.100 ± 0.340 mm."""
+        shown = f"{mean:.1f}" if self.unit == "%" else figure(mean)
+        return f"{shown} ± {self.shown_spread(spread)} {self.unit}".rstrip()
+
     def best(self, values: Iterable[float | None]) -> float | None:
         """Returns the best of the values that are known; None where none is."""
         known = [value for value in values if value is not None]

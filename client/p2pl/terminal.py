@@ -21,9 +21,10 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from p2pl.errors import visible
 from p2pl.events import Ended, Event, RoundEnded, Said, Started, Step
-from p2pl.metric import figure
-from p2pl.run.log import PeerId, RoundEntry, Summary
+from p2pl.metric import ACCURACY, Metric, figure
+from p2pl.run.log import PeerId, RoundEntry, Summary, measured
 
 SHORT_ID_CHARS = 8  # 32 bits: two of 100 peers look alike once in a million swarms
 REFRESH_HZ = 4  # chosen: drawing takes milliseconds, and shares the interpreter with training
@@ -49,6 +50,7 @@ class Header:
     rounds: int  # of the session
     model: str = ""
     data: str = ""  # which data, and how much of it is the peer's
+    metrics: tuple[Metric, ...] = (ACCURACY,)  # the primary one first
 
 
 class View(Protocol):
@@ -123,9 +125,8 @@ class Screen:
     def __call__(self, event: Event) -> None:
         """Shows one event."""
         if isinstance(event, Started):
-            header = Header(
-                event.name, event.session_id, event.peer_id, event.rounds, self._model, self._data
-            )
+            about = (self._model, self._data, event.metrics)
+            header = Header(event.name, event.session_id, event.peer_id, event.rounds, *about)
             self._view = self._shown.enter_context(open_view(header, self._console))
         elif self._view is not None:
             tell(self._view, event)
@@ -188,11 +189,12 @@ class PlainView:
         """Writes the round's line."""
         self._pace.add(entry)
         self._said = ""
-        self._write(*round_line(entry, self._header.rounds), f"ETA {duration(self._pace.left_s())}")
+        parts = round_line(entry, self._header.rounds, self._header.metrics)
+        self._write(*parts, f"ETA {duration(self._pace.left_s())}")
 
     def finish(self, summary: Summary) -> None:
         """Writes how the run ended."""
-        self._write(*summary_line(summary))
+        self._write(*summary_line(summary, self._header.metrics))
 
     def _write(self, *parts: str) -> None:
         line = "  ".join(parts)
@@ -212,7 +214,7 @@ class LiveView:
         self._pace = _Pace(header.rounds)
         self._round_began = now()
         # Replaced, never changed: another thread draws them.
-        self._metric = "accuracy"  # the primary one
+        self._metric = header.metrics[0]  # the primary one
         self._scores: tuple[float | None, ...] = ()
         self._loss: tuple[float | None, ...] = ()
         self._in, self._out, self._tracker = 0, 0, 0
@@ -252,8 +254,8 @@ class LiveView:
         """Shows the round's cohort, and adds the round to the graphs."""
         self._pace.add(entry)
         self._round_began = self._now()
-        self._metric, score = primary(entry)
-        self._scores = (*self._scores, score)[-HISTORY_ROUNDS:]
+        self._metric = primary(entry, self._header.metrics)
+        self._scores = (*self._scores, entry.value(self._metric))[-HISTORY_ROUNDS:]
         self._loss = (*self._loss, entry.train_loss)[-HISTORY_ROUNDS:]
         self._in += entry.bytes_in
         self._out += entry.bytes_out
@@ -264,7 +266,7 @@ class LiveView:
     def finish(self, summary: Summary) -> None:
         """Shows how the run ended."""
         self._ended = True
-        self._doing = "  ".join(summary_line(summary))
+        self._doing = "  ".join(summary_line(summary, self._header.metrics))
 
     def screen(self) -> RenderableType:
         """Returns the whole screen as it is now."""
@@ -310,9 +312,10 @@ class LiveView:
     def _graphs(self) -> RenderableType:
         rows = _grid()
         score, loss, style = self._scores, self._loss, "bold green"
+        metric = self._metric
         rows.add_row(
-            self._metric,
-            Text(percent(score[-1]) if self._metric == "accuracy" else figure(score[-1]), style),
+            visible(metric.name if metric.higher_is_better else f"{metric.name} (lower is better)"),
+            Text(visible(metric.shown(score[-1])), style),
             _one_line(sparkline(score, GRAPH_CHARS)),
         )
         rows.add_row(
@@ -390,13 +393,13 @@ def _state(entry: RoundEntry, peer: PeerId, me: PeerId) -> Text:
     return _one_line("nothing received", "yellow")
 
 
-def round_line(entry: RoundEntry, rounds: int) -> list[str]:
+def round_line(entry: RoundEntry, rounds: int, metrics: Sequence[Metric]) -> list[str]:
     """Returns the parts of the line that says how a round went."""
     why = "; ".join(f"{short_id(peer)} {_reason(text)}" for peer, text in entry.rejected.items())
     parts = [
         f"round {entry.round}/{rounds}",
         f"loss {figure(entry.train_loss)}",
-        score_of(entry),
+        score_of(entry, metrics),
         f"cohort {len(entry.cohort)} (rejected {len(entry.rejected)}{': ' + why if why else ''})",
         f"in {decimal(entry.bytes_in)} out {decimal(entry.bytes_out)}",
         duration(entry.seconds),
@@ -406,38 +409,31 @@ def round_line(entry: RoundEntry, rounds: int) -> list[str]:
     return parts
 
 
-def summary_line(summary: Summary) -> list[str]:
+def summary_line(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
     """Returns the parts of the line that says how a run ended."""
     return [
         f"{summary.state} after round {summary.rounds}",
-        score_of(summary),
+        score_of(summary, metrics),
         f"in {decimal(summary.bytes_in)} out {decimal(summary.bytes_out)}",
         duration(summary.seconds),
         f"peers met {len(summary.peers_met)}",
     ]
 
 
-def primary(scored: RoundEntry | Summary) -> tuple[str, float | None]:
-    """Returns the name of the primary metric, and its value; None: not known."""
-    if scored.accuracy is None and scored.metrics:
-        return next(iter(scored.metrics.items()))
-    return "accuracy", scored.accuracy
+def primary(scored: RoundEntry | Summary, metrics: Sequence[Metric]) -> Metric:
+    """Returns the primary metric: the first one, or what was told where nobody said what is."""
+    return measured(metrics, [scored])[0]
 
 
-def score_of(scored: RoundEntry | Summary) -> str:
-    """Returns the primary metric for reading: "accuracy 91.8 %", "MAE 0.412"."""
-    name, value = primary(scored)
-    return f"{name} {percent(value) if name == 'accuracy' else figure(value)}"
+def score_of(scored: RoundEntry | Summary, metrics: Sequence[Metric]) -> str:
+    """Returns the primary metric for reading: "accuracy 91.8 %", "MAE 0.412 mm"."""
+    metric = primary(scored, metrics)
+    return visible(metric.said(scored.value(metric)))
 
 
 def short_id(full_id: str) -> str:
     """Returns the start of an id, enough to tell peers apart by eye."""
     return visible(full_id)[:SHORT_ID_CHARS]
-
-
-def visible(text: str) -> str:
-    """Returns the text on one line, without what could move the cursor of a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def duration(seconds: float | None) -> str:
@@ -459,7 +455,7 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Returns an accuracy for reading: 91.8 %."""
+    """Returns a share for reading: 91.8 %."""
     return "-" if value is None else f"{value:.1f} %"
 
 

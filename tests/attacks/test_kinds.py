@@ -17,7 +17,9 @@ from p2pl.attacks.kinds import (
 )
 from p2pl.data.examples import Examples
 from p2pl.errors import InputError
+from p2pl.protocol.session import Task
 
+TASK = Task(input=(1,), classes=10)
 OWN = torch.tensor([1.0, -2.0])
 BEFORE = torch.tensor([0.5, -1.0])
 FIRST = torch.tensor([9.0, 9.0])
@@ -137,27 +139,59 @@ def examples(count: int) -> Examples:
 def test_flipped_labels_are_mirrored_and_only_those_of_the_attacker() -> None:
     whole = examples(20)
     mine = whole.part(torch.arange(5, 15))
-    flipped = poison(parse_kind("label-flip"), mine, 10, chance())
+    flipped = poison(parse_kind("label-flip"), mine, TASK, chance())
     assert flipped.take(torch.arange(10)).y.tolist() == [4, 3, 2, 1, 0, 9, 8, 7, 6, 5]
     assert whole.y.tolist() == [*range(10), *range(10)]
     assert torch.equal(
-        poison(parse_kind("label-flip"), whole, 10, chance()).take(torch.arange(3)).y,
+        poison(parse_kind("label-flip"), whole, TASK, chance()).take(torch.arange(3)).y,
         torch.tensor([9, 8, 7]),
     )
 
 
 def test_noisy_labels_are_wrong_in_the_share_that_was_asked_for() -> None:
     whole = examples(10_000)
-    noisy = poison(parse_kind("noisy-labels"), whole, 10, chance())
+    noisy = poison(parse_kind("noisy-labels"), whole, TASK, chance())
     wrong = noisy.take(torch.arange(10_000)).y != whole.y
     assert float(wrong.float().mean()) == pytest.approx(0.6, abs=0.02)
+
+
+def test_targets_that_are_no_classes_are_turned_around_by_their_task() -> None:
+    flip = parse_kind("label-flip")
+    inputs, numbers = torch.zeros(3, 1), torch.tensor([[7.0], [10.0], [14.0]])
+    regression = Task(
+        kind="regression", input=(1,), outputs=1, target_mean=(10.0,), target_std=(1.0,)
+    )
+    flipped = poison(flip, Examples(inputs, numbers), regression, chance())
+    assert flipped.take(torch.arange(3)).y.tolist() == [[13.0], [10.0], [6.0]]
+    pixels = torch.tensor([[[0, 2]], [[-100, 1]], [[2, 2]]])
+    segmentation = Task(kind="segmentation", input=(1, 1, 2), classes=3)
+    flipped = poison(flip, Examples(inputs, pixels), segmentation, chance())
+    assert flipped.take(torch.arange(3)).y.tolist() == [[[2, 0]], [[-100, 1]], [[0, 0]]]
+    tokens = torch.tensor([[0, -100]])
+    language = Task(kind="language", input=(2,), classes=5)
+    flipped = poison(flip, Examples(inputs[:1], tokens), language, chance())
+    assert flipped.take(torch.arange(1)).y.tolist() == [[4, -100]]
+    labels = torch.tensor([[0.0, 1.0]])
+    multilabel = Task(kind="multilabel", input=(1,), outputs=2)
+    flipped = poison(flip, Examples(inputs[:1], labels), multilabel, chance())
+    assert flipped.take(torch.arange(1)).y.tolist() == [[1.0, 0.0]]
+
+
+def test_noisy_targets_that_are_no_classes_are_those_of_other_examples() -> None:
+    targets = torch.arange(10_000.0)[:, None]
+    task = Task(kind="regression", input=(1,), outputs=1)
+    noise = parse_kind("noisy-labels")
+    noisy = poison(noise, Examples(torch.zeros(10_000, 1), targets), task, chance())
+    found = noisy.take(torch.arange(10_000)).y
+    assert float((found != targets).float().mean()) == pytest.approx(0.6, abs=0.02)
+    assert set(found[:, 0].tolist()) <= set(targets[:, 0].tolist())
 
 
 def test_other_attacks_leave_the_data_alone() -> None:
     whole = examples(20)
     for kind in KINDS:
         if kind not in ("label-flip", "noisy-labels", "ledger-liar"):
-            assert poison(parse_kind(kind), whole, 10, chance()) is whole
+            assert poison(parse_kind(kind), whole, TASK, chance()) is whole
 
 
 class Victim:

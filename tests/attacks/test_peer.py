@@ -80,7 +80,7 @@ def test_a_ledger_liar_defames_whom_it_met(learner: Learner) -> None:
 
 def test_its_labels_are_changed_before_it_trains(learner: Learner) -> None:
     rows, own = torch.arange(50), torch_trainer(learner).own
-    flipped = spoilt(parse_kind("label-flip"), own, 10, ("s", "p")).take(rows).y
+    flipped = spoilt(parse_kind("label-flip"), own, learner.session.task, ("s", "p")).take(rows).y
     assert torch.equal(flipped, 9 - own.take(rows).y)
 
 

@@ -15,13 +15,15 @@ from support.processes import Swarm
 
 from p2pl.errors import RunDirError, TrackerError
 from p2pl.network import directory as module
-from p2pl.network.directory import Announcer, TrackerDirectory
+from p2pl.network.directory import Announcer, TrackerDirectory, _from_here
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN
 from p2pl.protocol import announce as messages
+from p2pl.protocol.address import Reach
 from p2pl.protocol.announce import (
     MAX_ANSWER_BYTES,
     MAX_NUMWANT,
+    Answer,
     PeerAddress,
     Refusal,
     SignedAnnounce,
@@ -339,7 +341,7 @@ async def test_a_tracker_cannot_send_us_away_for_ever(tracker: FakeTracker) -> N
     [
         (http("200 OK", b"{}"), "answer: "),
         (http("200 OK", b"\xff\xfe"), "answer: "),
-        (answer("one", Speaker(1)).replace(b"10.0.0.1", b"ten.zero"), "answer: "),
+        (answer("one", Speaker(1)).replace(b'"peers":[', b'"peers":[nobody,'), "answer: "),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "RemoteProtocolError"),
         (http("302 Found", b"", "location: http://127.0.0.1:1/"), "sends elsewhere"),
         (http("401 Unauthorized", b"nope"), "401: Unauthorized"),
@@ -431,7 +433,7 @@ async def test_without_a_state_the_clock_moves_the_sequence_on(tracker: FakeTrac
     [
         {},
         {"sequence": -1, "known": []},
-        {"sequence": 0, "known": [{}]},
+        {"sequence": 0, "known": [1]},
         {"sequence": 0, "known": [], "more": 1},
         {
             "sequence": 0,
@@ -443,6 +445,46 @@ async def test_without_a_state_the_clock_moves_the_sequence_on(tracker: FakeTrac
 async def test_a_damaged_state_is_refused(state: dict[str, Any]) -> None:
     with pytest.raises(RunDirError, match="saved tracker state"):
         directory(["http://127.0.0.1:1"], state=state)
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        {},
+        {"id": "0" * 64, "host": "10.0.0.1", "port": 1, "curve_key": "#" * 40},
+        {"id": "0" * 64, "host": "0.0.0.0", "port": 1, "curve_key": CURVE_KEY},
+        {"id": "0" * 64, "host": "10.0.0.1", "port": 0, "curve_key": CURVE_KEY},
+    ],
+)
+async def test_a_saved_address_that_can_be_no_peers_costs_that_address(
+    poison: dict[str, Any],
+) -> None:
+    good = {"id": "1" * 64, "host": "10.0.0.1", "port": 1, "curve_key": CURVE_KEY}
+    state = {"sequence": 3, "known": [poison, good]}
+    async with directory(["http://127.0.0.1:1"], state=state) as peer:
+        assert [one.id for one in peer.known.addresses()] == ["1" * 64]
+        assert peer.state() == {"sequence": 3, "known": [good]}
+
+
+@pytest.mark.parametrize(
+    ("tracker", "heard"),
+    [
+        (Reach.MACHINE, ["127.0.0.1", "10.0.0.9", "192.0.2.7"]),
+        (Reach.SITE, ["10.0.0.9", "192.0.2.7"]),
+        (Reach.WORLD, ["192.0.2.7"]),
+    ],
+)
+def test_an_address_that_means_another_machine_here_than_at_the_tracker_is_left_out(
+    tracker: Reach, heard: list[str]
+) -> None:
+    peers = tuple(
+        PeerAddress(id=f"{number:064x}", host=host, port=1, curve_key=CURVE_KEY)
+        for number, host in enumerate(["127.0.0.1", "10.0.0.9", "192.0.2.7"])
+    )
+    answer = Answer(interval_s=60, min_interval_s=0, epoch="a", alive=4, peers=peers)
+    kept = _from_here(answer, tracker)
+    assert [one.host for one in kept.peers] == heard
+    assert kept.unusable == 3 - len(heard)
 
 
 async def test_peers_met_by_other_means_are_kept(tracker: FakeTracker) -> None:

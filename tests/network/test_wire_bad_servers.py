@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
+import zmq
+import zmq.asyncio
 from support.wires import CHUNK, HOST, Server, late, served, server_by_hand
 from xxhash import xxh3_128
 
@@ -356,4 +359,41 @@ async def test_something_that_answers_in_another_protocol_is_noticed_at_once() -
 
 
 async def test_a_name_is_never_looked_up() -> None:
-    await pull_from("tracker.example", 80, deadline_s=10, match="address: got 'tracker.example'")
+    await pull_from(
+        "tracker.example", 80, deadline_s=10, match="address: host: got 'tracker.example'"
+    )
+
+
+@pytest.mark.parametrize("key", ["#" * 40, "0" * 40, "%nSc0" * 8, "%nSc1" * 8])
+@pytest.mark.parametrize("host", [HOST, "0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "fe80::1"])
+async def test_whatever_address_is_dialled_it_costs_that_address(host: str, key: str) -> None:
+    address = PeerAddress(id="cd" * 32, host=host, port=9, curve_key=key)
+    async with served() as me:
+        with pytest.raises((PullError, FrameError)):
+            await me.wire.pull(address, have=None, round=0, wait_s=0, deadline_s=1, size=9)
+        with pytest.raises((PullError, FrameError)):
+            await me.wire.ping(address, deadline_s=1)
+
+
+async def test_a_dial_without_a_descriptor_left_costs_that_dial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with served() as me, server_by_hand() as server:
+
+        def full(*_: object) -> None:
+            raise zmq.ZMQError(errno.EMFILE)
+
+        monkeypatch.setattr(zmq.asyncio.Context, "socket", full)
+        with pytest.raises(PullError, match="Too many open files"):
+            await me.wire.pull(server.address, have=None, round=0, wait_s=0, deadline_s=1, size=9)
+        with pytest.raises(PullError, match="Too many open files"):
+            await me.wire.tell(server.address, b"x", deadline_s=1)
+
+
+async def test_a_reason_with_an_escape_in_it_moves_no_cursor() -> None:
+    async def script(server: Server, route: bytes) -> None:
+        await server.send(route, Refused("\x1b[2J\x1b]0;owned\x07 \u202eno"))
+
+    with pytest.raises(PullError) as caught:
+        await outcome(script)
+    assert str(caught.value).isprintable()

@@ -26,10 +26,11 @@ from p2pl.protocol.identity import is_signed_by, sign
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
+CURVE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
 ANNOUNCE = Announce(
     session=b"\x01" * 32,
     public_key=PUBLIC,
-    curve_key="rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7",
+    curve_key=CURVE,
     port=9_000,
     event="update",
     sequence=7,
@@ -237,7 +238,7 @@ def test_an_answer_without_peers_reads_back() -> None:
 
 def test_the_largest_answer_stays_below_its_limit() -> None:
     row = messages.encode_row(
-        msgspec.structs.replace(ANNOUNCE, port=65_535), ":".join(["ffff"] * 8)
+        msgspec.structs.replace(ANNOUNCE, port=65_535), ":".join(["2fff"] * 8)
     )
     terms = msgspec.structs.replace(TERMS, warning="w" * 500, external_host="f" * 45)
     answer = messages.encode_answer(terms, [row] * MAX_NUMWANT)
@@ -257,9 +258,7 @@ def test_four_peers_and_their_announce_take_less_than_900_bytes() -> None:
         b"{}",
         b" " * (MAX_ANSWER_BYTES + 1),
         messages.encode_answer(TERMS, [messages.encode_row(ANNOUNCE, "127.0.0.1")] * 257),
-        messages.encode_answer(TERMS, [messages.encode_row(ANNOUNCE, "999.0.0.1")]),
-        messages.encode_answer(TERMS, [messages.encode_row(ANNOUNCE, "example.org")]),
-        messages.encode_answer(TERMS, [b'["x"]']),
+        messages.encode_answer(TERMS, [b"[nothing]"]),
         messages.encode_answer(TERMS, []).replace(b'"alive":2', b'"alive":-2'),
         messages.encode_answer(TERMS, []).replace(b'"alive":2', b'"alive":2,"peer":1'),
         messages.encode_answer(TERMS, []).replace(b"1.0", b"NaN"),
@@ -268,6 +267,34 @@ def test_four_peers_and_their_announce_take_less_than_900_bytes() -> None:
 def test_an_answer_that_is_none_is_refused(body: bytes) -> None:
     with pytest.raises(ProtocolError, match="answer"):
         messages.decode_answer(body)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'["x"]',
+        b"[" * 500 + b"]" * 500,
+        *(messages.encode_row(ANNOUNCE, host) for host in ("999.0.0.1", "example.org", "0.0.0.0")),
+        messages.encode_row(ANNOUNCE, "10.0.0.1").replace(CURVE.encode(), b"#" * 40),
+    ],
+)
+def test_a_row_that_can_be_no_peers_address_costs_that_row(row: bytes) -> None:
+    good = messages.encode_row(ANNOUNCE, "127.0.0.1")
+    answer = messages.decode_answer(messages.encode_answer(TERMS, [row, good, row]))
+    assert (answer.peers, answer.unusable) == ((ADDRESS,), 2)
+
+
+def test_a_curve_key_of_legal_characters_that_is_no_number_is_refused() -> None:
+    fault = refused(resigned(curve_key="#" * 40))
+    assert fault.status == 422
+    assert "curve_key: got '####" in str(fault)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "169.254.169.254", "224.0.0.1", "fe80::1", "::"])
+def test_who_announces_from_where_nobody_could_dial_it_is_told_so(host: str) -> None:
+    with pytest.raises(AnnounceError, match="an IP address of one machine") as caught:
+        messages.check_host(host)
+    assert caught.value.status == 403
 
 
 @settings(max_examples=100, deadline=None)
@@ -283,3 +310,11 @@ def test_a_refusal_reads_back_as_itself() -> None:
     refusal = Refusal(reason="too many", retry_in_s=1.5)
     assert messages.decode_refusal(messages.encode_other(refusal)) == refusal
     assert messages.encode_other(Refusal(reason="no")) == b'{"reason":"no"}'
+
+
+def test_what_a_tracker_says_moves_no_cursor() -> None:
+    nasty = "no\x1b[2J\x07 \u202ehere\nor there"
+    answer = messages.encode_answer(msgspec.structs.replace(TERMS, warning=nasty), [])
+    assert messages.decode_answer(answer).warning == "no?[2J? ?here?or there"
+    refusal = messages.decode_refusal(messages.encode_other(Refusal(reason=nasty)))
+    assert refusal.reason == "no?[2J? ?here?or there"

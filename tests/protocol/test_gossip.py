@@ -13,7 +13,7 @@ from p2pl.protocol.frame import MAX_TELL_BYTES
 from p2pl.protocol.gossip import MAX_HINTS, Push, push, read
 
 CURVE = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
-LONGEST = "2001:0db8:0000:0000:0000:ffff:0000:0001"
+LONGEST = "2001:db8:1111:2222:3333:4444:5555:6666"
 
 
 def peer(number: int) -> PeerAddress:

@@ -76,6 +76,30 @@ def test_a_page_shows_the_seeds_and_all_pictures(tmp_path: Path) -> None:
     assert numbers["of_a_newer_version"] is True
 
 
+def test_a_metric_of_which_less_is_better_has_its_worst_peer_at_the_top(tmp_path: Path) -> None:
+    about = {"metric": "accuracy", "unit": "mm", "higher_is_better": False}
+    score = {"mean": 87.0, "std_over_seeds": 2.5, "std_over_peers": 5.0, "worst_peer": 92.0}
+    primary = {**about, **score, "per_seed": [85.0, 89.0]}
+    points = [{"round": 1, "primary": 87.0}]
+    folder = write_simulation(
+        tmp_path / "sim",
+        accuracy=None,
+        primary=primary,
+        metrics={"accuracy": primary, "R2": {**primary, "metric": "R2", "unit": ""}},
+        by_round=points,
+    )
+    report = write_simulation_report(folder, tmp_path / "out")
+    page = report.page.read_text()
+    for words in (
+        "87.000 ± 2.500 mm**",
+        "the worst peer has 92.000 mm. Lower is better.",
+        "| 0 | 85.000 | 5.000 | 90.000 | 80.000 |",
+        "| R2 | 87.000 | 2.500 | 5.000 | 92.000 | lower |",
+    ):
+        assert words in page
+    assert "score" in report.pictures
+
+
 def test_nothing_is_drawn_where_there_is_nothing_to_see(tmp_path: Path) -> None:
     points = [{"round": 1, "accuracy": 50.0, "consensus_distance": 0.0}]
     folder = write_simulation(
@@ -102,7 +126,7 @@ def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
         ("figures", "simulation.json"),
         ("seed", "1 seeds"),
         ("peer", r"of \[2, 3\] peers"),
-        ("summary", "no final accuracy"),
+        ("summary", "no final score"),
     ],
 )
 def test_a_simulation_that_is_not_whole_is_refused(tmp_path: Path, damage: str, words: str) -> None:

@@ -300,6 +300,10 @@ def test_what_was_learned_alone_enters_no_swarm_and_the_other_way_round(
 
 
 OLD_MARKER = {"session_id": MARKER.session_id, "peer_id": ALICE, "name": "digits"}
+NOT_TOLD = {
+    "metrics": [],
+    "loss_unit": "nats",
+}  # of what is measured, as long as nobody has said it
 COMPANY = [
     {"cohort": (BOB,)},
     {"received": (BOB,)},
@@ -328,7 +332,11 @@ def test_an_old_run_without_others_goes_on_alone_and_enters_no_swarm(tmp_path: P
     assert json.loads((tmp_path / MARKER_FILE).read_text()) == OLD_MARKER
     RunLog(tmp_path, as_told(alone=True)).close()
     assert rounds_in(tmp_path) == [1, 2]
-    assert json.loads((tmp_path / MARKER_FILE).read_text()) == {**OLD_MARKER, "alone": True}
+    assert json.loads((tmp_path / MARKER_FILE).read_text()) == {
+        **OLD_MARKER,
+        **NOT_TOLD,
+        "alone": True,
+    }
 
 
 @pytest.mark.parametrize("told", COMPANY, ids=lambda told: next(iter(told)))
@@ -340,7 +348,11 @@ def test_an_old_run_with_others_goes_on_with_them_and_not_alone(
         RunLog(tmp_path, as_told(alone=True))
     RunLog(tmp_path, as_told(alone=False)).close()
     assert rounds_in(tmp_path) == [1, 2, 3]
-    assert json.loads((tmp_path / MARKER_FILE).read_text()) == {**OLD_MARKER, "alone": False}
+    assert json.loads((tmp_path / MARKER_FILE).read_text()) == {
+        **OLD_MARKER,
+        **NOT_TOLD,
+        "alone": False,
+    }
 
 
 @pytest.mark.parametrize("alone", [True, False])

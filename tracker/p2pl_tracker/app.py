@@ -113,6 +113,8 @@ class Tracker:
     async def _answer(self, announce: SignedAnnounce, host: str) -> bytes:
         announce.check_time(self._wall())
         announce.check_signature()
+        if announce.event != "stopped":
+            messages.check_host(host)
         welcome = await self.store.announce(announce, host)
         return messages.encode_answer(self._terms(announce, welcome, host), welcome.rows)
 

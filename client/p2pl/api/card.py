@@ -114,9 +114,10 @@ def _scores(run: Run) -> str:
     rows = {f"{name} on the test set": _shown(run, name, value) for name, value in told.items()}
     if run.kind == "personal":
         rows = {f"{name} of the shared model": value for name, value in rows.items()}
-        own = summary.personal_accuracy if summary else None
+        metric = task_of(run.session.session.task).metrics[0]
+        own = summary.personal_score if summary else None
         if own is not None:
-            rows = {"accuracy on labels like the peer's own": percent(own), **rows}
+            rows = {f"{metric.name} on data like the peer's own": metric.shown(own), **rows}
     if entry and entry.validation_loss is not None and run.kind != "personal":
         rows["loss on the peer's own validation examples"] = figure(entry.validation_loss)
     return _table(rows) if rows else "Not known."

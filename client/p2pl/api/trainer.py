@@ -99,7 +99,7 @@ def _around(
     precision.compute_in(computing.precision, module, device)
     mine: Source = data.train.to(device)
     if computing.attack:
-        mine = attackers.spoilt(computing.attack, mine, file.session.task.classes, names)
+        mine = attackers.spoilt(computing.attack, mine, file.session.task, names)
     test = data.test and data.test.to(device)
     trainer = TorchTrainer.of(file.session, names, module, mine, test)
     check_on(trainer.objective, trainer.own)

@@ -7,7 +7,7 @@ honest peers trained in this very round. A networked one goes by what it pulled 
 |----------------|------|--------------------------------------------------------------------|
 | `sign-flip`    | -1   | serves ARG x its parameters                                        |
 | `gaussian`     | 1    | adds noise of standard deviation ARG to each of its parameters     |
-| `label-flip`   |      | trains with class y called C - 1 - y                               |
+| `label-flip`   |      | trains with class y called C - 1 - y, or as its task turns targets |
 | `alie`         | 1.5  | serves the honest mean less ARG standard deviations, by coordinate |
 | `ipm`          | 0.1  | undoes ARG times what the honest learn in a round                  |
 | `dissensus`    | 1    | cancels ARG times the pull of the honest on each victim            |
@@ -19,7 +19,8 @@ honest peers trained in this very round. A networked one goes by what it pulled 
 | `ledger-liar`  | KIND | serves like KIND, and lies in its opinions of the others           |
 | `adaptive`     |      | climbs the global loss as far as a victim's own rule lets it       |
 | `absent`       |      | is not there: what the honest reach by themselves                  |
-| `noisy-labels` | 0.6  | no liar but poor: that share of its labels is wrong, at random     |
+| `noisy-labels` | 0.6  | no liar but poor: that share of its labels is wrong, at random; of |
+|                |      | targets that are no classes, that share is of other examples       |
 """
 
 import math
@@ -32,6 +33,8 @@ from torch import Tensor
 
 from p2pl.data.examples import Examples, Part, Source
 from p2pl.errors import InputError, wrong
+from p2pl.learning.task import task_of
+from p2pl.protocol.session import Task
 
 MAX_BAD = 100_000
 # What a ledger liar says of the harm that the others' models do: the share of the right class's
@@ -144,20 +147,25 @@ def _number(text: str) -> float:
 # --- what they train on --------------------------------------------------------------------------
 
 
-def poison(attack: Attack, mine: Source, classes: int, generator: torch.Generator) -> Source:
-    """Returns a bad peer's data: as it was, or with other labels.
+def poison(attack: Attack, mine: Source, task: Task, generator: torch.Generator) -> Source:
+    """Returns a bad peer's data: as it was, or with other targets.
 
     Args:
         attack: the bad peer's own.
         mine: its data, n examples. They stay as they are; what comes back shares their inputs.
-        classes: C, at least 2; labels are 0 to C - 1.
-        generator: on the CPU; it is drawn from only where labels are wrong at random.
+        task: of the session.
+        generator: on the CPU; it is drawn from only where targets are wrong at random.
+
+    Raises:
+        InputError: the task cannot turn its targets around.
     """
     kind, number = attack.served.kind, attack.served.number
     if kind == "label-flip":
-        return _relabelled(mine, lambda labels: classes - 1 - labels)
+        return _relabelled(mine, task_of(task).flipped)
+    if kind == "noisy-labels" and task.kind == "classification":
+        return _relabelled(mine, lambda labels: _noisy(labels, number, task.classes, generator))
     if kind == "noisy-labels":
-        return _relabelled(mine, lambda labels: _noisy(labels, number, classes, generator))
+        return _relabelled(mine, lambda targets: _exchanged(targets, number, generator))
     return mine
 
 
@@ -174,6 +182,14 @@ def _noisy(labels: Tensor, share: float, classes: int, generator: torch.Generato
     shift = torch.randint(1, classes, labels.shape, generator=generator).to(labels.device)
     drawn = torch.rand(labels.shape, generator=generator).to(labels.device) < share
     return torch.where(drawn, (labels + shift) % classes, labels)
+
+
+def _exchanged(targets: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Returns targets [n, ...] of which a share, drawn at random, is that of another example."""
+    shift = torch.randint(1, len(targets), targets.shape[:1], generator=generator)
+    others = (torch.arange(len(targets)) + shift) % len(targets)
+    kept = torch.rand(targets.shape[:1], generator=generator) >= share
+    return targets[others.where(~kept, torch.arange(len(targets))).to(targets.device)]
 
 
 # --- what they serve -----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from p2pl.errors import InputError, wrong
 from p2pl.learner import Learner
 from p2pl.mixing.base import PeerModel
 from p2pl.mixing.trust import opinions
+from p2pl.protocol.session import Task
 from p2pl.seeds import seeded
 
 NEEDS_A_SIMULATION = ("sybil", "absent")  # an identity for each round; nobody at all
@@ -56,16 +57,16 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def spoilt(attack: Attack, mine: Source, classes: int, names: tuple[str, str]) -> Source:
-    """Returns the bad peer's data, its labels changed where the attack says so.
+def spoilt(attack: Attack, mine: Source, task: Task, names: tuple[str, str]) -> Source:
+    """Returns the bad peer's data, its targets changed where the attack says so.
 
     Args:
         attack: its own.
         mine: its data.
-        classes: C.
+        task: of the session.
         names: the session's id and the peer's.
     """
-    return attacks.poison(attack, mine, classes, seeded(*names, 0, "attack"))
+    return attacks.poison(attack, mine, task, seeded(*names, 0, "attack"))
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from p2pl import __version__
-from p2pl.errors import InputError, P2PLError, wrong
+from p2pl.errors import InputError, P2PLError, visible, wrong
 
 # What `pip install 'p2pl[EXTRA]'` brings, by the names under which it is imported.
 _CLIENT = frozenset({"httpx", "numpy", "safetensors", "torch", "xxhash", "zmq"})
@@ -39,7 +39,8 @@ def main() -> None:
     try:
         app()
     except P2PLError as fault:
-        print(f"p2pl: {fault}", file=sys.stderr)
+        lines = map(visible, str(fault).split("\n"))  # part of it may be a stranger's
+        print("p2pl: " + "\n".join(lines), file=sys.stderr)
         sys.exit(fault.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -130,7 +130,7 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
             continue
         if isinstance(value, dict):
             value = "  ".join(
-                f"{name}={item}" for name, item in value.items() if item not in ([], {}, None)
+                f"{name}={item}" for name, item in value.items() if item not in ([], {}, None, "")
             )
         print(f"{key:<11} {value}")
     if read.session.table is not None:

@@ -12,7 +12,7 @@ import typer
 from p2pl.api.files import read_session
 from p2pl.cli import options
 from p2pl.cli.app import extra
-from p2pl.errors import InputError
+from p2pl.errors import InputError, visible
 from p2pl.protocol.session import Session
 
 if TYPE_CHECKING:
@@ -197,7 +197,5 @@ def _trains_with(
 
 def _numbered(names: Sequence[str]) -> str:
     """Returns the names of classes with their numbers, as far as a line holds them."""
-    from p2pl.terminal import visible
-
     shown = ", ".join(f"{number} {visible(name)}" for number, name in enumerate(names[:MAX_SHOWN]))
     return shown + (f", … {len(names) - 1}" if len(names) > MAX_SHOWN else "")

@@ -19,8 +19,8 @@ def report(
 ) -> None:
     """Draw pictures and write tables of what happened in runs.
 
-    They show accuracy by round, who trusted whom, the confusion matrix, bytes by peer, and scores
-    by class.
+    They show the task's metrics by round, who trusted whom, the confusion matrix, bytes by peer,
+    and scores by class.
     """
     with extra("report"):
         from rich.console import Console

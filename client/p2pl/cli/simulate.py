@@ -75,9 +75,9 @@ def simulate(
     attack: Annotated[
         str | None,
         typer.Option(
-            help="KIND:COUNT[:ARG]: the last COUNT peers attack, e.g. sign-flip:2:-3; accuracies "
-            "are those of the honest peers. An unknown KIND lists all kinds.  [default: all peers "
-            "are honest]"
+            help="KIND:COUNT[:ARG]: the last COUNT peers attack, e.g. sign-flip:2:-3; scores are "
+            "those of the honest peers. An unknown KIND lists all kinds.  [default: all peers are "
+            "honest]"
         ),
     ] = None,
     settings: Annotated[
@@ -95,8 +95,8 @@ def simulate(
         typer.Option(
             min=1,
             help="Number of examples to take out of the training data, the same ones for all "
-            "seeds, and to measure accuracy on instead of the test set: for choosing settings.  "
-            "[default: none; accuracy is measured on the test set]",
+            "seeds, and to score on instead of the test set: for choosing settings.  "
+            "[default: none; peers are scored on the test set]",
         ),
     ] = None,
     test_share: options.TestShare = None,
@@ -137,14 +137,14 @@ def simulate(
     ] = None,
     curves: Annotated[
         bool,
-        typer.Option(help="Measure accuracy after every round, or after the last round only."),
+        typer.Option(help="Score the peers after every round, or after the last round only."),
     ] = True,
     as_json: options.AsJson = False,
 ) -> None:
     """Run many virtual peers in one process.
 
-    This shows what a session would reach. Accuracies are means over the peers, on the whole test
-    set, after the last mix.
+    This shows what a session would reach. The task's metrics are means over the peers, on the
+    whole test set, after the last mix.
     """
     changes = dict(map(_setting, settings or ()))
     named = {

@@ -262,12 +262,11 @@ def _check_labels(source: Source, task: Task) -> None:
             continue
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or (task.classes and high >= task.classes):
+            allowed = f"0..{task.classes - 1}, the session's task.classes"
+            if not task.classes:
+                allowed = "no number below 0"
             raise DataError(
-                wrong(
-                    f"labels of the {name} split",
-                    got=f"{low}..{high}",
-                    allowed=f"0..{task.classes - 1}, the session's task.classes",
-                )
+                wrong(f"labels of the {name} split", got=f"{low}..{high}", allowed=allowed)
             )
 
 

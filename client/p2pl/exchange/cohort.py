@@ -5,7 +5,8 @@ and nobody waits for anybody longer than a deadline.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median_low
@@ -16,7 +17,8 @@ from p2pl.errors import TrackerError
 from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.node import Node
 from p2pl.exchange.round import save
-from p2pl.exchange.swap import Pulls, announce, publish, pull_all
+from p2pl.exchange.swap import Pulls, announce, publish, pull_all, pull_next
+from p2pl.exchange.witness import Envelope, Watch
 from p2pl.learning.train import Trained
 from p2pl.mixing.base import PeerModel
 from p2pl.protocol.announce import PeerAddress
@@ -35,6 +37,9 @@ SEEDING_QUIET_S = 20.0
 class Cohort(Exchange):
     """A random few of the swarm in each round, named by the tracker."""
 
+    def __init__(self) -> None:
+        self._envelope = Envelope()
+
     async def enter(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state to begin with: the peer's own, or the swarm's."""
         return await enter(node, state)
@@ -46,7 +51,8 @@ class Cohort(Exchange):
         blocked = await node.worker(partial(node.learner.blocked, state.trust))
         cohort = await find_cohort(node, without=blocked)
         pulls = await pull_all(node, cohort, index)
-        reached = swarm_round(index, pulls.models)
+        believed = self._envelope.believed(index, node.clock(), pulls.models)
+        reached = swarm_round(index, believed)
         if node.session.exchange.lockstep:
             pulls = in_step(pulls, index)
         return Collected(pulls, pulls.models, age=index, reached=reached)
@@ -110,9 +116,10 @@ def swarm_round(index: int, models: Mapping[str, PeerModel]) -> int:
 async def enter(node: Node, state: PeerState) -> PeerState:
     """Returns the state to begin with: the peer's own once enough are there, or the swarm's.
 
-    A swarm that is well past the peer's round is not made to wait: the peer takes its model and its
-    round. One that is just ahead has nothing that cannot be mixed and judged as usual; and those
-    whom a peer meets first may be liars.
+    A swarm that is well past the peer's round is not made to wait: the peer takes its model, and
+    its round where most of those it met were seen to go on from it, or where all others are done.
+    One that is just ahead has nothing that cannot be mixed and judged as usual; and those whom a
+    peer meets first may be liars.
 
     Args:
         node: the peer.
@@ -128,13 +135,51 @@ async def enter(node: Node, state: PeerState) -> PeerState:
         cohort = await meet(node, begun + TRACKER_PATIENCE_S)
         pulls = await pull_all(node, cohort, state.round)
         rounds = [model.round for model in pulls.models.values()]
-        if swarm_round(state.round, pulls.models) > state.round:
-            return await catch_up(node, state, pulls.models)
         waited_s = node.clock() - begun
+        if swarm_round(state.round, pulls.models) > state.round:
+            left_s = exchange.start_deadline_s - waited_s
+            seen = await watch(node, cohort, state.round, left_s)
+            return await catch_up(node, state, seen or pulls.models, believed=bool(seen))
         there = node.answer.alive if node.answer else 0
         if any(rounds) or there >= exchange.min_peers or waited_s > exchange.start_deadline_s:
             return state
         node.events.said(f"waiting for peers: {there} of {exchange.min_peers}")
+        await asyncio.sleep(POLL_S)
+
+
+async def watch(
+    node: Node, cohort: Sequence[PeerAddress], index: int, patience_s: float
+) -> dict[str, PeerModel]:
+    """Returns what those peers serve that are believed to be ahead; nothing where too few are.
+
+    More than half of those who say that they are ahead must take a step before its eyes. Where the
+    tracker says that nobody else trains any more, there are no steps left to see.
+
+    Args:
+        node: the peer, with the first answer of each of the cohort in `held`.
+        cohort: whom to watch.
+        index: the peer's round.
+        patience_s: how long at most.
+    """
+    until_s, last = node.clock() + patience_s, node.session.exchange.rounds
+    ahead = {who: one for who, one in node.held.items() if one.model.round > index}
+    seen = Watch()
+    seen.look(node.clock(), ahead)
+    while True:
+        if node.answer is not None and node.answer.training <= 1:
+            done = {who: one.model for who, one in node.held.items() if one.model.round == last}
+            if 2 * len(done) > len(ahead):
+                return done
+        addresses = [one for one in cohort if one.id in ahead]
+        await pull_next(node, addresses)
+        stepped = seen.look(node.clock(), node.held)
+        if 2 * len(stepped) > len(ahead):
+            return dict(stepped)
+        if node.clock() > until_s:
+            return {}
+        node.events.said("waiting to see others go on from the round that they say they are at")
+        with contextlib.suppress(TrackerError):
+            await announce(node, "update", 0)
         await asyncio.sleep(POLL_S)
 
 
@@ -160,7 +205,9 @@ async def meet(node: Node, until_s: float, wanted: int | None = None) -> list[Pe
             await asyncio.sleep(POLL_S)
 
 
-async def catch_up(node: Node, state: PeerState, models: Mapping[str, PeerModel]) -> PeerState:
+async def catch_up(
+    node: Node, state: PeerState, models: Mapping[str, PeerModel], *, believed: bool
+) -> PeerState:
     """Returns the state moved to the swarm's round, with the swarm's model unless that is no good.
 
     It is no good where it fits the peer's data much worse than the peer's own. A specialist's own
@@ -170,15 +217,28 @@ async def catch_up(node: Node, state: PeerState, models: Mapping[str, PeerModel]
         node: the peer.
         state: of the peer.
         models: of its cohort, by peer id; at least one.
+        believed: whether they are believed to be where they say; else the peer stays at its round.
     """
     reached = min(node.rounds, median_low([model.round for model in models.values()]))
-    theirs = middle([model.vector for model in models.values()])
-    theirs = node.learner.at_home(theirs, state.weights)
+    at_home = {
+        who: replace(model, vector=node.learner.at_home(model.vector, state.weights))
+        for who, model in models.items()
+    }
+    huge = await node.worker(partial(node.learner.too_large, state.weights, at_home))
+    vectors = [model.vector for who, model in at_home.items() if who not in huge]
+    theirs = middle(vectors or [state.weights])
     lost = await node.worker(partial(node.learner.loss_by_taking, theirs, state.weights))
     good = lost < MAX_WORSE_NATS
     model = "taking its model" if good else "its model is no good on own data, keeping the own one"
-    node.events.said(f"the swarm is at round {reached}: {model}")
-    moved = replace(state, round=reached, weights=theirs if good else state.weights)
+    where = f"the swarm is at round {reached}"
+    if not believed:
+        where = f"round {reached}, say others, and nobody was seen to go on: staying behind"
+    node.events.said(f"{where}: {model}")
+    moved = replace(
+        state,
+        round=reached if believed else state.round,
+        weights=theirs if good else state.weights,
+    )
     await save(node, moved)
     return moved
 

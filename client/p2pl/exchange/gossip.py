@@ -27,9 +27,11 @@ from p2pl.exchange.linger import linger
 from p2pl.exchange.node import Node
 from p2pl.exchange.round import save
 from p2pl.exchange.swap import MAX_WAITED_LAG, announce, publish, pull_all
+from p2pl.exchange.witness import Envelope
 from p2pl.learning.train import Trained
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.protocol import gossip as messages
+from p2pl.protocol.address import reach_of
 from p2pl.protocol.announce import PeerAddress
 from p2pl.run.state import PeerState
 
@@ -72,6 +74,7 @@ class GossipExchange(Exchange):
 
     def __init__(self) -> None:
         self._neighbours = Neighbours()
+        self._envelope = Envelope()
 
     async def enter(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state to begin with, with the age of its model.
@@ -100,11 +103,12 @@ class GossipExchange(Exchange):
         pulled = pushers if mode == "push" else [*neighbours.addresses, *pushers]
         pulls = await pull_all(node, awake(node, pulled), age)
         models = pulls.models
+        believed = self._envelope.believed(index, node.clock(), models)
         return Collected(
             pulls,
             capped(models, index),
             age=age,
-            reached=swarm_round(index, models),
+            reached=swarm_round(index, believed),
             memory=lambda mixed: {"age": age_of(mixed, models, age, index)},
         )
 
@@ -222,8 +226,10 @@ def take_pushes(node: Node) -> list[PeerAddress]:
             continue
         pushers.pop(message.peer_id, None)
         pushers[message.peer_id] = None  # the newest last
-        if len(known) < HINTS_UNTIL:
-            known.hear(one for one in told.addresses() if one.id not in known)
+        if len(known) < HINTS_UNTIL and message.peer_id in seen:
+            near = reach_of(seen[message.peer_id].host)  # a nearer address is another machine here
+            hints = [one for one in told.addresses() if reach_of(one.host) >= near]
+            known.hear(one for one in hints if one.id not in known)
     limit = max(MIN_PUSHES, 2 * node.session.exchange.cohort)
     return [seen[peer_id] for peer_id in list(pushers)[-limit:] if peer_id in seen]
 

@@ -31,10 +31,12 @@ from p2pl.learning import device
 from p2pl.learning.optimizers import check_private
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import Trainer
+from p2pl.metric import ACCURACY
 from p2pl.mixing.base import rule_of
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
+from p2pl.network.serve import ServeLimits
 from p2pl.network.transport import Directory, Transport
 from p2pl.network.wire import CurveWire
 from p2pl.privacy.ledger import PURPOSE
@@ -58,6 +60,8 @@ CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
 NOTHING = torch.arange(0)  # rows
+SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
+SERVE_SHARE = 2 / 3  # of that deadline; then the slowest gives way where others find no place
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,8 @@ async def join(
         events = Events((into(log), *sinks))
         log.drop_after(state.round if state else 0)
         begun = state.round if state else 0
-        events(Started(file.name, file.id, identity.peer_id, begun, rounds))
+        measured = (trainer.metrics, trainer.loss_unit)
+        events(Started(file.name, file.id, identity.peer_id, begun, rounds, *measured))
         with contextlib.closing(Worker()) as worker, _Stopping() as stopping:
             one = _Run(file, options, identity, learner, exchange, events, rounds, worker, stopping)
             if on_signals:
@@ -290,6 +295,7 @@ async def _network(
             session_id=file.id,
             listen=options.listen,
             chunk_bytes=file.session.wire.chunk_bytes,
+            limits=_serving(file),
         )
     )
     me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
@@ -298,6 +304,17 @@ async def _network(
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
     return wire, directory
+
+
+def _serving(file: SessionFile) -> ServeLimits:
+    """Returns what the peer gives to others: nothing for longer than anybody waits for it."""
+    deadline_s = file.session.exchange.pull_deadline_s
+    usual = ServeLimits()
+    return replace(
+        usual,
+        transfer_s=min(usual.transfer_s, deadline_s + SERVE_SLACK_S),
+        share_s=min(usual.share_s, SERVE_SHARE * deadline_s),
+    )
 
 
 def _node(one: _Run, transport: Transport, directory: Directory, state: PeerState) -> Node:
@@ -429,12 +446,14 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         (one.options.run_dir / BEST_FILE).unlink(missing_ok=True)  # of rounds that were taken back
     scores = one.learner.judge(state.weights)
     write_atomically(one.options.run_dir / MODEL_FILE, one.learner.checkpoint(state.weights))
+    personal = _keep_personal(one, state)
     return msgspec.structs.replace(
         summary,
         accuracy=scores.accuracy,
         metrics=dict(scores.metrics),
         confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
-        personal_accuracy=_keep_personal(one, state),
+        personal_accuracy=personal if trainer.metrics[0] == ACCURACY else None,
+        personal_score=personal,
         best_round=state.best.round if state.best else None,
         best_validation_loss=state.best.validation_loss if state.best else None,
     )

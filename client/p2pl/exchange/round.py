@@ -214,12 +214,7 @@ def _personalise(node: Node, outcome: Outcome) -> dict[str, float]:
     """Goes on with the personal model; returns how good it and the shared one are for the peer."""
     learner, trained = node.learner, outcome.trained.vector
     node.personal = learner.personalise(trained, node.personal, outcome.pulls.models, outcome.mixed)
-    own = learner.trainer.own_score
-    return {
-        "personal_accuracy": own(learner.judge(node.personal)),
-        "own_accuracy": own(outcome.scored.after),
-        "own_accuracy_before_mix": own(outcome.scored.before),
-    }
+    return learner.own_scores(node.personal, outcome.scored)
 
 
 def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEntry:

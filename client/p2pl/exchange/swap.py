@@ -130,6 +130,20 @@ async def _pull(node: Node, address: PeerAddress, index: int) -> Held | str:
     return await _ask_for(node, address, index, wait_s, before)
 
 
+async def pull_next(node: Node, addresses: Sequence[PeerAddress]) -> None:
+    """Asks peers for the round after the one that is held of them; what comes is held."""
+    wait_s = node.session.exchange.wait_s
+
+    async def one(address: PeerAddress) -> Held | str:
+        before = node.held.get(address.id)
+        index = before.model.round + 1 if before else 0
+        return await _ask_for(node, address, index, wait_s, before)
+
+    answers = await asyncio.gather(*map(one, addresses))
+    came = {at.id: it for at, it in zip(addresses, answers, strict=True) if isinstance(it, Held)}
+    node.held = {**node.held, **came}
+
+
 async def fetch(node: Node, address: PeerAddress) -> Held | str:
     """Returns a peer's newest version as it is now, or why there is none."""
     return await _ask_for(node, address, 0, 0.0, None)
@@ -160,7 +174,8 @@ async def _ask_for(
         if isinstance(pulled, Unchanged):
             if before is None:
                 raise FrameError("answer: got 'not modified', though nothing of it is held")
-            model = replace(before.model, round=pulled.round)
+            # The same bytes are of no later round, whatever it says: a round changes a model.
+            model = replace(before.model, round=min(pulled.round, before.model.round))
             held = replace(before, model=model)
         else:
             vector = await asyncio.to_thread(node.learner.codec.decode, pulled.payload)

@@ -88,12 +88,22 @@ class Objective:
         return outputs
 
     def losses(self, vector: Tensor, batch: Examples) -> Tensor:
-        """Returns the loss of each example at the parameters [P], [n]."""
+        """Returns the loss of each example at the parameters [P], [n].
+
+        Args:
+            vector: [P] float32.
+            batch: n examples.
+        """
         outputs = self.checked(self.outputs(vector, batch.x), batch.y)
         return self.task.losses(outputs, batch.y)
 
     def loss(self, vector: Tensor, batch: Examples) -> Tensor:
-        """Returns the mean loss over a batch at the parameters [P], a single number."""
+        """Returns the mean loss over a batch at the parameters [P], a single number.
+
+        Args:
+            vector: [P] float32.
+            batch: n examples, at least 1.
+        """
         outputs = self.checked(self.outputs(vector, batch.x), batch.y)
         return self.task.loss(outputs, batch.y, "mean")
 

@@ -164,6 +164,19 @@ class Task(Protocol):
             raise DataError(wrong("--partition", got="one by classes", allowed=allowed))
         return targets
 
+    def flipped(self, targets: Tensor) -> Tensor:
+        """Returns the most wrong targets that there are, to test against: each is turned around.
+
+        Args:
+            targets: [n, ...].
+
+        Raises:
+            InputError: there are none, as far as this task knows.
+        """
+        del targets
+        name = type(self).__name__
+        raise InputError(wrong("--attack label-flip", got=f"the task {name}", allowed="others"))
+
     def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
         """Returns what outputs say of each example, by name, what is asked for first.
 

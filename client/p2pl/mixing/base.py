@@ -85,12 +85,15 @@ class Mixer(Protocol):
             defaults, saved in the peer's state.
         keeps_privacy: whether the rule may be used with private training: it learns of the peer's
             examples nothing but what `trainer.judge()` answers. A rule is refused until it says so.
+        bounds_sizes: whether the rule copes with models of any size; else those that are out of all
+            proportion (`p2pl.mixing.size`) are rejected before it.
         asks_judge: whether the rule asks `trainer.judge()`: private training must pay for answers.
         arguments: names that the rule reads from the session's `mixing.arguments`.
     """
 
     Memory: ClassVar[type[msgspec.Struct]] = NoMemory
     keeps_privacy: ClassVar[bool] = False
+    bounds_sizes: ClassVar[bool] = False
     asks_judge: ClassVar[bool] = False
     arguments: ClassVar[frozenset[str]] = frozenset()
     session: Session

@@ -329,6 +329,7 @@ class Robust(Mixer):
     """A rule that makes a vector and a row, out of the models alone."""
 
     keeps_privacy: ClassVar[bool] = True
+    bounds_sizes: ClassVar[bool] = True
 
     def mix(self, own: Own, received: Mapping[str, PeerModel], memory: msgspec.Struct) -> Mixed:
         """Returns the mix by the session's rule."""

@@ -20,7 +20,7 @@ import zmq.asyncio
 
 from p2pl.errors import FrameError, PullError, wrong
 from p2pl.network.keys import CurveKeys
-from p2pl.network.pull import MIN_RETRY_MS, dealing, endpoint, unless_lost
+from p2pl.network.pull import MIN_RETRY_MS, connect, dealing, endpoint, unless_lost
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
 from p2pl.pace import Rate, RateLimiter
@@ -301,7 +301,7 @@ class Connections:
         dealer, monitor = connection.held.enter_context(
             dealing(self._context, self._keys, connection.address)
         )
-        dealer.connect(where)
+        connect(dealer, where)
         connection.dealer, connection.monitor = dealer, monitor
         answer = await self._exchange(connection, Hello(self._credential))
         if isinstance(answer, Refused):

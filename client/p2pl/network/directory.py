@@ -7,10 +7,11 @@ until one that came back is noticed.
 """
 
 import asyncio
+import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -19,11 +20,12 @@ import httpx
 import msgspec
 from msgspec import Meta
 
-from p2pl.errors import ProtocolError, RunDirError, TrackerError, wrong
+from p2pl.errors import ProtocolError, RunDirError, TrackerError, visible, wrong
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
 from p2pl.pace import NO_REST, BackOff, Rest
 from p2pl.protocol import announce as messages
+from p2pl.protocol.address import Reach, dialled, reach_of
 from p2pl.protocol.announce import (
     MAX_ANSWER_BYTES,
     MAX_NUMWANT,
@@ -52,7 +54,7 @@ class Announcer:
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequence: Annotated[int, Meta(ge=0, lt=1 << 53)]
-    known: Annotated[tuple[PeerAddress, ...], Meta(max_length=MAX_KNOWN)]
+    known: Annotated[tuple[dict[str, Any], ...], Meta(max_length=MAX_KNOWN)]  # a `PeerAddress` each
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ class _Failure(Exception):
     def __init__(
         self, reason: str, *, retry_in_s: float | None = None, forgot: bool = False
     ) -> None:
-        super().__init__(reason)
+        super().__init__(visible(reason))  # part of it is the tracker's
         self.retry_in_s = retry_in_s
         self.forgot = forgot
 
@@ -139,9 +141,8 @@ class TrackerDirectory:
 
     def state(self) -> dict[str, Any]:
         """Returns what a later run needs, as plain values for JSON."""
-        state = _State(sequence=self._sequence, known=tuple(self.known.addresses()))
-        builtins: dict[str, Any] = msgspec.to_builtins(state)
-        return builtins
+        known = msgspec.to_builtins(self.known.addresses())
+        return {"sequence": self._sequence, "known": known}
 
     async def announce(self, event: Event = "update", *, numwant: int) -> Answer:
         """Returns the answer of the first tracker that gives one.
@@ -247,6 +248,7 @@ class TrackerDirectory:
         try:
             response = await self._client.send(request, stream=True)
             try:
+                reach = _reach(response)
                 data = await self._read(response)
             finally:
                 await response.aclose()
@@ -254,7 +256,7 @@ class TrackerDirectory:
             raise _Failure(f"{type(fault).__name__}: {fault}".rstrip(": ")) from fault
         try:
             if response.status_code == 200:
-                return messages.decode_answer(data)
+                return _from_here(messages.decode_answer(data), reach)
             raise _refusal(response, data)
         except ProtocolError as fault:
             raise _Failure(str(fault)) from fault
@@ -282,7 +284,36 @@ class TrackerDirectory:
         except msgspec.ValidationError as fault:
             raise RunDirError(f"saved tracker state: {fault}") from fault
         self._sequence = state.sequence
-        self.known.hear(state.known)
+        self.known.hear(_usable(state.known))
+
+
+def _usable(saved: Sequence[Mapping[str, Any]]) -> Iterator[PeerAddress]:
+    """Yields the saved addresses that may be a peer's; an older version may have saved others."""
+    for raw in saved:
+        with contextlib.suppress(ValueError):  # msgspec's own are ValueErrors as well
+            yield msgspec.convert(raw, PeerAddress).checked()
+
+
+def _reach(response: httpx.Response) -> Reach:
+    """Returns from how far away the tracker that answered was reached."""
+    stream = response.extensions.get("network_stream")
+    ends = [stream.get_extra_info(end) for end in ("server_addr", "client_addr")] if stream else []
+    try:
+        theirs, ours = (dialled(str(end[0]).partition("%")[0]) for end in ends)
+    except (TypeError, ValueError):
+        return Reach.WORLD
+    return Reach.MACHINE if theirs == ours else reach_of(theirs)
+
+
+def _from_here(answer: Answer, tracker: Reach) -> Answer:
+    """Returns the answer without peers nearer to the tracker than it is to this peer.
+
+    Their addresses mean another machine here than they do there: a loopback address this very
+    machine, and a private one whatever has it in the network around this peer.
+    """
+    peers = tuple(peer for peer in answer.peers if reach_of(peer.host) >= tracker)
+    unusable = answer.unusable + len(answer.peers) - len(peers)
+    return msgspec.structs.replace(answer, peers=peers, unusable=unusable)
 
 
 class _Written:

@@ -9,7 +9,6 @@ few milliseconds on loopback, two round trips more on a network (`scripts/bench 
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import mmap
 import operator
 import time
@@ -55,6 +54,9 @@ CONNECT_MS = 5_000  # chosen: two lost SYNs (1 s, 2 s) and a slow path
 HANDSHAKE_MS = 5_000
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 1_000
 FRAMING_BYTES = 128  # what CURVE adds to a frame: 33 bytes, and its handshake commands
+# For an offer, beside the wait that was asked for. Chosen: who is there says at once that it is
+# busy, and has a place before so long; who never has must not cost a round its whole deadline.
+FIRST_ANSWER_S = 10.0
 GRACE_S = 0.5  # to read what a peer sent before its connection was lost
 
 T = TypeVar("T")
@@ -174,7 +176,7 @@ class Puller:
             talk = _Talk(dealer, address, room, self._chunk_bytes, self._traffic)
             try:
                 async with asyncio.timeout(deadline_s):
-                    dealer.connect(where)
+                    connect(dealer, where)
                     return await unless_lost(talk.ask(question), monitor)
             except TimeoutError as fault:
                 raise PullError(f"late: {talk.stage} after {deadline_s:g} s") from fault
@@ -190,7 +192,31 @@ def dealing(
     """Yields a socket that will talk to one peer only, and the socket that tells its fate.
 
     Both are closed at the end. The first is not connected yet.
+
+    Raises:
+        PullError: there is no socket for it, or ZeroMQ does not take the address: what is wrong
+            with one address costs that address.
     """
+    with contextlib.ExitStack() as stack:
+        try:
+            pair = stack.enter_context(_dealing(context, keys, address))
+        except zmq.ZMQError as fault:
+            raise PullError(f"unreachable: {fault.strerror}") from fault
+        yield pair
+
+
+def connect(dealer: zmq.asyncio.Socket, where: str) -> None:
+    """Connects a socket; raises PullError where ZeroMQ does not take the address."""
+    try:
+        dealer.connect(where)
+    except zmq.ZMQError as fault:
+        raise PullError(f"unreachable: {fault.strerror}") from fault
+
+
+@contextlib.contextmanager
+def _dealing(
+    context: zmq.asyncio.Context, keys: CurveKeys, address: PeerAddress
+) -> Iterator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]]:
     dealer = context.socket(zmq.DEALER)
     try:
         dealer.linger = 0
@@ -241,9 +267,18 @@ class _Talk:
 
     async def ask(self, question: Pull | FetchBlob) -> Pulled | Unchanged:
         """Returns the peer's answer; asks again for as long as it is busy."""
+        wait_s = question.wait_ms / 1_000 if isinstance(question, Pull) else 0.0
+        most_s = wait_s + FIRST_ANSWER_S
+        until_s = time.monotonic() + most_s
         while True:
             self._say(question)
-            answer, _ = await self._hear()
+            try:
+                async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
+                    answer, _ = await self._hear()
+            except TimeoutError as fault:
+                raise PullError(
+                    f"late: {self.stage} after {wait_s + FIRST_ANSWER_S:g} s"
+                ) from fault
             if isinstance(answer, Refused):
                 raise PullError(f"refused: {answer.reason!r}")
             if isinstance(answer, Chunk):
@@ -391,11 +426,10 @@ def endpoint(address: PeerAddress) -> str:
     """Returns what ZeroMQ connects to, for example `tcp://[::1]:4000`.
 
     Raises:
-        PullError: the host is no IP address; a name is never looked up.
+        PullError: the address can be no peer's; a name is never looked up.
     """
     try:
-        host = ipaddress.ip_address(address.host)
+        host = address.checked().host
     except ValueError as fault:
-        raise PullError(wrong("address", got=address.host, allowed="an IP address")) from fault
-    text = f"[{host}]" if isinstance(host, ipaddress.IPv6Address) else str(host)
-    return f"tcp://{text}:{address.port}"
+        raise PullError(f"address: {fault}") from fault
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{address.port}"

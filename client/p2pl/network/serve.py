@@ -7,7 +7,7 @@ does costs that puller: a broken frame ends its own transfer, and every table ha
 """
 
 import asyncio
-import ipaddress
+import contextlib
 import logging
 import weakref
 from collections.abc import Callable
@@ -19,6 +19,7 @@ import zmq.asyncio
 
 from p2pl.errors import FrameError, wrong
 from p2pl.network.connections import AcceptedConnections, Inbox
+from p2pl.network.gate import Gate
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
 from p2pl.protocol.announce import PeerAddress
@@ -59,6 +60,7 @@ class ServeLimits:
     retry_in_s: float = 0.25  # told to those who find it busy
     idle_s: float = 10.0  # a transfer that gets no credit for so long is dropped
     transfer_s: float = 120.0  # no transfer lasts longer, however it trickles
+    share_s: float = 20.0  # after this the slowest gives way where others find no place
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +92,7 @@ class Server:
 
     Args:
         router: bound, and secured by CURVE.
+        gate: in front of it.
         credential: of this peer, shown with every answer that matters.
         chunk_bytes: of the session.
         limits: what is given to others at most.
@@ -104,12 +107,13 @@ class Server:
         self,
         router: zmq.asyncio.Socket,
         *,
+        gate: Gate,
         credential: Credential,
         chunk_bytes: int,
         limits: ServeLimits,
         traffic: Traffic,
     ) -> None:
-        self._router = router
+        self._router, self._gate = router, gate
         self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(router.underlying)  # no futures
         self._credential = credential
         self._session_id = credential.session.hex()
@@ -163,6 +167,8 @@ class Server:
         while True:
             for _ in range(YIELD_MESSAGES):
                 route, *frames = await self._router.recv_multipart(copy=False)
+                if frames:
+                    self._gate.gave(frames)
                 self._receive(route.bytes, frames)
             await asyncio.sleep(0)  # with messages waiting, nothing above ever yields
 
@@ -251,13 +257,17 @@ class Server:
             raise FrameError("connection: it has no CURVE key") from fault
         peer_id = credential.check(session_id=self._session_id, curve_key=curve_key)
         address = PeerAddress(
-            id=peer_id, host=_plain(host), port=credential.port, curve_key=credential.curve_key
+            id=peer_id, host=host, port=credential.port, curve_key=credential.curve_key
         )
-        self.seen.pop(peer_id, None)
-        self.seen[peer_id] = address  # the most recently seen stand last
+        with contextlib.suppress(ValueError):  # it has come from where nobody else could reach it
+            self._see(address.checked())
+        return peer_id
+
+    def _see(self, address: PeerAddress) -> None:
+        self.seen.pop(address.id, None)
+        self.seen[address.id] = address  # the most recently seen stand last
         if len(self.seen) > MAX_SEEN:
             del self.seen[next(iter(self.seen))]
-        return peer_id
 
     def _wait(self, route: Route, peer_id: str, pull: Pull) -> None:
         """Lets a pull wait for its round; a peer waits once, and its newest pull counts."""
@@ -303,7 +313,23 @@ class Server:
         if len(own) >= self._limits.transfers_per_peer:
             self._drop(own[0], "replaced by a newer pull")
         self._draining = [last for last in self._draining if last() is not None]
-        return len(self._transfers) + len(self._draining) >= self._limits.transfers
+        if len(self._transfers) + len(self._draining) < self._limits.transfers:
+            return False
+        return not self._made_room()
+
+    def _made_room(self) -> bool:
+        """Returns whether the slowest transfer has given its place up, having had its share."""
+        now_s, share_s = self._now(), self._limits.share_s
+        slow = {
+            route: each.offset / (now_s - each.began_s)
+            for route, each in self._transfers.items()
+            if now_s - each.began_s > share_s
+        }
+        if not slow:
+            return False
+        self._drop(min(slow, key=slow.__getitem__), "too slow, and others wait")
+        self._draining = [last for last in self._draining if last() is not None]
+        return len(self._transfers) + len(self._draining) < self._limits.transfers
 
     def _begin(self, route: Route, peer_id: str, credit: int, version: Published) -> None:
         offer = VersionOffer(
@@ -390,10 +416,3 @@ class Server:
             return False
         self._traffic.went(peer_id, sum(map(len, parts)) - len(route))
         return True
-
-
-def _plain(host: str) -> str:
-    """Returns an IP address as text; an IPv4 address that came over IPv6 in its own form."""
-    address = ipaddress.ip_address(host)
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)

@@ -22,6 +22,7 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 
 from p2pl.errors import FrameError, InputError, PullError, wrong
 from p2pl.network.connections import Connections, Inbox
+from p2pl.network.gate import EVENTS, Gate
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.memory import reuse_freed_memory
 from p2pl.network.pull import FRAMING_BYTES, HANDSHAKE_MS, Pulled, Puller, Room, Unchanged
@@ -55,7 +56,10 @@ class CurveWire:
         traffic: bytes and transfers so far.
         curve_key: the public CURVE key to announce, in Z85.
         port: where it serves, once it is open.
+        gate: bounds the connections of others.
     """
+
+    gate: Gate
 
     def __init__(
         self,
@@ -325,8 +329,10 @@ class CurveWire:
             curve_key=self._keys.public,
             port=self.port,
         )
+        self.gate = Gate(self.port)
         self._server = Server(
             router,
+            gate=self.gate,
             credential=credential,
             chunk_bytes=self._chunk_bytes,
             limits=self._limits,
@@ -342,17 +348,19 @@ class CurveWire:
         self._connections = Connections(
             context, keys=self._keys, credential=credential, traffic=self.traffic
         )
+        watching = asyncio.create_task(self.gate.run(router.get_monitor_socket(EVENTS)))
         serving = asyncio.create_task(self._server.run())
-        stack.push_async_callback(self._stop, serving)
+        stack.push_async_callback(self._stop, router, [serving, watching])
 
-    async def _stop(self, serving: asyncio.Task[None]) -> None:
+    async def _stop(self, router: zmq.asyncio.Socket, working: list[asyncio.Task[None]]) -> None:
         """Ends all tasks, before their sockets are closed."""
         self._server.close()
-        tasks = [serving, *self._asking]
+        tasks = [*working, *self._asking]
         self._asking.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        router.disable_monitor()
         self._connections.close()
 
 

@@ -15,7 +15,6 @@ must stay below 1 % of the peers' own, also where a model has 31 KB.
 """
 
 import hashlib
-import ipaddress
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -23,7 +22,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
-from p2pl.errors import AnnounceError, ProtocolError, wrong
+from p2pl.errors import AnnounceError, ProtocolError, visible, wrong
+from p2pl.protocol.address import ALLOWED_KEY, dialled, is_curve_key
 from p2pl.protocol.identity import (
     CURVE_KEY_CHARS,
     PUBLIC_KEY_BYTES,
@@ -123,6 +123,17 @@ class PeerAddress(_Message, frozen=True, kw_only=True):
     port: Port
     curve_key: CurveKey
 
+    def checked(self) -> "PeerAddress":
+        """Returns the address with its host in the one form that this has.
+
+        Raises:
+            ValueError: the key is no CURVE key, or the host none that a peer may have.
+        """
+        if not is_curve_key(self.curve_key):
+            raise ValueError(wrong("curve_key", got=self.curve_key, allowed=ALLOWED_KEY))
+        host = dialled(self.host)
+        return self if host == self.host else msgspec.structs.replace(self, host=host)
+
 
 class PeerRow(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, array_like=True
@@ -133,6 +144,12 @@ class PeerRow(
     host: Host
     port: Port
     curve_key: CurveKey
+
+    def address(self) -> PeerAddress:
+        """Returns the address; raises ValueError where it can be no peer's."""
+        return PeerAddress(
+            id=self.id.hex(), host=self.host, port=self.port, curve_key=self.curve_key
+        ).checked()
 
 
 class Terms(_Message, frozen=True, omit_defaults=True, kw_only=True):
@@ -150,13 +167,14 @@ class Terms(_Message, frozen=True, omit_defaults=True, kw_only=True):
 class AnswerBody(Terms, frozen=True, omit_defaults=True, kw_only=True):
     """An answer as it travels."""
 
-    peers: Annotated[tuple[PeerRow, ...], Meta(max_length=MAX_NUMWANT)]
+    peers: Annotated[tuple[msgspec.Raw, ...], Meta(max_length=MAX_NUMWANT)]  # a `PeerRow` each
 
 
 class Answer(Terms, frozen=True, kw_only=True):
     """The tracker's answer: some of the other peers, drawn at random, and when to come back."""
 
     peers: tuple[PeerAddress, ...]
+    unusable: int = 0  # rows that can be no peer's address, and were left out
 
 
 class Refusal(_Message, frozen=True, omit_defaults=True, kw_only=True):
@@ -182,6 +200,7 @@ class Scrape(_Message, frozen=True, kw_only=True):
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _ANNOUNCES = msgspec.json.Decoder(SignedAnnounce)
 _ANSWERS = msgspec.json.Decoder(AnswerBody)
+_ROWS = msgspec.json.Decoder(PeerRow)
 _REFUSALS = msgspec.json.Decoder(Refusal)
 _SIGNATURE_JSON_BYTES = len(',"signature":""}') + 88  # 64 bytes in base64
 
@@ -219,7 +238,19 @@ def decode(body: bytes) -> SignedAnnounce:
             "announce: not in canonical form; write the fields once each, in the documented order, "
             "without blanks, integers as plain digits, bytes as base64 with padding"
         )
+    if not is_curve_key(announce.curve_key):
+        message = wrong("announce curve_key", got=announce.curve_key, allowed=ALLOWED_KEY)
+        raise AnnounceError(message, status=422)
     return announce
+
+
+def check_host(host: str) -> None:
+    """Raises AnnounceError unless others could dial a peer that announces from `host`."""
+    try:
+        dialled(host)
+    except ValueError as fault:
+        hint = "reach the tracker by an address that others can dial"
+        raise AnnounceError(f"announce from here: {fault}; {hint}", status=403) from fault
 
 
 def too_long() -> AnnounceError:
@@ -259,10 +290,12 @@ def encode_other(message: Refusal | Scrape) -> bytes:
 
 
 def decode_answer(body: bytes) -> Answer:
-    """Returns the answer in `body`.
+    """Returns the answer in `body`, without the rows that can be no peer's address.
+
+    A tracker passes on what strangers say, so a bad row costs that row.
 
     Raises:
-        ProtocolError: it is too long, not JSON, out of range, or names a host that is no address.
+        ProtocolError: it is too long, not JSON, or out of range.
     """
     if len(body) > MAX_ANSWER_BYTES:
         raise ProtocolError(
@@ -270,19 +303,19 @@ def decode_answer(body: bytes) -> Answer:
         )
     try:
         answer = _ANSWERS.decode(body)
-        peers = tuple(
-            PeerAddress(
-                id=row.id.hex(),
-                host=str(ipaddress.ip_address(row.host)),
-                port=row.port,
-                curve_key=row.curve_key,
-            )
-            for row in answer.peers
-        )
-    except (msgspec.DecodeError, ValueError) as fault:
+    except (msgspec.DecodeError, ValueError, RecursionError) as fault:
         raise ProtocolError(f"answer: {fault}") from fault
+    peers = tuple(address for row in answer.peers if (address := _address_in(row)) is not None)
     terms = {name: getattr(answer, name) for name in Terms.__struct_fields__}
-    return Answer(**terms, peers=peers)
+    terms["warning"] = visible(answer.warning)
+    return Answer(**terms, peers=peers, unusable=len(answer.peers) - len(peers))
+
+
+def _address_in(row: msgspec.Raw) -> PeerAddress | None:
+    try:
+        return _ROWS.decode(row).address()
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
 
 
 def decode_refusal(body: bytes) -> Refusal:
@@ -292,6 +325,7 @@ def decode_refusal(body: bytes) -> Refusal:
         ProtocolError: it is not a refusal.
     """
     try:
-        return _REFUSALS.decode(body[:MAX_ANSWER_BYTES])
+        refusal = _REFUSALS.decode(body[:MAX_ANSWER_BYTES])
+        return msgspec.structs.replace(refusal, reason=visible(refusal.reason))
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
         raise ProtocolError(f"refusal: {fault}") from fault

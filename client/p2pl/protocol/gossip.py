@@ -25,11 +25,12 @@ class Push(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     ] = ()  # peers that its sender knows
 
     def addresses(self) -> list[PeerAddress]:
-        """Returns the hints as addresses; whoever is met there must still prove its id."""
-        return [
-            PeerAddress(id=row.id.hex(), host=row.host, port=row.port, curve_key=row.curve_key)
-            for row in self.hints
-        ]
+        """Returns the hints as addresses; whoever is met there must still prove its id.
+
+        Raises:
+            ValueError: one can be no peer's address.
+        """
+        return [row.address() for row in self.hints]
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -55,6 +56,8 @@ def read(payload: bytes) -> Push:
     if len(payload) > MAX_TELL_BYTES:
         raise FrameError(f"push: got {len(payload)} bytes, allowed {MAX_TELL_BYTES}")
     try:
-        return _DECODER.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        told = _DECODER.decode(payload)
+        told.addresses()
+        return told
+    except (msgspec.DecodeError, ValueError, RecursionError) as fault:
         raise FrameError(f"push: got {payload[:32]!r}…; {fault}") from fault

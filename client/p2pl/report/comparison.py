@@ -6,19 +6,24 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from p2pl.errors import InputError, wrong
+from p2pl.errors import InputError, visible, wrong
+from p2pl.metric import ACCURACY, Metric
 from p2pl.report import plots
 from p2pl.report.tables import terminal_table
 from p2pl.run.files import write_atomically
-from p2pl.terminal import percent
 
 
-def comparison_table(alone: Mapping[str, float], together: Mapping[str, float]) -> Table:
-    """Returns a table for a terminal: each peer's accuracy alone and after mixing.
+def comparison_table(
+    alone: Mapping[str, float], together: Mapping[str, float], metric: Metric = ACCURACY
+) -> Table:
+    """Returns a table for a terminal: how good each peer is alone, and after mixing.
+
+    A gain above 0 is for the better, whichever way the metric goes.
 
     Args:
-        alone: accuracy in percent, by the peer's name; at least one.
-        together: the same peers' accuracy after mixing, in percent.
+        alone: the metric, in its unit, by the peer's name; at least one.
+        together: the same of the same peers, after mixing.
+        metric: what was measured.
 
     Raises:
         InputError: the two are not of the same peers, or there are none.
@@ -27,33 +32,38 @@ def comparison_table(alone: Mapping[str, float], together: Mapping[str, float]) 
     rows = [
         (
             name,
-            percent(alone[name]),
-            percent(together[name]),
-            f"{together[name] - alone[name]:+.1f}",
+            visible(metric.shown(alone[name])),
+            visible(metric.shown(together[name])),
+            metric.shown_gain(metric.gain(alone[name], together[name])),
         )
         for name in names
     ]
     one = float(np.mean([alone[name] for name in names]))
     two = float(np.mean([together[name] for name in names]))
-    rows.append(("mean", percent(one), percent(two), f"{two - one:+.1f}"))
-    return terminal_table("Accuracy", ("peer", "alone", "together", "gain"), rows)
+    gain = metric.shown_gain(metric.gain(one, two))
+    rows.append(("mean", visible(metric.shown(one)), visible(metric.shown(two)), gain))
+    return terminal_table(visible(metric.title), ("peer", "alone", "together", "gain"), rows)
 
 
 def draw_alone_versus_together(
-    alone: Mapping[str, float], together: Mapping[str, float], out: Path
+    alone: Mapping[str, float],
+    together: Mapping[str, float],
+    out: Path,
+    metric: Metric = ACCURACY,
 ) -> None:
-    """Writes a picture of each peer's accuracy alone and after mixing.
+    """Writes a picture of how good each peer is alone, and after mixing.
 
     Args:
-        alone: accuracy in percent, by the peer's name; at least one.
-        together: the same peers' accuracy after mixing, in percent.
+        alone: the metric, in its unit, by the peer's name; at least one.
+        together: the same of the same peers, after mixing.
         out: the PNG file.
+        metric: what was measured.
 
     Raises:
         InputError: the file cannot be written, or the two are not of the same peers.
     """
     _compared(alone, together)
-    write_atomically(out, plots.draw_comparison(alone, together))
+    write_atomically(out, plots.draw_comparison(alone, together, metric))
 
 
 def _compared(alone: Mapping[str, float], together: Mapping[str, float]) -> list[str]:

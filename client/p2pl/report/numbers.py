@@ -1,29 +1,36 @@
 """What came out of the runs of one session, in numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from p2pl.errors import RunDirError, wrong
+from p2pl.metric import ACCURACY, Metric
 from p2pl.report.classes import ClassScore, class_scores, macro_score
 from p2pl.run.log import LoggedRun, PeerId, RoundEntry, ScoredOn
 from p2pl.run.presence import PeerChurn, churn_of
 
 
 class PeerScore(msgspec.Struct, frozen=True, kw_only=True):
-    """One run in numbers; accuracies in percent."""
+    """One run in numbers; scores are of the primary metric, in its unit, accuracies in percent."""
 
     peer_id: PeerId
     directory: str
     state: str  # finished, interrupted or unfinished
     rounds: int  # number of the last round
-    accuracy: float | None  # of the final model where the run has ended, else of the last round
-    accuracy_of_last_round: float | None  # as logged; a peer may have merged on after it
-    best_accuracy: float | None  # of all rounds and the final model
-    accuracy_before_mix: float | None  # in the last round, after training
-    train_loss: float | None  # mean over the last round, nats
+    score: float | None  # of the final model where the run has ended, else of the last round
+    score_of_last_round: float | None  # as logged; a peer may have merged on after it
+    best_score: float | None  # of all rounds and the final model
+    best_round: int | None  # the first one that had it; None: only the final model has, or nobody
+    score_before_mix: float | None  # in the last round, after training
+    metrics: dict[str, float]  # all of them, of the same model as `score`
+    accuracy: float | None = None  # the four, where the primary metric is the accuracy
+    accuracy_of_last_round: float | None = None
+    best_accuracy: float | None = None
+    accuracy_before_mix: float | None = None
+    train_loss: float | None  # mean over the last round
     samples: int | None  # of its own, to train on; known once it has ended
     epsilon: float | None  # of privacy, spent so far; None: training is not private
     bytes_in: int  # sums over the rounds, like all that follow
@@ -34,9 +41,9 @@ class PeerScore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """Accuracy in percent over the peers that finished, or over all where none did."""
+    """A metric over the peers that finished, or over all where none did."""
 
-    peers: int  # that have an accuracy
+    peers: int  # of which it is known
     mean: float
     std: float  # of these peers, not an estimate for others
     worst: float
@@ -59,7 +66,11 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str
     name: str
     peers: tuple[PeerScore, ...]
-    accuracy: Spread | None
+    metric: Metric  # the primary one
+    metrics: tuple[Metric, ...]  # all of them, the primary one first
+    score: Spread | None  # of the primary metric
+    accuracy: Spread | None  # likewise, where that is the accuracy
+    spreads: dict[str, Spread]  # of all metrics, by name
     classes: tuple[ClassScore, ...]  # () when no run has a confusion matrix
     macro: ClassScore | None  # unweighted mean over the classes
     labels: tuple[str, ...]
@@ -80,14 +91,21 @@ def numbers_of(runs: Sequence[LoggedRun]) -> Numbers:
     Raises:
         RunDirError: their confusion matrices are of different sizes.
     """
-    peers = tuple(_peer_score(run) for run in runs)
+    metrics = runs[0].metrics
+    metric, is_accuracy = metrics[0], metrics[0] == ACCURACY
+    peers = tuple(_peer_score(run, metric) for run in runs)
+    spreads = {one.name: _spread(peers, one) for one in metrics}
     labels, confusion = summed_confusion(runs)
     classes = class_scores(confusion, labels)
     return Numbers(
         session_id=runs[0].session_id,
         name=next((run.name for run in runs if run.name), ""),
         peers=peers,
-        accuracy=_spread(peers),
+        metric=metric,
+        metrics=metrics,
+        score=spreads[metric.name],
+        accuracy=spreads[metric.name] if is_accuracy else None,
+        spreads={name: spread for name, spread in spreads.items() if spread},
         classes=classes,
         macro=macro_score(classes),
         labels=labels,
@@ -106,15 +124,14 @@ def _test_sets(runs: Sequence[LoggedRun]) -> tuple[ScoredOn, ...]:
     return tuple(dict.fromkeys(known))
 
 
-def final_accuracy(run: LoggedRun) -> float | None:
-    """Returns the accuracy, in percent, of the model that a run ended with.
+def final_score(run: LoggedRun, metric: Metric) -> float | None:
+    """Returns a metric of the model that a run ended with.
 
     A run that is under way, or was killed, has no such model: then it is that of the last round
-    that has one. None where no accuracy is known.
+    that has one. None where it is not known.
     """
-    if run.summary is not None and run.summary.accuracy is not None:
-        return run.summary.accuracy
-    return _last(run.rounds, "accuracy")
+    ended = run.summary.value(metric) if run.summary is not None else None
+    return _newest(entry.value(metric) for entry in run.rounds) if ended is None else ended
 
 
 def summed_confusion(runs: Sequence[LoggedRun]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
@@ -168,21 +185,30 @@ def trust_when_last_met(rounds: Sequence[RoundEntry]) -> dict[PeerId, float]:
     return row
 
 
-def _peer_score(run: LoggedRun) -> PeerScore:
-    summary, final = run.summary, final_accuracy(run)
-    known = [entry.accuracy for entry in run.rounds] + [final]
+def _peer_score(run: LoggedRun, metric: Metric) -> PeerScore:
+    summary, final = run.summary, final_score(run, metric)
+    rounds = {entry.round: entry.value(metric) for entry in run.rounds}
+    best = metric.best([*rounds.values(), final])
+    of_all = {one.name: final_score(run, one) for one in run.metrics}
+    scores = {
+        "score": final,
+        "score_of_last_round": _newest(rounds.values()),
+        "best_score": best,
+        "score_before_mix": _newest(entry.value_before_mix(metric) for entry in run.rounds),
+    }
+    accuracies = {name.replace("score", "accuracy"): value for name, value in scores.items()}
     return PeerScore(
         peer_id=run.peer_id,
         directory=str(run.directory),
         state=run.state,
         rounds=run.rounds[-1].round if run.rounds else 0,
-        accuracy=final,
-        accuracy_of_last_round=_last(run.rounds, "accuracy"),
-        best_accuracy=max((value for value in known if value is not None), default=None),
-        accuracy_before_mix=_last(run.rounds, "accuracy_before_mix"),
-        train_loss=_last(run.rounds, "train_loss"),
+        **scores,
+        **(accuracies if metric == ACCURACY else {}),
+        best_round=None if best is None else _first(rounds, best),
+        metrics={name: value for name, value in of_all.items() if value is not None},
+        train_loss=_newest(entry.train_loss for entry in run.rounds),
         samples=summary.samples if summary else None,
-        epsilon=_last(run.rounds, "epsilon"),
+        epsilon=_newest(entry.epsilon for entry in run.rounds),
         bytes_in=sum(entry.bytes_in for entry in run.rounds),
         bytes_out=sum(entry.bytes_out for entry in run.rounds),
         tracker_bytes=sum(entry.tracker_bytes for entry in run.rounds),
@@ -191,26 +217,29 @@ def _peer_score(run: LoggedRun) -> PeerScore:
     )
 
 
-def _last(rounds: Sequence[RoundEntry], field: str) -> float | None:
-    """Returns the field's newest value that is known."""
-    for entry in reversed(rounds):
-        value: float | None = getattr(entry, field)
-        if value is not None:
-            return value
-    return None
+def _first(rounds: Mapping[int, float | None], wanted: float) -> int | None:
+    """Returns the first round that has this value; None where none has."""
+    return next((place for place, value in rounds.items() if value == wanted), None)
 
 
-def _spread(peers: Sequence[PeerScore]) -> Spread | None:
-    ended = [score for score in peers if score.state == "finished"]
-    known = [score.accuracy for score in ended or peers if score.accuracy is not None]
-    if not known:
+def _newest(values: Iterable[float | None]) -> float | None:
+    """Returns the last value that is known; None where none is."""
+    known = [value for value in values if value is not None]
+    return known[-1] if known else None
+
+
+def _spread(peers: Sequence[PeerScore], metric: Metric) -> Spread | None:
+    ended = [peer for peer in peers if peer.state == "finished"]
+    known = [peer.metrics[metric.name] for peer in ended or peers if metric.name in peer.metrics]
+    worst, best = metric.worst(known), metric.best(known)
+    if worst is None or best is None:
         return None
     return Spread(
         peers=len(known),
         mean=float(np.mean(known)),
         std=float(np.std(known)),
-        worst=min(known),
-        best=max(known),
+        worst=worst,
+        best=best,
     )
 
 

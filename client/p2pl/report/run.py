@@ -9,6 +9,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,8 +17,8 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 
-from p2pl.errors import InputError, RunDirError, wrong
-from p2pl.metric import figure
+from p2pl.errors import InputError, RunDirError, visible, wrong
+from p2pl.metric import ACCURACY, Metric, figure
 from p2pl.report import plots
 from p2pl.report.folder import (
     NUMBERS_FILE,
@@ -30,19 +31,24 @@ from p2pl.report.folder import (
 from p2pl.report.numbers import (
     Numbers,
     Spread,
-    final_accuracy,
+    final_score,
     numbers_of,
     summed_confusion,
     trust_when_last_met,
 )
 from p2pl.report.tables import Rows, class_rows, markdown_table, markdown_text, terminal_table
 from p2pl.run.log import LoggedRun, PeerId, read_run
-from p2pl.terminal import SHORT_ID_CHARS, duration, percent, visible
+from p2pl.terminal import SHORT_ID_CHARS, duration, percent
 
-TERMINAL_COLUMNS = ("peer", "state", "rounds", "accuracy", "before mixing", "received", "sent")
+TERMINAL_COLUMNS = ("peer", "state", "rounds", "before mixing", "received", "sent")
+SCORE = 3  # the column of the primary metric
+SCORE_CAPTION = (
+    "On the test set after mixing, by round. The last point of a run that has ended is its final "
+    "model. A cross: the run stopped early."
+)
 CAPTIONS = {
-    "accuracy": "Accuracy on the test set after mixing, by round. The last point of a run that has "
-    "ended is its final model. A cross: the run stopped early.",
+    "accuracy": SCORE_CAPTION,
+    "score": SCORE_CAPTION,
     "loss": "Training loss by round.",
     "trust": "The weight that a row's peer gave to a column's peer the last time it asked for it; "
     "0 when it was rejected then. Grey: the two never met.",
@@ -50,10 +56,10 @@ CAPTIONS = {
     "bytes": "Parameters received and sent, with their headers.",
 }
 
-ACCURACY_CAPTION = (
-    "The accuracy of a run that has ended is of the model that it ended with. It can differ from "
+FINAL_CAPTION = (
+    "The {name} of a run that has ended is of the model that it ended with. It can differ from "
     "that of the last round in the log: a peer may go on merging while it serves the others. The "
-    "accuracy of a run that is under way, or was killed, is of its last round."
+    "{name} of a run that is under way, or was killed, is of its last round."
 )
 CHURN_CAPTION = (
     "As the others saw it, between the first and the last round in which they talked to it: how "
@@ -67,7 +73,7 @@ class Report:
 
     page: Path
     numbers_file: Path
-    pictures: Mapping[str, Path]  # by kind: accuracy, loss, trust, confusion, bytes
+    pictures: Mapping[str, Path]  # by kind: accuracy (or score), loss, trust, confusion, bytes
     numbers: Numbers
 
 
@@ -100,14 +106,16 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Report:
 
 
 def report_tables(report: Report) -> RenderableType:
-    """Returns the report's tables for a terminal: accuracy by peer, and scores by class."""
+    """Returns the report's tables for a terminal: scores by peer, of all metrics, and by class."""
     numbers = report.numbers
     names = display_names([score.peer_id for score in numbers.peers])
     title = f"{numbers.name or 'session'} {numbers.session_id[:SHORT_ID_CHARS]}".strip()
     head, rows = _peer_rows(numbers, names)
-    kept = [head.index(name) for name in TERMINAL_COLUMNS]
+    kept = [place for place, name in enumerate(head) if name in TERMINAL_COLUMNS or place == SCORE]
     narrow = [[row[index] for index in kept] for row in rows]
-    parts = [terminal_table(visible(title), TERMINAL_COLUMNS, narrow)]
+    parts = [terminal_table(visible(title), [head[index] for index in kept], narrow)]
+    if len(numbers.metrics) > 1:
+        parts.append(terminal_table("Metrics", *_metric_rows(numbers)))
     if numbers.classes:
         parts.append(terminal_table("By class", *class_rows(numbers.classes, numbers.macro)))
     return Group(*parts)
@@ -178,13 +186,15 @@ def _peers_met(runs: Sequence[LoggedRun]) -> list[PeerId]:
 def _draw(runs: Sequence[LoggedRun], names: Mapping[PeerId, str]) -> dict[str, bytes]:
     """Returns the pictures that the runs have numbers for, by kind."""
     drawn: dict[str, bytes] = {}
-    for kind, field, title, unit in (
-        ("accuracy", "accuracy", "Accuracy after mixing", "accuracy on the test set (%)"),
-        ("loss", "train_loss", "Training loss", "mean loss of the round (nats)"),
+    metric = runs[0].metric
+    unit = f" ({runs[0].loss_unit})" if runs[0].loss_unit else ""
+    for kind, title, axis, curve in (
+        (kind_of(metric), f"{metric.title} after mixing", metric.axis, partial(_scores, metric)),
+        ("loss", "Training loss", f"mean loss of the round{unit}", _losses),
     ):
-        curves = {names[run.peer_id]: _curve(run, field) for run in runs}
+        curves = {names[run.peer_id]: curve(run) for run in runs}
         if any(curves.values()):
-            drawn[kind] = plots.draw_curves(curves, title=title, unit=unit)
+            drawn[kind] = plots.draw_curves(curves, title=title, unit=axis)
     rows = {run.peer_id: row for run in runs if (row := trust_when_last_met(run.rounds))}
     if rows:
         drawn["trust"] = _draw_trust(rows, names)
@@ -199,14 +209,23 @@ def _draw(runs: Sequence[LoggedRun], names: Mapping[PeerId, str]) -> dict[str, b
     return drawn
 
 
-def _curve(run: LoggedRun, field: str) -> list[tuple[int, float]]:
-    """Returns (round, value) where the value is known; accuracy ends in the final model."""
-    points = [(entry.round, getattr(entry, field)) for entry in run.rounds]
+def kind_of(metric: Metric) -> str:
+    """Returns what the picture of a metric is called."""
+    return "accuracy" if metric == ACCURACY else "score"
+
+
+def _scores(metric: Metric, run: LoggedRun) -> list[tuple[int, float]]:
+    """Returns (round, value) where the value is known; the last one is of the final model."""
+    points = [(entry.round, entry.value(metric)) for entry in run.rounds]
     known = [(place, value) for place, value in points if value is not None]
-    final = final_accuracy(run)
-    if field == "accuracy" and known and final is not None:
+    final = final_score(run, metric)
+    if known and final is not None:
         known[-1] = (known[-1][0], final)
     return known
+
+
+def _losses(run: LoggedRun) -> list[tuple[int, float]]:
+    return [(one.round, one.train_loss) for one in run.rounds if one.train_loss is not None]
 
 
 def _draw_trust(
@@ -257,18 +276,25 @@ def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
         f"# {markdown_text(title)}",
         f"Session `{markdown_text(numbers.session_id or 'unknown')}`.",
     ]
-    if numbers.accuracy is not None:
-        spread = numbers.accuracy
+    metric = numbers.metric
+    name = markdown_text(metric.name)
+    if numbers.score is not None:
+        spread = numbers.score
+        lower = "" if metric.higher_is_better else "; lower is better"
         parts.append(
-            f"**Accuracy {percent(spread.mean)}**, the mean over {_count(spread)} "
-            f"(standard deviation {spread.std:.1f}, worst {percent(spread.worst)}, "
-            f"best {percent(spread.best)})."
+            f"**{markdown_text(metric.title)} {_shown(metric, spread.mean)}**, the mean over "
+            f"{_count(spread)} (standard deviation {metric.shown_spread(spread.std)}, worst "
+            f"{_shown(metric, spread.worst)}, best {_shown(metric, spread.best)}{lower})."
         )
-    parts += ["## Peers", markdown_table(*_peer_rows(numbers, names)), ACCURACY_CAPTION]
+    table = markdown_table(*_peer_rows(numbers, names))
+    parts += ["## Peers", table, FINAL_CAPTION.format(name=name)]
     parts += [f"Scored on {one.said}." for one in numbers.test_sets]
     parts += _merged_on(numbers, names)
+    if len(numbers.metrics) > 1:
+        parts += ["## Metrics", markdown_table(*_metric_rows(numbers))]
     for kind, file in numbers.pictures.items():
-        parts += [f"## {kind.capitalize()}", f"![{kind}]({file})", CAPTIONS[kind]]
+        heading = markdown_text(metric.title) if kind == "score" else kind.capitalize()
+        parts += [f"## {heading}", f"![{kind}]({file})", CAPTIONS[kind]]
         if kind == "confusion":
             parts.append(markdown_table(*class_rows(numbers.classes, numbers.macro)))
     if numbers.rejections:
@@ -281,24 +307,49 @@ def _page(numbers: Numbers, names: Mapping[PeerId, str]) -> str:
 
 def _merged_on(numbers: Numbers, names: Mapping[PeerId, str]) -> list[str]:
     """Returns a line for each peer whose final model is another than that of its last round."""
+    metric = numbers.metric
     return [
-        f"{names[score.peer_id]} had {percent(score.accuracy_of_last_round)} after its last round "
-        f"and ended with {percent(score.accuracy)}."
-        for score in numbers.peers
-        if score.accuracy_of_last_round not in (None, score.accuracy)
+        f"{names[peer.peer_id]} had {_shown(metric, peer.score_of_last_round)} after its last "
+        f"round and ended with {_shown(metric, peer.score)}."
+        for peer in numbers.peers
+        if peer.score_of_last_round not in (None, peer.score)
     ]
 
 
+def _shown(metric: Metric, value: float | None) -> str:
+    """Returns a value with its unit, which a stranger may have written, for a page."""
+    return markdown_text(metric.shown(value))
+
+
+def _metric_rows(numbers: Numbers) -> Rows:
+    """Returns what the peers reached by every metric, the primary one first."""
+    rows: list[tuple[str, ...]] = [
+        (
+            visible(metric.name),
+            visible(metric.shown(spread.mean)),
+            metric.shown_spread(spread.std),
+            visible(metric.shown(spread.worst)),
+            visible(metric.shown(spread.best)),
+            "higher" if metric.higher_is_better else "lower",
+        )
+        for metric in numbers.metrics
+        if (spread := numbers.spreads.get(metric.name))
+    ]
+    return ("metric", "mean over the peers", "std", "worst peer", "best peer", "better is"), rows
+
+
 def _peer_rows(numbers: Numbers, names: Mapping[PeerId, str]) -> Rows:
-    head = ("peer", "state", "rounds", "accuracy", "best", "before mixing", "loss", "samples")
+    metric = numbers.metric
+    name = visible(metric.name)
+    head = ("peer", "state", "rounds", name, "best", "before mixing", "loss", "samples")
     rows: list[tuple[str, ...]] = [
         (
             names[score.peer_id],
             score.state,
             str(score.rounds),
-            percent(score.accuracy),
-            percent(score.best_accuracy),
-            percent(score.accuracy_before_mix),
+            visible(metric.shown(score.score)),
+            visible(metric.shown(score.best_score)),
+            visible(metric.shown(score.score_before_mix)),
             figure(score.train_loss),
             "-" if score.samples is None else str(score.samples),
             decimal(score.bytes_in),
@@ -308,8 +359,8 @@ def _peer_rows(numbers: Numbers, names: Mapping[PeerId, str]) -> Rows:
         )
         for score in numbers.peers
     ]
-    if numbers.accuracy is not None and len(rows) > 1:
-        mean = f"{numbers.accuracy.mean:.1f} ± {numbers.accuracy.std:.1f} %"
+    if numbers.score is not None and len(rows) > 1:
+        mean = visible(metric.shown_range(numbers.score.mean, numbers.score.std))
         rows.append(("mean ± std", "", "", mean, *[""] * 8))
     return (*head, "received", "sent", "time", "with the tracker"), rows
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from p2pl.data import partition
 from p2pl.data.partition import Indices
-from p2pl.terminal import visible
+from p2pl.errors import visible
 
 MAX_COLUMNS = 12  # classes in a terminal's table; more do not fit a line
 MAX_ROWS = 100  # peers in it

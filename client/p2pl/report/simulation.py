@@ -3,10 +3,11 @@
 `write_simulation_report` reads what `p2pl simulate --out DIR` wrote, and writes another directory:
 
     report.md      a page for people, with every picture and table
-    report.json    what `p2pl simulate --json` printed, and every peer's accuracy
+    report.json    what `p2pl simulate --json` printed, and every peer's score
     *.png          the pictures; one is left out where there is nothing to draw
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +19,26 @@ from msgspec import Meta
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 
-from p2pl.errors import RunDirError, wrong
+from p2pl.errors import RunDirError, visible, wrong
+from p2pl.metric import ACCURACY, Metric, figure
 from p2pl.report import plots
 from p2pl.report.classes import ClassScore, class_scores, macro_score
 from p2pl.report.folder import PAGE_FILE, make_folder, write_pictures, write_text
 from p2pl.report.numbers import trust_when_last_met
 from p2pl.report.plots import Matrix
-from p2pl.report.tables import Rows, class_rows, markdown_table, terminal_table
+from p2pl.report.run import kind_of
+from p2pl.report.tables import Rows, class_rows, markdown_table, markdown_text, terminal_table
 from p2pl.run.log import MAX_RECORD_BYTES, LoggedRun, read_run
-from p2pl.terminal import percent, visible
 
 SIMULATION_FILE = "simulation.json"
 MAX_TRUST_PEERS = 100  # a side of the trust picture; more cells than that cannot be seen
+CURVES = (
+    "On the test set by round, mean over the peers and the seeds. The band is one standard "
+    "deviation over the seeds. *Mean model*: of the mean of all peers' parameters."
+)
 HEADINGS = {
     "accuracy": "Accuracy",
+    "score": "Score",
     "peers": "Peers",
     "consensus": "Consensus distance",
     "bad": "Bad peers",
@@ -39,9 +46,9 @@ HEADINGS = {
     "confusion": "Confusion",
 }
 CAPTIONS = {
-    "accuracy": "Accuracy on the test set by round, mean over the peers and the seeds. The band is "
-    "one standard deviation over the seeds. *Mean model*: of the mean of all peers' parameters.",
-    "peers": "Accuracy of each peer after the last mix; a dot is one seed, the line their mean.",
+    "accuracy": CURVES,
+    "score": CURVES,
+    "peers": "Each peer after the last mix; a dot is one seed, the line their mean.",
     "consensus": "How far the peers' parameters are from their mean, squared, relative to it.",
     "bad": "The bad peers' share in an honest peer's mix, all of them together.",
     "trust": "The weight that a row's peer gave to a column's peer when it last asked for it, mean "
@@ -50,26 +57,46 @@ CAPTIONS = {
 }
 
 
-class Accuracy(msgspec.Struct, frozen=True):
-    """Of the peers after the last mix, in percent."""
+class Score(msgspec.Struct, frozen=True):
+    """A metric of the peers after the last mix, in its unit."""
 
-    mean: float  # over the honest peers and the seeds
-    std_over_seeds: float  # of the seeds' means
-    std_over_peers: float  # within a seed, mean over the seeds
-    worst_peer: float  # likewise
-    per_seed: tuple[float, ...]  # mean over the honest peers
+    mean: float | None  # over the honest peers and the seeds; None: not finite, like the next ones
+    std_over_seeds: float | None  # of the seeds' means
+    std_over_peers: float | None  # within a seed, mean over the seeds
+    worst_peer: float | None  # likewise
+    per_seed: tuple[float | None, ...]  # mean over the honest peers
+    metric: str = ACCURACY.name
+    unit: str = ACCURACY.unit
+    higher_is_better: bool = True
+
+    @property
+    def measured(self) -> Metric:
+        """What was measured."""
+        return Metric(self.metric, self.unit, self.higher_is_better)
 
 
 class Point(msgspec.Struct, frozen=True):
     """One round, mean over peers and seeds."""
 
     round: int
-    accuracy: float | None = None  # after mixing, percent, like the next three
+    accuracy: float | None = None  # after mixing, percent, like the next three; of older versions
     accuracy_std_over_seeds: float = 0.0
     accuracy_before_mix: float | None = None
     accuracy_of_mean_model: float | None = None  # of the mean of all peers' parameters
+    primary: float | None = None  # after mixing, by the primary metric, like the next three
+    primary_std_over_seeds: float = 0.0
+    primary_before_mix: float | None = None
+    primary_of_mean_model: float | None = None
     consensus_distance: float | None = None  # squared, relative to the mean of the parameters
     bad_weight: float | None = None  # of all bad peers in an honest peer's mix, percent
+
+    def scores(self) -> tuple[float | None, float, float | None, float | None]:
+        """Returns the primary metric, its std over the seeds, before the mix, of the mean model."""
+        if self.primary is None:
+            spread, mean = self.accuracy_std_over_seeds, self.accuracy_of_mean_model
+            return self.accuracy, spread, self.accuracy_before_mix, mean
+        spread, mean = self.primary_std_over_seeds, self.primary_of_mean_model
+        return self.primary, spread, self.primary_before_mix, mean
 
 
 class LoggedSimulation(msgspec.Struct, frozen=True):
@@ -79,8 +106,10 @@ class LoggedSimulation(msgspec.Struct, frozen=True):
     rounds: int
     partition: str
     mixing: str
-    accuracy: Accuracy
     by_round: tuple[Point, ...]
+    accuracy: Score | None = None  # None: it is another metric that is primary
+    primary: Score | None = None  # None: written by an older version, and the accuracy is
+    metrics: dict[str, Score] = {}
     name: str = ""
     data: str = ""
     model: str = ""
@@ -97,6 +126,13 @@ class LoggedSimulation(msgspec.Struct, frozen=True):
     consensus_distance: float | None = None
     confusion: tuple[tuple[int, ...], ...] = ()
 
+    @property
+    def score(self) -> Score:
+        """The primary metric; `_read` has seen to it that there is one."""
+        score = self.primary or self.accuracy
+        assert score is not None
+        return score
+
 
 @dataclass(frozen=True, slots=True)
 class SimulationReport:
@@ -105,7 +141,7 @@ class SimulationReport:
     page: Path
     pictures: Mapping[str, Path]  # by kind: those of HEADINGS
     simulation: LoggedSimulation
-    by_peer: Matrix  # [seeds, peers], percent, of the model that each peer ended with
+    by_peer: Matrix  # [seeds, peers], primary metric of the model that each peer ended with
     classes: tuple[ClassScore, ...]  # () when the simulation has no confusion matrix
 
 
@@ -127,7 +163,8 @@ def write_simulation_report(directory: Path, out: Path) -> SimulationReport:
     """
     simulation, raw = _read(directory)
     runs = _runs(directory, simulation)
-    by_peer = np.array([[_accuracy(run) for run in seed] for seed in runs])
+    metric = simulation.score.measured
+    by_peer = np.array([[_final(run, metric) for run in seed] for seed in runs])
     labels = _labels(runs, len(simulation.confusion))
     confusion = np.asarray(simulation.confusion, dtype=np.float64)
     drawn = _draw(simulation, runs, by_peer, labels)
@@ -139,15 +176,18 @@ def write_simulation_report(directory: Path, out: Path) -> SimulationReport:
         by_peer=by_peer,
         classes=class_scores(confusion, labels) if len(confusion) else (),
     )
-    write_text(out, _page(written), {**raw, "accuracy_by_peer": by_peer.tolist()})
+    name = "accuracy_by_peer" if metric == ACCURACY else "score_by_peer"
+    write_text(out, _page(written), {**raw, name: by_peer.tolist()})
     return written
 
 
 def simulation_tables(report: SimulationReport) -> RenderableType:
-    """Returns the report's tables for a terminal: accuracy by seed, and scores by class."""
+    """Returns the report's tables for a terminal: scores by seed, of all metrics, and by class."""
     parts: list[RenderableType] = [
         terminal_table(visible(_title(report.simulation)), *_seed_rows(report))
     ]
+    if len(report.simulation.metrics) > 1:
+        parts.append(terminal_table("Metrics", *_metric_rows(report.simulation)))
     if report.classes:
         rows = class_rows(report.classes, macro_score(report.classes))
         parts.append(terminal_table("By class", *rows))
@@ -160,20 +200,27 @@ def _read(directory: Path) -> tuple[LoggedSimulation, dict[str, Any]]:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_RECORD_BYTES)
-        return msgspec.json.decode(raw, type=LoggedSimulation), msgspec.json.decode(raw, type=dict)
+        read = (
+            msgspec.json.decode(raw, type=LoggedSimulation),
+            msgspec.json.decode(raw, type=dict),
+        )
     except OSError as fault:
         raise RunDirError(f"{path}: cannot be read: {fault.strerror}") from fault
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
         raise RunDirError(
             wrong(str(path), got=str(fault), allowed="figures as p2pl simulate writes them")
         ) from fault
+    if read[0].primary is None and read[0].accuracy is None:
+        allowed = "figures as p2pl simulate writes them"
+        raise RunDirError(wrong(str(path), got="neither accuracy nor primary", allowed=allowed))
+    return read
 
 
 def _runs(directory: Path, simulation: LoggedSimulation) -> list[list[LoggedRun]]:
     """Returns the runs by seed and peer; the honest peers are the first ones."""
     seeds = sorted(directory.glob("seed-*"), key=lambda path: int(path.name.partition("-")[2]))
     runs = [[read_run(run) for run in sorted(seed.glob("peer-*"))] for seed in seeds]
-    expected = (len(simulation.accuracy.per_seed), {len(runs[0])} if runs else set())
+    expected = (len(simulation.score.per_seed), {len(runs[0])} if runs else set())
     if (len(runs), {len(seed) for seed in runs}) != expected or not runs or not runs[0]:
         raise RunDirError(
             wrong(
@@ -186,13 +233,14 @@ def _runs(directory: Path, simulation: LoggedSimulation) -> list[list[LoggedRun]
     return runs
 
 
-def _accuracy(run: LoggedRun) -> float:
-    """Returns the accuracy of the model that a peer ended with, percent."""
-    if run.summary is None or run.summary.accuracy is None:
+def _final(run: LoggedRun, metric: Metric) -> float:
+    """Returns a metric of the model that a peer ended with."""
+    if run.summary is None:
         raise RunDirError(
-            wrong(str(run.directory), got="no final accuracy", allowed="a run that has finished")
+            wrong(str(run.directory), got="no final score", allowed="a run that has finished")
         )
-    return run.summary.accuracy
+    value = run.summary.value(metric)
+    return math.nan if value is None else value  # it was not finite, or had nothing to measure
 
 
 def _labels(runs: Sequence[Sequence[LoggedRun]], classes: int) -> tuple[str, ...]:
@@ -208,19 +256,21 @@ def _draw(
     labels: Sequence[str],
 ) -> dict[str, bytes]:
     """Returns the pictures, by kind."""
-    points = simulation.by_round
-    drawn = {
-        "accuracy": plots.draw_bands(
+    points, metric = simulation.by_round, simulation.score.measured
+    drawn: dict[str, bytes] = {}
+    scores = [(point.round, *point.scores()) for point in points]
+    if any(after is not None for _, after, *_ in scores):
+        drawn[kind_of(metric)] = plots.draw_bands(
             {
-                "after mixing": [(p.round, p.accuracy, p.accuracy_std_over_seeds) for p in points],
-                "before mixing": [(p.round, p.accuracy_before_mix, 0.0) for p in points],
-                "mean model": [(p.round, p.accuracy_of_mean_model, 0.0) for p in points],
+                "after mixing": [(place, after, std) for place, after, std, _, _ in scores],
+                "before mixing": [(place, before, 0.0) for place, _, _, before, _ in scores],
+                "mean model": [(place, mean, 0.0) for place, _, _, _, mean in scores],
             },
-            title="Accuracy, mean over peers and seeds",
-            unit="accuracy on the test set (%)",
-        ),
-        "peers": plots.draw_by_peer(by_peer, bad=simulation.bad_peers),
-    }
+            title=f"{metric.title}, mean over peers and seeds",
+            unit=metric.axis,
+        )
+    if np.isfinite(by_peer).any():
+        drawn["peers"] = plots.draw_by_peer(by_peer, metric, bad=simulation.bad_peers)
     distances = [(p.round, p.consensus_distance, 0.0) for p in points]
     if any(distance for _, distance, _ in distances):
         drawn["consensus"] = plots.draw_bands(
@@ -268,19 +318,25 @@ def _title(simulation: LoggedSimulation) -> str:
 
 def _page(report: SimulationReport) -> str:
     """Returns the report as a Markdown page."""
-    simulation, accuracy = report.simulation, report.simulation.accuracy
+    simulation, score = report.simulation, report.simulation.score
+    metric = score.measured
+    lower = "" if metric.higher_is_better else " Lower is better."
     parts = [
         f"# {visible(_title(simulation))}",
-        f"**Accuracy {accuracy.mean:.2f} ± {accuracy.std_over_seeds:.2f} %**, the mean over the "
-        f"honest peers and {len(accuracy.per_seed)} seeds, ± the standard deviation over the "
-        f"seeds. Over the peers of one seed it is {accuracy.std_over_peers:.2f}, and the worst "
-        f"peer has {percent(accuracy.worst_peer)}.",
+        f"**{markdown_text(metric.title)} {_fine(score.mean, metric)} ± "
+        f"{markdown_text(f'{_fine(score.std_over_seeds, metric)} {metric.unit}'.rstrip())}**, "
+        f"the mean over the honest peers and {len(score.per_seed)} seeds, ± the standard deviation "
+        f"over the seeds. Over the peers of one seed it is {_fine(score.std_over_peers, metric)}, "
+        f"and the worst peer has {markdown_text(metric.shown(score.worst_peer))}.{lower}",
         markdown_table(("setting", "value"), _settings(simulation)),
         "## Seeds",
         markdown_table(*_seed_rows(report)),
     ]
+    if len(simulation.metrics) > 1:
+        parts += ["## Metrics", markdown_table(*_metric_rows(simulation))]
     for kind in report.pictures:
-        parts += [f"## {HEADINGS[kind]}", f"![{kind}]({kind}.png)", CAPTIONS[kind]]
+        heading = markdown_text(metric.title) if kind == "score" else HEADINGS[kind]
+        parts += [f"## {heading}", f"![{kind}]({kind}.png)", CAPTIONS[kind]]
         if kind == "confusion":
             rows = class_rows(report.classes, macro_score(report.classes))
             parts.append(markdown_table(*rows))
@@ -305,17 +361,42 @@ def _settings(simulation: LoggedSimulation) -> list[tuple[str, str]]:
     ]
 
 
+def _fine(value: float | None, metric: Metric) -> str:
+    """Returns a number with one digit more than one peer's, without a unit."""
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if metric.unit == "%" else figure(value)
+
+
+def _metric_rows(simulation: LoggedSimulation) -> Rows:
+    """Returns what the peers reached by every metric, the primary one first."""
+    rows: list[tuple[str, ...]] = [
+        (
+            visible(score.metric),
+            visible(f"{_fine(score.mean, score.measured)} {score.unit}".rstrip()),
+            _fine(score.std_over_seeds, score.measured),
+            _fine(score.std_over_peers, score.measured),
+            visible(score.measured.shown(score.worst_peer)),
+            "higher" if score.higher_is_better else "lower",
+        )
+        for score in simulation.metrics.values()
+    ]
+    head = ("metric", "mean", "std over seeds", "std over peers", "worst peer", "better is")
+    return head, rows
+
+
 def _seed_rows(report: SimulationReport) -> Rows:
-    simulation = report.simulation
+    simulation, metric = report.simulation, report.simulation.score.measured
     honest = report.by_peer[:, : simulation.peers - simulation.bad_peers]
     rows: list[tuple[str, ...]] = [
         (
             str(simulation.first_seed + number),
-            f"{float(seed.mean()):.2f}",
-            f"{float(seed.std()):.2f}",
-            f"{float(seed.min()):.2f}",
-            f"{float(seed.max()):.2f}",
+            _fine(float(seed.mean()), metric),
+            _fine(float(seed.std()), metric),
+            _fine(metric.worst(seed.tolist()), metric),
+            _fine(metric.best(seed.tolist()), metric),
         )
         for number, seed in enumerate(honest)
     ]
-    return ("seed", "accuracy", "std over peers", "worst peer", "best peer"), rows
+    head = ("seed", visible(metric.name), "std over peers", "worst peer", "best peer")
+    return head, rows

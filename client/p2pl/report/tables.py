@@ -7,8 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from p2pl.errors import visible
 from p2pl.report.classes import ClassScore
-from p2pl.terminal import visible
 
 Rows: TypeAlias = tuple[tuple[str, ...], list[tuple[str, ...]]]  # names of the columns, and rows
 

@@ -1,6 +1,6 @@
 """The run directory: what one peer did in one session, for programs to read.
 
-    session.json       whose run this is: session id, session name, peer id
+    session.json       whose run this is: session id, session name, peer id; what is measured
     rounds.jsonl       one line a round, written as soon as the round is over
     summary.json       how it ended; absent while the run is under way, or when it was killed
     session.torrent    the session itself (written by whoever joins it)
@@ -12,14 +12,15 @@ A line is on its way to the disk before `append` returns, so `kill -9` costs at 
 written: such a torn last line is cut off when the directory is opened again. Readers ignore fields
 they do not know, so newer logs can be shown by older programs, and the other way round.
 
-Accuracies are in percent, losses in nats, bytes are those of parameters and their headers on the
-wire between peers. JSON has no NaN: a loss that is not finite is written as null.
+Accuracies are in percent, other metrics and losses in the units that `session.json` says, bytes are
+those of parameters and their headers on the wire between peers. JSON has no NaN: a loss that is not
+finite is written as null, and a metric that is not finite is left out.
 """
 
 import fcntl
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -31,6 +32,7 @@ import msgspec
 from msgspec import Meta
 
 from p2pl.errors import RunDirError, wrong
+from p2pl.metric import ACCURACY, Metric
 from p2pl.run.files import write_atomically
 
 MARKER_FILE = "session.json"
@@ -60,7 +62,11 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, field)
             if isinstance(value, float) and not math.isfinite(value):
                 msgspec.structs.force_setattr(self, field, None)
-            elif field in NUMBERS and not all(map(math.isfinite, value.values())):
+            elif (
+                field in NUMBERS
+                and isinstance(value, dict)
+                and not all(map(math.isfinite, value.values()))
+            ):
                 finite = {name: one for name, one in value.items() if math.isfinite(one)}
                 msgspec.structs.force_setattr(self, field, finite)
 
@@ -72,6 +78,8 @@ class Marker(_Record, frozen=True):
     peer_id: PeerId
     name: str = ""  # of the session
     alone: bool | None = None  # whether the peer trains without the others; None: not known
+    metrics: tuple[Metric, ...] = ()  # what is measured, the primary one first; () = not known
+    loss_unit: str = "nats"  # of all losses; "" where they have none
 
 
 class RoundEntry(_Record, frozen=True):
@@ -87,6 +95,9 @@ class RoundEntry(_Record, frozen=True):
     personal_accuracy: Percent | None = None  # of its personal model, on labels like its own
     own_accuracy: Percent | None = None  # after mixing, likewise; None: no personal model is kept
     own_accuracy_before_mix: Percent | None = None  # after training, likewise
+    personal_score: float | None = None  # these three, in whatever the primary metric is
+    own_score: float | None = None
+    own_score_before_mix: float | None = None
     trust: dict[PeerId, float] = {}  # the row that was mixed with; itself included
     cohort: tuple[PeerId, ...] = ()  # whom it asked
     received: tuple[PeerId, ...] = ()  # who delivered something usable
@@ -105,6 +116,14 @@ class RoundEntry(_Record, frozen=True):
     time: float | None = None  # of its end, seconds since 1970
     epsilon: float | None = None  # privacy spent so far; None: training is not private
     trust_epsilon: float | None = None  # by asking examples held back; it does not add to the other
+
+    def value(self, metric: Metric) -> float | None:
+        """Returns a metric after mixing; None: it is not known."""
+        return _value(metric, self.metrics, self.accuracy)
+
+    def value_before_mix(self, metric: Metric) -> float | None:
+        """Returns a metric after training, before mixing; None: it is not known."""
+        return _value(metric, self.metrics_before_mix, self.accuracy_before_mix)
 
 
 class ScoredOn(_Record, frozen=True):
@@ -141,6 +160,7 @@ class Summary(_Record, frozen=True):
     accuracy: Percent | None = None  # of the last round, after mixing, on the test set
     metrics: dict[str, float] = {}  # likewise; the primary one first
     personal_accuracy: Percent | None = None  # of its personal model, on labels like its own
+    personal_score: float | None = None  # likewise, in whatever the primary metric is
     rounds: Count = 0  # number of the last round that was completed
     best_round: Count | None = None  # the least validation loss; None: no such model is kept
     best_validation_loss: float | None = None
@@ -159,6 +179,35 @@ class Summary(_Record, frozen=True):
     labels: tuple[str, ...] = ()  # class names, in the order of their numbers
     confusion: tuple[tuple[Count, ...], ...] = ()  # [true class][predicted class], test samples
     test_set: ScoredOn | None = None  # None: the trainer alone knows what it scores on
+
+    def value(self, metric: Metric) -> float | None:
+        """Returns a metric of the final model; None: it is not known."""
+        return _value(metric, self.metrics, self.accuracy)
+
+
+def _value(metric: Metric, metrics: Mapping[str, float], accuracy: float | None) -> float | None:
+    """Returns a metric by its name; runs of before there were any have an accuracy alone."""
+    return metrics.get(metric.name, accuracy if metric.name == ACCURACY.name else None)
+
+
+def measured(
+    declared: Sequence[Metric], scored: Iterable[RoundEntry | Summary]
+) -> tuple[Metric, ...]:
+    """Returns what was measured in a run, the primary metric first; at least one.
+
+    A trainer that somebody brings, and runs of older versions, need not say what they measure: then
+    it is what they told, in no known unit.
+
+    Args:
+        declared: what is said to be measured; () or the accuracy where nobody said it.
+        scored: what was told.
+    """
+    if declared and tuple(declared) != (ACCURACY,):
+        return tuple(declared)
+    for one in scored:
+        if one.accuracy is None and one.metrics:
+            return tuple(map(Metric, one.metrics))
+    return (ACCURACY,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +243,13 @@ class LoggedRun:
     peer_id: PeerId  # the directory's name when it does not tell
     rounds: tuple[RoundEntry, ...]
     summary: Summary | None  # None: under way, or killed
+    metrics: tuple[Metric, ...] = (ACCURACY,)  # the primary one first
+    loss_unit: str = "nats"
+
+    @property
+    def metric(self) -> Metric:
+        """The primary metric."""
+        return self.metrics[0]
 
     @property
     def state(self) -> str:
@@ -231,9 +287,11 @@ class RunLog:
             _check_owner(directory, marker)  # before anything is created in a stranger's directory
             directory.mkdir(parents=True, exist_ok=True)
             held.enter_context(_lock(directory / LOCK_FILE))
-            found = _check_owner(directory, marker)
-            if found is None or (found.alone is None and marker.alone is not None):
+            known = _check_owner(directory, marker)
+            if known is None or (known.alone is None and marker.alone is not None):
+                known = marker
                 _write_record(directory / MARKER_FILE, marker)
+            self._marker = known
             rounds = (directory / ROUNDS_FILE).open("ab", buffering=0)
             self._file: BinaryIO = held.enter_context(rounds)
             self._replay(until=None)
@@ -279,6 +337,17 @@ class RunLog:
                 )
             )
         self._add(entry)
+
+    def describe(self, metrics: Sequence[Metric], loss_unit: str) -> None:
+        """Writes down what the run measures, the primary metric first.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        told = msgspec.structs.replace(self._marker, metrics=tuple(metrics), loss_unit=loss_unit)
+        if told != self._marker:
+            _write_record(self.directory / MARKER_FILE, told)
+            self._marker = told
 
     def drop_after(self, round_index: int) -> None:
         """Forgets the rounds later than this one: they are to be done again.
@@ -335,6 +404,8 @@ def read_run(directory: Path) -> LoggedRun:
         rounds = tuple(entry for entry, _ in _complete_rounds(directory / ROUNDS_FILE))
         marker = _read_record(directory / MARKER_FILE, Marker)
         summary = _read_record(directory / SUMMARY_FILE, Summary)
+    scored = (*rounds, *([summary] if summary else ()))
+    metrics = measured(marker.metrics if marker else (), scored)
     told: tuple[Marker | Summary, ...] = tuple(found for found in (marker, summary) if found)
     return LoggedRun(
         directory=directory,
@@ -343,6 +414,8 @@ def read_run(directory: Path) -> LoggedRun:
         peer_id=next((one.peer_id for one in told if one.peer_id), directory.resolve().name),
         rounds=rounds,
         summary=summary,
+        metrics=metrics,
+        loss_unit=marker.loss_unit if marker else "nats",
     )
 
 

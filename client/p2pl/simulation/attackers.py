@@ -66,7 +66,7 @@ def spoilt(setup: Setup, peer: int, mine: Part) -> Source:
     if setup.attack is None or peer < setup.honest:
         return mine
     generator = seeded(setup.name, setup.ids[peer], 0, "attack")
-    return attacks.poison(setup.attack, mine, setup.session.task.classes, generator)
+    return attacks.poison(setup.attack, mine, setup.session.task, generator)
 
 
 def crafted(

@@ -28,6 +28,7 @@ from p2pl.learning.task import Scores
 from p2pl.learning.train import Start, Trained, diverged, train
 from p2pl.learning.trainer import Round, trains_in, unchanged
 from p2pl.learning.weights import flatten
+from p2pl.mixing import size
 from p2pl.mixing.base import Mixed, Own, PeerModel
 from p2pl.mixing.fixed import FixedRow
 from p2pl.seeds import seeded
@@ -67,7 +68,8 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
         threads: that may be used at most.
 
     Raises:
-        InputError: `stacked` is wanted, and these peers cannot be stacked.
+        InputError: `stacked` is wanted, and these peers cannot be stacked; or the model's outputs
+            are not of the task's shape.
     """
     stackable = all(map(is_stackable, learners))
     if wanted == "stacked" and not stackable:
@@ -76,15 +78,18 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
                 "--engine",
                 got=wanted,
                 allowed="sequential: not all peers can be stacked (private training, a loop "
-                "or a task of one's own)",
+                "of one's own, or another task than the accuracy of classes)",
             )
         )
     kinds = ("stacked", "sequential") if wanted == "auto" and len(learners) > 1 else (wanted,)
     if not stackable or kinds == ("auto",):
         kinds = ("sequential",)
     trainer = torch_trainer(learners[0])
+    trainer.model.eval()
+    with torch.no_grad():  # says what is wrong with the outputs, which a stack does not look at
+        trainer.objective.losses(flatten(trainer.model), trainer.own.take(torch.tensor([0])))
     stack = Stack(trainer.model, own_part(learners[0]).whole, threads) if stackable else None
-    tried = learners[:TRIED_PEERS]
+    tried = learners[: TRIED_PEERS if len(kinds) > 1 else 1]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
     took = {kind: _seconds(partial(_try, kind, stack, tried), 1, clock) for kind in kinds}
@@ -115,7 +120,7 @@ def train_all(
         starts: by peer.
         index: the round.
         forgiving: whether a peer whose loss is no longer finite keeps the parameters that it had:
-            a mixing rule that is fooled so far shall be seen in its accuracy.
+            a mixing rule that is fooled so far shall be seen in its scores.
 
     Raises:
         TrainingDiverged: a peer's loss is no longer finite.
@@ -160,7 +165,7 @@ def mix_all(
     dense = DENSE_SHARE * len(learners) ** 2 < sum(map(len, received))
     if engine.kind == "stacked" and fixed and dense:
         offered = _offered_to_all(received)
-        if offered is not None:
+        if offered is not None and _all_alike(vectors, offered):
             return _mix_stacked(
                 learners, vectors, received, offered, [trust for _, trust in before], index
             )
@@ -170,6 +175,12 @@ def mix_all(
             learners, vectors, received, before, strict=True
         )
     ]
+
+
+def _all_alike(vectors: Sequence[Tensor], offered: Mapping[str, PeerModel]) -> bool:
+    """Returns whether no model is out of proportion to any other, so that none is rejected."""
+    norms = [float(one.norm()) for one in (*vectors, *(model.vector for model in offered.values()))]
+    return max(norms) <= size.MAX_RATIO * min(norms)
 
 
 def _offered_to_all(received: Sequence[Mapping[str, PeerModel]]) -> Mapping[str, PeerModel] | None:

@@ -52,7 +52,7 @@ class SimulatedRound:
     entries: tuple[RoundEntry, ...]  # by peer: what its run log says
     liars: attackers.Liars | None  # None: all peers are honest
     consensus_distance: float  # mean |theta_i - mean|^2 / |mean|^2 over the honest peers
-    mean_model_accuracy: float  # percent, of the mean of the honest peers' parameters
+    mean_model: Mapping[str, float]  # metrics of the mean of the honest peers' parameters
     seconds: Mapping[str, float]  # by phase: train, mix, evaluate
 
 
@@ -61,7 +61,7 @@ class Result:
     """One seed's simulation."""
 
     setup: Setup
-    honest: tuple[int, ...]  # numbers of the peers that accuracies are means over
+    honest: tuple[int, ...]  # numbers of the peers that figures are means over
     rounds: tuple[SimulatedRound, ...]
     scores: tuple[Scores, ...]  # by peer: of the final parameters, on the test set
     learners: tuple[Learner, ...]
@@ -182,7 +182,7 @@ def _round(
     with watch("evaluate"):
         vectors = [one.vector for one in mixed]
         scored, judged = _evaluate(setup, engine, learners, trained, vectors, index)
-        distance, accuracy = _consensus(learners[0], vectors[: len(vectors) - setup.bad])
+        distance, mean_model = _consensus(learners[0], vectors[: len(vectors) - setup.bad])
     personal: list[Tensor | None] = [None] * len(learners)
     if setup.personal:
         with watch("personal"):
@@ -214,7 +214,7 @@ def _round(
     )
     rows = rows_behind(setup, mixed, index) if at_leader else [one.row for one in mixed]
     liars = attackers.liars(setup, entries, rows, index)
-    one = SimulatedRound(index, entries, liars, distance, accuracy, watch.seconds)
+    one = SimulatedRound(index, entries, liars, distance, mean_model, watch.seconds)
     return after, one, [judged[peer] for peer in sorted(judged)]
 
 
@@ -302,8 +302,8 @@ def _pull(setup: Setup, offers: Offers, me: int, index: int, cohort: tuple[int, 
     )
 
 
-def _consensus(judge: Learner, vectors: Sequence[Tensor]) -> tuple[float, float]:
-    """Returns how far parameters are from their mean, and the mean's accuracy in percent.
+def _consensus(judge: Learner, vectors: Sequence[Tensor]) -> tuple[float, Mapping[str, float]]:
+    """Returns how far parameters are from their mean, and the mean's metrics.
 
     The relative distance: mean of |theta_i - mean|^2 over |mean|^2; 0 where all are equal.
     """
@@ -312,7 +312,7 @@ def _consensus(judge: Learner, vectors: Sequence[Tensor]) -> tuple[float, float]
         mean.add_(vector, alpha=1 / len(vectors))
     apart = torch.stack([(vector - mean).square().sum() for vector in vectors]).mean()
     distance = float(apart / mean.square().sum().clamp(min=torch.finfo(mean.dtype).tiny))
-    return distance, judge.judge(mean).primary
+    return distance, judge.judge(mean).metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,11 +340,7 @@ def _entry(
     scored, pulls, spent = outcome.scored, outcome.pulls, learner.trainer.spent
     own: dict[str, float] = {}
     if scored and personal is not None:
-        own = {
-            "personal_accuracy": learner.trainer.own_score(learner.judge(personal)),
-            "own_accuracy": learner.trainer.own_score(scored.after),
-            "own_accuracy_before_mix": learner.trainer.own_score(scored.before),
-        }
+        own = learner.own_scores(personal, scored)
     return msgspec.structs.replace(
         blank,
         **own,

@@ -7,45 +7,46 @@ from typing import Any
 
 import torch
 
+from p2pl.metric import ACCURACY, Metric
 from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.report.classes import ClassScore, class_scores
-from p2pl.run.log import RoundEntry
+from p2pl.run.log import RoundEntry, measured
 from p2pl.simulation.engine import Result, SimulatedRound
+
+OVER_PEERS = ("mean", "std_over_seeds", "std_over_peers", "worst_peer", "per_seed")
 
 
 def numbers(results: Sequence[Result]) -> dict[str, Any]:
     """Returns the figures of a simulation, for JSON.
 
-    Accuracies are in percent, on the test set, after the last mix, over the honest peers:
-    `mean` of the seeds' means; `std_over_seeds` of those means (n - 1 below the line; 0 for one
-    seed); `std_over_peers` and `worst_peer` within a seed, then the mean over the seeds.
+    Metrics are on the test set, after the last mix, over the honest peers: `mean` of the seeds'
+    means; `std_over_seeds` of those means (n - 1 below the line; 0 for one seed); `std_over_peers`
+    and `worst_peer` within a seed, then the mean over the seeds. `primary` is the first one of
+    `metrics`, `accuracy` the same where that is the accuracy, in percent, else null.
 
     Args:
         results: one a seed, of setups that differ in the seed alone.
     """
     setup, session = results[0].setup, results[0].setup.session
-    finals = [[result.scores[peer].primary for peer in result.honest] for result in results]
-    metric = results[0].learners[0].trainer.metrics[0]
-    primary = _over_peers_and_seeds(finals, min if metric.higher_is_better else max)
+    known = _metrics(results)
+    metrics = {metric.name: _measured(results, metric) for metric in known}
+    metric, is_accuracy = known[0], known[0] == ACCURACY
+    primary = metrics[metric.name]
     confusions = [
         torch.stack([result.scores[peer].confusion for peer in result.honest]).sum(0)
         for result in results
     ]
     classes = [class_scores(confusion.numpy()) for confusion in confusions]
-    curve = [_by_round(same, results[0].honest) for same in _aligned(results)]
+    curve = [_by_round(same, results[0].honest, metric) for same in _aligned(results)]
     return {
         "peers": setup.peers,
         "rounds": session.exchange.rounds,
         "partition": setup.partition,
         "mixing": session.mixing.rule,
         "seeds": len(results),
-        "accuracy": primary if metric.name == "accuracy" else None,
-        "primary": {
-            "metric": metric.name,
-            "unit": metric.unit,
-            "before_mix": _before_mix(results, metric.name),
-            **primary,
-        },
+        "accuracy": {name: primary[name] for name in OVER_PEERS} if is_accuracy else None,
+        "primary": primary,
+        "metrics": metrics,
         "personal": _personal(results),
         "seconds": sum(result.seconds for result in results),
         "bytes_per_peer_round": round(_bytes_in(results)),
@@ -64,10 +65,8 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "precision_macro": _macro(classes, "precision"),
         "recall_macro": _macro(classes, "recall"),
         "f1_macro": _macro(classes, "f1"),
-        "accuracy_before_mix": curve[-1]["accuracy_before_mix"],
-        "accuracy_of_mean_model": _finite(
-            _mean([result.rounds[-1].mean_model_accuracy for result in results])
-        ),
+        "accuracy_before_mix": primary["before_mix"] if is_accuracy else None,
+        "accuracy_of_mean_model": primary["of_mean_model"] if is_accuracy else None,
         "consensus_distance": curve[-1]["consensus_distance"],
         "attack": setup.attack.name if setup.attack else None,
         "bad_peers": setup.bad,
@@ -81,15 +80,38 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
+def _metrics(results: Sequence[Result]) -> tuple[Metric, ...]:
+    """Returns what is measured, the primary metric first."""
+    last = [result.rounds[-1].entries[peer] for result in results for peer in result.honest]
+    return measured(results[0].learners[0].trainer.metrics, last)
+
+
+def _measured(results: Sequence[Result], metric: Metric) -> dict[str, Any]:
+    """Returns what the peers reached by one metric."""
+    finals = [
+        [result.scores[peer].metrics.get(metric.name, math.nan) for peer in result.honest]
+        for result in results
+    ]
+    last = [result.rounds[-1].mean_model for result in results]
+    return {
+        "metric": metric.name,
+        "unit": metric.unit,
+        "higher_is_better": metric.higher_is_better,
+        "before_mix": _before_mix(results, metric.name),
+        "of_mean_model": _finite(_mean([one.get(metric.name, math.nan) for one in last])),
+        **_over_peers_and_seeds(finals, min if metric.higher_is_better else max),
+    }
+
+
 def _over_peers_and_seeds(
     finals: Sequence[Sequence[float]], worst: Callable[[Sequence[float]], float]
 ) -> dict[str, Any]:
-    """Returns the primary metric after the last mix, over the peers of each seed, and the seeds."""
+    """Returns a metric after the last mix, over the peers of each seed, and over the seeds."""
     means = [_mean(final) for final in finals]
     return {
         "mean": _finite(_mean(means)),
         "std_over_seeds": _finite(_std(means)),
-        "std_over_peers": _finite(_mean([statistics.pstdev(final) for final in finals])),
+        "std_over_peers": _finite(_mean([_std(final, of_these=True) for final in finals])),
         "worst_peer": _finite(_mean([worst(final) for final in finals])),
         "per_seed": [_finite(mean) for mean in means],
     }
@@ -98,7 +120,8 @@ def _over_peers_and_seeds(
 def _before_mix(results: Sequence[Result], metric: str) -> float | None:
     """Returns a metric before the last mix, mean over the honest peers that were scored."""
     entries = [one.rounds[-1].entries[peer] for one in results for peer in one.honest]
-    known = [entry.metrics_before_mix[metric] for entry in entries if entry.metrics_before_mix]
+    before = [entry.metrics_before_mix.get(metric) for entry in entries]
+    known = [value for value in before if value is not None]
     return _mean(known) if known else None
 
 
@@ -120,15 +143,16 @@ def _personal(results: Sequence[Result]) -> dict[str, Any] | None:
     def of(field: str) -> list[list[float]]:
         last = [[result.rounds[-1].entries[peer] for peer in result.honest] for result in results]
         values = [[getattr(entry, field) for entry in entries] for entries in last]
-        return [[value for value in one if value is not None] for one in values]
+        return [[value for value in one if value is not None] or [math.nan] for one in values]
 
-    finals = of("personal_accuracy")
+    finals = of("personal_score")
+    worst = min if _metrics(results)[0].higher_is_better else max
     return {
-        "mean": _mean([_mean(final) for final in finals]),
-        "std_over_seeds": _std([_mean(final) for final in finals]),
-        "worst_peer": _mean([min(final) for final in finals]),
-        "shared": _mean([_mean(one) for one in of("own_accuracy")]),
-        "fine_tuned": _mean([_mean(one) for one in of("own_accuracy_before_mix")]),
+        "mean": _finite(_mean([_mean(final) for final in finals])),
+        "std_over_seeds": _finite(_std([_mean(final) for final in finals])),
+        "worst_peer": _finite(_mean([worst(final) for final in finals])),
+        "shared": _finite(_mean([_mean(one) for one in of("own_score")])),
+        "fine_tuned": _finite(_mean([_mean(one) for one in of("own_score_before_mix")])),
     }
 
 
@@ -157,7 +181,9 @@ def _aligned(results: Sequence[Result]) -> list[tuple[SimulatedRound, ...]]:
     return list(zip(*(result.rounds for result in results), strict=True))
 
 
-def _by_round(same: Sequence[SimulatedRound], honest: Sequence[int]) -> dict[str, Any]:
+def _by_round(
+    same: Sequence[SimulatedRound], honest: Sequence[int], metric: Metric
+) -> dict[str, Any]:
     """Returns one point of each curve: means over the seeds."""
 
     def mean(of: Callable[[RoundEntry], float | None]) -> float | None:
@@ -165,12 +191,18 @@ def _by_round(same: Sequence[SimulatedRound], honest: Sequence[int]) -> dict[str
         known = [value for value in values if value is not None]
         return _mean(known) if known else None
 
+    of_mean = [one.mean_model.get(metric.name, math.nan) for one in same]
+    scores = {
+        "primary": mean(lambda entry: entry.value(metric)),
+        "primary_std_over_seeds": _spread(same, honest, metric),
+        "primary_before_mix": mean(lambda entry: entry.value_before_mix(metric)),
+        "primary_of_mean_model": _finite(_mean(of_mean)),
+    }
+    accuracies = {name.replace("primary", "accuracy"): value for name, value in scores.items()}
     return {
         "round": same[0].index,
-        "accuracy": mean(lambda entry: entry.accuracy),
-        "accuracy_std_over_seeds": _spread(same, honest),
-        "accuracy_before_mix": mean(lambda entry: entry.accuracy_before_mix),
-        "accuracy_of_mean_model": _finite(_mean([one.mean_model_accuracy for one in same])),
+        **(accuracies if metric == ACCURACY else {}),
+        **scores,
         "consensus_distance": _finite(_mean([one.consensus_distance for one in same])),
         "train_loss": mean(lambda entry: entry.train_loss),
         "bad_weight": _bad_weight(same),
@@ -178,10 +210,10 @@ def _by_round(same: Sequence[SimulatedRound], honest: Sequence[int]) -> dict[str
     }
 
 
-def _spread(same: Sequence[SimulatedRound], honest: Sequence[int]) -> float:
-    """Returns the standard deviation over the seeds of their mean accuracies."""
+def _spread(same: Sequence[SimulatedRound], honest: Sequence[int], metric: Metric) -> float:
+    """Returns the standard deviation over the seeds of their means."""
     known = [
-        [value for peer in honest if (value := one.entries[peer].accuracy) is not None]
+        [value for peer in honest if (value := one.entries[peer].value(metric)) is not None]
         for one in same
     ]
     return _std([_mean(values) for values in known if values])
@@ -221,7 +253,17 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _std(values: Sequence[float]) -> float:
+def _std(values: Sequence[float], *, of_these: bool = False) -> float:
+    """Returns the standard deviation; NaN where a value is not finite, which `statistics` refuses.
+
+    Args:
+        values: at least one.
+        of_these: whether it is of these values, and not an estimate for others (n below the line).
+    """
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    if of_these:
+        return statistics.pstdev(values)
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 

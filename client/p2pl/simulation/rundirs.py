@@ -49,22 +49,26 @@ def write_seed(result: Result, out: Path, name: str, data: Data | None) -> None:
     for peer, learner in enumerate(result.learners):
         folder = out / f"seed-{setup.seed}" / f"peer-{peer:0{digits}}"
         entries = [one.entries[peer] for one in result.rounds]
+        trainer = learner.trainer
         marker = Marker(
             session_id=setup.name,
             peer_id=learner.peer_id,
             name=name,
             alone=setup.baseline is not None,
+            metrics=trainer.metrics,
+            loss_unit=trainer.loss_unit,
         )
         with RunLog(folder, marker) as log:
             for entry in entries:
                 log.append(entry)
-            scores, spent = result.scores[peer], learner.trainer.spent
+            scores, spent = result.scores[peer], trainer.spent
             write_atomically(folder / MODEL_FILE, learner.checkpoint(result.vectors[peer]))
             log.finish(
                 Summary(
                     accuracy=scores.accuracy,
                     metrics=dict(scores.metrics),
                     personal_accuracy=entries[-1].personal_accuracy,
+                    personal_score=entries[-1].personal_score,
                     rounds=entries[-1].round,
                     peer_id=learner.peer_id,
                     session_id=setup.name,
@@ -73,7 +77,7 @@ def write_seed(result: Result, out: Path, name: str, data: Data | None) -> None:
                     bytes_in=log.totals.bytes_in,
                     bytes_out=log.totals.bytes_out,
                     seconds=log.totals.seconds,
-                    samples=learner.trainer.own_samples,
+                    samples=trainer.own_samples,
                     epsilon=spent.epsilon if spent else None,
                     trust_epsilon=spent.trust_epsilon if spent else None,
                     labels=data.labels if data else (),

@@ -154,7 +154,7 @@ def _check_attack(setup: Setup) -> None:
             wrong(
                 "--attack",
                 got=f"{setup.bad} of {setup.peers} peers",
-                allowed="fewer than there are: accuracies are those of the honest",
+                allowed="fewer than there are: scores are those of the honest",
             )
         )
     if setup.attack and setup.baseline:

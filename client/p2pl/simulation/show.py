@@ -14,7 +14,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+from p2pl.errors import visible
 from p2pl.simulation.engine import SimulatedRound
 
 
@@ -52,7 +54,8 @@ class Bar:
 
     def round(self, one: SimulatedRound) -> None:
         """Shows that a round is over, and how good the mean of all models is by then."""
-        score = f"mean model {one.mean_model_accuracy:.4g}"
+        name, value = next(iter(one.mean_model.items()))
+        score = f"mean model: {visible(name)} {value:.4g}"
         self._progress.update(self._task, advance=1, description=score)
 
 
@@ -60,21 +63,23 @@ def table(figures: dict[str, Any]) -> Table:
     """Returns the figures of a simulation as a table for people."""
     primary = figures["primary"]
     name, unit = primary["metric"], primary["unit"]
+    lower = "" if primary["higher_is_better"] else ", lower is better"
     shown = Table(box=SIMPLE_HEAD, title=_title(figures), title_justify="left")
     shown.add_column("on the test set, after the last mix")
     shown.add_column("", justify="right")
     rows = [
-        (f"{name}, mean over peers and seeds", _score(primary["mean"], unit)),
+        (f"{name}, mean over peers and seeds{lower}", _score(primary["mean"], unit)),
         ("  std over seeds", _score(primary["std_over_seeds"], "")),
         ("  std over peers", _score(primary["std_over_peers"], "")),
         ("  worst peer", _score(primary["worst_peer"], unit)),
         ("  before the last mix", _score(primary["before_mix"], unit)),
-        ("  of the mean model", _score(figures["accuracy_of_mean_model"], unit)),
+        ("  of the mean model", _score(primary["of_mean_model"], unit)),
+        *_others(figures),
         ("consensus distance", _exponent(figures["consensus_distance"])),
         ("bytes received a peer and round", f"{figures['bytes_per_peer_round']:,}"),
         ("seconds", _seconds(figures)),
     ]
-    if figures["f1_macro"] is not None:
+    if figures["accuracy"]:
         rows.insert(6, ("F1, macro", f"{figures['f1_macro']:.4f}"))
     if figures["attack"]:
         rows += [
@@ -83,20 +88,27 @@ def table(figures: dict[str, Any]) -> Table:
             ("honest models rejected", _percent(figures["good_rejected"])),
         ]
     if own := figures["personal"]:
+        like = "labels as frequent as a peer's own" if figures["accuracy"] else name
         rows += [
-            ("personal model, labels as frequent as a peer's own", f"{own['mean']:.2f} %"),
-            ("  shared model, likewise", f"{own['shared']:.2f} %"),
-            ("  shared model, fine-tuned", f"{own['fine_tuned']:.2f} %"),
+            (f"personal model, {like}", _score(own["mean"], unit)),
+            ("  shared model, likewise", _score(own["shared"], unit)),
+            ("  shared model, fine-tuned", _score(own["fine_tuned"], unit)),
         ]
-    for name, value in rows:
-        shown.add_row(name, value)
+    for what, value in rows:
+        shown.add_row(Text(visible(what)), Text(visible(value)))
     return shown
+
+
+def _others(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns a row for each metric but the primary one."""
+    others = list(figures["metrics"].values())[1:]
+    return [(f"{one['metric']}, likewise", _score(one["mean"], one["unit"])) for one in others]
 
 
 def _score(value: float | None, unit: str) -> str:
     if value is None:
         return "not finite"
-    return f"{value:.2f} {unit}".rstrip() if unit == "%" or not unit else f"{value:.4g} {unit}"
+    return f"{value:.2f} %" if unit == "%" else f"{value:.4g} {unit}".rstrip()
 
 
 def _exponent(value: float | None) -> str:

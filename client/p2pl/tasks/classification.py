@@ -101,6 +101,10 @@ class Classification(Task):
         """Returns the shape of outputs, [n, C]."""
         return len(targets), self.classes
 
+    def flipped(self, targets: Tensor) -> Tensor:
+        """Returns C - 1 - y for each class y."""
+        return self.classes - 1 - targets
+
 
 def check_classes(
     targets: Tensor, shape: tuple[int, ...], classes: int, what: str, side: str = "targets"

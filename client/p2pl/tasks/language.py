@@ -85,3 +85,7 @@ class Language(Task):
     def shape_of(self, targets: Tensor) -> tuple[int, ...]:
         """Returns the shape of outputs, [n, T, V]."""
         return *targets.shape, self.vocabulary
+
+    def flipped(self, targets: Tensor) -> Tensor:
+        """Returns V - 1 - y for each token y."""
+        return targets.where(targets == IGNORED, self.vocabulary - 1 - targets)

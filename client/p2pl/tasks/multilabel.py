@@ -85,3 +85,7 @@ class Multilabel(Task):
         """Returns the first label of each example; L where it has none."""
         first = targets.argmax(1)
         return first.where(targets.amax(1) > 0, self.outputs)
+
+    def flipped(self, targets: Tensor) -> Tensor:
+        """Returns the labels that do not hold."""
+        return 1 - targets

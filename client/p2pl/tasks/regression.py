@@ -103,3 +103,7 @@ class Regression(Task):
         """Returns in which tenth of all examples the first target is, [n] int64."""
         place = targets[:, 0].argsort(stable=True).argsort()
         return place * GROUPS // len(targets)
+
+    def flipped(self, targets: Tensor) -> Tensor:
+        """Returns what is as far from the session's `target_mean` on its other side."""
+        return (2 * self._mean.to(targets.device) - targets.double()).float()

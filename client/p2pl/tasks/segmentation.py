@@ -93,6 +93,10 @@ class Segmentation(Task):
         held = torch.stack([(pixels == kind).sum(1) for kind in range(1, self.classes)], 1)
         return (held.argmax(1) + 1).where(held.amax(1) > 0, 0)
 
+    def flipped(self, targets: Tensor) -> Tensor:
+        """Returns C - 1 - y for each class y."""
+        return targets.where(targets == IGNORED, self.classes - 1 - targets)
+
 
 def mean_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Returns the cross-entropy of each example, mean over its targets that count, [n], nats.

@@ -45,6 +45,7 @@ def founders(folder: Path, seat: SeatFile, told: Told) -> Founders:
     exchange = SimpleNamespace(raft=SimpleNamespace(members=()), min_peers=3)
     peer: Any = SimpleNamespace(
         session=SimpleNamespace(exchange=exchange),
+        clock=lambda: 0.0,
         transport=SimpleNamespace(identity=SimpleNamespace(peer_id=ME)),
     )
     post: Any = told
@@ -55,6 +56,8 @@ def founders(folder: Path, seat: SeatFile, told: Told) -> Founders:
 async def test_nobody_hears_of_a_pledge_that_a_crash_could_undo(tmp_path: Path) -> None:
     seat, told = SlowSeat(tmp_path), Told()
     mine = founders(tmp_path, seat, told)
+    for other in OTHERS:
+        mine.notice(other)
     hearing = asyncio.create_task(mine.hear(OTHERS[0], Acceptance(CONFIGURATION, valid=False)))
     await asyncio.sleep(0)
     # Meanwhile it is time to say again what I have pledged myself to.

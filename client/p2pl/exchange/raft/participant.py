@@ -185,7 +185,7 @@ class Participant:
             self.on_sealed(sender, message.box)
         elif isinstance(message, Who):
             self.on_who(sender)
-        elif isinstance(message, founding.Acceptance | founding.Refusal):
+        elif isinstance(message, founding.Acceptance | founding.Refusal | founding.Withdrawal):
             await self.founders.hear(sender, message)
         elif self.leadership:
             self.leadership.hear(sender, message)
@@ -352,7 +352,13 @@ class Participant:
             await self.bell.wait(POLL_S)
             raise Moved from fault
         leader = notice.leader
-        pulls = Pulls((leader,), {leader: PeerModel(reply.model_id.round, 1, vector)}, {})
+        given = {leader: PeerModel(reply.model_id.round, 1, vector)}
+        weigh = partial(self.node.learner.too_large, self.state.weights, given)
+        if huge := await self.while_current(notice, self.node.worker(weigh)):
+            self.node.events.said(f"the leader's model is not taken: {huge[leader]}")
+            await self.bell.wait(POLL_S)
+            raise Moved
+        pulls = Pulls((leader,), given, {})
         memory = self.node.learner.memory(self.state.trust)
         mixed = Mixed(vector, {leader: 1.0}, {}, memory)
         if notice is not self.notice:

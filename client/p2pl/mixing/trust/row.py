@@ -123,6 +123,7 @@ class DeGroot(Mixer):
 
     Memory: ClassVar[type[msgspec.Struct]] = Trust
     keeps_privacy: ClassVar[bool] = True
+    bounds_sizes: ClassVar[bool] = True  # by screening, which is evidence too
     asks_judge: ClassVar[bool] = True
 
     def mix(self, own: Own, received: Mapping[str, PeerModel], memory: msgspec.Struct) -> Mixed:

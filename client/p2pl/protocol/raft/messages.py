@@ -37,7 +37,7 @@ SuiteName: TypeAlias = Literal["hpke", "rsa"]
 class _Message(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag_field="type"
 ):
-    """Travels as an array that begins with its tag; 1 to 6 are those of the other modules."""
+    """Travels as an array that begins with its tag; 1 to 6 and 10 are of other modules."""
 
 
 class Notice(_Message, frozen=True, tag=7):
@@ -113,6 +113,7 @@ Clear: TypeAlias = (
     | HeartbeatReply
     | bootstrap.Acceptance
     | bootstrap.Refusal
+    | bootstrap.Withdrawal
     | Notice
     | Sealed
     | Who

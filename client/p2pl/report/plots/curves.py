@@ -52,7 +52,7 @@ def draw_curves(curves: Mapping[str, Curve], *, title: str, unit: str) -> bytes:
         _draw_mean(axes, curves, dashed=few)
     titled(axes, title)
     axes.set_xlabel("round")
-    axes.set_ylabel(unit)
+    axes.set_ylabel(unit, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     grid(axes, "y")
     axes.margins(x=0.02)
@@ -99,7 +99,7 @@ def draw_bands(
             axes.fill_between(places, *band, color=colour, alpha=0.2, linewidth=0)
     titled(axes, title)
     axes.set_xlabel(along)
-    axes.set_ylabel(unit)
+    axes.set_ylabel(unit, parse_math=False)
     if "y" in logarithmic:
         axes.set_yscale("log")
     if "x" in logarithmic:
@@ -134,7 +134,7 @@ def draw_seeds(
         axes.plot(places, values.mean(axis=0), color=colour, linewidth=2, label=name)
     titled(axes, title)
     axes.set_xlabel(along)
-    axes.set_ylabel(unit)
+    axes.set_ylabel(unit, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     grid(axes, "y")
     axes.margins(x=0.02)

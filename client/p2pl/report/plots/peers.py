@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
+from p2pl.metric import ACCURACY, Metric
 from p2pl.report.plots.canvas import (
     BLUE,
     INK,
@@ -24,11 +25,12 @@ from p2pl.report.plots.canvas import (
 )
 
 
-def draw_by_peer(values: Matrix, *, bad: int = 0) -> bytes:
+def draw_by_peer(values: Matrix, metric: Metric = ACCURACY, *, bad: int = 0) -> bytes:
     """Returns a dot for each peer and seed, and each peer's mean.
 
     Args:
-        values: [seeds, peers], accuracy in percent; the honest peers come first.
+        values: [seeds, peers], in the metric's unit; the honest peers come first.
+        metric: what was measured.
         bad: how many of the last peers are bad ones, 0 to all.
     """
     peers = values.shape[1]
@@ -56,8 +58,8 @@ def draw_by_peer(values: Matrix, *, bad: int = 0) -> bytes:
     step = stride(peers)
     axes.set_xticks(np.arange(0, peers, step), [str(peer) for peer in range(0, peers, step)])
     axes.set_xlabel("peer")
-    axes.set_ylabel("accuracy on the test set (%)")
-    axes.set_title("Accuracy of each peer", loc="left", fontweight="bold")
+    axes.set_ylabel(metric.axis, parse_math=False)
+    titled(axes, f"{metric.title} of each peer")
     grid(axes, "y")
     legend_beside(axes)
     return png(figure)
@@ -87,12 +89,15 @@ def draw_bytes(traffic: Mapping[str, tuple[int, int]], *, title: str) -> bytes:
     return png(figure)
 
 
-def draw_comparison(alone: Mapping[str, float], together: Mapping[str, float]) -> bytes:
+def draw_comparison(
+    alone: Mapping[str, float], together: Mapping[str, float], metric: Metric = ACCURACY
+) -> bytes:
     """Returns, for each peer, two dots and the way from one to the other.
 
     Args:
-        alone: accuracy in percent, by the peer's name.
-        together: the same peers' accuracy after mixing, in percent.
+        alone: the metric, in its unit, by the peer's name.
+        together: the same of the same peers, after mixing.
+        metric: what was measured.
     """
     names = sorted(together, key=lambda name: alone[name])
     figure, axes = canvas(1.7 + 0.36 * len(names))
@@ -104,7 +109,7 @@ def draw_comparison(alone: Mapping[str, float], together: Mapping[str, float]) -
     for place, one, two in zip(places, before, after, strict=True):
         for value, is_right in ((one, one > two), (two, two >= one)):
             axes.annotate(
-                f"{value:.1f}",
+                metric.shown_spread(value),
                 (value, place),
                 xytext=(8 if is_right else -8, 0),
                 textcoords="offset points",
@@ -116,12 +121,12 @@ def draw_comparison(alone: Mapping[str, float], together: Mapping[str, float]) -
     axes.set_yticks(places, [shortened(name) for name in names], parse_math=False)
     axes.margins(x=0.12, y=0.6 / max(1, len(names)))
     grid(axes, "x")
-    axes.set_xlabel("accuracy on the test set (%)")
+    axes.set_xlabel(metric.axis, parse_math=False)
     axes.set_ylabel("peer")
-    gain = float(np.mean(after) - np.mean(before))
-    axes.set_title(
-        f"Alone and together: {gain:+.1f} points on average", loc="left", fontweight="bold"
-    )
+    gain = metric.shown_gain(metric.gain(float(np.mean(before)), float(np.mean(after))))
+    unit = "points" if metric.unit == "%" else metric.unit
+    better = "" if metric.higher_is_better else f" better in {metric.name}"
+    titled(axes, f"Alone and together: {' '.join([gain, unit]).strip()}{better} on average")
     legend_beside(axes)
     return png(figure)
 

@@ -1,0 +1,257 @@
+"""A hostile-peer kit: real peers, with real keys, sockets and announces, and one lie each."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import httpx
+import msgspec
+import numpy as np
+import zmq
+import zmq.asyncio
+from support.wires import HOST
+from xxhash import xxh3_128
+
+from p2pl.errors import FrameError, PullError
+from p2pl.network.keys import CurveKeys, Identity
+from p2pl.network.wire import CurveWire
+from p2pl.protocol import announce as messages
+from p2pl.protocol.announce import Announce, PeerAddress, PeerRow
+from p2pl.protocol.frame import (
+    Busy,
+    Chunk,
+    Header,
+    Hello,
+    Newest,
+    NotModified,
+    Ping,
+    Pull,
+    Refused,
+    Tell,
+    Told,
+    VersionOffer,
+    decode_ask,
+    encode,
+    issue_credential,
+)
+from p2pl.protocol.gossip import Push
+from p2pl.protocol.raft import election
+from p2pl.protocol.raft import messages as raft
+from p2pl.protocol.raft.bootstrap import Acceptance, Refusal, configuration_of
+from p2pl.protocol.session import SessionFile
+
+Lie = Literal[
+    "address",  # where it is, and where others are
+    "key",  # its CURVE key
+    "round",  # of its model, and that its bytes are those that the asker holds
+    "size",  # of its model
+    "digest",
+    "values",  # finite, and the end of every mean
+    "notes",  # on others
+    "reason",  # for a refusal: what moves a cursor
+    "busy",  # for ever
+    "silent",  # takes every question, and answers none
+    "votes",  # who leads, who votes, and that it will
+    "pledge",  # that it looks for members: it accepts nothing, and has a low id
+]
+LIES: tuple[Lie, ...] = get_args(Lie)
+END = 10**9  # a round that nobody has reached
+PEBIBYTE = 1 << 50
+NO_KEY = "#" * 40  # legal characters, and no Z85 number
+ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202e"
+EVERY_S = 0.25
+NO_HOSTS = ("0.0.0.0", "255.255.255.255", "224.0.0.1", "169.254.169.254", "::", "ff02::1")
+
+
+@dataclass
+class Hostile:
+    """One lying peer.
+
+    Attributes:
+        asked: pulls that it was asked for so far.
+        refused: statuses other than 200 that the tracker gave to its announces.
+        others: whom the tracker has named, by peer id.
+    """
+
+    lie: Lie
+    file: SessionFile
+    tracker: str
+    payload: bytes  # of an honest model of this session
+    identity: Identity = field(default_factory=Identity.generate)
+    keys: CurveKeys = field(default_factory=CurveKeys.generate)
+    asked: int = 0
+    refused: list[int] = field(default_factory=list)
+    port: int = 0
+    others: dict[str, PeerAddress] = field(default_factory=dict)
+
+    async def serve(self, router: zmq.asyncio.Socket) -> None:
+        """Answers until cancelled."""
+        self._credential = issue_credential(
+            self.identity.private_key,
+            session_id=self.file.id,
+            curve_key=self.keys.public,
+            port=self.port,
+        )
+        while True:
+            route, *frames = await router.recv_multipart()
+            with contextlib.suppress(FrameError):
+                for answer in self._answers(decode_ask(frames[0])):
+                    await router.send_multipart([route, *answer])
+
+    async def announce(self) -> None:
+        """Announces until cancelled, and remembers whom the tracker names."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            for number in itertools.count():
+                body = self._announce(number)
+                answer = await client.post(f"{self.tracker}/announce", content=body)
+                if answer.status_code == 200:
+                    peers = messages.decode_answer(answer.content).peers
+                    self.others |= {peer.id: peer for peer in peers}
+                else:
+                    self.refused.append(answer.status_code)
+                await asyncio.sleep(EVERY_S)
+
+    async def tell_lies(self) -> None:
+        """Tells everybody what is not so, until cancelled."""
+        wire = CurveWire(self.identity, session_id=self.file.id, listen=f"{HOST}:0")
+        async with wire:
+            while True:
+                for other in list(self.others.values()):
+                    for payload in self._untruths(other.id):
+                        with contextlib.suppress(PullError, FrameError):
+                            await wire.tell(other, payload, deadline_s=1)
+                await asyncio.sleep(EVERY_S)
+
+    def _announce(self, number: int) -> bytes:
+        key, port = self.keys.public, self.port
+        if self.lie == "key":
+            key = (NO_KEY, "0" * 40, CurveKeys.generate().public)[number % 3]
+        if self.lie == "address":
+            port = (9, 65_535, self.port)[number % 3]
+        now_s = time.time()
+        announce = Announce(
+            session=bytes.fromhex(self.file.id),
+            public_key=self.identity.public_key,
+            curve_key=key,
+            port=port,
+            event="update",
+            sequence=int(now_s * 1_000),
+            time_s=int(now_s),
+            numwant=50,
+        )
+        return messages.encode(announce, self.identity.private_key)
+
+    def _answers(self, ask: Header) -> Sequence[list[bytes]]:
+        if isinstance(ask, Hello):
+            return [[encode(Hello(self._credential))]]
+        if self.lie == "silent":
+            return []
+        if isinstance(ask, Tell):
+            return [[encode(Told())]]
+        if isinstance(ask, Ping):
+            round_index = END if self.lie == "round" else 1
+            return [[encode(Newest(round_index, (1 << 53) - 1, b"x" * 16))]]
+        if not isinstance(ask, Pull):
+            return [[encode(Refused("no"))]]
+        self.asked += 1
+        if ask.want == "checkpoint" or self.lie == "reason":
+            return [[encode(Refused(ESCAPE))]]
+        if self.lie == "busy":
+            return [[encode(Busy(0))]]
+        if self.lie == "round" and ask.have is not None:
+            return [[encode(NotModified(self._credential, END))]]
+        return self._model(ask)
+
+    def _model(self, ask: Pull) -> list[list[bytes]]:
+        payload, chunk = self.payload, self.file.session.wire.chunk_bytes
+        if self.lie == "values":
+            head = 8 + int.from_bytes(payload[:8], "little")
+            numbers = np.full((len(payload) - head) // 4, 3e38, dtype="<f4")
+            payload = payload[:head] + numbers.tobytes()
+        offer = VersionOffer(
+            self._credential,
+            END if self.lie == "round" else ask.round,
+            (1 << 53) - 1,
+            PEBIBYTE if self.lie == "size" else len(payload),
+            bytes(16) if self.lie == "digest" else xxh3_128(payload).digest(),
+            ESCAPE.encode() * 50 if self.lie == "notes" else b"",
+        )
+        chunks = [
+            [encode(Chunk(at)), payload[at : at + chunk]] for at in range(0, len(payload), chunk)
+        ]
+        return [[encode(offer)], *chunks]
+
+    def _untruths(self, other: str) -> list[bytes]:
+        """Returns what it tells a peer: nothing, but for three of the lies."""
+        if self.lie == "address":
+            return [*(_push(host, "0" * 40) for host in NO_HOSTS), _push(HOST, NO_KEY)]
+        if self.lie == "pledge":
+            return [raft.encode(raft.Who())]
+        if self.lie != "votes":
+            return []
+        me, term = self.identity.peer_id, 1 << 19
+        held = election.ModelId(term, END)
+        made_up = configuration_of(1, [me, other, bytes([1] * 32).hex()])
+        forged = raft.announce(self.identity.private_key, self.file.id, term, held, bytes(32))
+        return [
+            raft.encode(one)
+            for one in (
+                raft.Who(),
+                Acceptance(made_up, valid=True),
+                Refusal(made_up),
+                election.VoteRequest(term, held, pre=False),
+                election.Heartbeat(term, held),
+                forged,
+            )
+        ]
+
+
+def _push(host: str, curve_key: str) -> bytes:
+    row = PeerRow(id=b"\xee" * 32, host=host, port=9, curve_key=curve_key)
+    return msgspec.msgpack.encode(Push(5, (row,)))
+
+
+@asynccontextmanager
+async def hostile(
+    lie: Lie, file: SessionFile, tracker: str, payload: bytes
+) -> AsyncIterator[Hostile]:
+    """Yields a lying peer that is up, announces itself, and lies until the end.
+
+    Args:
+        lie: which.
+        file: the session.
+        tracker: its URL.
+        payload: the session's initial checkpoint, float32.
+    """
+    identity = Identity.generate()
+    while lie in ("votes", "pledge") and not identity.peer_id.startswith(
+        "00"
+    ):  # the lowest proposes
+        identity = Identity.generate()
+    liar = Hostile(lie, file, tracker, payload, identity)
+    context = zmq.asyncio.Context()
+    router = context.socket(zmq.ROUTER)
+    router.linger = 0
+    router.curve_server = True
+    router.curve_publickey = liar.keys.public.encode()
+    router.curve_secretkey = liar.keys.secret.encode()
+    liar.port = router.bind_to_random_port(f"tcp://{HOST}")
+    work = [liar.serve(router), liar.announce()]
+    if lie in ("address", "votes", "pledge"):
+        work.append(liar.tell_lies())
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield liar
+        for task in tasks:
+            if task.done():
+                task.result()  # raises what went wrong in the kit itself
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        context.destroy(linger=0)
