@@ -110,10 +110,12 @@ def sources(one: Study, shown: Shown) -> str:
     """Returns by what the figures of a page were made, and how to see each of them."""
     name, missing = one.name, shown.results.missing
     file = f"{'../' * len(PAGES.parts)}{store.path(RAW, name)}"
+    kept = store.path(RAW, name).name
+    where = f"[{kept}]({file})" if shown.rows else f"`{kept}`"  # which is not there yet
     parts = [
         "---",
         f"The {len(shown.rows) + len(missing)} cells behind this page are in "
-        f"[{store.path(RAW, name).name}]({file}). `scripts/reproduce {name} --list` prints their "
+        f"{where}. `scripts/reproduce {name} --list` prints their "
         f"commands and by what they were made, `--show TEXT` the rows of those whose name holds "
         "the text, `--only TEXT` runs them.",
     ]

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
-from functools import cache
 from pathlib import Path
 from subprocess import CalledProcessError
+from typing import TypeVar
 
 from click import ClickException
 from rich.console import Console
@@ -30,6 +30,8 @@ from experiments.grid import ROOT, Cell
 from p2pl.cli import app
 from p2pl.data import load as data
 from p2pl.errors import P2PLError
+
+T = TypeVar("T")
 
 
 def missing(cells: Sequence[Cell], raw: Path, study: str, *, stale: bool = False) -> list[Cell]:
@@ -93,8 +95,21 @@ def _run(cells: Sequence[Cell], raw: Path, study: str, jobs: int) -> dict[str, s
 def _be_worker() -> None:
     """Makes this process load the same data once, not for every cell, and end with its parent."""
     os.chdir(ROOT)
-    data.load = cache(data.load)  # ten seconds each
+    data.load = _kept(data.load)  # ten seconds each
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _kept(load: Callable[..., T]) -> Callable[..., T]:
+    """Returns what loads the same as before, once for equal arguments, hashable or not."""
+    kept: dict[str, T] = {}
+
+    def loaded(*args: object, **named: object) -> T:
+        key = repr((args, sorted(named.items())))
+        if key not in kept:
+            kept[key] = load(*args, **named)
+        return kept[key]
+
+    return loaded
 
 
 def _end_with_parent() -> None:

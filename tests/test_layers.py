@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = {
+    "p2pl.__main__": 12,
     "p2pl.cli": 11,
     "p2pl.api": 10,
     "p2pl.exchange": 9,

@@ -27,6 +27,7 @@ do.
 from typing import ClassVar
 
 MAX_GOT_CHARS = 120  # a stranger's value is quoted in messages, but never at length
+_MAX_GOT_ITEMS = 60  # of a list or a dictionary: more than are shown
 
 
 class P2PLError(Exception):
@@ -132,10 +133,25 @@ def wrong(what: str, *, got: object, allowed: str, hint: str = "") -> str:
         allowed: what would have been accepted.
         hint: a next step for the person, where it is not obvious.
     """
-    shown = repr(got)
+    shown = repr(_cut(got))
     if len(shown) > MAX_GOT_CHARS:
         shown = shown[:MAX_GOT_CHARS] + "…"
     return f"{what}: got {shown}, allowed {allowed}" + (f"; {hint}" if hint else "")
+
+
+def _cut(got: object, depth: int = 2) -> object:
+    """Returns a value whose `repr` begins like that of `got`, and costs little however large."""
+    if isinstance(got, str | bytes):
+        return got[: MAX_GOT_CHARS + 1]
+    if type(got) not in (list, tuple, dict):
+        return got
+    if not depth:
+        return "…"
+    if isinstance(got, dict):
+        some = list(got.items())[:_MAX_GOT_ITEMS]
+        return {_cut(key): _cut(value, depth - 1) for key, value in some}
+    assert isinstance(got, list | tuple)
+    return type(got)(_cut(value, depth - 1) for value in got[:_MAX_GOT_ITEMS])
 
 
 def visible(text: str) -> str:
@@ -144,3 +160,12 @@ def visible(text: str) -> str:
     For whatever a stranger wrote: once, where it arrives.
     """
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def printable(text: str) -> str:
+    """Returns the text with its lines, each of them `visible`: what a person is shown passes here.
+
+    Control characters, those that turn the direction of writing about, and others that show nothing
+    become question marks.
+    """
+    return "\n".join(map(visible, text.split("\n")))

@@ -272,11 +272,11 @@ class Learner:
 
     # Checkpoints, which are exact whatever travels.
 
-    def checkpoint(self, vector: Tensor) -> bytes:
+    def checkpoint(self, vector: Tensor) -> memoryview:
         """Returns the parameters [P], and what is frozen, as an exact safetensors file."""
-        return bytes(self.trainer.checkpoint(vector))
+        return self.trainer.checkpoint(vector)
 
-    def decode_checkpoint(self, payload: bytes) -> Tensor:
+    def decode_checkpoint(self, payload: bytes | memoryview) -> Tensor:
         """Returns the parameters in a verified checkpoint, [P] on the trainer's device.
 
         Raises:

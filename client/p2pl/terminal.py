@@ -4,6 +4,7 @@
 pipes. Both are told the same few things, and either may be told them from a worker thread.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from p2pl.errors import visible
 from p2pl.events import Ended, Event, RoundEnded, Said, Started, Step
 from p2pl.metric import ACCURACY, Metric, figure
 from p2pl.run.log import PeerId, RoundEntry, Summary, measured
+
+log = logging.getLogger(__name__)
 
 SHORT_ID_CHARS = 8  # 32 bits: two of 100 peers look alike once in a million swarms
 REFRESH_HZ = 4  # chosen: drawing takes milliseconds, and shares the interpreter with training
@@ -123,7 +126,14 @@ class Screen:
         self._shown.close()
 
     def __call__(self, event: Event) -> None:
-        """Shows one event."""
+        """Shows one event; a full disk or a closed pipe is no reason to end a run."""
+        try:
+            self._show(event)
+        except OSError as fault:
+            log.log(logging.ERROR, "nothing more is shown: %s", fault)
+            self._view = None
+
+    def _show(self, event: Event) -> None:
         if isinstance(event, Started):
             about = (self._model, self._data, event.metrics)
             header = Header(event.name, event.session_id, event.peer_id, event.rounds, *about)
@@ -416,7 +426,9 @@ def summary_line(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
         score_of(summary, metrics),
         f"in {decimal(summary.bytes_in)} out {decimal(summary.bytes_out)}",
         duration(summary.seconds),
-        f"peers met {len(summary.peers_met)}",
+        "met nobody: trained alone"
+        if summary.met_nobody
+        else f"peers met {len(summary.peers_met)}",
     ]
 
 

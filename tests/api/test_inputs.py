@@ -1,6 +1,7 @@
 """Modules that take several inputs, in a dictionary or a tuple."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch.utils.data import Dataset
 import p2pl
 from p2pl.api.simulate import simulate
 from p2pl.data.own import Given, examples_of
-from p2pl.errors import DataError, InputError
+from p2pl.errors import DataError, InputError, ModelError
+from p2pl.learning.models import build
 from p2pl.protocol.session import Task
 
 pytestmark = pytest.mark.usefixtures("own_models")
@@ -85,3 +87,27 @@ def test_private_training_refuses_several_inputs(tmp_path: Path) -> None:
     data = ({"image": IMAGES, "kind": KINDS}, TARGETS)
     with pytest.raises(InputError, match="several inputs"):
         p2pl.join(session(tmp_path), data=data, alone=True, dp_epsilon=1, run_dir=tmp_path / "run")
+
+
+def test_private_training_refuses_batchnorm_and_leaves_frozen_layers_alone(tmp_path: Path) -> None:
+    data = (IMAGES, TARGETS)
+    spec = {**SPEC, "training": {"learning_rate": 0.1, "batch_size": 16}}
+    spec["exchange"] = {"rounds": 1, "cohort": 1}
+    for name in ("own-batchnorm", "own-frozen"):
+        (tmp_path / name).mkdir()
+        spec["model"] = {"name": name}
+        file = p2pl.create(spec, tmp_path / name / "own.torrent")
+        there: dict[str, Any] = {
+            "data": data,
+            "alone": True,
+            "dp_epsilon": 8,
+            "run_dir": tmp_path / name / "run",
+        }
+        if name == "own-batchnorm":
+            with pytest.raises(ModelError, match="BatchNorm cannot support training with diff"):
+                p2pl.join(file, **there)
+            continue
+        run = p2pl.join(file, **there)
+        begun, ended = build(file.session).state_dict(), run.model.state_dict()
+        assert torch.equal(begun["2.weight"], ended["2.weight"])
+        assert not torch.equal(begun["5.weight"], ended["5.weight"])

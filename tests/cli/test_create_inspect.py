@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.commands import p2pl
 from support.processes import ROOT
@@ -12,6 +13,7 @@ from support.processes import ROOT
 from p2pl.api import session as api
 from p2pl.errors import SessionFileError
 from p2pl.learning.checkpoint import build
+from p2pl.protocol import bencode
 from p2pl.protocol.session import SessionFile, read_spec
 
 DIGITS = ROOT / "torrentfiles" / "digits.toml"
@@ -165,3 +167,40 @@ def test_a_machine_without_torch_can_look_at_a_session_file() -> None:
     shown = subprocess.check_output(command, text=True, timeout=60)
     assert "name        digits" in shown
     assert "unknown" not in shown
+
+
+EVIL = "\x1b]0;OWNED\x07\x1b[2J\x9b31m\u202egnp.exe"
+
+
+def test_nothing_in_a_session_file_speaks_to_the_terminal(tmp_path: Path) -> None:
+    made = read_spec(DIGITS.read_text())
+    session = made.session()
+    labels = tuple(f"{EVIL}{number}" for number in range(session.task.classes))
+    task = msgspec.structs.replace(session.task, labels=labels)
+    session = msgspec.structs.replace(session, task=task)
+    file = SessionFile(
+        name="evil",
+        session=session,
+        checkpoint=build(session)[1],
+        trackers=(("http://a.example/\x9b31m\u202egnp.exe",),),
+        comment=EVIL,
+    )
+    (tmp_path / "evil.torrent").write_bytes(file.encode())
+    done = p2pl("inspect", tmp_path / "evil.torrent")
+    assert done.returncode == 0
+    assert "OWNED" in done.stdout
+    assert not set("\x1b\x07\x9b\u202e") & set(done.stdout)
+    top = bencode.decode(file.encode())
+    top[b"info"][b"p2pl"][EVIL.encode()] = 1
+    (tmp_path / "evil.torrent").write_bytes(bencode.encode(top))
+    refused = p2pl("inspect", tmp_path / "evil.torrent")
+    assert refused.returncode == 2
+    assert "OWNED" in refused.stderr
+    assert not set("\x1b\x07\x9b\u202e") & set(refused.stderr)
+
+
+def test_a_tracker_s_name_that_is_none_is_told_to_who_makes_the_session(tmp_path: Path) -> None:
+    out = tmp_path / "digits.torrent"
+    done = p2pl("create", DIGITS, "--out", out, "--tracker", "http://\u2603.example:8000")
+    assert done.returncode == 0
+    assert "nobody will get an answer there" in done.stdout

@@ -1,13 +1,14 @@
 """`p2pl join`: what it refuses, and where a run goes."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support.commands import p2pl
 from support.image_sets import pictures
-from support.processes import ROOT
+from support.processes import BIN, PATIENCE_S, ROOT, Swarm
 
 from p2pl.run.log import read_run
 
@@ -35,7 +36,10 @@ def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ((), "--data: missing"),
-        (("--data", "digits", "--flower", "a:b"), "--data: not allowed with --flower"),
+        (
+            ("--data", "digits", "--flower", "a:b"),
+            "--data, --test-share: not allowed with --flower",
+        ),
         (("--flower", "nothing"), "--flower"),
         (("--flower", "nowhere:client"), "No module named 'nowhere'"),
     ],
@@ -152,6 +156,56 @@ def test_a_module_that_a_client_imports_and_that_is_missing_is_named(
     assert done.returncode == 2, done.stderr
     assert f"theirs_lacking.py, line {line}: got 'import of {missing}" in done.stderr
     assert "pip install" not in done.stderr
+
+
+def test_who_met_nobody_is_told_by_the_exit_code(tmp_path: Path) -> None:
+    spec = DIGITS.read_text().replace("start_deadline_s = 60.0", "start_deadline_s = 0.1")
+    (tmp_path / "d.toml").write_text(spec)
+    p2pl("create", tmp_path / "d.toml", "--out", tmp_path / "d.torrent")
+    with Swarm(tmp_path) as swarm:
+        swarm.tracker()
+        words = ("--data", "digits", "--shard", "0/6", "--rounds", 1, "--seed-for", 0)
+        where = ("--tracker", swarm.url, "--listen", "127.0.0.1:0", "--run-dir", tmp_path / "run")
+        done = p2pl("join", tmp_path / "d.torrent", *words, *where)
+        assert done.returncode == 5
+        assert "nobody was met" in done.stderr
+        alone = (*words, "--alone", "--run-dir", tmp_path / "alone")
+        assert p2pl("join", tmp_path / "d.torrent", *alone).returncode == 0
+
+
+def test_a_run_whose_output_cannot_be_written_is_not_lost(tmp_path: Path) -> None:
+    command = [str(BIN / "p2pl"), "join", str(DIGITS.with_suffix(".torrent")), "--data", "digits"]
+    command += ["--shard", "0/6", "--alone", "--rounds", "2", "--run-dir", str(tmp_path / "run")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False
+        )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    summary = read_run(tmp_path / "run").summary
+    assert summary is not None
+    assert (summary.state, summary.rounds) == ("finished", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("file", "File exists"), ("run\udcff", "allowed a name in UTF-8")]
+)
+def test_a_run_directory_that_cannot_be_made_is_told(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "file").touch()
+    words_of_join = ("join", DIGITS.with_suffix(".torrent"), "--data", "digits", "--alone")
+    done = p2pl(*words_of_join, "--run-dir", tmp_path / name)
+    assert done.returncode == 2
+    assert "run directory" in done.stderr
+    assert words in done.stderr
+
+
+def test_an_authority_s_file_that_is_none_is_told(tmp_path: Path) -> None:
+    options = ("--data", "digits", "--tracker", "https://127.0.0.1:1", "--ca", "/gone.pem")
+    where = ("--listen", "127.0.0.1:0", "--run-dir", tmp_path / "run")
+    done = p2pl("join", DIGITS.with_suffix(".torrent"), *options, *where)
+    assert done.returncode == 2
+    assert "--ca: got '/gone.pem" in done.stderr
 
 
 PERCENT = """

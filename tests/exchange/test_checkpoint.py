@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from p2pl.errors import CheckpointError, PullError
 from p2pl.exchange import checkpoint
-from p2pl.learning.checkpoint import build
+from p2pl.learning import models
+from p2pl.learning.checkpoint import build, check_proportion
 from p2pl.protocol import merkle, session
 from p2pl.protocol.session import SessionFile
 
@@ -57,9 +59,15 @@ async def nobody() -> bytes:
     raise PullError("nobody is there to ask")
 
 
-def find(file: SessionFile, beside: Path, swarm: checkpoint.Fetch = nobody) -> bytes:
+def find(
+    file: SessionFile,
+    beside: Path | None,
+    swarm: checkpoint.Fetch = nobody,
+    *,
+    kept: Path | None = None,
+) -> bytes:
     """Returns what `checkpoint.find` finds."""
-    return asyncio.run(checkpoint.find(file, beside, swarm))
+    return asyncio.run(checkpoint.find(file, checkpoint.Places(beside, kept), swarm))
 
 
 def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another() -> None:
@@ -137,8 +145,38 @@ def test_a_mirror_is_used_and_one_that_sends_too_much_is_cut_off(tmp_path: Path)
             find(mirrored, tmp_path / "none")
 
 
+def test_a_run_goes_on_from_the_checkpoint_that_it_keeps(tmp_path: Path) -> None:
+    file, payload = foreign(*tiny())
+    kept = tmp_path / "initial.safetensors"
+    kept.write_bytes(payload)
+    assert find(file, None, kept=kept) == payload
+    kept.write_bytes(payload[:-1] + b"\x00")  # damaged: another source may have it
+
+    async def swarm() -> bytes:
+        return payload
+
+    assert find(file, None, swarm, kept=kept) == payload
+    with pytest.raises(CheckpointError, match=r"(?s)initial\.safetensors: root.*the swarm"):
+        find(file, None, kept=kept)
+
+
 def test_a_model_of_another_size_is_named_before_anything_is_fetched(tmp_path: Path) -> None:
     file, _ = tiny()
     other = replace(file, checkpoint=replace(file.checkpoint, size=1_000))
     with pytest.raises(CheckpointError, match="different versions of this model"):
         find(other, tmp_path / "none")
+
+
+def test_a_model_of_gigabytes_that_a_small_file_names_is_refused_without_making_it() -> None:
+    file, _ = tiny()
+    wide = msgspec.structs.replace(
+        file.session.model, name="mlp", arguments={"hidden": (16_384, 16_384)}
+    )
+    session = msgspec.structs.replace(file.session, model=wide)
+    made: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "build", made.append)
+        with pytest.raises(CheckpointError, match="got '10"):
+            check_proportion(session, file.checkpoint)
+    assert made == []
+    assert all(one.is_meta for one in models.sketch(session).parameters())

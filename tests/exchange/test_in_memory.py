@@ -1,8 +1,10 @@
 """Kinds of exchange between nodes of one process, over a network in memory."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -11,10 +13,12 @@ import torch
 from support.processes import ROOT
 
 from p2pl.data.load import Shard, load
-from p2pl.events import Event, Events, RoundEnded
+from p2pl.events import Event, Events, RoundEnded, Said
+from p2pl.exchange import swap
 from p2pl.exchange.base import EXCHANGES
 from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.round import run
+from p2pl.exchange.swap import announce
 from p2pl.learner import Learner
 from p2pl.learning import models
 from p2pl.learning.checkpoint import build
@@ -108,6 +112,57 @@ def test_a_peer_that_is_cut_off_is_missed_and_the_others_go_on(tmp_path: Path) -
     entries = [event.entry for event in told[0] if isinstance(event, RoundEnded)]
     assert nodes[0].directory.known.is_missing(dead.peer_id)
     assert any(nodes[1].peer_id in entry.received for entry in entries)
+
+
+def test_half_of_a_cohort_is_for_those_who_were_met_once_somebody_is_missing(
+    tmp_path: Path,
+) -> None:
+    file, network = session_file("cohort"), MemoryNetwork()
+    asker, *alive = (node(file, network, tmp_path, number, []) for number in range(3))
+    dead = [network.join(Identity.generate()) for _ in range(300)]
+
+    async def cohorts() -> list[list[str]]:
+        for one in alive:
+            await one.directory.announce("started", numwant=0)
+            address = one.transport.address  # type: ignore[attr-defined]
+            asker.directory.known.learn(address)
+        for transport, directory in dead:
+            await directory.announce("started", numwant=0)
+            network.cut_off.add(transport.identity.peer_id)
+        first = await announce(asker, "update", 4)
+        asker.directory.known.blame(next(one.id for one in first if one.id not in ids))
+        return [[one.id for one in await announce(asker, "update", 4)] for _ in range(20)]
+
+    ids = {one.peer_id for one in alive}
+    with contextlib.ExitStack() as stack:
+        for one in (asker, *alive):
+            stack.enter_context(closing(one.worker))
+        for cohort in asyncio.run(cohorts()):
+            assert len(set(cohort)) == 4
+            assert ids <= set(cohort)
+
+
+def test_who_waits_for_models_says_for_whose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swap, "TOLD_AFTER_S", 0.05)
+    network, told = MemoryNetwork(), list[Event]()
+    file = session_file("cohort")
+    patient = msgspec.structs.replace(file.session.exchange, wait_s=0.5)
+    file = replace(file, session=msgspec.structs.replace(file.session, exchange=patient))
+    asker, slow = node(file, network, tmp_path, 0, told), node(file, network, tmp_path, 1, [])
+
+    async def ask() -> swap.Pulls:
+        for one in (asker, slow):
+            await swap.publish(one, 0, flatten(models.build(file.session)))
+        address = slow.transport.address  # type: ignore[attr-defined]
+        return await swap.pull_all(asker, [address], 1)  # whose round 1 does not come
+
+    with closing(asker.worker), closing(slow.worker):
+        pulls = asyncio.run(ask())
+    assert list(pulls.models) == [slow.peer_id]
+    said = [event.text for event in told if isinstance(event, Said)]
+    assert said == [f"waiting for the models of {slow.peer_id[:8]}"]
 
 
 def test_what_is_begun_in_the_worker_ends_before_what_comes_after_it() -> None:

@@ -42,6 +42,7 @@ def test_two_peers_learn_together_and_write_down_what_happened(swarm: Swarm) -> 
 
     one, other = asyncio.run(both())
     assert one.peers_met == (other.peer_id,)
+    assert not one.met_nobody
     assert (one.state, one.rounds) == ("finished", 4)
     assert one.bytes_in > file.checkpoint.size
     entries = read_run(swarm.folder / "peer-0").rounds
@@ -133,6 +134,9 @@ def test_a_peer_that_nobody_joins_goes_on_alone_after_the_deadline(swarm: Swarm)
     summary = asyncio.run(run(swarm, file, "peer-0", view=view))
     assert (summary.state, summary.peers_met) == ("finished", ())
     assert "waiting for peers: 1 of 2" in view.text.getvalue()
+    assert summary.met_nobody
+    assert "nobody met in 3 rounds, training alone" in view.text.getvalue()
+    assert "met nobody: trained alone" in view.text.getvalue()
 
 
 def test_an_interrupted_run_says_so_and_resumes_where_it_was(swarm: Swarm) -> None:

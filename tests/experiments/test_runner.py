@@ -14,6 +14,7 @@ from support.rows import row_of
 from experiments import runner, store
 from experiments.grid import Cell
 from experiments.store import Row
+from p2pl.protocol.session import Task
 
 DIGITS = ("torrentfiles/digits.toml", "--data", "digits", "--peers", "3", "--rounds", "1")
 
@@ -150,3 +151,10 @@ def test_an_audit_that_finds_a_claim_false_is_a_result_and_no_failure(
     cell = Cell("broken", (*words, "--fault", "no-noise", "--rounds", "40"), verb="audit")
     assert cell.command.startswith("p2pl audit ")
     assert run(cell).figures["verdict"] == "broken"
+
+
+def test_the_same_data_are_loaded_once_whatever_the_task_says() -> None:
+    numbers = iter(range(1, 9))
+    load = runner._kept(lambda ref, task: next(numbers))
+    settings = [Task(input=(4,), classes=2, arguments={"a": one}) for one in (1, 1, 2)]
+    assert [load("digits", task=one) for one in settings] == [1, 1, 2]

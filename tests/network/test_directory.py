@@ -45,8 +45,9 @@ def http(status: str, body: bytes, *headers: str) -> bytes:
 
 def answer(epoch: str = "one", *peers: Speaker, **terms: Any) -> bytes:  # noqa: ANN401
     rows = [messages.encode_row(peer.says(), "10.0.0.1") for peer in peers]
-    said = Terms(interval_s=60, min_interval_s=1.0, epoch=epoch, alive=len(peers) + 1, **terms)
-    return http("200 OK", messages.encode_answer(said, rows))
+    said = {"interval_s": 60, "min_interval_s": 0.0, "alive": len(peers) + 1, **terms}
+    terms_said = Terms(epoch=epoch, **said)
+    return http("200 OK", messages.encode_answer(terms_said, rows))
 
 
 def refuse(status: str, retry_in_s: float | None = None, *headers: str) -> bytes:
@@ -65,6 +66,7 @@ class FakeTracker:
         self.bytes_in = 0
         self.bytes_out = 0
         self.hangs = False
+        self.newest = -1  # the highest sequence number that was said before
         self.port = 0
 
     @property
@@ -90,8 +92,10 @@ class FakeTracker:
                 if self.hangs:
                     await reader.read()
                     break
-                writer.write(self.reply)
-                self.bytes_out += len(self.reply)
+                old = announce.sequence <= self.newest
+                reply = refuse("409 Conflict") if old else self.reply
+                writer.write(reply)
+                self.bytes_out += len(reply)
                 await writer.drain()
         writer.close()
 
@@ -491,6 +495,79 @@ async def test_peers_met_by_other_means_are_kept(tracker: FakeTracker) -> None:
     async with directory([tracker.url]) as peer:
         peer.known.learn(PeerAddress(id="a" * 64, host="10.0.0.9", port=1, curve_key=CURVE_KEY))
         assert [found.host for found in peer.known.sample(5)] == ["10.0.0.9"]
+
+
+async def test_a_tracker_is_not_asked_more_often_than_it_wants(tracker: FakeTracker) -> None:
+    tracker.reply = answer("one", Speaker(1), Speaker(2), min_interval_s=0.5)
+    clock = Clock()
+    async with directory([tracker.url], clock=clock) as peer:
+        for _ in range(100):  # 10 s of rounds of a tenth of a second
+            heard = await peer.announce("update", numwant=2)
+            assert {found.port for found in heard.peers} == {10_001, 10_002}
+            clock.advance(0.1)
+    assert len(tracker.heard) <= module.IN_A_ROW + 10 / 0.5
+
+
+async def test_what_is_new_is_told_at_once(tracker: FakeTracker) -> None:
+    tracker.reply = answer("one", min_interval_s=30.0)
+    async with directory([tracker.url]) as peer:
+        for event in ("update", "update", "completed", "completed", "update"):
+            for _ in range(module.IN_A_ROW):
+                await peer.announce(event, numwant=0)
+        await peer.leave()
+    assert tracker.events[-3:] == ["completed", "update", "stopped"]
+
+
+async def test_a_peer_whose_clock_was_put_right_leaps_ahead_of_what_it_said_before(
+    tracker: FakeTracker,
+) -> None:
+    clock = Clock()
+    async with directory([tracker.url], clock=clock) as peer:
+        tracker.newest = int(clock() * 1_000) + 290_000  # as said by a clock that was 290 s ahead
+        await peer.announce(numwant=0)
+        await peer.announce(numwant=0)
+    assert tracker.events == ["started", "started", "update"]
+    assert [said.sequence > tracker.newest for said in tracker.heard[:2]] == [False, True]
+
+
+async def test_a_tracker_that_believes_no_sequence_number_is_a_failure_like_another(
+    tracker: FakeTracker, other: FakeTracker
+) -> None:
+    tracker.reply = refuse("409 Conflict")
+    async with directory([tracker.url], [other.url]) as peer:
+        await peer.announce(numwant=0)
+    assert (len(tracker.heard), other.events) == (2, ["started"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://\u2603.example:8000", "http://xn--a.example", "http://a..b/", "http://h:65536/",
+     "http://a.b\u3002c\u2044x/", "http://[v1.x]/", f"http://{'a' * 70}.b/"],
+)  # fmt: skip
+async def test_a_name_that_is_none_is_told_and_the_next_tracker_asked(
+    other: FakeTracker, url: str
+) -> None:
+    async with directory([url]) as peer:
+        with pytest.raises(TrackerError, match="URL: got"):
+            await peer.announce(numwant=0)
+        await peer.leave()
+    async with directory([url], [other.url]) as peer:
+        await peer.announce(numwant=0)
+    assert other.events == ["started"]
+
+
+async def test_a_tracker_s_query_is_kept(tracker: FakeTracker) -> None:
+    for suffix in ("/p2pl?key=abc", "/announce?key=abc"):
+        async with directory([tracker.url + suffix]) as peer:
+            await peer.announce(numwant=0)
+    assert tracker.paths == ["/p2pl/announce?key=abc", "/announce?key=abc"]
+
+
+async def test_a_refusal_is_told_as_one(tracker: FakeTracker) -> None:
+    tracker.reply = refuse("429 Too Many Requests", 30.0)
+    async with directory([tracker.url]) as peer:
+        with pytest.raises(TrackerError, match=r"takes this peer's announce: .*429: because"):
+            await peer.announce(numwant=0)
 
 
 async def test_a_swarm_survives_the_real_tracker_s_restart(tmp_path: Path) -> None:

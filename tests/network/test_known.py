@@ -36,6 +36,18 @@ def test_the_longest_unheard_of_is_dropped_first() -> None:
     assert address(2).id not in peers
 
 
+def test_names_that_nobody_answers_to_drive_out_nobody_who_was_met() -> None:
+    peers = known()
+    peers.learn(address(1))
+    peers.hear(address(number) for number in range(2, 2 * MAX_KNOWN))
+    assert len(peers) == MAX_KNOWN
+    assert [peer.id for peer in peers.sample(5, met=True)] == [address(1).id]
+    peers.hear([address(1)])  # named again, at the same address
+    assert [peer.id for peer in peers.sample(5, met=True)] == [address(1).id]
+    peers.hear([address(1, host="10.0.0.2")])  # it moved, as somebody says
+    assert peers.sample(5, met=True) == []
+
+
 def test_samples_are_even_and_without_repetition() -> None:
     peers = known()
     peers.hear(address(number) for number in range(1, 11))

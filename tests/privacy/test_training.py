@@ -338,6 +338,32 @@ def test_what_is_frozen_gets_no_noise(make: Callable[[], nn.Module]) -> None:
         assert torch.equal(one, before[name]) is not one.requires_grad, name
 
 
+class Shifted(nn.Module):
+    """A layer that keeps numbers which no gradient changes."""
+
+    shift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.linspace(0, 1, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) + self.shift
+
+
+def test_what_a_layer_keeps_gets_no_noise() -> None:
+    model = nn.Sequential(Shifted(), nn.Linear(64, 10))
+    check_model(model, (1, 8, 8))
+    wanted = session("logreg", batch_size=16, learning_rate=1.0, weight_decay=0.1)
+    training = PrivateTraining(Accountant(account(64, 16, 8)))
+    start = flatten(model)
+    after = training.train(model, Start(start), examples(64), wanted.training).vector
+    assert len(after) == len(start) == 650 + 64
+    load_into(model, after)
+    assert torch.equal(model.get_buffer("0.shift"), torch.linspace(0, 1, 64))
+    assert not torch.equal(after, start)
+
+
 class Sulking(nn.Module):
     """A module that fails for a reason of its own."""
 

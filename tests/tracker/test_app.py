@@ -13,9 +13,9 @@ from support.announces import NOW_S, SESSION, Clock, Speaker
 
 from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Announce, Counts, Refusal
-from p2pl_tracker.address import SITE_SHARE, networks
+from p2pl_tracker.address import networks
 from p2pl_tracker.app import Policy, create_app
-from p2pl_tracker.swarm import Limits, MemoryStore, Store, Totals, Welcome
+from p2pl_tracker.swarm import SITE_SHARE, Limits, MemoryStore, Store, Totals, Welcome
 
 pytestmark = pytest.mark.anyio
 
@@ -29,12 +29,14 @@ class Tracker:
             policy, store=store, now=self.clock, wall=self.clock, rng=random.Random(1)
         )
 
-    def client(self, host: str = "203.0.113.5") -> httpx.AsyncClient:
+    def client(self, host: str = "203.0.113.5", at: str = "tracker") -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, client=(host, 40_000), raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://tracker")
+        return httpx.AsyncClient(transport=transport, base_url=f"http://{at}")
 
-    async def post(self, body: bytes, host: str = "203.0.113.5") -> httpx.Response:
-        async with self.client(host) as client:
+    async def post(
+        self, body: bytes, host: str = "203.0.113.5", at: str = "tracker"
+    ) -> httpx.Response:
+        async with self.client(host, at) as client:
             return await client.post("/announce", content=body)
 
     async def get(self, path: str) -> httpx.Response:
@@ -74,6 +76,27 @@ async def test_announcing_answers_with_peers_and_terms() -> None:
     assert (answer.alive, answer.training, answer.min_interval_s) == (2, 2, 0.5)
     assert 54 <= answer.interval_s <= 66
     assert answer.external_host == "2001:db8::5"
+
+
+@pytest.mark.parametrize(
+    ("beside", "asker", "at", "seen"),
+    [
+        ("127.0.0.1", "10.7.0.2", "10.7.0.1", "10.7.0.1"),
+        ("::1", "10.7.0.2", "10.7.0.1", "10.7.0.1"),
+        ("127.0.0.1", "2001:db8::2", "[2001:db8::1]", "2001:db8::1"),
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.1"),  # all on one machine
+        ("10.7.0.3", "10.7.0.2", "10.7.0.1", "10.7.0.3"),
+        ("127.0.0.1", "10.7.0.2", "tracker", "127.0.0.1"),
+    ],
+)
+async def test_a_peer_beside_the_tracker_is_where_the_tracker_is(
+    beside: str, asker: str, at: str, seen: str
+) -> None:
+    tracker = Tracker()
+    await tracker.post(Speaker(1).body("started"), beside)
+    response = await tracker.post(Speaker(2).body("started"), asker, at)
+    (row,) = response.json()["peers"]
+    assert row[1:3] == [seen, Speaker(1).port]
 
 
 async def test_the_interval_is_jittered_and_the_epoch_is_not() -> None:

@@ -1,6 +1,9 @@
 """The real process on a real socket: what it prints, how it ends, and what it lets strangers do."""
 
+import asyncio
 import contextlib
+import datetime
+import ipaddress
 import json
 import signal
 import socket
@@ -11,11 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from support.announces import SESSION, Speaker
 from support.processes import BIN, Running, Swarm, wait_until
 
+from p2pl.errors import TrackerError
+from p2pl.network import web
+from p2pl.network.directory import Announcer, TrackerDirectory
+from p2pl.network.keys import Identity
 from p2pl.protocol import announce as messages
+from p2pl_tracker import server
 
 DEADLINE_S = 20.0
 
@@ -119,6 +131,42 @@ def test_requests_on_one_connection_are_each_answered(swarm: Swarm) -> None:
     assert answer.count(b"HTTP/1.1 200 OK") == 4
 
 
+def test_who_asks_on_and_on_without_waiting_for_answers_is_hung_up_on(swarm: Swarm) -> None:
+    tracker = swarm.tracker()
+    process = psutil.Process(tracker.process.pid)
+    before = process.memory_info().rss
+    flood = b"GET /metrics HTTP/1.1\r\n\r\n" * 40_000
+    held = []
+    for _ in range(10):
+        connection = socket.create_connection(("127.0.0.1", swarm.port), timeout=DEADLINE_S)
+        connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            connection.send(flood)
+        held.append(connection)
+    assert httpx.get(swarm.url + "/health", timeout=DEADLINE_S).status_code == 200
+    assert process.memory_info().rss - before < 64 << 20  # 1.3 GiB and more, were all taken in
+    for connection in held:
+        connection.close()
+    with contextlib.suppress(ConnectionResetError):
+        answer = conversation(swarm.port, b"GET /health HTTP/1.1\r\n\r\n" * 400)
+        assert answer.count(b"HTTP/1.1 200 OK") <= server.MAX_PIPELINED + 1
+
+
+@pytest.mark.parametrize("more", [b"x: y\r\n" * 8_000, b"y" * 60_000])
+def test_endless_trailers_are_cut_off(swarm: Swarm, more: bytes) -> None:
+    swarm.tracker()
+    head = b"POST /announce HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+    with socket.create_connection(("127.0.0.1", swarm.port), timeout=DEADLINE_S) as connection:
+        connection.sendall(head)
+        with pytest.raises(ConnectionError):
+            _send_for_ever(connection, more)
+
+
+def _send_for_ever(connection: socket.socket, more: bytes) -> None:
+    while True:
+        connection.sendall(more)
+
+
 IMPATIENT = """
 import sys
 from p2pl_tracker import app, server
@@ -127,7 +175,9 @@ server.serve(
     app.create_app(),
     server.listen("127.0.0.1", int(sys.argv[1])),
     on_ready=lambda url: print("listening on", url, flush=True),
-    patience=server.Patience(float(sys.argv[2]), keep_alive_s=1, max_connections=3),
+    patience=server.Patience(
+        float(sys.argv[2]), keep_alive_s=1, max_connections=3, max_per_address=6
+    ),
 )
 """
 
@@ -181,6 +231,34 @@ def test_a_half_sent_second_request_is_hung_up_on(swarm: Swarm) -> None:
         connection.sendall(b"GET /hea")
         with contextlib.suppress(ConnectionResetError):
             assert connection.recv(65_536) == b""
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_does_not_read_the_answers_is_hung_up_on(swarm: Swarm) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        connection.settimeout(DEADLINE_S)
+        connection.connect(("127.0.0.1", swarm.port))
+        with pytest.raises(ConnectionError):
+            _send_for_ever(connection, b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * 8)
+
+
+@pytest.mark.parametrize("impatient", [60], indirect=True)
+@pytest.mark.usefixtures("impatient")
+def test_one_address_has_so_many_connections_and_no_more(swarm: Swarm) -> None:
+    held = [socket.create_connection(("127.0.0.1", swarm.port)) for _ in range(6)]
+    with contextlib.suppress(ConnectionResetError):
+        assert conversation(swarm.port, b"") == b""  # hung up on at once, within no deadline
+    held.pop().close()
+
+    def has_room() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(swarm.url + "/health").status_code == 503
+        return False
+
+    wait_until(has_room, DEADLINE_S, "one more is let in")
+    for connection in held:
+        connection.close()
 
 
 @pytest.mark.parametrize("impatient", [5], indirect=True)
@@ -297,6 +375,8 @@ def test_options_reach_the_tracker(swarm: Swarm) -> None:
         (["--host", "192.0.2.1"], "192.0.2.1"),
         (["--port", "65536"], "65535"),
         (["--workers", "2"], "--workers"),
+        (["--tls-cert", "c.pem"], "allowed only together"),
+        (["--tls-cert", "/gone.pem", "--tls-key", "/gone.pem"], "--tls-cert and --tls-key"),
     ],
 )
 def test_a_wrong_option_is_exit_code_two(options: list[str], message: str) -> None:
@@ -347,3 +427,63 @@ def test_the_tracker_listens_on_ipv6(swarm: Swarm) -> None:
     wait_until(lambda: f"listening on {url}" in tracker.text(), DEADLINE_S, "ready")
     response = httpx.post(url + "/announce", content=speaker(1).body("started"))
     assert json.loads(response.content)["external_host"] == "::1"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_tracker_on_all_addresses_answers_ipv4_as_well(swarm: Swarm) -> None:
+    command = [sys.executable, "-m", "p2pl_tracker.cli", "serve", "--host", "::"]
+    tracker = swarm.start("tracker", [*command, "--port", str(swarm.port)])
+    wait_until(lambda: "listening on" in tracker.text(), DEADLINE_S, "ready")
+    for number, host in enumerate(("127.0.0.1", "[::1]")):
+        url = f"http://{host}:{swarm.port}/announce"
+        response = httpx.post(url, content=speaker(number).body("started"))
+        assert response.json()["external_host"] == host.strip("[]")
+
+
+def test_a_tracker_with_a_certificate_serves_https(swarm: Swarm) -> None:
+    chain, key = certificate(swarm.folder)
+    command = [sys.executable, "-m", "p2pl_tracker.cli", "serve", "--port", str(swarm.port)]
+    tracker = swarm.start("tracker", [*command, "--tls-cert", str(chain), "--tls-key", str(key)])
+    url = f"https://127.0.0.1:{swarm.port}"
+    wait_until(lambda: f"listening on {url}" in tracker.text(), DEADLINE_S, "ready")
+    asyncio.run(_announces_where_its_authority_is_trusted(url, chain))
+    assert tracker.stop() == 0
+
+
+async def _announces_where_its_authority_is_trusted(url: str, chain: Path) -> None:
+    announcer = Announcer(SESSION, Identity.generate(), "c" * 40, 9_000)
+    async with TrackerDirectory([[url]], announcer, trust=web.trust(chain)) as peer:
+        assert (await peer.announce(numwant=0)).alive == 1
+    async with TrackerDirectory([[url]], announcer) as peer:
+        with pytest.raises(TrackerError, match="name their file with --ca or SSL_CERT_FILE"):
+            await peer.announce(numwant=0)
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Returns the files of a certificate for this machine that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tracker")])
+    now = datetime.datetime.now(datetime.UTC)
+    here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([here]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    chain, secret = folder / "cert.pem", folder / "key.pem"
+    chain.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return chain, secret

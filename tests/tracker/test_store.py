@@ -11,7 +11,15 @@ from support.announces import Clock, Speaker
 
 from p2pl.errors import AnnounceError
 from p2pl.protocol.announce import Counts
-from p2pl_tracker.swarm import EXPIRED_PER_CALL, Limits, MemoryStore, Store, Totals, Welcome
+from p2pl_tracker.swarm import (
+    EXPIRED_PER_CALL,
+    SITE_SHARE,
+    Limits,
+    MemoryStore,
+    Store,
+    Totals,
+    Welcome,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -320,6 +328,50 @@ async def test_the_addresses_of_an_ipv6_network_count_together(make: Make) -> No
     far = await store.announce(Speaker(3).says(), "2001:db8:0:2::1")
     assert "share your address" in near.warning
     assert far.warning == ""
+
+
+async def test_one_address_cannot_take_all_sessions(make: Make) -> None:
+    store = make(replace(LIMITS, max_sessions=5, max_sessions_per_address=3))
+    for number in range(10):
+        made_up = Speaker(number, session=f"{number:064x}")
+        said = await store.announce(made_up.says(), "10.0.0.1")
+        assert ("has peers in 3 sessions already" in said.warning) == (number >= 3)
+    assert await store.totals() == Totals(sessions=3, peers=3)
+    honest = await store.announce(Speaker(20, session="ab" * 32).says(), "10.0.0.2")
+    assert honest.warning == ""
+    more = await store.announce(Speaker(21, session=f"{0:064x}").says(), "10.0.0.1")
+    assert more.warning == ""  # of a session that the address is in
+
+
+async def test_the_networks_of_an_ipv6_site_count_together(make: Make) -> None:
+    store = make(replace(LIMITS, max_sessions_per_address=1, max_peers_per_address=1))
+    for number in range(SITE_SHARE + 1):
+        session = Speaker(number, session=f"{number:064x}")
+        said = await store.announce(session.says(), f"2001:db8:0:{number:x}::1")
+        assert bool(said.warning) == (number == SITE_SHARE)
+    elsewhere = await store.announce(Speaker(99, session="ab" * 32).says(), "2001:db8:1::1")
+    assert elsewhere.warning == ""
+
+
+async def test_many_identities_of_one_address_crowd_out_nobody_elsewhere(make: Make) -> None:
+    store = make(replace(LIMITS, max_peers_per_address=1_000))
+    await join(store, *range(100, 1_000), host="203.0.113.1")
+    for number in range(6):
+        await join(store, number, host=f"10.0.0.{number}")
+    me = Speaker(50)
+    for _ in range(20):
+        said = await store.announce(me.says(numwant=6), "10.0.0.50")
+        living = [port for port in ports(said) if port < 10_010]
+        assert len(said.rows) == 6
+        assert len(living) >= 5
+
+
+async def test_a_sample_takes_as_many_of_a_crowd_as_are_wanted(make: Make) -> None:
+    store = make(LIMITS)
+    await join(store, *range(40), host="10.0.0.1")
+    await join(store, 50, 51, host="10.0.0.2")
+    said = await store.announce(Speaker(60).says(numwant=256), "10.0.0.3")
+    assert ports(said) == [*range(10_000, 10_040), 10_050, 10_051]
 
 
 async def test_a_peer_that_moves_to_a_full_address_leaves_the_old_one(make: Make) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
+import msgspec
+
 from p2pl.errors import InputError, wrong
 from p2pl.pace import Rate, RateLimiter
-from p2pl_tracker.swarm import address_group, too_often
+from p2pl.protocol.announce import PeerRow
+from p2pl_tracker.swarm import SITE_BITS, SITE_SHARE, address_group, too_often
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-SITE_BITS = 48  # of an IPv6 address: RFC 6177
-SITE_SHARE = 16  # chosen: see `AddressLimit`
 MAX_ADDRESSES = 100_000  # chosen: 20 MB of rate limits; the longest idle is forgotten first
 
 
@@ -63,6 +64,25 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     address = ipaddress.ip_address(text.partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     return mapped or address
+
+
+@lru_cache(maxsize=65_536)
+def is_loopback(host: str) -> bool:
+    """Returns whether an IP address means the machine itself."""
+    return _parse(host).is_loopback
+
+
+def from_outside(row: bytes, here: str) -> bytes:
+    """Returns a peer's row as it is for peers on other machines.
+
+    Args:
+        row: as `encode_row` wrote it.
+        here: the address at which those reach this machine.
+    """
+    if b',"127.' not in row and b',"::1"' not in row:
+        return row
+    peer = msgspec.json.decode(row, type=PeerRow)
+    return msgspec.json.encode(msgspec.structs.replace(peer, host=here))
 
 
 class AddressLimit:

@@ -27,7 +27,7 @@ from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAnnounce, Terms
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl_tracker import docs
-from p2pl_tracker.address import AddressLimit, Network, observed
+from p2pl_tracker.address import AddressLimit, Network, from_outside, is_loopback, observed
 from p2pl_tracker.metrics import Metrics
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
 
@@ -80,7 +80,7 @@ class Tracker:
             start_s = time.perf_counter()
             host = self._host(request)
             announce = self._decode(body, host)
-            answer = await self._answer(announce, host)
+            answer = await self._answer(announce, host, self._reached_at(request, host))
         except AnnounceError as fault:
             return self.refuse(fault)
         self.metrics.count_answer(announce.event, time.perf_counter() - start_s)
@@ -110,13 +110,14 @@ class Tracker:
             return self.refuse(fault)
         return None
 
-    async def _answer(self, announce: SignedAnnounce, host: str) -> bytes:
+    async def _answer(self, announce: SignedAnnounce, host: str, here: str) -> bytes:
         announce.check_time(self._wall())
         announce.check_signature()
         if announce.event != "stopped":
             messages.check_host(host)
         welcome = await self.store.announce(announce, host)
-        return messages.encode_answer(self._terms(announce, welcome, host), welcome.rows)
+        rows = welcome.rows if not here else [from_outside(row, here) for row in welcome.rows]
+        return messages.encode_answer(self._terms(announce, welcome, host), rows)
 
     def _terms(self, announce: SignedAnnounce, welcome: Welcome, host: str) -> Terms:
         interval_s = self.policy.interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
@@ -136,6 +137,23 @@ class Tracker:
         proxies = self.policy.trusted_proxies
         forwarded = request.headers.getlist("x-forwarded-for") if proxies else ()
         return observed(request.client.host, ",".join(forwarded), proxies)
+
+    def _reached_at(self, request: Request, host: str) -> str:
+        """Returns the address at which a peer on another machine reaches this one; "" else.
+
+        A peer beside the tracker is seen at a loopback address, which means another machine to
+        everybody else; this is what they can dial.
+        """
+        server = request.scope.get("server")
+        if request.client is None or server is None or is_loopback(host):
+            return ""
+        if observed(request.client.host, "", ()) != host:  # a proxy is reached here, not this peer
+            return ""
+        try:
+            here = observed(server[0], "", ())
+        except ValueError:  # a socket of Unix
+            return ""
+        return "" if is_loopback(here) else here
 
     def refuse(self, fault: AnnounceError) -> Response:
         """Returns the refusal that says what `fault` says, and counts it."""

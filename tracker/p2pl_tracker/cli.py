@@ -3,6 +3,7 @@
 import logging
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,7 +29,9 @@ def root() -> None:
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; :: for IPv6.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; :: is all, IPv4 and IPv6.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
     interval: Annotated[
         int, typer.Option(min=1, max=86_400, help="Seconds after which a peer announces again.")
@@ -48,10 +51,23 @@ def serve(
     max_peers_per_address: Annotated[
         int, typer.Option(min=1, help="Peers of one IPv4 address or IPv6 /64.")
     ] = 1_000,
+    max_sessions_per_address: Annotated[
+        int, typer.Option(min=1, help="Sessions that such an address has peers in.")
+    ] = 100,
     address_rate: Annotated[
         float, typer.Option(min=0, help="Requests a second from one address; 0 = no limit.")
     ] = 200.0,
     max_connections: Annotated[int, typer.Option(min=1)] = 4_096,
+    max_connections_per_address: Annotated[
+        int, typer.Option(min=1, help="Connections of one IPv4 address or IPv6 /64.")
+    ] = 1_024,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="Certificate to serve HTTPS with, and those up to its authority (PEM)."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Private key of --tls-cert, without a password (PEM).")
+    ] = None,
     trusted_proxy: Annotated[
         list[str] | None,
         typer.Option(
@@ -82,6 +98,7 @@ def serve(
         max_sessions=max_sessions,
         max_peers_per_session=max_peers_per_session,
         max_peers_per_address=max_peers_per_address,
+        max_sessions_per_address=max_sessions_per_address,
         min_interval_s=min_interval,
     )
     policy = application.Policy(
@@ -90,12 +107,21 @@ def serve(
         trusted_proxies=address.networks(trusted_proxy or ()),
         address_rate=address_rate,
     )
+    if (tls_cert is None) != (tls_key is None):
+        raise InputError("--tls-cert and --tls-key: allowed only together")
+    certificate = server.Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
+    if certificate:
+        certificate.check()
     listener = server.listen(host, port)
     server.serve(
         application.create_app(policy),
         listener,
         on_ready=lambda url: print(f"listening on {url}", flush=True),
-        patience=server.Patience(max_connections=max_connections),
+        patience=server.Patience(
+            max_connections=max_connections, max_per_address=max_connections_per_address
+        ),
+        proxies=policy.trusted_proxies,
+        certificate=certificate,
     )
 
 

@@ -2,6 +2,10 @@
 
 Work per announce is bounded whatever the number of peers: an upsert, a sample of k peers drawn in
 O(k), and the removal of at most `EXPIRED_PER_CALL` peers that fell silent.
+
+Identities cost nothing, addresses cost something. So a sample is drawn among addresses first, and
+then among the peers of each: a thousand peers that one address makes up, dead or alive, crowd out
+nobody who is elsewhere.
 """
 
 import ipaddress
@@ -22,6 +26,9 @@ EXPIRED_PER_CALL = 256  # chosen: about half a millisecond; drains far faster th
 # An announce may be dated MAX_SKEW_S ahead and is accepted until MAX_SKEW_S after its date, so an
 # old one can come back for twice that long; the sequence number of a peer outlives that.
 REMEMBER_SEQUENCE_S = 2 * MAX_SKEW_S
+ADDRESS_BITS = 64  # of an IPv6 address: whoever has one has all that begin with these
+SITE_BITS = 48  # which one site is given: RFC 6177
+SITE_SHARE = 16  # chosen: a site's 65,536 networks together may have as much as so many of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +36,11 @@ class Limits:
     """How much a store holds, for how long, and how often a peer may announce."""
 
     ttl_s: float = 150.0  # more than twice the announce interval: one lost announce drops nobody
-    max_peers: int = 1_000_000  # chosen: under 1 GiB
+    max_peers: int = 1_000_000  # chosen: about 1 GiB
     max_sessions: int = 10_000
     max_peers_per_session: int = 100_000
     max_peers_per_address: int = 1_000  # of an IPv4 address, or of an IPv6 /64
+    max_sessions_per_address: int = 100  # that such an address has peers in
     min_interval_s: float = 0.5  # sustained, per peer; 0 = no limit
     burst: int = 10  # announces in a row before `min_interval_s` counts
 
@@ -104,12 +112,12 @@ class _Peer:
     """One peer in one session."""
 
     __slots__ = (
-        "address",
         "at",
         "completed",
         "digest",
         "due_s",
         "expires_s",
+        "place",
         "row",
         "sequence",
         "swarm",
@@ -118,8 +126,8 @@ class _Peer:
     def __init__(self, swarm: "_Swarm", digest: bytes) -> None:
         self.swarm = swarm
         self.digest = digest
-        self.address = ""  # what `address_group` made of its host
-        self.at = -1  # place in swarm.order
+        self.place: _Place | None = None  # where it was seen
+        self.at = -1  # place in place.peers
         self.completed = False
         self.due_s = 0.0  # what `Rate` knows of its announces so far
         self.expires_s = 0.0
@@ -127,31 +135,79 @@ class _Peer:
         self.sequence = 0
 
 
-class _Swarm:
-    """The peers of one session: a dictionary to find one, a list in any order to draw from."""
+class _Place:
+    """The peers of one session at one address, in any order, to draw from."""
 
-    __slots__ = ("completed", "order", "peers", "session", "training")
+    __slots__ = ("at", "group", "peers")
+
+    def __init__(self, group: str) -> None:
+        self.group = group  # what `address_group` made of the host
+        self.peers: list[_Peer] = []
+        self.at = -1  # place in swarm.places
+
+    def add(self, peer: _Peer) -> None:
+        peer.place, peer.at = self, len(self.peers)
+        self.peers.append(peer)
+
+    def remove(self, peer: _Peer) -> None:
+        last = self.peers.pop()
+        if last is not peer:
+            self.peers[peer.at] = last
+            last.at = peer.at
+        peer.place = None
+
+    def swap(self, left: int, right: int) -> None:
+        peers = self.peers
+        peers[left], peers[right] = peers[right], peers[left]
+        peers[left].at, peers[right].at = left, right
+
+
+class _Swarm:
+    """The peers of one session: a dictionary to find one, and their places to draw from."""
+
+    __slots__ = ("by_group", "completed", "peers", "places", "session", "training")
 
     def __init__(self, session: bytes) -> None:
         self.session = session
         self.peers: dict[bytes, _Peer] = {}
-        self.order: list[_Peer] = []
+        self.places: list[_Place] = []
+        self.by_group: dict[str, _Place] = {}
         self.completed = 0  # ever
         self.training = 0  # alive, and not completed
 
     def add(self, peer: _Peer) -> None:
         self.training += 1
-        peer.at = len(self.order)
-        self.order.append(peer)
         self.peers[peer.digest] = peer
 
     def remove(self, peer: _Peer) -> None:
-        last = self.order.pop()
-        if last is not peer:
-            self.order[peer.at] = last
-            last.at = peer.at
         del self.peers[peer.digest]
         self.training -= not peer.completed
+
+    def settle(self, peer: _Peer, group: str) -> bool:
+        """Puts a peer that is nowhere into a place; returns whether it is the first there."""
+        place = self.by_group.get(group)
+        is_new = place is None
+        if place is None:
+            place = self.by_group[group] = _Place(group)
+            place.at = len(self.places)
+            self.places.append(place)
+        place.add(peer)
+        return is_new
+
+    def unsettle(self, peer: _Peer) -> bool:
+        """Takes a peer out of its place; returns whether it was the last there."""
+        place = peer.place
+        assert place is not None
+        place.remove(peer)
+        if place.peers:
+            return False
+        del self.by_group[place.group]
+        last = self.places.pop()
+        if last is not place:
+            self.places[place.at] = last
+            last.at = place.at
+        place.at = -1
+        return True
 
     def mark(self, peer: _Peer, event: Event) -> None:
         """Keeps the counts: `completed` ends a peer's training, `started` begins it again."""
@@ -164,14 +220,13 @@ class _Swarm:
             self.training += 1
 
     def swap(self, left: int, right: int) -> None:
-        order = self.order
-        one, other = order[left], order[right]
-        order[left], order[right] = other, one
-        other.at, one.at = left, right
+        places = self.places
+        places[left], places[right] = places[right], places[left]
+        places[left].at, places[right].at = left, right
 
 
 @lru_cache(maxsize=65_536)
-def address_group(host: str, bits: int = 64) -> str:
+def address_group(host: str, bits: int = ADDRESS_BITS) -> str:
     """Returns what the per-address limits count by: an IPv4 address, or an IPv6 /64.
 
     Args:
@@ -182,6 +237,41 @@ def address_group(host: str, bits: int = 64) -> str:
     if address.version == 4:
         return host
     return str(ipaddress.IPv6Network((address, bits), strict=False).network_address)
+
+
+class _Census:
+    """How many there are of something at each address, and at each site of an IPv6 address."""
+
+    def __init__(self, limit: int) -> None:
+        """Has counted nothing yet.
+
+        Args:
+            limit: of one address; a site may have `SITE_SHARE` times as many.
+        """
+        self._limit = limit
+        self._addresses: dict[str, int] = {}
+        self._sites: dict[str, int] = {}
+
+    def count(self, group: str, change: int) -> None:
+        """Takes in that there are more or fewer at an address."""
+        _change(self._addresses, group, change)
+        if ":" in group:
+            _change(self._sites, address_group(group, SITE_BITS), change)
+
+    def is_full(self, group: str) -> bool:
+        """Returns whether there is no room for one more."""
+        if self._addresses.get(group, 0) >= self._limit:
+            return True
+        site = address_group(group, SITE_BITS) if ":" in group else ""
+        return self._sites.get(site, 0) >= SITE_SHARE * self._limit
+
+
+def _change(counts: dict[str, int], key: str, change: int) -> None:
+    left = counts.get(key, 0) + change
+    if left > 0:
+        counts[key] = left
+    else:
+        counts.pop(key, None)
 
 
 class MemoryStore:
@@ -209,7 +299,8 @@ class MemoryStore:
         self._random = (rng or random.Random()).random
         self._swarms: dict[bytes, _Swarm] = {}
         self._by_expiry: OrderedDict[_Peer, None] = OrderedDict()  # all peers, soonest first
-        self._per_address: dict[str, int] = {}
+        self._peers_at = _Census(limits.max_peers_per_address)
+        self._sessions_at = _Census(limits.max_sessions_per_address)
         # By session + digest, soonest forgotten first.
         self._departed: OrderedDict[bytes, _Departed] = OrderedDict()
 
@@ -231,7 +322,8 @@ class MemoryStore:
             return self._welcome(session, ())
         due_s = self._check_pace(last.due_s, now)
         group = address_group(host)
-        if peer and peer.address != group and self._is_full_for(group):
+        moved = peer is not None and peer.place is not None and peer.place.group != group
+        if peer and moved and self._fullness_at(session, group):
             self._remove(peer, announce.sequence)  # gone from there, and no room here
             peer = None
         if peer is None and (warning := self._fullness(session, group)):
@@ -263,11 +355,11 @@ class MemoryStore:
         swarm = self._swarms.get(session)
         if swarm is None:
             return Welcome(rows, 0, 0, warning)
-        return Welcome(rows, len(swarm.order), swarm.training, warning)
+        return Welcome(rows, len(swarm.peers), swarm.training, warning)
 
     def _count(self, session: bytes) -> int:
         swarm = self._swarms.get(session)
-        return len(swarm.order) if swarm else 0
+        return len(swarm.peers) if swarm else 0
 
     def _alive(self, session: bytes, digest: bytes, now: float) -> _Peer | None:
         swarm = self._swarms.get(session)
@@ -294,8 +386,16 @@ class MemoryStore:
             raise too_often("this peer", 1 / self._pace.interval_s, early_s)
         return self._pace.count(due_s, now)
 
-    def _is_full_for(self, group: str) -> bool:
-        return self._per_address.get(group, 0) >= self._limits.max_peers_per_address
+    def _fullness_at(self, session: bytes, group: str) -> str:
+        """Returns why there is no room for one more peer of an address; an empty text likewise."""
+        limits, swarm = self._limits, self._swarms.get(session)
+        if self._peers_at.is_full(group):
+            return f"not added: {limits.max_peers_per_address} peers share your address already"
+        is_new = swarm is None or group not in swarm.by_group
+        if is_new and self._sessions_at.is_full(group):
+            sessions = limits.max_sessions_per_address
+            return f"not added: your address has peers in {sessions} sessions already"
+        return ""
 
     def _fullness(self, session: bytes, group: str) -> str:
         """Returns why there is no room for one more peer; an empty text when there is."""
@@ -306,9 +406,7 @@ class MemoryStore:
             return f"not added: the tracker is full ({limits.max_sessions} sessions)"
         if self._count(session) >= limits.max_peers_per_session:
             return f"not added: the session is full ({limits.max_peers_per_session} peers)"
-        if self._is_full_for(group):
-            return f"not added: {limits.max_peers_per_address} peers share your address already"
-        return ""
+        return self._fullness_at(session, group)
 
     def _add(self, session: bytes, digest: bytes) -> _Peer:
         swarm = self._swarms.get(session)
@@ -321,10 +419,11 @@ class MemoryStore:
 
     def _renew(self, peer: _Peer, announce: Announce, host: str, now: float) -> None:
         group = address_group(host)
-        if peer.address != group:
-            self._leave_address(peer.address)
-            self._per_address[group] = self._per_address.get(group, 0) + 1
-            peer.address = group
+        if peer.place is None or peer.place.group != group:
+            self._leave_place(peer)
+            self._peers_at.count(group, 1)
+            if peer.swarm.settle(peer, group):
+                self._sessions_at.count(group, 1)
         peer.swarm.mark(peer, announce.event)
         peer.sequence = announce.sequence
         peer.row = encode_row(announce, host)
@@ -332,20 +431,21 @@ class MemoryStore:
         self._by_expiry[peer] = None
         self._by_expiry.move_to_end(peer)
 
-    def _leave_address(self, group: str) -> None:
-        left = self._per_address.get(group, 0) - 1
-        if left > 0:
-            self._per_address[group] = left
-        else:
-            self._per_address.pop(group, None)
+    def _leave_place(self, peer: _Peer) -> None:
+        if peer.place is None:
+            return
+        group = peer.place.group
+        self._peers_at.count(group, -1)
+        if peer.swarm.unsettle(peer):
+            self._sessions_at.count(group, -1)
 
     def _remove(self, peer: _Peer, sequence: int) -> None:
         swarm = peer.swarm
         swarm.remove(peer)
-        if not swarm.order:
+        if not swarm.peers:
             del self._swarms[swarm.session]
         del self._by_expiry[peer]
-        self._leave_address(peer.address)
+        self._leave_place(peer)
         self._departed[swarm.session + peer.digest] = _Departed(
             sequence, peer.due_s, self._now() + REMEMBER_SEQUENCE_S
         )
@@ -368,28 +468,70 @@ class MemoryStore:
         return True
 
     def _sample(self, session: bytes, wanted: int, asker: _Peer | None, now: float) -> list[bytes]:
-        """Returns `wanted` of the others, uniform without replacement (a partial Fisher-Yates).
+        """Returns `wanted` of the others, without replacement: places first, then peers of each.
 
-        The list is shuffled in place from the front, so nothing is copied. An expired peer that is
-        drawn is removed on the way; after `EXPIRED_PER_CALL` of them the answer stays short.
+        Where every peer has an address of its own, and where all have the same one, the sample is
+        uniform. Lists are shuffled in place from the front. An expired peer that is drawn is
+        removed on the way; after `EXPIRED_PER_CALL` of them the answer stays short.
         """
-        rows: list[bytes] = []
         swarm = self._swarms.get(session)
         if swarm is None:
+            return []
+        draw = _Draw(self, asker, now)
+        rows: list[bytes] = []
+        drawn = 0
+        while len(rows) < wanted and drawn < len(swarm.places) and draw.may_go_on:
+            at = drawn + int(self._random() * (len(swarm.places) - drawn))
+            place = swarm.places[at]
+            if peer := draw.next_of(place):
+                rows.append(peer.row)
+            if place.peers:  # else it is gone
+                swarm.swap(drawn, at)
+                drawn += 1
+        if len(rows) == wanted:
             return rows
-        drawn, removed = 0, 0
-        while len(rows) < wanted and drawn < len(swarm.order) and removed < EXPIRED_PER_CALL:
-            at = drawn + int(self._random() * (len(swarm.order) - drawn))
-            peer = swarm.order[at]
-            if peer.expires_s <= now:
-                self._remove(peer, peer.sequence)
-                removed += 1
-                continue
-            swarm.swap(drawn, at)
-            drawn += 1
-            if peer is not asker:
+        left = list(swarm.places)  # fewer than were wanted
+        while len(rows) < wanted and left and draw.may_go_on:
+            at = int(self._random() * len(left))
+            peer = draw.next_of(left[at])
+            if peer is None:
+                left[at] = left[-1]
+                left.pop()
+            else:
                 rows.append(peer.row)
         return rows
+
+
+class _Draw:
+    """Draws peers of places, each peer once."""
+
+    def __init__(self, store: MemoryStore, asker: _Peer | None, now: float) -> None:
+        self._store, self._asker, self._now = store, asker, now
+        self._drawn: dict[_Place, int] = {}  # how many stand in front that were drawn
+        self._removed = 0
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether not too many were found to have expired."""
+        return self._removed < EXPIRED_PER_CALL
+
+    def next_of(self, place: _Place) -> _Peer | None:
+        """Returns one more peer of a place; None where there is none."""
+        drawn = self._drawn.get(place, 0)
+        found = None
+        while found is None and drawn < len(place.peers) and self.may_go_on:
+            at = drawn + int(self._store._random() * (len(place.peers) - drawn))
+            peer = place.peers[at]
+            if peer.expires_s <= self._now:
+                self._store._remove(peer, peer.sequence)
+                self._removed += 1
+                continue
+            place.swap(drawn, at)
+            drawn += 1
+            if peer is not self._asker:
+                found = peer
+        self._drawn[place] = drawn
+        return found
 
 
 def too_often(who: str, rate: float, retry_in_s: float) -> AnnounceError:

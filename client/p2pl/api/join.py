@@ -25,11 +25,13 @@ from p2pl.exchange.join import Options
 from p2pl.exchange.join import join as take_part
 from p2pl.learning import device as devices
 from p2pl.learning import precision as precisions
+from p2pl.learning.checkpoint import check_proportion
 from p2pl.learning.torch_trainer import Fit
+from p2pl.network import web
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile
-from p2pl.run.log import read_run
+from p2pl.run.log import make_directory, read_run
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
@@ -48,6 +50,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     identity: str | os.PathLike[str] | None = None,
     listen: str = "0.0.0.0:0",
     trackers: Sequence[str] = (),
+    ca: str | os.PathLike[str] | None = None,
     rounds: int | None = None,
     seed_for: float = 60.0,
     alone: bool = False,
@@ -86,6 +89,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         identity: the peer's key file; None: RUN_DIR/identity.pem.
         listen: HOST:PORT to serve other peers at; port 0 takes any free one.
         trackers: URLs to ask in the place of the session file's.
+        ca: a PEM file of certificate authorities that are trusted, and no others, where a tracker
+            or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
         rounds: to do in all; None: the session's.
         seed_for: seconds for which others are served at most, once all rounds are done.
         alone: whether nothing is sent and nobody asked.
@@ -116,11 +121,14 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     file = read_session(session)
     tiers = tuple((url,) for url in trackers)
     session_format.check_trackers(tiers)
+    for url in trackers:
+        web.parse_url(url)
     if not (tiers or file.trackers or alone):
         raise SessionFileError(
             wrong("--tracker", got="none, and none in the session file", allowed="one URL or more")
         )
     check_known(file.session, alone=alone)
+    check_proportion(file.session, file.checkpoint)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
     precisions.check(precision, private=private is not None)
     reading = _Reading(
@@ -140,7 +148,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     )
     trainer = trainer_for(file, trainer_or_model, mine, computing)
     where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
-    where.mkdir(parents=True, exist_ok=True)
+    make_directory(where)
     chosen = Options(
         run_dir=where,
         identity=Path(identity) if identity else where / "identity.pem",
@@ -148,6 +156,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         listen=listen,
         rounds=rounds,
         trackers=tiers,
+        authorities=Path(ca) if ca else None,
         seeding_s=seed_for,
         alone=alone,
         privacy=private,

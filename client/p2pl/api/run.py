@@ -87,7 +87,8 @@ def load(
         )
     session = read_session(path)
     module = models.build(session.session) if model is None else model
-    check_layout(session, module)
+    if model is not None:
+        check_layout(session, module)
     layout = Layout.of(module)
     kind: Kind = "best" if best else "personal" if personal else "last"
     path = directory / _FILES[kind]

@@ -18,7 +18,6 @@ from p2pl.learning.flower import FlowerTrainer, NumPyClient
 from p2pl.learning.flower_app import is_client_app
 from p2pl.learning.torch_trainer import Fit, LoopTrainer, TorchTrainer
 from p2pl.learning.trainer import Trainer
-from p2pl.learning.trial import check_on
 from p2pl.protocol.session import SessionFile
 
 Who: TypeAlias = nn.Module | Trainer | NumPyClient | None
@@ -71,7 +70,8 @@ def trainer_for(
     if data is None:
         raise InputError("data: missing; allowed: your own examples, or a trainer that has them")
     module = models.build(file.session) if who is None else cast("nn.Module", who)
-    check_layout(file, module)
+    if who is not None:
+        check_layout(file, module)
     if file.session.model.name == flower.MODEL and who is None:
         raise ModelError(
             "--flower: missing; the model of this session is for clients of Flower, or for modules "
@@ -102,7 +102,7 @@ def _around(
         mine = attackers.spoilt(computing.attack, mine, file.session.task, names)
     test = data.test and data.test.to(device)
     trainer = TorchTrainer.of(file.session, names, module, mine, test)
-    check_on(trainer.objective, trainer.own)
+    trainer.check()
     return LoopTrainer.around(trainer, computing.fit) if computing.fit else trainer
 
 

@@ -1,9 +1,12 @@
 """The command `p2pl` itself: its exit codes, and what it says where a module is missing.
 
 Exit codes: 0 done; 1 `p2pl audit` found the claim to be false, or something failed; 2 the input is
-wrong; 3 no tracker and no known peer; 4 nothing was left of the privacy budget; 130 interrupted.
+wrong; 3 no tracker and no known peer; 4 nothing was left of the privacy budget; 5 `p2pl join` has
+trained to the end without meeting anybody, though the session is for several; 130 interrupted.
 """
 
+import contextlib
+import logging
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -14,7 +17,7 @@ from typing import Annotated
 import typer
 
 from p2pl import __version__
-from p2pl.errors import InputError, P2PLError, visible, wrong
+from p2pl.errors import InputError, P2PLError, printable, wrong
 
 # What `pip install 'p2pl[EXTRA]'` brings, by the names under which it is imported.
 _CLIENT = frozenset({"httpx", "numpy", "safetensors", "torch", "xxhash", "zmq"})
@@ -39,11 +42,29 @@ def main() -> None:
     try:
         app()
     except P2PLError as fault:
-        lines = map(visible, str(fault).split("\n"))  # part of it may be a stranger's
-        print("p2pl: " + "\n".join(lines), file=sys.stderr)
+        print(printable(f"p2pl: {fault}"), file=sys.stderr)
         sys.exit(fault.exit_code)
+    except OSError as fault:  # of what is written to: a full disk, a closed pipe
+        print(printable(f"p2pl: {fault}"), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # else Python tries once more at its end, and says so
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def show_log(level: int) -> None:
+    """Writes log messages from this level on to standard error, fit to be shown."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain("%(name)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Plain(logging.Formatter):
+    """Messages hold what strangers have said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from p2pl.api.files import read_session
 from p2pl.cli.app import extra
 from p2pl.cli.options import AsJson, SessionPath
+from p2pl.errors import InputError, printable
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Table
 
@@ -83,6 +84,7 @@ def create(
     with extra("client"):
         from p2pl.api.session import create as make
         from p2pl.learning import flower as clients
+        from p2pl.network import web
     with extra("flower"):
         model = clients.load_model(flower) if flower else None
         made = make(
@@ -106,6 +108,11 @@ def create(
         print(f"tracker    {' '.join(tier)}")
     if not made.trackers:
         print("tracker    none: whoever joins must name one with --tracker")
+    for url in (*(url for tier in made.trackers for url in tier), *made.url_list):
+        try:
+            web.parse_url(url)
+        except InputError as fault:
+            print(f"note       nobody will get an answer there: {fault}")
     task = made.session.task
     if task.classes and not task.labels:
         print("classes    not named: each peer numbers them as its data do; see task.labels")
@@ -121,10 +128,12 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(_as_dict(read, unknown), indent=2))
         return
-    print(f"id          {read.id}")
-    print(f"name        {read.name}")
-    print(f"trackers    {', '.join(url for tier in read.trackers for url in tier) or 'none'}")
-    print(f"checkpoint  {decimal(read.checkpoint.size)}, root {read.checkpoint.root}")
+    _show(f"id          {read.id}")
+    _show(f"name        {read.name}")
+    _show(f"trackers    {', '.join(url for tier in read.trackers for url in tier) or 'none'}")
+    if read.url_list:
+        _show(f"mirrors     {', '.join(read.url_list)}")
+    _show(f"checkpoint  {decimal(read.checkpoint.size)}, root {read.checkpoint.root}")
     for key, value in session_format.as_dict(read.session).items():
         if key == "table":
             continue
@@ -132,22 +141,27 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
             value = "  ".join(
                 f"{name}={item}" for name, item in value.items() if item not in ([], {}, None, "")
             )
-        print(f"{key:<11} {value}")
+        _show(f"{key:<11} {value}")
     if read.session.table is not None:
         _show_table(read.session.table)
     if read.comment:
-        print(f"comment     {read.comment}")
+        _show(f"comment     {read.comment}")
     for field, name in (unknown or {}).items():
-        print(f"note        {field} {name!r} is unknown here: whoever joins must have installed it")
+        _show(f"note        {field} {name!r} is unknown here: whoever joins must have installed it")
+
+
+def _show(line: str) -> None:
+    """Prints a line, part of which a stranger has written."""
+    print(printable(line))
 
 
 def _show_table(table: Table) -> None:
     """Prints what a session says of a table, a line a column."""
-    print(f"table       target {', '.join(table.targets)}; {len(table.columns)} columns")
+    _show(f"table       target {', '.join(table.targets)}; {len(table.columns)} columns")
     for column in table.columns:
         values = ", ".join(column.categories) or f"mean {column.mean:g}, std {column.std:g}"
         gaps = {"zero": "", "indicator": "; gaps are told", "refused": "; no gaps"}[column.missing]
-        print(f"            {column.name}: {column.kind}, {values}{gaps}")
+        _show(f"            {column.name}: {column.kind}, {values}{gaps}")
 
 
 def _as_dict(read: SessionFile, unknown: Mapping[str, str] | None) -> dict[str, Any]:

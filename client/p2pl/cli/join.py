@@ -11,7 +11,7 @@ import typer
 
 from p2pl.api.files import read_session
 from p2pl.cli import options
-from p2pl.cli.app import extra
+from p2pl.cli.app import extra, show_log
 from p2pl.errors import InputError, visible
 from p2pl.protocol.session import Session
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from p2pl.learning.flower import NumPyClient
 
 MAX_SHOWN = 10  # classes on one line; chosen
+
+
+MET_NOBODY_CODE = 5
+MET_NOBODY = (
+    "nobody was met: this peer trained all its rounds alone, though the session is for several; "
+    "what it has learned is kept. Others must be there at the same time, and be able to reach it: "
+    "--listen names where it is reached; --alone trains alone on purpose"
+)
 
 
 def join(
@@ -68,6 +76,7 @@ def join(
             "[default: the session file's]"
         ),
     ] = None,
+    ca: options.Authorities = None,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     threads: options.Threads = None,
@@ -118,9 +127,7 @@ def join(
         from p2pl.data.load import Shard
         from p2pl.terminal import Screen
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.ERROR, format="%(name)s %(message)s"
-    )
+    show_log(logging.INFO if verbose else logging.ERROR)
     client, mine, shown = _trains_with(read.session, data, flower, part, (test_share, tokenizer))
     where = run_dir or default_run_dir(read.name, Shard(*part) if part else None, alone=alone)
     with extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
@@ -134,6 +141,7 @@ def join(
                 identity=identity,
                 listen=listen,
                 trackers=tracker or (),
+                ca=ca,
                 rounds=rounds,
                 seed_for=seed_for,
                 alone=alone,
@@ -152,6 +160,9 @@ def join(
     if run.summary and run.summary.state == "interrupted":
         print("interrupted; the same command resumes", file=sys.stderr)
         raise typer.Exit(130)
+    if run.summary and run.summary.met_nobody:
+        print(f"p2pl: {MET_NOBODY}", file=sys.stderr)
+        raise typer.Exit(MET_NOBODY_CODE)
 
 
 def _trains_with(

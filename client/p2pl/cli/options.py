@@ -27,6 +27,19 @@ AsJson: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of text.")
 ]
 
+# --- trackers ------------------------------------------------------------------------------------
+
+Authorities: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        envvar="SSL_CERT_FILE",
+        help="PEM file of certificate authorities that are trusted, and no others, where a tracker "
+        "or a mirror is asked over HTTPS.  [default: $SSL_CERT_FILE, or this machine's]",
+        show_envvar=False,
+    ),
+]
+
 # --- data ----------------------------------------------------------------------------------------
 
 Data: TypeAlias = Annotated[str, typer.Option(help=f"Data set: {DATA_SETS}")]

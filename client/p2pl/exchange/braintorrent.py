@@ -22,7 +22,7 @@ from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet
 from p2pl.exchange.linger import linger
 from p2pl.exchange.node import Held, Node
 from p2pl.exchange.round import save
-from p2pl.exchange.swap import Pulls, announce, fetch, publish
+from p2pl.exchange.swap import Pulls, all_of, announce, fetch, publish
 from p2pl.learning.train import Trained
 from p2pl.mixing.base import PeerModel
 from p2pl.network.known import MAX_KNOWN
@@ -220,7 +220,7 @@ async def wait_for_news(node: Node, vector: VersionVector) -> News:
 
 async def fetch_moved(node: Node, news: News) -> Pulls:
     """Returns the models of exactly those peers that moved, and why others gave none."""
-    answers = await asyncio.gather(*(fetch(node, address) for address in news.moved))
+    answers = await all_of(node, {one.id: fetch(node, one) for one in news.moved})
     fetched = {address.id: it for address, it in zip(news.moved, answers, strict=True)}
     node.held = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, Held)}
     models = {peer_id: held.model for peer_id, held in node.held.items()}

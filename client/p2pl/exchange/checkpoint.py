@@ -1,26 +1,49 @@
 """The initial checkpoint: the weights that all peers start from, never taken on trust.
 
-Read beside the session file where it lies there; else rebuilt from the session's seed, else fetched
-from `url-list`, else from any peer of the swarm. Whatever the source, the bytes must hash to the
-root in the session file (BEP 52) before a single one is decoded.
+Read beside the session file where it lies there, or in the run directory of a run that had it; else
+rebuilt from the session's seed, else fetched from `url-list`, else from any peer of the swarm.
+Whatever the source, the bytes must hash to the root in the session file (BEP 52) before a single
+one is decoded.
 """
 
 import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
 
 from p2pl.errors import CheckpointError, NetworkError, wrong
 from p2pl.learning import models, weights, whole
-from p2pl.learning.checkpoint import build
+from p2pl.learning.checkpoint import of
+from p2pl.network.download import deadline_s, download
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, SessionFile
 
-URL_DEADLINE_S = 120.0
+MAX_MIRRORS = 8  # of `url-list` that are asked, each until its deadline
 
 Fetch = Callable[[], Awaitable[bytes]]
+
+
+def silent(text: str) -> None:
+    """Tells nobody."""
+    del text
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the checkpoint may lie, or come from, besides the session's seed.
+
+    Attributes:
+        beside: next to the session file, put there by the person; None: nowhere.
+        kept: where a run keeps it, once it has it; None: nowhere.
+        authorities: who may vouch for an HTTPS server; see `p2pl.network.web.trust`.
+        said: told who is being waited for.
+    """
+
+    beside: Path | None = None
+    kept: Path | None = None
+    authorities: Path | None = None
+    said: Callable[[str], None] = silent
 
 
 def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
@@ -53,12 +76,12 @@ def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
     return payload
 
 
-async def find(file: SessionFile, beside: Path | None, fetch_from_peers: Fetch) -> bytes:
+async def find(file: SessionFile, places: Places, fetch_from_peers: Fetch) -> bytes:
     """Returns the verified bytes of the initial checkpoint, from the first source that has it.
 
     Args:
         file: the session file.
-        beside: where the checkpoint would lie next to the session file; None: nowhere.
+        places: where it may be.
         fetch_from_peers: asks the swarm; its answer is verified like any other.
 
     Raises:
@@ -66,16 +89,16 @@ async def find(file: SessionFile, beside: Path | None, fetch_from_peers: Fetch) 
         ModelError: the session's model is unknown here.
     """
     refusals = []
-    async for source, payload in _sources(file, beside, fetch_from_peers):
+    async for source, payload in _sources(file, places, fetch_from_peers):
         try:
             if isinstance(payload, Exception):
                 raise CheckpointError(f"{source}: {payload}")
             return verify(payload, file.checkpoint, source)
         except CheckpointError as refused:
-            if source == str(beside):
+            if source == str(places.beside):
                 raise  # a wrong file on one's own disk is for the person to see
             refusals.append(str(refused))
-    if beside is None:
+    if places.beside is None:
         refusals.append("beside the session file: its path was not given")
     raise CheckpointError(
         "no source has the initial checkpoint of this session:\n  " + "\n  ".join(refusals)
@@ -83,18 +106,21 @@ async def find(file: SessionFile, beside: Path | None, fetch_from_peers: Fetch) 
 
 
 async def _sources(
-    file: SessionFile, beside: Path | None, fetch_from_peers: Fetch
+    file: SessionFile, places: Places, fetch_from_peers: Fetch
 ) -> AsyncIterator[tuple[str, bytes | Exception]]:
     """Yields each source's name and what it has, cheapest first."""
-    if beside is not None:
-        found = await asyncio.to_thread(_read, beside, file.checkpoint.size + 1)
-        if found is not None:
-            yield str(beside), found
+    for path in (places.beside, places.kept):
+        if path is not None:
+            found = await asyncio.to_thread(_read, path, file.checkpoint.size + 1)
+            if found is not None:
+                yield str(path), found
     yield "the session's seed", _rebuilt(file)
-    for url in file.url_list:
+    size, name = file.checkpoint.size, file.checkpoint_name
+    for url in file.url_list[:MAX_MIRRORS]:
+        places.said(f"fetching the initial checkpoint from {url}, {deadline_s(size):.0f} s at most")
         try:
-            yield url, await _download(url, file.checkpoint.size)
-        except (httpx.HTTPError, CheckpointError) as fault:
+            yield url, await download(url, size, name=name, authorities=places.authorities)
+        except NetworkError as fault:
             yield url, fault
     try:
         yield "the swarm", await fetch_from_peers()
@@ -119,7 +145,7 @@ def _rebuilt(file: SessionFile) -> bytes | Exception:
                 hint="you and the session's author have different versions of this model installed",
             )
         )
-    return build(file.session)[0]
+    return of(model)[0]
 
 
 def _read(path: Path, limit: int) -> bytes | None:
@@ -131,18 +157,3 @@ def _read(path: Path, limit: int) -> bytes | None:
         return None
     except OSError as fault:
         raise CheckpointError(f"{path}: cannot be read: {fault.strerror}") from fault
-
-
-async def _download(url: str, size: int) -> bytes:
-    """Returns at most `size` bytes from `url`; a longer answer is refused without reading it."""
-    payload = bytearray()
-    async with (
-        httpx.AsyncClient(timeout=URL_DEADLINE_S, follow_redirects=True) as client,
-        client.stream("GET", url) as answer,
-    ):
-        answer.raise_for_status()
-        async for part in answer.aiter_bytes():
-            payload += part
-            if len(payload) > size:
-                raise CheckpointError(wrong(url, got=f"over {size} bytes", allowed=f"{size} bytes"))
-    return bytes(payload)

@@ -23,6 +23,7 @@ from p2pl.events import Ended, Events, Sink, Started, Stop, into
 from p2pl.exchange import checkpoint, cohort
 from p2pl.exchange.alone import Alone
 from p2pl.exchange.base import Exchange, kind_of
+from p2pl.exchange.company import Company, met_nobody
 from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.round import keep_best, run
 from p2pl.exchange.swap import keep_announcing
@@ -33,6 +34,7 @@ from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import Trainer
 from p2pl.metric import ACCURACY
 from p2pl.mixing.base import rule_of
+from p2pl.network import web
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
@@ -75,6 +77,7 @@ class Options:
         listen: HOST:PORT to serve other peers at.
         rounds: to do in all; None: the session's.
         trackers: tiers of URLs; (): the session file's.
+        authorities: a PEM file of those who may vouch for HTTPS servers; None: the usual ones.
         seeding_s: how long others are served at most, once all rounds are done; seconds.
         alone: whether the peer trains without anybody.
         privacy: None: parameters say what they like of the peer's examples.
@@ -91,6 +94,7 @@ class Options:
     listen: str = "0.0.0.0:0"  # a peer is there to be reached
     rounds: int | None = None
     trackers: tuple[tuple[str, ...], ...] = ()
+    authorities: Path | None = None
     seeding_s: float = 60.0
     alone: bool = False
     privacy: Wanted | None = None
@@ -149,6 +153,9 @@ async def join(
         events = Events((into(log), *sinks))
         log.drop_after(state.round if state else 0)
         begun = state.round if state else 0
+        if _wants_company(file, options):
+            company = Company(log.totals, events.said)
+            events = Events((*events.sinks, company))
         measured = (trainer.metrics, trainer.loss_unit)
         events(Started(file.name, file.id, identity.peer_id, begun, rounds, *measured))
         with contextlib.closing(Worker()) as worker, _Stopping() as stopping:
@@ -269,17 +276,23 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
     """Returns the state after the last round; the swarm is left properly whatever happens."""
     async with contextlib.AsyncExitStack() as stack:
         transport, directory = await _network(one, state, stack)
-        swarm = partial(_checkpoint_of_the_swarm, transport, directory, one.file)
+        swarm = partial(_checkpoint_of_the_swarm, transport, directory, one)
         donors = _nobody if one.options.alone else swarm
-        payload = await checkpoint.find(one.file, _beside(one), donors)
-        await transport.publish_checkpoint(_on_disk(one, payload))
-        begin = await one.worker(partial(one.learner.decode_checkpoint, payload))
+        payload = await checkpoint.find(one.file, _places(one), donors)
+        mapped = _on_disk(one, payload)
+        served = memoryview(mapped)
+        del payload  # from here on it is on disk
+        await transport.publish_checkpoint(served)
+        begin = await one.worker(partial(one.learner.decode_checkpoint, served))
+        mapped.madvise(mmap.MADV_DONTNEED)  # it is read again where somebody asks for it
         if state is None:
             state = PeerState(round=0, weights=begin)
-        del payload, begin  # from here on it is on disk
+        del begin
         node = _node(one, transport, directory, state)
+        only = [state]  # nothing here holds the parameters that the peer began with any longer
+        del state
         async with _announcing(node):
-            return replace(await run(node, one.exchange, state), best=node.best)
+            return replace(await run(node, one.exchange, only.pop()), best=node.best)
 
 
 async def _network(
@@ -300,7 +313,10 @@ async def _network(
     )
     me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
     tiers = options.trackers or file.trackers
-    directory = TrackerDirectory(tiers, me, state=state.directory if state else None)
+    is_secure = any(url.startswith("https:") for tier in tiers for url in tier)
+    trust = web.trust(options.authorities) if is_secure else None
+    saved = state.directory if state else None
+    directory = TrackerDirectory(tiers, me, state=saved, trust=trust)
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
     return wire, directory
@@ -355,23 +371,29 @@ async def _nobody() -> bytes:
     raise PullError("not asked: training alone")
 
 
-def _beside(one: _Run) -> Path | None:
-    folder = one.options.beside
-    return folder / one.file.checkpoint_name if folder else None
+def _places(one: _Run) -> checkpoint.Places:
+    """Returns where the initial checkpoint may be."""
+    options = one.options
+    return checkpoint.Places(
+        beside=options.beside / one.file.checkpoint_name if options.beside else None,
+        kept=options.run_dir / CHECKPOINT_FILE,
+        authorities=options.authorities,
+        said=one.events.said,
+    )
 
 
-async def _checkpoint_of_the_swarm(
-    transport: Transport, directory: Directory, file: SessionFile
-) -> bytes:
+async def _checkpoint_of_the_swarm(transport: Transport, directory: Directory, one: _Run) -> bytes:
     """Returns what some peer serves as the initial checkpoint; it is not verified yet.
 
     Whoever made the session may join a little later than this peer, so it is asked for until the
     start's deadline.
     """
-    loop = asyncio.get_running_loop()
+    loop, file = asyncio.get_running_loop(), one.file
     until_s = loop.time() + file.session.exchange.start_deadline_s
     reasons: dict[str, str] = {}
     while True:
+        left_s = max(0.0, until_s - loop.time())
+        one.events.said(f"asking the swarm for the initial checkpoint, {left_s:.0f} s more")
         with contextlib.suppress(TrackerError):
             await directory.announce("update", numwant=CHECKPOINT_DONORS)
         for address in directory.known.sample(CHECKPOINT_DONORS):
@@ -391,14 +413,18 @@ async def _checkpoint_of_the_swarm(
         await asyncio.sleep(cohort.POLL_S)
 
 
-def _on_disk(one: _Run, payload: bytes) -> memoryview:
+def _on_disk(one: _Run, payload: bytes) -> mmap.mmap:
     """Returns the checkpoint as a mapped file, so that serving it takes no memory of its own."""
     path = one.options.run_dir / CHECKPOINT_FILE
-    if not path.exists() or path.stat().st_size != len(payload):
+    kept = path.exists() and path.stat().st_size == len(payload)
+    if not kept or memoryview(_mapped(path)) != payload:
         write_atomically(path, payload)
+    return _mapped(path)
+
+
+def _mapped(path: Path) -> mmap.mmap:
     with path.open("rb") as opened:
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    return memoryview(mapped)
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 async def _leave(directory: Directory) -> None:
@@ -430,6 +456,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         session_id=one.file.id,
         name=one.file.name,
         peers_met=tuple(sorted(totals.peers_met)),
+        met_nobody=met_nobody(totals, state, wanted=_wants_company(one.file, one.options)),
         bytes_in=totals.bytes_in,
         bytes_out=totals.bytes_out,
         tracker_bytes=totals.tracker_bytes,
@@ -457,6 +484,11 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         best_round=state.best.round if state.best else None,
         best_validation_loss=state.best.validation_loss if state.best else None,
     )
+
+
+def _wants_company(file: SessionFile, options: Options) -> bool:
+    """Returns whether it is news that a peer trains without others."""
+    return not options.alone and file.session.exchange.min_peers > 1
 
 
 def _test_set(trainer: Trainer, options: Options) -> ScoredOn | None:

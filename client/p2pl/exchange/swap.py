@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -17,9 +18,11 @@ from p2pl.network.version import Version
 from p2pl.protocol.announce import Event, PeerAddress
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FIRST_INTERVAL_S = 30.0  # until a tracker has said how often it wants to hear from the peer
 MAX_SPARE = 8  # asked for beyond the cohort, in the place of peers that will not be asked
+TOLD_AFTER_S = 3.0  # of waiting for others: a person should know for whom
 MAX_WAITED_LAG = 2  # rounds; who is further behind is not waited for, and so holds nobody up
 
 
@@ -51,6 +54,7 @@ async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") ->
     digest = await node.transport.publish(
         Version(index, samples, payload, notes), keep_last=keep_last
     )
+    vector = node.learner.codec.served(payload, vector)
     node.mine = Held(digest, PeerModel(index, samples, vector))
 
 
@@ -78,6 +82,8 @@ async def announce(
     try:
         async with node.announcing:
             node.answer = await node.directory.announce(event, numwant=wanted + spare)
+        if node.answer.warning:
+            node.events.said(f"the tracker says: {node.answer.warning}")
     except TrackerError as fault:
         cohort = known.sample(wanted, without=without)
         if not cohort:
@@ -86,6 +92,12 @@ async def announce(
         return cohort
     avoided = resting.union(without)
     there = [address for address in node.answer.peers if address.id not in avoided]
+    if known.missing():
+        # A tracker may name more dead peers than living ones: half of the places are for those who
+        # were met.
+        met = known.sample(wanted // 2, without=avoided, met=True)
+        ids = {one.id for one in met}
+        there = met + [address for address in there if address.id not in ids]
     # A tracker that was just restarted knows fewer peers than this one does.
     taken = avoided.union(one.id for one in there)
     there += known.sample(max(0, wanted - len(there)), without=taken)
@@ -108,7 +120,7 @@ async def pull_all(node: Node, cohort: Sequence[PeerAddress], index: int) -> Pul
         cohort: whom to ask, all at the same time.
         index: the peer's round; who is not far behind it gets `exchange.wait_s` to reach it.
     """
-    answers = await asyncio.gather(*(_pull(node, address, index) for address in cohort))
+    answers = await all_of(node, {one.id: _pull(node, one, index) for one in cohort})
     held: dict[str, Held] = {}
     rejected: dict[str, str] = {}
     for address, answer in zip(cohort, answers, strict=True):
@@ -119,6 +131,26 @@ async def pull_all(node: Node, cohort: Sequence[PeerAddress], index: int) -> Pul
     node.held = held
     models = {peer_id: one.model for peer_id, one in held.items()}
     return Pulls(tuple(address.id for address in cohort), models, rejected)
+
+
+async def all_of(node: Node, works: Mapping[str, Coroutine[Any, Any, T]]) -> list[T]:
+    """Returns what all works return; where that takes long, tells for which peers it waits.
+
+    Args:
+        node: the peer that waits.
+        works: by peer id.
+    """
+    tasks = {peer_id: asyncio.create_task(work) for peer_id, work in works.items()}
+    try:
+        if tasks:
+            _, late = await asyncio.wait(tasks.values(), timeout=TOLD_AFTER_S)
+            if late:
+                names = (peer_id[:8] for peer_id, task in tasks.items() if task in late)
+                node.events.said(f"waiting for the models of {', '.join(names)}")
+        return await asyncio.gather(*tasks.values())
+    finally:
+        for task in tasks.values():
+            task.cancel()
 
 
 async def _pull(node: Node, address: PeerAddress, index: int) -> Held | str:

@@ -5,10 +5,12 @@ from typing import Final
 
 from torch import Tensor, nn
 
+from p2pl.errors import CheckpointError, wrong
 from p2pl.learning import models, weights, whole
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, Session
 
+MAX_DIFFERENCE_BYTES = 64 << 20  # between a model here and the promised checkpoint
 DTYPE: Final = "float32"  # a checkpoint is exact, whatever travels later
 
 
@@ -25,6 +27,25 @@ def of(model: nn.Module) -> tuple[bytes, Checkpoint]:
     """Returns the checkpoint that holds a whole module, and its size and hashes."""
     layout = weights.Layout.of(model)
     return _hashed(bytes(whole.encode(model, layout, weights.flatten(model, layout))))
+
+
+def check_proportion(session: Session, promised: Checkpoint) -> None:
+    """Raises CheckpointError where the session's model is out of all proportion to the checkpoint.
+
+    A session file of a few hundred bytes may name a model of gigabytes: this takes no memory. A
+    model that is a little different is made, so that it can be told in which tensor it differs.
+    """
+    model = models.sketch(session)
+    size = whole.size_of(model, weights.Layout.of(model))
+    if size > promised.size + MAX_DIFFERENCE_BYTES:
+        raise CheckpointError(
+            wrong(
+                f"model {session.model.name!r} here",
+                got=f"{size} bytes of weights",
+                allowed=str(promised.size),
+                hint="you and the session's author have different versions of this model installed",
+            )
+        )
 
 
 def describe(vector: Tensor, layout: weights.Layout) -> tuple[bytes, Checkpoint]:

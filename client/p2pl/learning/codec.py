@@ -26,6 +26,16 @@ class Codec(Protocol):
         """
         ...
 
+    def served(self, payload: Payload, vector: Tensor) -> Tensor:
+        """Returns the parameters [P] that a payload was made of, in its memory where that is equal.
+
+        Args:
+            payload: as `encode` returned it.
+            vector: [P], that it was made of.
+        """
+        del payload
+        return vector
+
     def decode(self, payload: Payload) -> Tensor:
         """Returns the parameters in a peer's payload, [P] float32, on the peer's device.
 
@@ -57,6 +67,13 @@ class WholeModel:
     def encode(self, vector: Tensor) -> memoryview:
         """Returns the payload to serve, read-only; float16 is cut to its largest number."""
         return weights.encode(vector[: self.layout.total].cpu(), self.layout, self.dtype)
+
+    def served(self, payload: Payload, vector: Tensor) -> Tensor:
+        """Returns the vector, in the payload's memory where all of it stands there as it is."""
+        exact = self.dtype == "float32" and self.layout.total == len(vector)
+        if not exact or vector.device.type != "cpu":
+            return vector
+        return weights.in_place(payload, self.layout)
 
     def decode(self, payload: Payload) -> Tensor:
         """Returns what travelled, [P] float32 or the beginning of it; raises FrameError."""

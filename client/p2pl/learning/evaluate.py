@@ -7,7 +7,7 @@ from torch import Tensor
 
 from p2pl.data.examples import Source
 from p2pl.learning.channels import are_convolved, channels_last
-from p2pl.learning.objective import Objective, arguments_of
+from p2pl.learning.objective import Objective
 from p2pl.learning.task import Scores, Task
 from p2pl.learning.weights import load_into
 
@@ -50,8 +50,7 @@ def evaluate(objective: Objective, vector: Tensor, examples: Source) -> Scores:
         for batch in examples.batches(size):
             if images:
                 batch = channels_last(batch)
-            args, named = arguments_of(batch.x)
-            outputs = objective.checked(model(*args, **named), batch.y)
+            outputs = objective.checked(objective.here(batch.x), batch.y)
             loss += task.loss(outputs, batch.y, "sum")
             counted = task.tally(outputs, batch.y)
             tally = counted if tally is None else task.add(tally, counted)

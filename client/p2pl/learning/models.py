@@ -7,17 +7,16 @@ one of those here, or an entry point in the group `p2pl.models`, a callable
 
 import inspect
 import math
-import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from p2pl.errors import ModelError, wrong
+from p2pl.errors import ModelError, P2PLError, wrong
+from p2pl.learning import faults
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session
 from p2pl.protocol.session import Task as TaskSettings
@@ -98,20 +97,42 @@ def resnet_gn(task: TaskSettings, *, depth: int = 8, width: int = 16) -> nn.Modu
     Raises:
         ModelError: the task's inputs are no such images, or a size is out of range.
     """
-    channels, height, breadth = _image(task, "resnet-gn")
+    return _resnet(task, "resnet-gn", (depth, width), _group_norm)
+
+
+def resnet_bn(task: TaskSettings, *, depth: int = 8, width: int = 16) -> nn.Module:
+    """Returns a residual network (He et al. 2016, section 4.2) with BatchNorm.
+
+    Args:
+        task: images of at least 4x4.
+        depth: 6 n + 2, with n blocks in each of three stages: 8, 14, 20, 26, …
+        width: channels of the first stage; it doubles twice.
+    """
+    return _resnet(task, "resnet-bn", (depth, width), nn.BatchNorm2d)
+
+
+Norm: TypeAlias = Callable[[int], nn.Module]
+
+
+def _resnet(task: TaskSettings, name: str, size: tuple[int, int], norm: Norm) -> nn.Module:
+    """Returns a residual network of this depth and width, with a normalisation by channels."""
+    channels, height, breadth = _image(task, name)
+    depth, width = size
     _check_sizes("depth and width", (depth, width))
-    _check_groups(width, (height, breadth))
+    if norm is _group_norm:
+        _check_groups(width, (height, breadth))
     blocks, rest = divmod(depth - 2, 6)
     if rest or not 1 <= blocks <= MAX_LAYERS:
         raise ModelError(
             wrong("model.arguments.depth", got=depth, allowed=f"8, 14, 20, … {6 * MAX_LAYERS + 2}")
         )
-    layers: list[nn.Module] = [_conv(channels, width), _norm(width), nn.ReLU()]
+    layers: list[nn.Module] = [_conv(channels, width), norm(width), nn.ReLU()]
     inner = width
     for stage in range(3):
         for block in range(blocks):
             outer = width << stage
-            layers.append(_Residual(inner, outer, stride=2 if stage and not block else 1))
+            stride = 2 if stage and not block else 1
+            layers.append(_Residual(inner, outer, stride, norm))
             inner = outer
     pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, task.width)]
     return nn.Sequential(*layers, *pool)
@@ -135,10 +156,10 @@ def _check_groups(width: int, size: tuple[int, int]) -> None:
 class _Residual(nn.Module):
     """Two 3x3 convolutions around which the input is added back."""
 
-    def __init__(self, inner: int, outer: int, stride: int) -> None:
+    def __init__(self, inner: int, outer: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _conv(inner, outer, stride), _norm(outer), nn.ReLU(), _conv(outer, outer), _norm(outer)
+            _conv(inner, outer, stride), norm(outer), nn.ReLU(), _conv(outer, outer), norm(outer)
         )
         same = inner == outer and stride == 1
         self.skip = nn.Identity() if same else nn.Conv2d(inner, outer, 1, stride, bias=False)
@@ -151,7 +172,7 @@ def _conv(inner: int, outer: int, stride: int = 1) -> nn.Module:
     return nn.Conv2d(inner, outer, 3, stride, padding=1, bias=False)
 
 
-def _norm(channels: int) -> nn.Module:
+def _group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(math.gcd(channels, _GROUP_NORM_GROUPS), channels)
 
 
@@ -245,6 +266,7 @@ BUILT_IN: Mapping[str, Make] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet-gn": resnet_gn,
+    "resnet-bn": resnet_bn,
     "arrays": arrays,
 }
 MODELS: Registry[Make] = Registry("model.name", GROUP, None, ModelError)
@@ -274,6 +296,19 @@ def build(session: Session) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed every GPU as well, and fork_rng restores none.
         torch.default_generator.manual_seed(session.seed)
+        return make()
+
+
+def sketch(session: Session) -> nn.Module:
+    """Returns the session's model with its names and shapes; one of p2pl's takes no memory.
+
+    Raises:
+        ModelError: the name is not known here, or an argument is unusable.
+    """
+    make = _find(session)
+    if session.model.name not in BUILT_IN:
+        return make()  # what a person brings need not work without numbers
+    with torch.device("meta"):
         return make()
 
 
@@ -330,16 +365,13 @@ def _make_foreign(name: str, make: Make, session: Session) -> nn.Module:
     """Returns a model that the person brings."""
     try:
         made = make(session.task, **session.model.arguments)
-    except ModelError:
+    except P2PLError:
         raise
     except (TypeError, ValueError) as fault:
         raise ModelError(f"model {name}: it refuses its arguments: {fault}") from fault
-    except Exception as fault:  # whatever somebody's function may raise
-        at = traceback.extract_tb(fault.__traceback__)[-1]
-        place = f"{Path(at.filename).name}, line {at.lineno}"
-        raise ModelError(
-            f"model {name}: it cannot be made: {type(fault).__name__}: {fault} ({place})"
-        ) from fault
+    except Exception as fault:
+        at = f" ({place})" if (place := faults.place_of(fault)) else ""
+        raise ModelError(f"model {name}: it cannot be made: {faults.summary(fault)}{at}") from fault
     if not isinstance(made, nn.Module):
         raise ModelError(
             wrong(f"model {name}", got=type(made).__name__, allowed="a torch.nn.Module")

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from p2pl.data.examples import Examples, Inputs
+from p2pl.data.examples import Examples, Inputs, Source
 from p2pl.errors import ModelError, wrong
-from p2pl.learning.parts import Layout, whole_buffers
+from p2pl.learning import faults
+from p2pl.learning.parts import Layout, load_into, whole_buffers
 from p2pl.learning.task import Task
 
+LARGE = 1 << 22  # numbers trained; chosen: 16 MiB, beyond a processor's cache
+LOOKED_AT = 256  # examples at once, to find what is not finite
 COUNT = "count."  # in front of a buffer's name in the state that a peer keeps between rounds
 
 
@@ -20,6 +23,20 @@ def arguments_of(x: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     if isinstance(x, Tensor):
         return (x,), {}
     return (x, {}) if isinstance(x, tuple) else ((), dict(x))
+
+
+def tensor_of(made: object) -> Tensor:
+    """Returns the tensor that a model gives, by itself or in a dictionary as `logits` or `out`.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if isinstance(made, Mapping):
+        made = next((made[name] for name in faults.OUTPUT_NAMES if name in made), made)
+    if isinstance(made, Tensor):
+        return made
+    allowed = "a tensor, or a dictionary with `logits` or `out`"
+    raise ModelError(f"outputs of the model: got {faults.described(made)}, allowed {allowed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +82,77 @@ class Objective:
     def call(self, parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
         """Returns what the model makes of inputs with these parameters, by name."""
         args, named = arguments_of(x)
-        made: Tensor = functional_call(self.model, dict(parameters), args, named)
-        return made
+        try:
+            made = functional_call(self.model, dict(parameters), args, named)
+        except Exception as fault:
+            raise self._faulty(x, fault) from fault
+        return tensor_of(made)
+
+    def here(self, x: Inputs) -> Tensor:
+        """Returns what the model makes of inputs with the parameters that are loaded in it."""
+        args, named = arguments_of(x)
+        try:
+            made = self.model(*args, **named)
+        except Exception as fault:
+            raise self._faulty(x, fault) from fault
+        return tensor_of(made)
+
+    def _faulty(self, x: Inputs, fault: Exception) -> ModelError:
+        return ModelError(faults.explained(self.model, *arguments_of(x), fault))
+
+    def check(self, batch: Examples) -> None:
+        """Checks, with a few examples, that the model makes of them what the task asks for.
+
+        Args:
+            batch: at least one example.
+
+        Raises:
+            ModelError: it raises an error, or its outputs are of another shape or not finite.
+        """
+        self.model.eval()
+        with torch.no_grad():
+            outputs = self.checked(self.here(batch.x), batch.y)
+            self._mean(outputs, batch.y)
+            if not outputs.isfinite().all():
+                found = faults.first_not_finite(self.model, *arguments_of(batch.x))
+                name = type(self.model).__name__
+                raise ModelError(
+                    found or f"outputs of {name}: got NaN or infinity, allowed finite numbers"
+                )
+
+    def where_not_finite(self, vector: Tensor, examples: Source) -> str | None:
+        """Returns which layer makes NaN or infinity of which inputs; None where none does.
+
+        Args:
+            vector: [P].
+            examples: at least one.
+        """
+        load_into(self.model, vector, self.layout)
+        self.model.eval()
+        for batch in examples.batches(LOOKED_AT):
+            found = faults.first_not_finite(self.model, *arguments_of(batch.x))
+            if found:
+                return found
+        return None
+
+    def _mean(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Returns the mean loss; raises ModelError where there is none of such outputs."""
+        try:
+            return self.task.loss(outputs, targets, "mean")
+        except (IndexError, RuntimeError, TypeError, ValueError) as fault:
+            raise ModelError(
+                f"outputs of {type(self.model).__name__}: got {faults.described(outputs)}, allowed "
+                f"what the task {type(self.task).__name__} compares with targets "
+                f"{faults.described(targets)}: {faults.summary(fault)}"
+            ) from fault
+
+    def _slope(self, loss: Tensor, at: Tensor) -> Tensor:
+        """Returns the gradient of a loss; raises ModelError where the model has none."""
+        try:
+            (gradient,) = torch.autograd.grad(loss, at)
+        except RuntimeError as fault:
+            raise self._without_gradient(fault) from fault
+        return gradient
 
     def checked(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Returns the outputs, [n, ...], once their shape is seen to be the task's.
@@ -105,7 +191,7 @@ class Objective:
             batch: n examples, at least 1.
         """
         outputs = self.checked(self.outputs(vector, batch.x), batch.y)
-        return self.task.loss(outputs, batch.y, "mean")
+        return self._mean(outputs, batch.y)
 
     def gradient(self, vector: Tensor, batch: Examples) -> tuple[Tensor, Tensor]:
         """Returns the mean loss over a batch, and its gradient by what is trained, [T].
@@ -117,19 +203,47 @@ class Objective:
             batch: at least one example.
         """
         layout = self.layout
+        if layout.trained > LARGE:
+            return self._gathered(vector, batch)
         if not layout.buffers:
             at = vector.detach().requires_grad_()
             loss = self.loss(at, batch)
-            (gradient,) = torch.autograd.grad(loss, at)
-            return loss.detach(), gradient
+            return loss.detach(), self._slope(loss, at)
         at = vector.detach()[: layout.trained].requires_grad_()
         # A copy, because the model writes to them while the parameters are still needed.
         parts = [at, vector.detach()[layout.trained :].clone()]
         outputs = self.checked(self.call(layout.unflatten_parts(parts), batch.x), batch.y)
-        loss = self.task.loss(outputs, batch.y, "mean")
-        (gradient,) = torch.autograd.grad(loss, at)
+        loss = self._mean(outputs, batch.y)
+        gradient = self._slope(loss, at)
         vector[layout.trained :] = parts[1]
         return loss.detach(), gradient
+
+    def _gathered(self, vector: Tensor, batch: Examples) -> tuple[Tensor, Tensor]:
+        """Returns what `gradient` does, layer by layer into one vector.
+
+        Of a large model that takes the memory of one vector and one layer, and not of three
+        vectors; of a small one it takes longer.
+        """
+        layout = self.layout
+        gradient = torch.zeros_like(vector[: layout.trained])
+        buffers = vector.detach()[layout.trained :].clone()
+        parts = layout.unflatten_parts([vector.detach()[: layout.trained], buffers])
+        slopes = layout.unflatten_parts([gradient, buffers])
+        leaves = [parts[name] for name in layout.names[: len(parts) - layout.buffers]]
+        for name, leaf in zip(layout.names, leaves, strict=False):
+            leaf.requires_grad_()
+            leaf.grad = slopes[name]  # to which its gradient is added
+        loss = self._mean(self.checked(self.call(parts, batch.x), batch.y), batch.y)
+        try:
+            torch.autograd.backward(loss, inputs=leaves)
+        except RuntimeError as fault:
+            raise self._without_gradient(fault) from fault
+        vector[layout.trained :] = buffers
+        return loss.detach(), gradient
+
+    def _without_gradient(self, fault: RuntimeError) -> ModelError:
+        name = type(self.model).__name__
+        return ModelError(f"model {name}: its gradient cannot be computed: {faults.summary(fault)}")
 
     def take_counts(self, state: Mapping[str, Tensor]) -> None:
         """Gives the model the buffers of whole numbers that a peer has kept in its state."""

@@ -30,6 +30,11 @@ def of_round(training: Training, index: int, rounds: int) -> Training:
     A rate that falls to almost nothing lets the peers of a session come to rest together: with
     skewed labels each round pulls a peer towards its own labels in proportion to the rate. Within a
     round the rate stays.
+
+    Args:
+        training: the session's settings.
+        index: the round, 1..`rounds`.
+        rounds: of the session.
     """
     share = share_of_rate(training, index, rounds)
     if share == 1:

@@ -187,6 +187,12 @@ def _tensors(model: nn.Module, layout: Layout | None) -> list[Tensor]:
     return [there[name] for name in layout.names]
 
 
+def is_finite(vector: Tensor) -> bool:
+    """Returns whether all numbers are finite, most often without memory for a look at each."""
+    # A sum is finite only if every term is; it may overflow although all are.
+    return bool(vector.sum().isfinite()) or bool(vector.isfinite().all())
+
+
 def frozen_parameters(model: nn.Module) -> dict[str, Tensor]:
     """Returns the parameters that are not trained, by name, sorted."""
     named = sorted(model.named_parameters())

@@ -15,7 +15,7 @@ from p2pl.learning import whole
 from p2pl.learning.evaluate import batch_examples, evaluate
 from p2pl.learning.judge import Judge, LossJudge
 from p2pl.learning.objective import COUNT, Objective
-from p2pl.learning.parts import Layout, flatten, load_into
+from p2pl.learning.parts import Layout, flatten, is_finite, load_into
 from p2pl.learning.sample import Sample
 from p2pl.learning.task import Metric, Scores, Task, task_of
 from p2pl.learning.train import OptimizerState, Start, Trained, follow, train
@@ -119,6 +119,13 @@ class TorchTrainer(Trainer):
         """What follows a loss."""
         return self.task.loss_unit
 
+    def check(self) -> None:
+        """Raises ModelError unless the module does with the peer's examples what the task asks."""
+        batch = self.own.take(torch.arange(min(2, len(self.own))))
+        self.objective.check(batch)
+        if self.device.type == "cpu":  # recurrent layers on a GPU have no gradient here
+            self.objective.gradient(flatten(self.model, self.layout), batch)
+
     def order(self, index: int) -> torch.Generator:
         """Returns what the order of the batches of round `index` is drawn from."""
         return seeded(*self.names, index, "batches")
@@ -221,7 +228,7 @@ class LoopTrainer(TorchTrainer):
         self.loop(self.model, given)
         round.on_step(1, 1)
         vector = flatten(self.model, self.layout)
-        if not vector.isfinite().all():
+        if not is_finite(vector):
             raise TrainingDiverged(
                 wrong("parameters after fit", got="NaN or infinity", allowed="finite numbers")
             )

@@ -13,6 +13,7 @@ from p2pl.errors import TrainingDiverged, wrong
 from p2pl.learning.channels import are_convolved, channels_last
 from p2pl.learning.objective import Objective
 from p2pl.learning.optimizers import by_torch, clipped, of_round
+from p2pl.learning.parts import is_finite
 from p2pl.protocol.session import Training
 
 __all__ = ["OnStep", "OptimizerState", "Start", "Trained", "advance", "follow", "of_round", "train"]
@@ -91,8 +92,9 @@ def train(
         loss = float(total) / len(examples)
         if not math.isfinite(loss):
             break
-    if not math.isfinite(loss) or not vector.isfinite().all():
-        raise diverged(loss, training)
+    if not math.isfinite(loss) or not is_finite(vector):
+        found = objective.where_not_finite(start.vector, examples)
+        raise TrainingDiverged(found) if found else diverged(loss, training)
     state = objective.with_counts(state)
     return Trained(vector, loss, steps, len(examples) * training.local_epochs, state)
 

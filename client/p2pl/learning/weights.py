@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from p2pl.errors import FrameError, wrong
-from p2pl.learning.parts import Layout, flatten, load_into
+from p2pl.learning.parts import Layout, flatten, is_finite, load_into
 
 __all__ = [
     "Dtype",
@@ -136,10 +136,14 @@ def decode(payload: Payload, layout: Layout, dtype: Dtype) -> Tensor:
 
 def check_finite(vector: Tensor) -> None:
     """Raises FrameError where a number is NaN or infinity."""
-    # A sum is finite only if every term is; it may overflow although all are, hence the second
-    # look.
-    if not vector.sum().isfinite() and not vector.isfinite().all():
+    if not is_finite(vector):
         raise FrameError("payload: got NaN or infinity among the numbers, allowed finite numbers")
+
+
+def in_place(payload: Payload, layout: Layout) -> Tensor:
+    """Returns the vector in a float32 payload of `encode`, [P]: a view that must not be changed."""
+    made = payload.obj if isinstance(payload, memoryview) else payload
+    return torch.frombuffer(made, dtype=torch.float32, offset=len(_header(layout, "float32")))
 
 
 def numbers(payload: Payload, offset: int, dtype: torch.dtype) -> Tensor:

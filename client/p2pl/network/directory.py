@@ -3,13 +3,15 @@
 Trackers stand in tiers (BEP 12): within a tier in an order shuffled once, the one that answered
 last in front; the next tier only when a whole tier is silent. A tracker that fails is left alone
 for a growing, jittered while, so a dead one costs nothing per round, and at most a minute passes
-until one that came back is noticed.
+until one that came back is noticed. Nor is a tracker asked more often than it wants: in between,
+its last answer counts, with peers drawn among those that are known.
 """
 
 import asyncio
 import contextlib
 import math
 import random
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +22,17 @@ import httpx
 import msgspec
 from msgspec import Meta
 
-from p2pl.errors import ProtocolError, RunDirError, TrackerError, visible, wrong
+from p2pl.errors import InputError, ProtocolError, RunDirError, TrackerError, visible, wrong
+from p2pl.network import web
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
-from p2pl.pace import NO_REST, BackOff, Rest
+from p2pl.pace import NO_REST, BackOff, Rate, Rest
 from p2pl.protocol import announce as messages
 from p2pl.protocol.address import Reach, dialled, reach_of
 from p2pl.protocol.announce import (
     MAX_ANSWER_BYTES,
     MAX_NUMWANT,
+    MAX_SKEW_S,
     Announce,
     Answer,
     Event,
@@ -39,6 +43,10 @@ TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow hands
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
 BACK_OFF = BackOff(first_s=1.0, max_s=60.0)  # libtorrent issue 4873: uncapped, it grew to 20 hours
 MAX_RETRY_S = 3_600.0  # however long a tracker says to stay away
+IN_A_ROW = 4  # announces before a tracker's minimum interval counts; chosen: it allows ten
+# A sequence number is the time of a clock that was at most MAX_SKEW_S wrong, in milliseconds: one
+# that is so much ahead of a clock that is right now is ahead of all that were ever said before.
+LEAP_MS = 2 * MAX_SKEW_S * 1_000
 KEEP_ALIVE_S = 10.0  # shorter than the tracker's, so that no announce meets a closing connection
 
 
@@ -62,22 +70,34 @@ class _Tracker:
     """What is remembered of one tracker."""
 
     url: str
+    endpoint: httpx.URL | None  # where to announce; None: the URL is none
     epoch: str = ""
     lists_peer: bool = False  # it answered, and has not heard `stopped` since
     is_greeted: bool = False  # it answered `started`, and has not been restarted since
     rest: Rest = NO_REST
     reason: str = ""  # of the last failure
+    refused: bool = False  # the last failure was an answer
+    answer: Answer | None = None  # its last
+    said: str = ""  # what it was told last
+    due_s: float = -math.inf  # what `Rate` knows of the announces so far
+
+    @property
+    def rate(self) -> Rate:
+        """How often it wants to hear from a peer; no tracker can make that longer than a life."""
+        if self.answer is None:
+            return Rate(0.0, IN_A_ROW)
+        return Rate(min(self.answer.min_interval_s, self.answer.interval_s), IN_A_ROW)
 
 
 class _Failure(Exception):
     """One tracker did not answer, or refused."""
 
     def __init__(
-        self, reason: str, *, retry_in_s: float | None = None, forgot: bool = False
+        self, reason: str, *, status: int | None = None, retry_in_s: float | None = None
     ) -> None:
         super().__init__(visible(reason))  # part of it is the tracker's
+        self.status = status  # of HTTP; None: there was no answer
         self.retry_in_s = retry_in_s
-        self.forgot = forgot
 
 
 class TrackerDirectory:
@@ -90,12 +110,13 @@ class TrackerDirectory:
         bytes_in: bytes of their answers, HTTP headers included.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         tiers: Sequence[Sequence[str]],
         me: Announcer,
         *,
         state: Mapping[str, Any] | None = None,
+        trust: ssl.SSLContext | None = None,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -106,6 +127,7 @@ class TrackerDirectory:
             tiers: announce URLs, or the trackers' base URLs.
             me: who announces, in which session.
             state: from `state()` of an earlier run.
+            trust: whom HTTPS trusts; None: `web.trust(None)`.
             now: a clock that never steps back, in seconds.
             wall: seconds since 1970.
             rng: shuffles tiers, jitters waits and draws samples.
@@ -116,7 +138,7 @@ class TrackerDirectory:
         self._now, self._wall = now, wall
         self._rng = rng or random.Random()
         self._me = me
-        self._tiers = [[_Tracker(_announce_url(url)) for url in tier] for tier in tiers]
+        self._tiers = [[_tracker(url) for url in tier] for tier in tiers]
         for tier in self._tiers:
             self._rng.shuffle(tier)
         self.known = KnownPeers(me.identity.peer_id, now=now, rng=self._rng)
@@ -126,7 +148,7 @@ class TrackerDirectory:
         self.seconds = 0.0
         self.bytes_out = 0
         self.bytes_in = 0
-        self._client = _client()
+        self._client = _client(trust or web.trust(None))
 
     async def __aenter__(self) -> Self:
         return self
@@ -185,6 +207,8 @@ class TrackerDirectory:
             for tracker in list(tier):
                 if tracker.rest.until_s > self._now():
                     continue
+                if early := self._answer_meanwhile(tracker, event, numwant):
+                    return early
                 answer = await self._try(tracker, event, numwant)
                 if answer:
                     tier.remove(tracker)
@@ -192,13 +216,22 @@ class TrackerDirectory:
                     return answer
         return None
 
+    def _answer_meanwhile(self, tracker: _Tracker, event: Event, numwant: int) -> Answer | None:
+        """Returns the tracker's last answer while it wants to hear nothing new; else None."""
+        answer = tracker.answer
+        if answer is None or event != tracker.said or not tracker.is_greeted:
+            return None
+        if not tracker.rate.wait_s(tracker.due_s, self._now()):
+            return None
+        return msgspec.structs.replace(answer, peers=tuple(self.known.sample(numwant)))
+
     async def _try(self, tracker: _Tracker, event: Event, numwant: int) -> Answer | None:
         """Returns the tracker's answer; None after a failure, which is remembered."""
         said: Event = "started" if event == "update" and not tracker.is_greeted else event
         try:
             try:
                 async with asyncio.timeout(TRACKER_DEADLINE_S):
-                    answer = await self._post(tracker.url, self._body(said, numwant))
+                    answer = await self._say(tracker, said, numwant)
             except TimeoutError as fault:
                 raise _Failure(f"no answer within {TRACKER_DEADLINE_S:g} s") from fault
         except _Failure as fault:
@@ -208,7 +241,9 @@ class TrackerDirectory:
             # Cut short by the deadline for all trackers: this one has been too slow as well.
             self._rest(tracker, _Failure("no answer in time"))
             raise
-        tracker.rest, tracker.reason = NO_REST, ""
+        tracker.rest, tracker.reason, tracker.answer = NO_REST, "", answer
+        # `started` is the update of a tracker that was not greeted.
+        tracker.said = "update" if said == "started" else said
         tracker.is_greeted = said == "started" or (
             tracker.is_greeted and answer.epoch == tracker.epoch
         )
@@ -216,9 +251,25 @@ class TrackerDirectory:
         tracker.epoch = answer.epoch
         return answer
 
+    async def _say(self, tracker: _Tracker, said: Event, numwant: int) -> Answer:
+        """Returns the tracker's answer.
+
+        A tracker may have heard of a higher sequence number, from this peer while its clock was
+        ahead or before it lost its state; then the peer leaps beyond that, once.
+        """
+        assert tracker.endpoint is not None  # else it rests
+        tracker.due_s = tracker.rate.count(tracker.due_s, self._now())
+        try:
+            return await self._post(tracker.endpoint, self._body(said, numwant))
+        except _Failure as fault:
+            if fault.status != 409:
+                raise
+            self._sequence = max(self._sequence, int(self._wall() * 1_000) + LEAP_MS)
+            return await self._post(tracker.endpoint, self._body(said, numwant))
+
     def _rest(self, tracker: _Tracker, fault: _Failure) -> None:
-        tracker.reason = str(fault)
-        if fault.forgot:
+        tracker.reason, tracker.refused = str(fault), fault.status is not None
+        if fault.status in (404, 410):
             tracker.lists_peer = tracker.is_greeted = False
         if fault.retry_in_s is not None:
             until_s = self._now() + min(fault.retry_in_s, MAX_RETRY_S)
@@ -242,18 +293,19 @@ class TrackerDirectory:
         )
         return messages.encode(announce, self._me.identity.private_key)
 
-    async def _post(self, url: str, body: bytes) -> Answer:
-        request = self._client.build_request("POST", url, content=body)
-        request.extensions["trace"] = _Written(self, _request_bytes(request, body)).trace
+    async def _post(self, url: httpx.URL, body: bytes) -> Answer:
         try:
+            request = self._client.build_request("POST", url, content=body)
+            request.extensions["trace"] = _Written(self, _request_bytes(request, body)).trace
             response = await self._client.send(request, stream=True)
             try:
                 reach = _reach(response)
                 data = await self._read(response)
             finally:
                 await response.aclose()
-        except (httpx.HTTPError, httpx.InvalidURL) as fault:
-            raise _Failure(f"{type(fault).__name__}: {fault}".rstrip(": ")) from fault
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as fault:
+            reason = f"{type(fault).__name__}: {fault}".rstrip(": ")
+            raise _Failure(reason + web.advice(fault)) from fault
         try:
             if response.status_code == 200:
                 return _from_here(messages.decode_answer(data), reach)
@@ -276,7 +328,9 @@ class TrackerDirectory:
     def _silence(self) -> str:
         trackers = [tracker for tier in self._tiers for tracker in tier]
         reasons = [f"{tracker.url} ({tracker.reason or 'not tried yet'})" for tracker in trackers]
-        return "no tracker answers: " + ("; ".join(reasons) or "the session names none")
+        told = any(tracker.refused for tracker in trackers)
+        what = "no tracker takes this peer's announce: " if told else "no tracker answers: "
+        return what + ("; ".join(reasons) or "the session names none")
 
     def _restore(self, raw: Mapping[str, Any]) -> None:
         try:
@@ -327,15 +381,23 @@ class _Written:
             self._directory.bytes_out += self._count
 
 
-def _announce_url(url: str) -> str:
-    """Returns where to announce: `url` is that already, or the tracker's base."""
-    base = url.rstrip("/")
-    return base if base.endswith("/announce") else base + "/announce"
+def _tracker(text: str) -> _Tracker:
+    """Returns a tracker that was not asked yet; one whose URL is none rests for ever."""
+    try:
+        url = web.parse_url(text)
+    except InputError as fault:
+        return _Tracker(text, None, rest=Rest(until_s=math.inf), reason=str(fault))
+    path = url.path.rstrip("/")
+    if not path.endswith("/announce"):  # it is the tracker's base
+        path += "/announce"
+    endpoint = url.copy_with(path=path, fragment=None)
+    return _Tracker(str(endpoint), endpoint)
 
 
-def _client() -> httpx.AsyncClient:
+def _client(trust: ssl.SSLContext) -> httpx.AsyncClient:
     """Returns a client that follows no redirect, reads no environment and wastes no bytes."""
     client = httpx.AsyncClient(
+        verify=trust,
         trust_env=False,
         follow_redirects=False,
         timeout=TRACKER_DEADLINE_S,
@@ -365,7 +427,8 @@ def _refusal(response: httpx.Response, data: bytes) -> _Failure:
     """Returns why a tracker did not answer with 200."""
     status = response.status_code
     if response.has_redirect_location:
-        return _Failure(f"{status}: it sends elsewhere; put the right URL into the session file")
+        reason = f"{status}: it sends elsewhere; put the right URL into the session file"
+        return _Failure(reason, status=status)
     try:
         refusal = messages.decode_refusal(data)
         reason, retry_in_s = refusal.reason, refusal.retry_in_s
@@ -373,7 +436,7 @@ def _refusal(response: httpx.Response, data: bytes) -> _Failure:
         reason, retry_in_s = response.reason_phrase, None
     if retry_in_s is None:
         retry_in_s = _seconds(response.headers.get("retry-after", ""))
-    return _Failure(f"{status}: {reason}", retry_in_s=retry_in_s, forgot=status in (404, 410))
+    return _Failure(f"{status}: {reason}", status=status, retry_in_s=retry_in_s)
 
 
 def _seconds(retry_after: str) -> float | None:

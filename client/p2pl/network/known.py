@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from p2pl.pace import NO_REST, BackOff, Rest
 from p2pl.protocol.announce import PeerAddress
 
-MAX_KNOWN = 1_024  # chosen: four of the largest cohorts; the longest unheard of is dropped first
+# Chosen: four of the largest cohorts. The longest unheard of that was never met is dropped first.
+MAX_KNOWN = 1_024
 # Chosen: a peer that comes back is tried again within two minutes.
 BACK_OFF = BackOff(first_s=2.0, max_s=120.0)
 
@@ -15,6 +16,7 @@ BACK_OFF = BackOff(first_s=2.0, max_s=120.0)
 @dataclass(slots=True)
 class _Known:
     address: PeerAddress
+    is_met: bool = False  # it has answered, at this address
     is_missing: bool = False  # it did not answer the last time
     rest: Rest = NO_REST
 
@@ -58,7 +60,7 @@ class KnownPeers:
 
     def learn(self, address: PeerAddress) -> None:
         """Takes in a peer that was met, just now, at `address`: its failures are forgiven."""
-        self._put(_Known(address))
+        self._put(_Known(address, is_met=True))
 
     def blame(self, peer_id: str, *, answered: bool = False) -> None:
         """Lets a peer that failed rest, longer each time; strangers are not kept.
@@ -90,17 +92,20 @@ class KnownPeers:
         known = self._known.get(peer_id)
         return known is not None and known.is_missing
 
-    def sample(self, count: int, *, without: Collection[str] = ()) -> list[PeerAddress]:
+    def sample(
+        self, count: int, *, without: Collection[str] = (), met: bool = False
+    ) -> list[PeerAddress]:
         """Returns up to `count` peers that do not rest, uniform without replacement.
 
         Args:
             count: how many are wanted.
             without: ids of peers that are not to be drawn.
+            met: whether only those are drawn that have answered before.
         """
         awake = [
             known.address
             for peer_id, known in self._known.items()
-            if peer_id not in without and not self.rests(peer_id)
+            if peer_id not in without and not self.rests(peer_id) and (known.is_met or not met)
         ]
         return self._rng.sample(awake, min(count, len(awake)))
 
@@ -110,5 +115,6 @@ class KnownPeers:
             return
         self._known.pop(peer_id, None)  # the dictionary's order is that of being heard of
         self._known[peer_id] = known
-        if len(self._known) > MAX_KNOWN:
-            del self._known[next(iter(self._known))]
+        if len(self._known) > MAX_KNOWN:  # names that nobody answers to drive out nobody who has
+            never_met = (one for one, known in self._known.items() if not known.is_met)
+            del self._known[next(never_met, next(iter(self._known)))]

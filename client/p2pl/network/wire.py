@@ -75,7 +75,8 @@ class CurveWire:
         Args:
             identity: of this peer.
             session_id: 64 hex digits; whoever is of another session is refused.
-            listen: `HOST:PORT` or `[IPV6]:PORT`; port 0 takes a free one.
+            listen: `HOST:PORT` or `[IPV6]:PORT`; port 0 takes a free one, and 0.0.0.0 is all
+                addresses of this machine, those of IPv6 as well.
             chunk_bytes: of the session, the same for all its peers.
             limits: what this peer gives to others at most.
 
@@ -394,7 +395,13 @@ async def _resolve(listen: str) -> tuple[str, int]:
 
 
 def _bind(router: zmq.asyncio.Socket, host: str, port: int) -> int:
-    """Returns the port that `router` now listens on."""
+    """Returns the port that `router` now listens on: of all addresses, IPv6 as well, for 0.0.0.0.
+
+    A tracker may see a peer at either, and passes on the one that it sees.
+    """
+    if host == "0.0.0.0" and socket.has_dualstack_ipv6():
+        with contextlib.suppress(InputError):  # a machine may have IPv6 switched off
+            return _bind(router, "[::]", port)
     try:
         router.bind(f"tcp://{host}:{port or '*'}")
     except zmq.ZMQError as fault:

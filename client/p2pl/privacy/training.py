@@ -93,9 +93,9 @@ class PrivateTraining:
             for done in range(steps):
                 rows = noise.poisson_sample(len(examples), rate)
                 gradient, batch_loss = self._step(clipped, vector, examples, rows, training)
-                if trained is not None:
-                    gradient = gradient * trained  # what is frozen gets no noise either
                 vector, state = advance(vector, gradient, state, training)
+                if trained is not None:  # what no gradient changes gets no noise, and no decay
+                    vector = torch.where(trained, vector, start.vector)
                 drawn += len(rows)
                 loss += batch_loss
                 if on_step is not None:

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import bencodepy
 
 MAX_DEPTH = 24
-MAX_STRING_BYTES = 1 << 28
+# A value of two bytes takes 70 and more once it is decoded. Chosen: 100,000 class names fit.
+MAX_VALUES = 150_000
 
 Bencodable: TypeAlias = (
     int
@@ -29,6 +30,8 @@ _LENGTH = re.compile(rb"(0|[1-9][0-9]{0,9}):")
 
 class _StrictDecoder(bencodepy.BencodeDecoder):  # type: ignore[misc]  # the library is untyped
     """Accepts canonical bencoding only; raises ValueError, KeyError or the library's own error."""
+
+    left = MAX_VALUES
 
     def decode_int(self, data: bytes, at: int, **_: object) -> tuple[int, int]:
         found = _INT.match(data, at)
@@ -50,7 +53,7 @@ class _StrictDecoder(bencodepy.BencodeDecoder):  # type: ignore[misc]  # the lib
             raise ValueError(f"nested deeper than {MAX_DEPTH} at byte {at}")
         at, items = at + 1, []
         while data[at : at + 1] != b"e":
-            item, at = self.decode_func[data[at : at + 1]](data, at, depth=depth + 1)
+            item, at = self._decode_next(data, at, depth)
             items.append(item)
         return items, at + 1
 
@@ -63,11 +66,16 @@ class _StrictDecoder(bencodepy.BencodeDecoder):  # type: ignore[misc]  # the lib
             if last is not None and key <= last:
                 raise ValueError(f"key {key!r} is out of order or repeated")
             last = key
-            entries[key], at = self.decode_func[data[at : at + 1]](data, at, depth=depth + 1)
+            entries[key], at = self._decode_next(data, at, depth)
         return entries, at + 1
 
-
-_DECODER = _StrictDecoder(max_depth=MAX_DEPTH)
+    def _decode_next(self, data: bytes, at: int, depth: int) -> tuple[Any, int]:
+        """Returns the value that begins at a byte, and where it ends."""
+        if not self.left:
+            raise ValueError(f"more than {MAX_VALUES} values at byte {at}")
+        self.left -= 1
+        found: tuple[Any, int] = self.decode_func[data[at : at + 1]](data, at, depth=depth + 1)
+        return found
 
 
 def decode(data: bytes) -> Any:  # noqa: ANN401  # any bencoded value
@@ -79,7 +87,7 @@ def decode(data: bytes) -> Any:  # noqa: ANN401  # any bencoded value
     if not data:
         raise ValueError("nothing there")
     try:
-        value, end = _DECODER.decode_func[data[:1]](data, 0)
+        value, end = _StrictDecoder(max_depth=MAX_DEPTH).decode_func[data[:1]](data, 0)
     except KeyError as fault:
         raise ValueError(f"{fault.args[0]!r} does not begin a value") from fault
     if end != len(data):

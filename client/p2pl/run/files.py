@@ -2,12 +2,13 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from p2pl.errors import InputError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Replaces the file in one step; a crash leaves the old one or the new one.
 
     When this returns, it is the new one, whatever happens to the machine's power.
@@ -19,13 +20,23 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         InputError: it cannot be written; the message names the file and the reason.
     """
+    write_parts_atomically(path, (data,))
+
+
+def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Replaces the file in one step by parts that follow each other, and are never put together.
+
+    Raises:
+        InputError: it cannot be written; the message names the file and the reason.
+    """
     draft: str | None = None
     try:
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as out:
             draft = out.name
-            out.write(data)
+            for part in parts:
+                out.write(part)
             out.flush()
             os.fsync(out.fileno())
         os.chmod(draft, 0o644)

@@ -171,6 +171,7 @@ class Summary(_Record, frozen=True):
     session_id: str = ""
     name: str = ""  # of the session
     peers_met: tuple[PeerId, ...] = ()  # those that delivered something usable
+    met_nobody: bool = False  # it was to train with others, and mixed with nobody in any round
     bytes_in: Count = 0
     bytes_out: Count = 0
     tracker_bytes: Count = 0
@@ -383,6 +384,22 @@ class RunLog:
 
     def _add(self, entry: RoundEntry) -> None:
         self.last, self.totals = entry, self.totals.plus(entry)
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a run directory where there is none.
+
+    Raises:
+        RunDirError: it cannot be made, or its name is not UTF-8.
+    """
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError as fault:  # safetensors cannot open files there
+        raise RunDirError(
+            wrong("run directory", got=str(directory), allowed="a name in UTF-8")
+        ) from fault
+    with _translated(directory):
+        directory.mkdir(parents=True, exist_ok=True)
 
 
 def read_run(directory: Path) -> LoggedRun:

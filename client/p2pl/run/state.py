@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from p2pl.errors import RunDirError, wrong
-from p2pl.run.files import write_atomically
+from p2pl.run.files import write_parts_atomically
 
 STATE_FILE = "state.safetensors"
 FORMAT = "p2pl state 1"
 _WEIGHTS = "weights"
 _OPTIMIZER = "optimizer."
 _PERSONAL = "personal"
+_TAGS = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 class Best(msgspec.Struct, frozen=True):
@@ -68,7 +76,21 @@ def save_state(directory: Path, session_id: str, state: PeerState) -> None:
         "best": None if state.best is None else msgspec.to_builtins(state.best),
     }
     metadata = {"format": FORMAT, "session": session_id, "state": json.dumps(told)}
-    write_atomically(directory / STATE_FILE, save(tensors, metadata))
+    # By parts: put together, as `safetensors` does it, they would take the memory of another model.
+    numbers = [one.reshape(-1).view(torch.uint8).numpy().data for one in tensors.values()]
+    write_parts_atomically(directory / STATE_FILE, [_header(tensors, metadata), *numbers])
+
+
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Returns what safetensors writes before the numbers, which follow in the same order."""
+    entries: dict[str, object] = {"__metadata__": metadata}
+    begin = 0
+    for name, one in tensors.items():
+        span = [begin, begin := begin + one.nbytes]
+        entries[name] = {"dtype": _TAGS[one.dtype], "shape": list(one.shape), "data_offsets": span}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def load_state(

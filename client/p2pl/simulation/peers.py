@@ -16,7 +16,6 @@ from p2pl.learning.optimizers import is_simple
 from p2pl.learning.task import task_of
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import trains_in
-from p2pl.learning.trial import check_on
 from p2pl.privacy.policy import Wanted, check_task, private_training
 from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.privacy.training import check_model
@@ -63,8 +62,7 @@ def peers_of(
         Learner.of(session, names[peer], model, mine, test)
         for peer, mine in enumerate(_shares(setup, train))
     )
-    first = torch_trainer(learners[0])
-    check_on(first.objective, first.own)  # all peers have the same model
+    torch_trainer(learners[0]).check()  # all peers have the same model
     if setup.privacy is None:
         return learners
     check_task(session)

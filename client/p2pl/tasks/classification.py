@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2pl.data.examples import Examples, Source
-from p2pl.errors import DataError, wrong
+from p2pl.errors import DataError, InputError, wrong
 from p2pl.learning.judge import Judge
 from p2pl.learning.task import TASKS, Reduction, Task, check_settings, chosen
 from p2pl.metric import ACCURACY, Metric
@@ -16,6 +16,9 @@ from p2pl.tasks import measures
 from p2pl.tasks.measures import AUROC, F1
 from p2pl.tasks.probe import Probe
 
+# Beyond so many, which class was taken for which is not counted: the matrix of 100,000 classes has
+# 80 GB. Chosen: 32 MB.
+MAX_CONFUSED = 2_000
 KNOWN = (ACCURACY, Metric(F1, "%"), Metric(AUROC, "%"))
 
 
@@ -38,7 +41,12 @@ class Classification(Task):
         check_settings(settings, ())
         self.classes = settings.classes
         self.metrics = chosen(settings, KNOWN, (ACCURACY.name,))
-        self.is_stackable = self.metrics == (ACCURACY,)
+        self._counts_pairs = settings.classes <= MAX_CONFUSED
+        if not self._counts_pairs and self.metrics != (ACCURACY,):
+            allowed = f"accuracy alone where there are more than {MAX_CONFUSED} classes"
+            names = [metric.name for metric in self.metrics]
+            raise InputError(wrong("task.metrics", got=names, allowed=allowed))
+        self.is_stackable = self.metrics == (ACCURACY,) and self._counts_pairs
         self._ranks = any(metric.name == AUROC for metric in self.metrics)
         if self._ranks:
             measures.check_auroc()
@@ -55,7 +63,10 @@ class Classification(Task):
         """Returns how many examples of each class were taken for which, [C * C] int64.
 
         Where scores are ranked, a row an example instead, its scores and its class: [n, C + 1].
+        Where there are too many classes, how many were taken for the right one, [1].
         """
+        if not self._counts_pairs:
+            return (outputs.argmax(1) == targets).sum()[None]
         if self._ranks:
             return torch.cat([outputs.float(), targets.float()[:, None]], 1)
         return measures.confusion(targets, outputs.argmax(1), self.classes)
@@ -66,6 +77,8 @@ class Classification(Task):
 
     def metrics_of(self, tally: Tensor, examples: int) -> Mapping[str, float]:
         """Returns the metrics, percent."""
+        if not self._counts_pairs:
+            return {ACCURACY.name: 100 * int(tally) / examples}
         counts = self.confusion(tally)
         made = {
             ACCURACY.name: lambda: 100 * int(counts.trace()) / examples,
@@ -83,7 +96,12 @@ class Classification(Task):
         return {"class": outputs.argmax(1), "probability": outputs.softmax(1)}
 
     def confusion(self, tally: Tensor) -> Tensor:
-        """Returns the confusion matrix, [C, C]; row: true class, column: predicted."""
+        """Returns the confusion matrix, [C, C]; row: true class, column: predicted.
+
+        [0, 0] where there are too many classes.
+        """
+        if not self._counts_pairs:
+            return torch.zeros(0, 0, dtype=torch.int64)
         if self._ranks:
             predicted, targets = tally[:, :-1].argmax(1), tally[:, -1].long()
             tally = measures.confusion(targets, predicted, self.classes)

@@ -24,7 +24,7 @@ from p2pl.data.examples import Source
 from p2pl.learning.channels import are_convolved, channels_last
 from p2pl.learning.evaluate import IMAGE_BATCH_EXAMPLES
 from p2pl.learning.judge import SHARE
-from p2pl.learning.objective import arguments_of
+from p2pl.learning.objective import arguments_of, tensor_of
 from p2pl.learning.weights import Layout
 
 PROBE_EXAMPLES = 512  # resolve a harm of 0.003; more only costs time
@@ -82,7 +82,8 @@ class Probe:
         """Returns the scores before the softmax, [n, C]."""
         self._model.eval()  # no layer looks at the batch, and none is left out by chance
         parameters = self._layout.unflatten(vector)
-        return torch.cat([functional_call(self._model, parameters, *x) for x in self._inputs])
+        made = (functional_call(self._model, parameters, *x) for x in self._inputs)
+        return torch.cat([tensor_of(one) for one in made])
 
     def _right(self, scores: Tensor) -> Tensor:
         """Returns the probability of each example's right class, [n]."""

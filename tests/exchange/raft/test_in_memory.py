@@ -5,7 +5,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from p2pl.api.trainer import Computing, trainer_for
 from p2pl.data.load import Shard, load
-from p2pl.errors import RunDirError
+from p2pl.errors import PullError, QuorumError, RunDirError
 from p2pl.events import Event, Events, RoundEnded, Undone
 from p2pl.exchange.base import EXCHANGES
 from p2pl.exchange.node import Node, Worker
@@ -27,7 +27,7 @@ from p2pl.exchange.round import run
 from p2pl.learner import Learner
 from p2pl.learning.checkpoint import build
 from p2pl.mixing.base import Mixed, PeerModel
-from p2pl.network.in_memory import MemoryNetwork
+from p2pl.network.in_memory import MemoryNetwork, MemoryTransport
 from p2pl.network.keys import Identity
 from p2pl.protocol.session import Mixing, SessionFile, read_spec
 from p2pl.protocol.session import Raft as Settings
@@ -286,3 +286,25 @@ async def test_nobody_hears_of_a_model_before_it_is_on_disk(
     await asyncio.gather(*(place.run() for place in places))
     assert len(held) >= 2 * len(places)
     assert all(on_disk == index for on_disk, index in held)
+
+
+@pytest.mark.anyio
+async def test_members_whose_models_never_get_through_end_and_say_for_whom_they_waited(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(*_: object, deadline_s: float, **__: object) -> memoryview:
+        await asyncio.sleep(0.1)
+        raise PullError(f"late: 5 % after {deadline_s:g} s")
+
+    monkeypatch.setattr(MemoryTransport, "fetch_blob", late)
+    for place in places:
+        exchange = place.node.session.exchange
+        raft = msgspec.structs.replace(exchange.raft, patience_s=2.0)
+        short = msgspec.structs.replace(exchange, raft=raft, pull_deadline_s=0.5)
+        session = msgspec.structs.replace(place.node.session, exchange=short)
+        place.node.file = replace(place.node.file, session=session)
+    ends = await asyncio.gather(*(place.run() for place in places), return_exceptions=True)
+    assert all(isinstance(end, QuorumError) for end in ends)
+    said = " ".join(str(end) for end in ends)
+    assert "none that got through for 2 s" in said
+    assert any(f"the last from {place.node.peer_id[:8]}: late" in said for place in places)

@@ -38,6 +38,9 @@ class Aggregator:
             term: the one that the peer leads.
             state: after the last round.
             own: what the peer itself gives, of the round that is made.
+
+        Raises:
+            QuorumError: a majority's results do not get through.
         """
         peer, base = self._peer, self._peer.held
         term.give(peer.me, base, own)
@@ -61,7 +64,7 @@ class Aggregator:
     async def _lead(self, leadership: Leadership, number: int) -> None:
         """Returns when the peer does not lead this term any more."""
         peer = self._peer
-        term = peer.term = Term(peer.node, number, peer.broadcast, peer.bell)
+        term = peer.term = Term(peer.node, number, peer.broadcast, peer.bell, peer.transfers)
         serving = asyncio.create_task(self._serve(term))
         try:
             while leadership.leads(number):

@@ -178,7 +178,8 @@ class RaftExchange(Exchange):
             making = self._aggregator.make_next(peer.term, state, own)
             return await peer.while_current(notice, making)
         await peer.give(notice, done.base, own)
-        await peer.while_current(notice, asyncio.Event().wait())
+        about = f"the next model of the leader, {notice.leader[:8]}"
+        await peer.while_current(notice, asyncio.Event().wait(), about)
         raise Moved
 
     def _is_overtaken(self) -> bool:

@@ -18,6 +18,7 @@ from p2pl.exchange.raft.bootstrap import Founders
 from p2pl.exchange.raft.leadership import Bell, EventLog, Leadership, SeatFile
 from p2pl.exchange.raft.outbox import Post
 from p2pl.exchange.raft.term import Term, collect
+from p2pl.exchange.raft.transfers import Transfers
 from p2pl.exchange.swap import Pulls, announce
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.network.sealed import KeyPair, lock, seal
@@ -91,6 +92,7 @@ class Participant:
         term: what it has as leader; None where it does not lead.
         at_rest: set while no newer model is on its way to the disk.
         passed_over: sealed messages that were not for this peer.
+        transfers: what of the members' models does not get through.
     """
 
     state: PeerState
@@ -114,6 +116,11 @@ class Participant:
         self.at_rest.set()
         self.asked: list[Asked] = []
         self.passed_over = 0
+        self.transfers = Transfers(
+            deadline_s=node.session.exchange.pull_deadline_s,
+            patience_s=self.settings.patience_s,
+            now=node.clock,
+        )
 
     # What it holds.
 
@@ -133,6 +140,7 @@ class Participant:
             pulled: what it was made of, by peer id.
         """
         self.held, self.state, self.pulled = model_id_of(state), state, pulled
+        self.transfers.came()
         if self.leadership:
             await self.leadership.hold(self.held)
 
@@ -284,8 +292,10 @@ class Participant:
         """Returns what the present leader announces, as soon as there is one.
 
         Raises:
-            QuorumError: there was none for as long as the session's `patience_s`.
+            QuorumError: there was none for as long as the session's `patience_s`, or no model got
+                through for so long.
         """
+        self.transfers.check()
         until_s = self.node.clock() + self.settings.patience_s
         while (notice := self.notice) is None:
             if self.node.clock() > until_s:
@@ -301,21 +311,25 @@ class Participant:
             await self.bell.wait(self.settings.announce_s)
         return notice
 
-    async def while_current(self, notice: Notice, work: Awaitable[T]) -> T:
+    async def while_current(self, notice: Notice, work: Awaitable[T], about: str = "") -> T:
         """Returns what `work` returns.
 
         Args:
             notice: of the leader that the work is for.
             work: cancelled where it is not needed any more.
+            about: what is told to be waited for, where that takes long; "": nothing.
 
         Raises:
             Moved: `notice` is not current any more.
         """
-        working = asyncio.ensure_future(work)
+        working, begun_s = asyncio.ensure_future(work), self.node.clock()
         try:
             while not working.done():
                 if notice is not self.notice:
                     raise Moved
+                if about and self.node.clock() - begun_s > self.settings.announce_s:
+                    self.node.events.said(f"waiting for {about}")
+                    about = ""
                 ringing = asyncio.create_task(self.bell.wait(self.settings.announce_s))
                 await asyncio.wait({working, ringing}, return_when=asyncio.FIRST_COMPLETED)
                 ringing.cancel()
@@ -344,10 +358,16 @@ class Participant:
             await self.bell.wait(POLL_S)
             raise Moved
         try:
-            coming = collect(self.node, notice.leader, reply.blob, reply.lock_key)
-            vector = await self.while_current(notice, coming)
+            deadline_s = self.transfers.deadline_s(notice.leader)
+            coming = collect(self.node, notice.leader, reply.blob, reply.lock_key, deadline_s)
+            about = f"the model of the leader, {notice.leader[:8]}"
+            vector = await self.while_current(notice, coming, about)
             vector = self.node.learner.at_home(vector, self.state.weights)
+        except Moved:
+            self.transfers.interrupted(notice.leader, "its model, as another was announced")
+            raise
         except (PullError, FrameError) as fault:
+            self.transfers.late(notice.leader, str(fault))
             self.node.events.said(f"the leader's model did not come: {fault}")
             await self.bell.wait(POLL_S)
             raise Moved from fault
@@ -403,9 +423,10 @@ class Participant:
                 about = raft.about(self.node.file.id, notice.term, "request")
                 box = seal(suite, notice.key, raft.encode(request(pair.public)), about)
                 self.broadcast(Sealed(box), [notice.leader])
+                whom = f"an answer of the leader, {notice.leader[:8]}"
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(ASK_AGAIN_S):
-                        return await self.while_current(notice, asyncio.shield(answer))
+                        return await self.while_current(notice, asyncio.shield(answer), whom)
         finally:
             self.asked = [asked for asked in self.asked if asked.answer is not answer]
             answer.cancel()

@@ -16,6 +16,7 @@ from torch import Tensor
 from p2pl.errors import FrameError, PullError
 from p2pl.exchange.node import Node
 from p2pl.exchange.raft.leadership import Bell
+from p2pl.exchange.raft.transfers import Transfers
 from p2pl.mixing.base import PeerModel
 from p2pl.network.sealed import KeyPair, lock, locked_bytes, seal, unlock
 from p2pl.protocol.frame import BLOB_NAME_BYTES
@@ -65,6 +66,7 @@ class Term:
         number: of the term.
         broadcast: tells all other members something, and those named besides.
         bell: rung when something has come.
+        transfers: what of the members' models does not get through.
 
     Attributes:
         began_s: when, by the peer's clock.
@@ -77,10 +79,13 @@ class Term:
         number: int,
         broadcast: Callable[[raft.Clear, Iterable[str]], None],
         bell: Bell,
+        transfers: Transfers,
     ) -> None:
         self.number, self.began_s = number, node.clock()
         self.notice: Notice | None = None
         self._node, self._broadcast, self._bell = node, broadcast, bell
+        self._transfers = transfers
+        self._members: frozenset[str] = frozenset()  # whose results are waited for
         self._exchange = node.session.exchange
         self._keys: list[OwnKey] = []  # the newest last
         self._blobs: list[Blob] = []  # the newest last
@@ -146,8 +151,13 @@ class Term:
             base: the model that they are made of.
             members: who counts for the majority.
             present: returns the members that are there now.
+
+        Raises:
+            QuorumError: results of members do not get through.
         """
         me, enough_s = self._node.transport.identity.peer_id, None
+        self._members = members
+        begun_s, told = self._node.clock(), ""
         while True:
             given = {
                 one: model for one, (model_id, model) in self._results.items() if model_id == base
@@ -158,6 +168,11 @@ class Term:
                 if late or present() | self.guests <= given.keys():
                     self._results = {}
                     return given
+            self._transfers.check()
+            names = ", ".join(sorted(one[:8] for one in members - given.keys()))
+            if names != told and self._node.clock() - begun_s > self._exchange.raft.announce_s:
+                told = names
+                self._node.events.said(f"waiting for the results of {names}")
             await self._bell.wait(self._exchange.raft.heartbeat_s)
 
     def give(self, sender: str, base: ModelId, model: PeerModel) -> None:
@@ -207,8 +222,11 @@ class Term:
 
     async def _take(self, sender: str, update: Update) -> None:
         """Fetches a peer's result, and tells it so."""
+        is_member = sender in self._members
+        plain_s = self._exchange.pull_deadline_s
+        deadline_s = self._transfers.deadline_s(sender) if is_member else plain_s
         try:
-            vector = await collect(self._node, sender, update.blob, update.lock_key)
+            vector = await collect(self._node, sender, update.blob, update.lock_key, deadline_s)
             self.give(
                 sender,
                 update.model_id,
@@ -217,6 +235,12 @@ class Term:
             self._answer(sender, update.reply_key, Taken(update.model_id))
         except (PullError, FrameError) as fault:
             self._node.events.said(f"no result from {sender[:8]}: {fault}")
+            if is_member:
+                self._transfers.late(sender, str(fault))
+        except asyncio.CancelledError:
+            if is_member:
+                self._transfers.interrupted(sender, "its result, as the term ended")
+            raise
         finally:
             del self._coming[sender]
 
@@ -231,7 +255,7 @@ class Term:
         self._broadcast(Sealed(box), [sender])
 
 
-async def collect(node: Node, sender: str, name: bytes, key: bytes) -> Tensor:
+async def collect(node: Node, sender: str, name: bytes, key: bytes, deadline_s: float) -> Tensor:
     """Returns the parameters in a locked blob of another peer, [P].
 
     Args:
@@ -239,6 +263,7 @@ async def collect(node: Node, sender: str, name: bytes, key: bytes) -> Tensor:
         sender: id of the one that holds the blob.
         name: of the blob.
         key: that it is locked with.
+        deadline_s: for the blob to come, seconds.
 
     Raises:
         PullError, FrameError: it cannot be had, or is not what it should be.
@@ -247,7 +272,6 @@ async def collect(node: Node, sender: str, name: bytes, key: bytes) -> Tensor:
     if address is None:
         raise PullError("nobody has said where this peer is")
     size = locked_bytes(node.learner.codec.payload_bytes)
-    deadline_s = node.session.exchange.pull_deadline_s
     box = await node.transport.fetch_blob(address, name, size=size, deadline_s=deadline_s)
     return await asyncio.to_thread(_open_model, node, key, box)
 

@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from p2pl.learning import precision
+from p2pl.learning.objective import tensor_of
 
 Parameters: TypeAlias = Mapping[str, Tensor]  # name -> [K, *shape]
 
@@ -67,8 +68,7 @@ class Forward:
         return logits
 
     def _call(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self._model, parameters, x)
-        return logits
+        return tensor_of(functional_call(self._model, parameters, x))
 
     def _by_layer(self, parameters: Parameters, x: Tensor, shared: bool) -> Tensor:
         peers = len(next(iter(parameters.values())))

@@ -129,7 +129,7 @@ class Stack:
     def _record_or_replay(self, work: "_Work", batch: Batch, training: Training) -> None:
         """Does one step; from the fourth of its kind on by replaying the record of one."""
         alike = msgspec.structs.replace(training, learning_rate=1.0)  # the rate is in the batch
-        kind = (len(work.vectors), len(batch.places), batch.wide, alike)
+        kind = (len(work.vectors), len(batch.places), batch.wide, msgspec.json.encode(alike))
         if kind not in self._graphs:
             if self._seen[kind] < STEPS_BEFORE_RECORDING:
                 self._seen[kind] += 1

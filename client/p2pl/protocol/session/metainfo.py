@@ -2,7 +2,11 @@
 
 Bencoding has no floats and no booleans. Floats are written as the shortest plain decimal that reads
 back as the same float64, booleans as 0 and 1, and a value equal to its default is left out, so one
-session has exactly one encoding: a file that is not what `encode` would write is refused.
+session has exactly one encoding: an `info` that is not what `encode` would write is refused.
+
+What stands outside `info` is nobody's agreement, and BitTorrent clients that pass the file on write
+it anew: with `announce` alone, another tracker, one `url-list` as a string, keys of their own. So
+it is read as BEP 12 and BEP 19 say, and what p2pl does not know there is passed over.
 
 What type a field has, the schema says; what type an argument has, only its bytes can say. So in the
 tables `arguments`, an integer is a bencoded integer, text is a string, a sequence is a list, and a
@@ -109,7 +113,8 @@ def decode(data: bytes) -> SessionFile:
     """Returns the session file in `data`.
 
     Raises:
-        SessionFileError: it is too large, not canonical, has an unknown key, or contradicts itself.
+        SessionFileError: it is too large, not canonical, contradicts itself, or has an unknown key
+            in `info`.
     """
     if len(data) > MAX_SESSION_FILE_BYTES:
         raise SessionFileError(
@@ -126,7 +131,7 @@ def decode(data: bytes) -> SessionFile:
             f"session file: not canonical bencoding ({fault}); "
             "it is damaged or not a session file: fetch it again, or make one with `p2pl create`"
         ) from fault
-    _check_keys("session file", top, required={"info", "piece layers"}, optional=_OUTSIDE)
+    _check_keys("session file", top, required={"info"}, is_open=True)
     info = top[b"info"]
     _check_keys(
         "info", info, required={"file tree", "meta version", "name", "p2pl", "piece length"}
@@ -138,14 +143,14 @@ def decode(data: bytes) -> SessionFile:
     session_file = SessionFile(
         name=_checkpoint_name(info).removesuffix(SUFFIX),
         session=_session(info[b"p2pl"]),
-        checkpoint=_checkpoint(info, top[b"piece layers"]),
+        checkpoint=_checkpoint(info, top.get(b"piece layers", {})),
         trackers=_trackers(top),
-        url_list=tuple(_urls("url-list", top.get(b"url-list", []))),
+        url_list=_mirrors(top.get(b"url-list", [])),
         comment=_text("comment", top.get(b"comment", b"")),
         created_by=_text("created by", top.get(b"created by", b"")),
         created_at=_date(top.get(b"creation date")),
     )
-    if session_file.encode() != data:
+    if bencode.encode(session_file._info()) != bencode.encode(info):
         raise SessionFileError(
             "session file: it does not read back as itself (a number in another form, or a value "
             "written out that equals its default); make it again with `p2pl create`"
@@ -153,16 +158,14 @@ def decode(data: bytes) -> SessionFile:
     return session_file
 
 
-_OUTSIDE = {"announce", "announce-list", "url-list", "comment", "created by", "creation date"}
-
-
 def _check_keys(
     where: str,
     table: object,
     *,
     required: AbstractSet[str],
-    optional: AbstractSet[str] = frozenset(),
+    is_open: bool = False,
 ) -> None:
+    """Raises SessionFileError unless the table has the keys, and no others unless it is open."""
     if not isinstance(table, dict):
         raise SessionFileError(wrong(where, got=type(table).__name__, allowed="a dictionary"))
     keys = {key.decode("utf-8", "replace") for key in table}
@@ -171,12 +174,12 @@ def _check_keys(
             f"{where}: {', '.join(missing)} missing; is this a p2pl session file? "
             "An ordinary torrent cannot be joined"
         )
-    if unknown := sorted(keys - required - optional):
+    if (unknown := sorted(keys - required)) and not is_open:
         raise SessionFileError(
             wrong(
                 f"{where}: unknown key",
                 got=unknown[0],
-                allowed=", ".join(sorted(required | optional)),
+                allowed=", ".join(sorted(required)),
             )
         )
 
@@ -329,8 +332,10 @@ def _float(value: object) -> object:
 
 
 def _trackers(top: Mapping[bytes, Any]) -> tuple[tuple[str, ...], ...]:
-    """Returns the tiers of `announce-list`; `announce` must be the first of them (BEP 12)."""
+    """Returns the tiers of `announce-list`; else `announce`, which counts alone only (BEP 12)."""
     raw = top.get(b"announce-list", [])
+    if raw == [] and b"announce" in top:
+        raw = [[top[b"announce"]]]
     if not isinstance(raw, list) or not all(isinstance(tier, list) and tier for tier in raw):
         raise SessionFileError(wrong("announce-list", got=raw, allowed="a list of non-empty lists"))
     tiers = tuple(tuple(_urls("announce-list", tier)) for tier in raw)
@@ -343,6 +348,13 @@ def _trackers(top: Mapping[bytes, Any]) -> tuple[tuple[str, ...], ...]:
             )
         )
     return tiers
+
+
+def _mirrors(raw: object) -> tuple[str, ...]:
+    """Returns the URLs of `url-list`; a single one may stand there by itself (BEP 19)."""
+    if raw == b"":
+        return ()
+    return tuple(_urls("url-list", [raw] if isinstance(raw, bytes) else raw))
 
 
 def _urls(where: str, raw: object) -> list[str]:
