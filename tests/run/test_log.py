@@ -251,7 +251,7 @@ def test_the_summary_says_how_the_run_ended(tmp_path: Path) -> None:
         log.append(RoundEntry(round=1))
         log.finish(summary)
     run = read_run(tmp_path)
-    assert '\n  "confusion": [[2,1],[0,1]]\n' in (tmp_path / SUMMARY_FILE).read_text()
+    assert '\n  "confusion": [[2,1],[0,1]],\n' in (tmp_path / SUMMARY_FILE).read_text()
     assert run.summary == summary
     assert run.state == "interrupted"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
