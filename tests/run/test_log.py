@@ -160,6 +160,7 @@ def test_wherever_a_crash_cuts_the_file_the_whole_lines_stay(
         ("[]\n", "line 1"),
         ('{"round": 2}\n{"round": 2}\n', "line 2"),
         (b'{"round": 1, "rejected": {"a": "\xff"}}\n{"round": 2}\n', "line 1"),
+        ('{"round": 1, "x": ' + "[" * 3_000 + "\n", "line 1"),
     ],
 )
 def test_a_damaged_log_is_refused_and_left_alone(

@@ -578,7 +578,7 @@ def _read_record(path: Path, kind: type[T]) -> T | None:
 def _decode(raw: bytes, kind: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
         shown = raw[:80].decode("utf-8", "replace")
         raise RunDirError(
             wrong(where, got=shown, allowed=f"a JSON object as p2pl writes it ({fault})")
@@ -590,6 +590,8 @@ def _is_json(line: bytes) -> bool:
         msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
+    except RecursionError:
+        return True  # nested so deep that nobody has torn it off a line of p2pl
     return True
 
 
