@@ -55,7 +55,7 @@ class TrainingDiverged(P2PLError):
 
 
 class ClientError(P2PLError):
-    """A client of Flower failed in its own code; what is saved is the last good round."""
+    """Code that a person brought failed by itself; what is saved is the last good round."""
 
 
 class SessionFileError(InputError):

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset, random_split
 
 import p2pl
 from p2pl.errors import DataError
+from p2pl.events import Event, Said
 from p2pl.report.run import write_report
 from p2pl.run.log import ScoredOn, Summary, read_run
 
@@ -50,6 +51,41 @@ def summary_of(run: p2pl.Run) -> Summary:
     """Returns how a run ended."""
     assert run.summary is not None
     return run.summary
+
+
+def test_one_name_may_stand_for_a_list_of_one(table: Path, tmp_path: Path) -> None:
+    listed = session(table)
+    one = p2pl.create(
+        SPEC, tmp_path / "b.torrent", schema_from=table, target="sick", leave_out="id"
+    )
+    assert one.id == listed.id
+
+
+@pytest.mark.parametrize(("later", "is_said"), [(None, False), (0.25, True)])
+def test_a_run_that_goes_on_with_other_data_is_told_so(
+    table: Path, tmp_path: Path, later: float | None, is_said: bool
+) -> None:
+    said: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Said):
+            said.append(event.text)
+
+    def join(rounds: int, share: float | None) -> None:
+        p2pl.join(
+            session(table),
+            data=table,
+            alone=True,
+            run_dir=tmp_path / "run",
+            rounds=rounds,
+            test_share=share,
+            on_event=note,
+        )
+
+    join(2, None)
+    assert not any("earlier rounds" in one for one in said)
+    join(3, later)
+    assert any("earlier rounds" in one for one in said) == is_said
 
 
 @pytest.mark.parametrize("share", [None, 0.25])

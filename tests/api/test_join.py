@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import p2pl
-from p2pl.errors import DataError, InputError, ModelError
+from p2pl.errors import ClientError, DataError, InputError, ModelError
 from p2pl.events import Ended, RoundEnded, Started, Step
 from p2pl.learning.evaluate import evaluate
 from p2pl.run.log import read_run
@@ -193,6 +193,36 @@ def test_the_persons_own_loop_gets_the_examples_that_are_not_held_back(
 
     p2pl.join(file, net(), (X, Y), fit=fit, alone=True, run_dir=tmp_path / "run")
     assert seen == [(1, 64), (2, 64), (3, 64)]  # 80 examples, a fifth held back
+
+
+def test_a_loop_that_runs_out_of_batches_ends_the_run(file: Path) -> None:
+    def fit(model: nn.Module, round: p2pl.Round) -> None:
+        next(iter(()))
+
+    with pytest.raises(ClientError, match="StopIteration"):
+        p2pl.join(file, net(), (X, Y), alone=True, fit=fit)
+
+
+async def _never_awaited(*_: object) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["fit", "on_event"])
+@pytest.mark.parametrize("wrong", [_never_awaited, 5])
+def test_what_would_not_be_called_is_refused(file: Path, name: str, wrong: object) -> None:
+    with pytest.raises(InputError, match=f"{name}: got"):
+        p2pl.join(file, net(), (X, Y), alone=True, **{name: wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rounds", [0, -1, 1.5, True, "2"])
+def test_rounds_are_counted_from_one(file: Path, rounds: object) -> None:
+    with pytest.raises(InputError, match="rounds: got"):
+        p2pl.join(file, net(), (X, Y), alone=True, rounds=rounds)  # type: ignore[arg-type]
+
+
+def test_a_fault_has_no_other_fault_before_it(file: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        p2pl.join(file, net(), (X[:, :3], Y), alone=True)
+    assert raised.value.__context__ is None
 
 
 def test_what_does_not_fit_the_session_is_said(file: Path, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_peer_that_nobody_joins_goes_on_alone_after_the_deadline(swarm: Swarm)
     file = session_file(swarm, start_deadline_s=5.0)  # it must have looked once by then
     summary = asyncio.run(run(swarm, file, "peer-0", view=view))
     assert (summary.state, summary.peers_met) == ("finished", ())
-    assert "waiting for peers: 1 of 2" in view.text.getvalue()
+    assert "waiting for peers: 1 of 2; begins without them after 5 s" in view.text.getvalue()
     assert summary.met_nobody
     assert "nobody met in 3 rounds, training alone" in view.text.getvalue()
     assert "met nobody: trained alone" in view.text.getvalue()

@@ -304,6 +304,7 @@ OLD_MARKER = {"session_id": MARKER.session_id, "peer_id": ALICE, "name": "digits
 NOT_TOLD = {
     "metrics": [],
     "loss_unit": "nats",
+    "data_mark": "",
 }  # of what is measured, as long as nobody has said it
 COMPANY = [
     {"cohort": (BOB,)},

@@ -1,6 +1,7 @@
 """Taking part in a session from a script or a notebook."""
 
 import asyncio
+import inspect
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
@@ -127,6 +128,9 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         raise SessionFileError(
             wrong("--tracker", got="none, and none in the session file", allowed="one URL or more")
         )
+    _check_functions(fit, _sinks(on_event))
+    if rounds is not None and (type(rounds) is not int or rounds < 1):
+        raise InputError(wrong("rounds", got=rounds, allowed="a whole number from 1 on, or None"))
     check_known(file.session, alone=alone)
     check_proportion(file.session, file.checkpoint)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
@@ -174,6 +178,15 @@ def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
     if given is None:
         return ()
     return tuple(given) if isinstance(given, Sequence) else (given,)
+
+
+def _check_functions(fit: Fit | None, sinks: Sequence[Sink]) -> None:
+    """Raises InputError for what is no function, or one that would only return a coroutine."""
+    named = [("fit", fit)] if fit is not None else []
+    for name, function in (*named, *(("on_event", sink) for sink in sinks)):
+        if not callable(function) or inspect.iscoroutinefunction(function):
+            allowed = "a function that is not async, or None"
+            raise InputError(wrong(name, got=function, allowed=allowed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,11 +271,18 @@ def run_blocking(work: Callable[[], Coroutine[Any, Any, Run]]) -> Run:
     Raises:
         KeyboardInterrupt: the person pressed Ctrl-C; the coroutine was cancelled and has ended.
     """
+    if _has_a_loop():
+        return _in_a_thread(work)
+    return asyncio.run(work())
+
+
+def _has_a_loop() -> bool:
+    """Returns whether an event loop runs in this thread, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work())
-    return _in_a_thread(work)
+        return False
+    return True
 
 
 def _in_a_thread(work: Callable[[], Coroutine[Any, Any, Run]]) -> Run:

@@ -66,8 +66,8 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     model: nn.Module | NumPyClient | ServerModel | None = None,
     schema_from: str | os.PathLike[str] | None = None,
     target: str | Sequence[str] | None = None,
-    categorical: Sequence[str] = (),
-    leave_out: Sequence[str] = (),
+    categorical: str | Sequence[str] = (),
+    leave_out: str | Sequence[str] = (),
     tokenizer: str | os.PathLike[str] | None = None,
 ) -> SessionFile:
     """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
@@ -83,8 +83,8 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
             deviations and categories, become the session's table. None: the spec has one, or needs
             none.
         target: the column of it that is to be predicted, or several.
-        categorical: columns of it whose numbers stand for categories.
-        leave_out: columns of it that no model is to see.
+        categorical: the column of it whose numbers stand for categories, or several.
+        leave_out: the column of it that no model is to see, or several.
         tokenizer: a file of the library tokenizers, whose hash and number of tokens the session
             takes over; everybody who joins needs the same one. None: tokens are bytes, or the data
             are no text.
@@ -129,8 +129,8 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
 def _described(
     schema_from: str | os.PathLike[str] | None,
     target: str | Sequence[str] | None,
-    categorical: Sequence[str],
-    leave_out: Sequence[str],
+    categorical: str | Sequence[str],
+    leave_out: str | Sequence[str],
 ) -> Wanted | None:
     """Returns what the author says of a table; None: there is none to be described."""
     if schema_from is None:
@@ -140,7 +140,12 @@ def _described(
             )
         return None
     targets = (target,) if isinstance(target, str) else tuple(target or ())
-    return Wanted(Path(schema_from), targets, categorical, leave_out)
+    return Wanted(Path(schema_from), targets, _names(categorical), _names(leave_out))
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns one name, or several, as several."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _check_not_taken(path: Path, made: SessionFile) -> None:

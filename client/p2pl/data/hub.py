@@ -73,7 +73,8 @@ def _ask(ref: str, data_dir: Path | None) -> bool:
     except (httpx.HTTPError, OSError, ValueError) as fault:
         place = data_dir / ref if data_dir else f"DIR/{ref}, with P2PL_DATA_DIR=DIR"
         raise DataError(
-            f"--data {ref}: the Hugging Face hub cannot be reached ({fault}); put the dataset's "
+            f"--data {ref}: no such file or folder is here, and the Hugging Face hub, where a "
+            f"dataset may have that name, cannot be reached ({fault}); put the dataset's "
             f"parquet files into {place}, or set HF_HUB_OFFLINE=1 if it was downloaded here before"
         ) from fault
 

@@ -278,7 +278,7 @@ def _open(ref: str, task: Task | None, form: Form | None, data_dir: Path | None)
         if ref and place and place.exists():
             return _found(place, task, form)
     if form is not None:
-        allowed = "a file or a folder: the session is for a table or for text"
+        allowed = "an existing file or folder: the session is for a table or for text"
         raise DataError(wrong("--data", got=ref, allowed=allowed))
     if not re.fullmatch(HUB_ID, ref) or Path(ref).suffix.lower() in FILE_SUFFIXES:
         raise DataError(

@@ -18,7 +18,7 @@ import msgspec
 
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
 from p2pl.exchange.base import EXCHANGES, Collected, Exchange
-from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet
+from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet, waiting_for
 from p2pl.exchange.linger import linger
 from p2pl.exchange.node import Held, Node
 from p2pl.exchange.round import save
@@ -144,7 +144,7 @@ async def enter(node: Node, state: PeerState) -> None:
             return
         if (await ask_everybody(node, await find_everybody(node), VersionVector())).begun:
             return
-        node.events.said(f"waiting for peers: {there} of {exchange.min_peers}")
+        node.events.said(waiting_for(there, exchange.min_peers, exchange.start_deadline_s))
         await asyncio.sleep(POLL_S)
 
 

@@ -143,8 +143,13 @@ async def enter(node: Node, state: PeerState) -> PeerState:
         there = node.answer.alive if node.answer else 0
         if any(rounds) or there >= exchange.min_peers or waited_s > exchange.start_deadline_s:
             return state
-        node.events.said(f"waiting for peers: {there} of {exchange.min_peers}")
+        node.events.said(waiting_for(there, exchange.min_peers, exchange.start_deadline_s))
         await asyncio.sleep(POLL_S)
+
+
+def waiting_for(there: int, wanted: int, deadline_s: float) -> str:
+    """Returns the sentence that says for how many peers one waits, and how long at most."""
+    return f"waiting for peers: {there} of {wanted}; begins without them after {deadline_s:g} s"
 
 
 async def watch(

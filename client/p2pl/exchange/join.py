@@ -61,6 +61,10 @@ from p2pl.run.state import Best, PeerState, load_state
 CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
+OTHER_DATA = (
+    "the data, or how they are divided, are not those of this run's earlier rounds: what it is "
+    "scored on now may have been trained on then; allowed too: a new --run-dir"
+)
 NOTHING = torch.arange(0)  # rows
 SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
 SERVE_SHARE = 2 / 3  # of that deadline; then the slowest gives way where others find no place
@@ -158,6 +162,7 @@ async def join(
             events = Events((*events.sinks, company))
         measured = (trainer.metrics, trainer.loss_unit)
         events(Started(file.name, file.id, identity.peer_id, begun, rounds, *measured))
+        _compare_data(log, trainer, begun, events)
         with contextlib.closing(Worker()) as worker, _Stopping() as stopping:
             one = _Run(file, options, identity, learner, exchange, events, rounds, worker, stopping)
             if on_signals:
@@ -172,6 +177,12 @@ async def join(
             events(Ended(summary))
     stopping.go_on()
     return summary
+
+
+def _compare_data(log: RunLog, trainer: Trainer, begun: int, events: Events) -> None:
+    """Says so where a run that has begun goes on with other examples, or divides them anew."""
+    if log.take_data_mark(trainer.data_mark) and begun:
+        events.said(OTHER_DATA)
 
 
 class _Stopping:

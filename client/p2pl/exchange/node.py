@@ -17,6 +17,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from p2pl.attacks.peer import Attacker
+from p2pl.errors import ClientError
 from p2pl.events import Events, Step, Stop
 from p2pl.learner import Learner, Scored
 from p2pl.learning.train import OnStep, Start, Trained
@@ -48,12 +49,29 @@ class Worker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="p2pl-learner")
 
     async def __call__(self, work: Callable[[], T]) -> T:
-        """Returns `work()`, done in the thread after all that was asked of it before."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """Returns `work()`, done in the thread after all that was asked of it before.
+
+        Raises:
+            ClientError: code that a person brought ended in a StopIteration, which no future can
+                hold: whoever waits would wait for ever.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, partial(_no_stop_iteration, work)
+        )
 
     def close(self) -> None:
         """Ends the thread, once the work in hand is done; what was not begun is dropped."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _no_stop_iteration(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except StopIteration as fault:
+        raise ClientError(
+            "code of yours raised StopIteration, as next() does at the end of an iterator; "
+            "allowed: any other exception, or next(iterator, None)"
+        ) from fault
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from xxhash import xxh3_64
 
 from p2pl.data.examples import Examples, Source
 from p2pl.data.load import split_validation
@@ -108,6 +109,16 @@ class TorchTrainer(Trainer):
     def own_samples(self) -> int:
         """How many examples the peer trains on."""
         return len(self.own)
+
+    @property
+    def data_mark(self) -> str:
+        """A digest of the targets of each part of the examples, and how many there are."""
+        parts = (self.own, self.validation, self.test)
+        targets = [part.labels.contiguous().cpu().numpy() for part in parts if part is not None]
+        mark = xxh3_64()
+        for values in targets:
+            mark.update(values.data.cast("B") if values.size else b"")
+        return "-".join([*(str(len(values)) for values in targets), mark.hexdigest()])
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -129,6 +129,11 @@ class Trainer(Protocol):
             """How many examples the peer trains on, as it tells others; at least 1."""
             ...
 
+    @property
+    def data_mark(self) -> str:
+        """What tells the peer's examples from others, as it divided them; "": it cannot be told."""
+        return ""
+
     def fit(self, start: Start, round: Round) -> Trained:
         """Returns the parameters after one round of local training.
 

@@ -80,6 +80,7 @@ class Marker(_Record, frozen=True):
     alone: bool | None = None  # whether the peer trains without the others; None: not known
     metrics: tuple[Metric, ...] = ()  # what is measured, the primary one first; () = not known
     loss_unit: str = "nats"  # of all losses; "" where they have none
+    data_mark: str = ""  # of the peer's examples, as it divided them; "" = not known
 
 
 class RoundEntry(_Record, frozen=True):
@@ -349,6 +350,21 @@ class RunLog:
         if told != self._marker:
             _write_record(self.directory / MARKER_FILE, told)
             self._marker = told
+
+    def take_data_mark(self, mark: str) -> bool:
+        """Writes down which examples the run is about, and returns whether they were others before.
+
+        Args:
+            mark: of the peer's examples, as it divided them; "" where it is not known.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        before = self._marker.data_mark
+        if mark and mark != before:
+            self._marker = msgspec.structs.replace(self._marker, data_mark=mark)
+            _write_record(self.directory / MARKER_FILE, self._marker)
+        return bool(mark and before and mark != before)
 
     def drop_after(self, round_index: int) -> None:
         """Forgets the rounds later than this one: they are to be done again.
