@@ -2,9 +2,10 @@
 
     scripts/shapes_run.py PARTITION [--seeds N] [--first-seed N] [--rounds N] [--fast]
 
-An image is noise with one to three shapes of one kind, of random sizes, places and contrasts,
-brighter or darker than what is behind them; what is to be told of each pixel is the kind of shape
-that it belongs to, or none. All of it is drawn anew by each seed.
+An image is noise around a brightness of its own, with one or two shapes of one kind: discs, which
+are brighter, or crosses, which are darker. Sizes, places and contrasts are random. What is to be
+told of each pixel is the kind of shape that it belongs to, or none. All of it is drawn anew by each
+seed.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from torch import Tensor
 from p2pl.api.simulate import simulate
 
 SPEC = Path(__file__).parents[1] / "experiments" / "sessions" / "shapes.toml"
-HOLDERS, TRAIN, TEST, SIDE, KINDS = 6, 240, 300, 32, 3
+HOLDERS, TRAIN, TEST, SIDE, KINDS = 6, 180, 120, 32, 2
+NOISE = 0.5  # standard deviation; contrasts are from 1 to 2
 ARMS: dict[str, tuple[dict[str, object], str | None]] = {
     "together": ({}, None),
     "equal": ({"mixing.rule": "uniform"}, None),
@@ -31,27 +33,28 @@ Examples = tuple[Tensor, Tensor]
 
 def images(count: int, random: torch.Generator) -> Examples:
     """Returns images [n, 1, 32, 32] and the kinds of their pixels [n, 32, 32]; 0: background."""
-    x = torch.randn(count, SIDE, SIDE, generator=random)
+    x = NOISE * torch.randn(count, SIDE, SIDE, generator=random)
     y = torch.zeros(count, SIDE, SIDE, dtype=torch.int64)
     for image, target in zip(x, y, strict=True):
-        kind, shapes = (int(torch.randint(KINDS, (), generator=random)) for _ in range(2))
-        for _ in range(shapes + 1):
-            u = torch.rand(5, generator=random).tolist()
+        kind, more = (int(torch.randint(KINDS, (), generator=random)) for _ in range(2))
+        for _ in range(more + 1):
+            u = torch.rand(4, generator=random).tolist()
             inside = shape(kind, 3 + 5 * u[0], 4 + (SIDE - 8) * u[1], 4 + (SIDE - 8) * u[2])
-            contrast = (1 + u[3]) * (1 if u[4] < 0.5 else -1)
+            contrast = (1 + u[3]) * (1 if kind == 0 else -1)
             image += contrast * (inside & (target == 0))
             target[inside] = kind + 1
+        image += 4 * torch.rand((), generator=random) - 2  # no image is as bright as the next
     return x[:, None], y
 
 
 def shape(kind: int, radius: float, row: float, column: float) -> Tensor:
-    """Returns which pixels a disc (0), a square (1) or a cross (2) has, [32, 32] bool."""
+    """Returns which pixels a disc (0) or a cross (1) has, [32, 32] bool."""
     places = torch.arange(SIDE)
     down, right = (places - row).abs()[:, None], (places - column).abs()[None]
     if kind == 0:
         return down**2 + right**2 <= radius**2
-    inside = (down <= radius) & (right <= radius)
-    return inside & ((down <= radius / 3) | (right <= radius / 3)) if kind == 2 else inside
+    arms = (down <= radius / 3) | (right <= radius / 3)
+    return arms & (down <= radius) & (right <= radius)
 
 
 def run(how: str, seed: int, rounds: int | None) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def run(how: str, seed: int, rounds: int | None) -> dict[str, Any]:
             data,
             HOLDERS,
             partition=how,
-            partition_seed=seed,
+            partition_seed=0,
             first_seed=seed,
             changes={**changes, **more},
             baseline=baseline,

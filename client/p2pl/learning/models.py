@@ -115,7 +115,7 @@ def unet(task: TaskSettings, *, depth: int = 2, width: int = 8) -> nn.Module:
     """Returns a U-Net (Ronneberger et al. 2015): a score for each class of each pixel.
 
     Unlike theirs, its convolutions keep the size of an image, each is followed by GroupNorm, and
-    nothing is dropped out. One channel, three classes and the defaults: 29 811 parameters.
+    nothing is dropped out. One channel, three classes and the defaults: 29 499 parameters.
 
     Args:
         task: images whose sides can be halved `depth` times and are then at least 2.
@@ -127,11 +127,9 @@ def unet(task: TaskSettings, *, depth: int = 2, width: int = 8) -> nn.Module:
     """
     channels, *sides = _image(task, "unet")
     _check_sizes("depth and width", (depth, width))
-    if any(side % (1 << depth) or side < 2 << depth for side in sides):
-        allowed = f"images whose sides are multiples of {1 << depth}, and at least {2 << depth}"
-        raise ModelError(
-            wrong(f"model unet of depth {depth}: task.input", got=task.input, allowed=allowed)
-        )
+    if any(side >> depth < 2 or side >> depth << depth != side for side in sides):
+        allowed = f"images whose sides can be halved {depth} times and are then at least 2"
+        raise ModelError(wrong("model unet: task.input", got=task.input, allowed=allowed))
     return nn.Sequential(_Level(channels, width, depth), nn.Conv2d(width, task.width, 1))
 
 
