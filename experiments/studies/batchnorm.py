@@ -1,6 +1,6 @@
 """A residual network with BatchNorm on skewed CIFAR-10: its statistics mixed, or kept at home.
 
-Small, so that two cores bear it in some minutes: 2,000 images, eight layers, six peers, eight rounds.
+Small, so that two cores bear it in some minutes: 2,000 images, six peers, eight rounds.
 """
 
 import statistics
@@ -74,11 +74,11 @@ _INTRODUCTION = """Accuracy on 1,000 images of the test set, mean over six peers
 ± the standard deviation over the seeds. **2,000** images of CIFAR-10's 50,000, the same for all
 seeds, Dirichlet 0.5: a peer has some 330, of which a fifth is held back. So the accuracies are low,
 and say how the kinds compare, not how good such a network can be. A residual network of eight
-layers and 4 to 16 channels, eight rounds of one local epoch, batches of 32, nothing tuned. *Mixed*:
-parameters and running statistics of BatchNorm are mixed as all others are. *At home*: they stay with
-their peer, as in FedBN (Li et al. 2021, arXiv:2102.07623), which was made for peers whose inputs
-differ. Here the labels differ, and a peer's statistics are those of its own labels, while the test
-set has all of them. What is in brackets is a 95 % confidence interval."""
+layers and 4 to 16 channels, eight rounds of one local epoch, batches of 32, nothing tuned.
+*Mixed*: parameters and running statistics of BatchNorm are mixed as all others are. *At home*: they
+stay with their peer, as in FedBN (Li et al. 2021, arXiv:2102.07623), which was made for peers whose
+inputs differ. Here the labels differ, and a peer's statistics are those of its own labels, while
+the test set has all of them. What is in brackets is a 95 % confidence interval."""
 
 
 STUDY = Study(
