@@ -24,7 +24,6 @@ HOLDERS, TRAIN, TEST, SIDE, KINDS = 6, 180, 120, 32, 2
 NOISE = 0.5  # standard deviation; contrasts are from 1 to 2
 ARMS: dict[str, tuple[dict[str, object], str | None]] = {
     "together": ({}, None),
-    "equal": ({"mixing.rule": "uniform"}, None),
     "alone": ({}, "isolated"),
     "pooled": ({}, "centralised"),
 }

@@ -12,7 +12,6 @@ SEEDS = range(3)
 ARMS = {
     "alone": "each alone",
     "together": "six, learned trust",
-    "equal": "six, equal sharing",
     "pooled": "all in one place",
 }
 
@@ -57,8 +56,9 @@ holders, 120 are the test set; all are drawn anew by each of **3** seeds. *Diric
 them by the kind of shape that an image has, so that some holders have hardly any disc, others
 hardly any cross. A U-Net that halves an image twice, 4 to 16 channels, 7,487 parameters; 12 rounds
 of two local epochs, Adam. Dice of discs and crosses, mean over both and over the six holders, ± the
-standard deviation over the seeds. Settings were chosen on seed 100. *All in one place* is the same
-model on everybody's images, which sees in a round as many as all six together."""
+standard deviation over the seeds. The rate, and how hard the images are, were chosen with all
+images in one place, on seed 100. *All in one place* is the same model on everybody's images, which
+sees in a round as many as all six together."""
 
 
 STUDY = Study(
