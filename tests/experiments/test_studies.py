@@ -1,16 +1,14 @@
 """What studies make of their figures."""
 
 import shlex
-import statistics
 
-import pytest
 import shapes_run
 import torch
 
 from experiments import store
 from experiments.grid import MNIST, ROOT
 from experiments.studies import privacy_tuning as tuning
-from experiments.studies import raft, segmentation, tabular
+from experiments.studies import raft, tabular
 
 
 def test_elections_go_from_one_resignation_to_the_next_and_count_who_stands_in_one_term() -> None:
@@ -69,16 +67,6 @@ def test_six_holders_of_a_table_are_as_good_as_all_rows_in_one_place() -> None:
         else:
             assert mean["together"] < 1.03 * min(mean["pooled"], mean["scikit_learn"])
             assert mean["together"] < mean["alone"]
-
-
-@pytest.mark.parametrize("split", segmentation.SPLITS)
-def test_six_holders_of_images_are_as_good_as_all_images_in_one_place(split: str) -> None:
-    kept = store.read(store.path(ROOT / "results" / "raw", "segmentation"))
-    rows = [kept[segmentation.cell(split, seed).name] for seed in segmentation.SEEDS]
-    found = [row.figures["per_seed"][0] for row in rows]
-    mean = {arm: statistics.fmean(one[arm] for one in found) for arm in segmentation.ARMS}
-    assert mean["together"] > mean["pooled"] - 2
-    assert all(one["together"] > one["alone"] for one in found)
 
 
 def test_generated_images_have_every_kind_of_shape_and_are_the_same_for_a_seed() -> None:
