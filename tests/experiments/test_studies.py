@@ -2,6 +2,9 @@
 
 import shlex
 
+import shapes_run
+import torch
+
 from experiments import store
 from experiments.grid import MNIST, ROOT
 from experiments.studies import privacy_tuning as tuning
@@ -64,3 +67,17 @@ def test_six_holders_of_a_table_are_as_good_as_all_rows_in_one_place() -> None:
         else:
             assert mean["together"] < 1.03 * min(mean["pooled"], mean["scikit_learn"])
             assert mean["together"] < mean["alone"]
+
+
+def test_generated_images_have_every_kind_of_shape_and_are_the_same_for_a_seed() -> None:
+    x, y = shapes_run.images(40, torch.Generator().manual_seed(7))
+    same, _ = shapes_run.images(40, torch.Generator().manual_seed(7))
+    assert torch.equal(x, same)
+    assert not torch.equal(x, shapes_run.images(40, torch.Generator().manual_seed(8))[0])
+    for image, target in zip(x[:, 0], y, strict=True):
+        kinds = set(target.unique().tolist())
+        assert kinds in ({0, 1}, {0, 2})
+        behind = image[target == 0].mean()
+        assert image[target == 1].mean() > behind if 1 in kinds else True
+        assert image[target == 2].mean() < behind if 2 in kinds else True
+    assert set(y.unique().tolist()) == {0, 1, 2}

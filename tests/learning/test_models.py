@@ -9,6 +9,8 @@ from p2pl.learning.weights import Layout, flatten
 from p2pl.protocol.session import Argument, Exchange, Model, Session, Task, Training
 
 MNIST = Task(input=(1, 28, 28), classes=10)
+PIXELS = Task(kind="segmentation", input=(3, 16, 32), classes=4)
+SHAPES = Task(kind="segmentation", input=(1, 32, 32), classes=3)
 
 
 def session(
@@ -27,11 +29,44 @@ def session(
     )
 
 
-@pytest.mark.parametrize("name", sorted({*models.BUILT_IN} - {"arrays"}))
+@pytest.mark.parametrize("name", sorted({*models.BUILT_IN} - {"arrays", "unet"}))
 @pytest.mark.parametrize("task", [MNIST, Task(input=(3, 32, 32), classes=7)])
 def test_every_model_gives_a_number_for_each_class(name: str, task: Task) -> None:
     model = build(session(name, task=task))
     assert model(torch.rand(2, *task.input)).shape == (2, task.classes)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_unet_gives_a_number_for_each_class_of_each_pixel(depth: int) -> None:
+    model = build(session("unet", {"depth": depth}, task=PIXELS))
+    outputs = model(torch.rand(2, 3, 16, 32))
+    assert outputs.shape == (2, 4, 16, 32)
+    outputs.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+def test_a_unet_sees_further_the_deeper_it_is() -> None:
+    def reach(depth: int) -> int:
+        x = torch.rand(1, 3, 16, 32, requires_grad=True)
+        model = build(session("unet", {"depth": depth}, task=PIXELS))
+        for part in model.modules():
+            if isinstance(part, nn.GroupNorm):
+                part.forward = lambda x: x  # type: ignore[method-assign]  # it sees all of an image
+        model(x)[0, 0, 8, 16].backward()
+        assert x.grad is not None
+        return int(x.grad.abs().sum((0, 1, 2)).count_nonzero())
+
+    assert reach(1) == 18
+    assert reach(2) > reach(1)
+
+
+def test_images_that_a_unet_cannot_halve_are_refused() -> None:
+    task = Task(kind="segmentation", input=(1, 12, 16), classes=2)
+    build(session("unet", task=task))
+    with pytest.raises(ModelError, match=r"\(1, 12, 16\), allowed .*halved 3 times"):
+        build(session("unet", {"depth": 3}, task=task))
+    with pytest.raises(ModelError, match="then at least 2"):
+        build(session("unet", {"depth": 3}, task=Task(input=(1, 8, 16), classes=2)))
 
 
 def test_sizes_are_as_documented() -> None:
@@ -40,6 +75,7 @@ def test_sizes_are_as_documented() -> None:
     assert Layout.of(build(session("mlp", {"hidden": (200, 200)}))).total == 199_210
     assert Layout.of(build(session("cnn"))).total == 114_314
     assert Layout.of(build(session("mlp", {"hidden": ()}))).total == 7_850
+    assert Layout.of(build(session("unet", task=SHAPES))).total == 29_499
 
 
 def test_arrays_have_the_shapes_that_the_session_gives_in_the_order_of_their_names() -> None:
@@ -78,7 +114,8 @@ def test_building_leaves_the_global_random_state_alone() -> None:
 
 def test_an_unknown_model_names_those_there_are_and_what_to_do() -> None:
     with pytest.raises(
-        ModelError, match=r"'vit', allowed arrays, cnn, logreg, mlp, resnet-bn, resnet-gn.*install"
+        ModelError,
+        match=r"'vit', allowed arrays, cnn, logreg, mlp, resnet-bn, resnet-gn, unet.*install",
     ):
         build(session("vit"))
 
@@ -107,6 +144,9 @@ def test_a_session_cannot_name_an_importable_path() -> None:
         ("resnet-gn", {"depth": 6 * 65 + 2}, "depth: got 392"),
         ("resnet-gn", {"depth": "8"}, "depth and width"),
         ("resnet-gn", {"width": 0}, "width"),
+        ("unet", {"depth": 0}, "depth and width"),
+        ("unet", {"width": "8"}, "depth and width"),
+        ("unet", {"depth": 65_536}, "halved 65536 times"),
         ("arrays", {"a": 3}, "a: got 3"),
         ("arrays", {"a": (0,)}, r"a: got \(0,\)"),
         ("arrays", {"a..b": (1,)}, "dots"),
@@ -124,7 +164,7 @@ def test_an_unusable_argument_is_named(
         build(session(name, arguments))
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet-gn"])
+@pytest.mark.parametrize("name", ["cnn", "resnet-gn", "unet"])
 @pytest.mark.parametrize("shape", [(64,), (1, 3, 28), (1, 1, 8, 8)])
 def test_an_image_model_refuses_other_inputs(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=r"task\.input"):

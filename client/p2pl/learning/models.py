@@ -111,6 +111,56 @@ def resnet_bn(task: TaskSettings, *, depth: int = 8, width: int = 16) -> nn.Modu
     return _resnet(task, "resnet-bn", (depth, width), nn.BatchNorm2d)
 
 
+def unet(task: TaskSettings, *, depth: int = 2, width: int = 8) -> nn.Module:
+    """Returns a U-Net (Ronneberger et al. 2015): a score for each class of each pixel.
+
+    Unlike theirs, its convolutions keep the size of an image, each is followed by GroupNorm, and
+    nothing is dropped out. One channel, three classes and the defaults: 29 499 parameters.
+
+    Args:
+        task: images whose sides can be halved `depth` times and are then at least 2.
+        depth: how often an image is halved, and doubled again.
+        width: channels of the first convolutions; they double with each halving.
+
+    Raises:
+        ModelError: the task's inputs are no such images, or a size is out of range.
+    """
+    channels, *sides = _image(task, "unet")
+    _check_sizes("depth and width", (depth, width))
+    if any(side >> depth < 2 or side >> depth << depth != side for side in sides):
+        allowed = f"images whose sides can be halved {depth} times and are then at least 2"
+        raise ModelError(wrong("model unet: task.input", got=task.input, allowed=allowed))
+    return nn.Sequential(_Level(channels, width, depth), nn.Conv2d(width, task.width, 1))
+
+
+class _Level(nn.Module):
+    """One level of a U-Net: what lies below it sees half of its size, and is put beside it."""
+
+    def __init__(self, inner: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.before = _two(inner, width)
+        self.below = None
+        if depth:
+            self.below = nn.Sequential(
+                nn.MaxPool2d(2),
+                _Level(width, 2 * width, depth - 1),
+                nn.ConvTranspose2d(2 * width, width, 2, 2),
+            )
+            self.after = _two(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        return self.after(torch.cat([x, self.below(x)], 1)) if self.below else x
+
+
+def _two(inner: int, outer: int) -> nn.Module:
+    """Returns two 3x3 convolutions, each with GroupNorm and ReLU."""
+    return nn.Sequential(
+        *(_conv(inner, outer), _group_norm(outer), nn.ReLU()),
+        *(_conv(outer, outer), _group_norm(outer), nn.ReLU()),
+    )
+
+
 Norm: TypeAlias = Callable[[int], nn.Module]
 
 
@@ -267,6 +317,7 @@ BUILT_IN: Mapping[str, Make] = {
     "cnn": cnn,
     "resnet-gn": resnet_gn,
     "resnet-bn": resnet_bn,
+    "unet": unet,
     "arrays": arrays,
 }
 MODELS: Registry[Make] = Registry("model.name", GROUP, None, ModelError)
