@@ -160,7 +160,7 @@ def run(case: str, seed: int, rounds: int | None) -> Results:
                 first_seed=seed,
                 changes=changes,
                 baseline=baseline,
-                curves=arm == "pooled",
+                curves=False,
                 out=out,
             )
             primary = made.figures["primary"]

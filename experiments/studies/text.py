@@ -63,16 +63,16 @@ def show(results: Results, case: str) -> str:
 
 
 _INTRODUCTION = """Perplexity a byte, mean over the six holders; lower is better. The texts come
-with Python: the topics of its `help()` (`pydoc_data.topics`, of Python 3.11 here), in an order drawn
-by each of **3** seeds, of which the last fifth is the test set; 90 kB of the others are divided
-among six holders at random, by rows of 64 bytes. *All in one place* is the same model and session on
-everybody's rows, as many of them in each round as all holders see together. The session:
-fifteen rounds of one epoch, Adam, batches of 8, a rate that falls as a cosine, everybody's model
-pulled in each round.
+with Python: the topics of its `help()` (`pydoc_data.topics`, of Python 3.11 here), in an order
+drawn by each of **3** seeds; a fifth of them is the test set, and 60 kB of the others are divided
+among six holders at random, by rows of 64 bytes. *All in one place* is the same model and session
+on everybody's rows, as many of them in each round as all holders see together. The sessions are
+in `experiments/sessions`, `text.toml` and `text-lora.toml`: one epoch a round, Adam, batches of 8,
+a rate that falls as a cosine, everybody's model pulled in each round.
 
-*From random weights*: model `gpt`, two blocks of width 64, 137,345 parameters. *LoRA*: a GPT-2
-of `transformers` with three blocks of width 96, trained for three epochs on 200 kB of docstrings of
-Python's modules by torch alone; then adapters of rank 2 beside it, and all else frozen."""
+*From random weights*: model `gpt`, two blocks of width 48. *LoRA*: a GPT-2 of `transformers` with
+three blocks of width 96, trained for three epochs on 200 kB of docstrings of Python's modules by
+torch alone; then adapters of rank 2 beside it, and all else frozen."""
 
 
 STUDY = Study(

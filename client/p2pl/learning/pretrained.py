@@ -144,6 +144,7 @@ class Causal(nn.Module):
         self.tokens = tokens
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Returns the scores of the token that follows each place."""
         made: Tensor = self.inner(input_ids=tokens, use_cache=False, return_dict=True).logits
         return made[..., : self.tokens]  # a vocabulary may be filled up to a round number
 
