@@ -15,7 +15,7 @@ from p2pl.data.describe import Wanted, completed
 from p2pl.data.texts import with_tokenizer
 from p2pl.errors import InputError, SessionFileError, wrong
 from p2pl.exchange.base import EXCHANGES, kind_of
-from p2pl.learning import checkpoint, flower
+from p2pl.learning import checkpoint, flower, models, pretrained
 from p2pl.learning.flower import NumPyClient
 from p2pl.learning.flower_app import ServerModel
 from p2pl.learning.models import MODELS
@@ -69,6 +69,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     categorical: str | Sequence[str] = (),
     leave_out: str | Sequence[str] = (),
     tokenizer: str | os.PathLike[str] | None = None,
+    from_folder: str | os.PathLike[str] | None = None,
 ) -> SessionFile:
     """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
 
@@ -88,12 +89,18 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         tokenizer: a file of the library tokenizers, whose hash and number of tokens the session
             takes over; everybody who joins needs the same one. None: tokens are bytes, or the data
             are no text.
+        from_folder: of a causal model of the library transformers: its config.json, which the
+            session takes over, and its model.safetensors, with which the session begins; without
+            one, it begins with random weights. None: the model is another one.
 
     Raises:
         InputError: the spec, a URL, the model or the folder cannot be used.
     """
     path = Path(out)
-    wanted = _spec(spec, _described(schema_from, target, categorical, leave_out), tokenizer)
+    if from_folder is not None and model is not None:
+        raise InputError("--from: not allowed with a model of your own; leave one of them out")
+    described = _described(schema_from, target, categorical, leave_out)
+    wanted = _spec(spec, described, tokenizer, from_folder)
     tiers = tuple((url,) for url in trackers)
     session_format.check_trackers(tiers)
     if not path.parent.is_dir():
@@ -102,7 +109,11 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         )
     session = wanted.session()
     check_known(session)
-    if model is None:
+    if from_folder is not None:
+        model = models.build(session)
+        pretrained.load_weights(model, Path(from_folder))
+        payload, promised = checkpoint.of(model)
+    elif model is None:
         payload, promised = checkpoint.build(session)
     elif isinstance(model, nn.Module):
         session = _for_models_like(session, model)
@@ -174,14 +185,18 @@ def _spec(
     given: str | os.PathLike[str] | Mapping[str, Any],
     described: Wanted | None,
     tokenizer: str | os.PathLike[str] | None,
+    from_folder: str | os.PathLike[str] | None,
 ) -> Spec:
-    if described is None and tokenizer is None and not isinstance(given, Mapping):
+    plain = described is None and tokenizer is None and from_folder is None
+    if plain and not isinstance(given, Mapping):
         return read_spec(Path(given))
     raw = given if isinstance(given, Mapping) else read_toml(Path(given))
     if described is not None:
         raw = completed(raw, described)
     if tokenizer is not None:
         raw = with_tokenizer(raw, Path(tokenizer))
+    if from_folder is not None:
+        raw = pretrained.with_config(raw, Path(from_folder))
     return session_format.spec_of(raw)
 
 

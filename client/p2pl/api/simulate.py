@@ -17,9 +17,11 @@ from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.load import Data
 from p2pl.errors import DataError, ModelError
-from p2pl.learning import checkpoint, flower, models
+from p2pl.exchange.checkpoint import verify
+from p2pl.learning import checkpoint, flower, models, pretrained, whole
 from p2pl.learning import device as devices
 from p2pl.learning.flower import Clients
+from p2pl.learning.parts import Layout, load_into
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile
@@ -114,6 +116,8 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         TrainingDiverged: a peer's loss is no longer finite.
     """
     file = session_to_simulate(session)
+    if model is None:
+        model = begun_with(session, file)
     made, bad = attacks.parse(attack) if attack else (None, 0)
     changed = session_format.changed(file.session, *(changes or {}).items())
     setup = Setup(
@@ -185,6 +189,35 @@ def session_to_simulate(given: Given | Mapping[str, Any]) -> SessionFile:
         spec = read_spec(Path(given))
     session = spec.session()
     return SessionFile(spec.name, session, checkpoint.build(session)[1], trackers=())
+
+
+def begun_with(given: Given | Mapping[str, Any], file: SessionFile) -> nn.Module | None:
+    """Returns the model with which a session for one of transformers begins; None: its seed's.
+
+    Args:
+        given: the path of the session file; its checkpoint lies beside it.
+        file: what it holds.
+
+    Raises:
+        InputError: the session begins with weights that only its checkpoint has, and it is not
+            there, or another one is.
+    """
+    if file.session.model.name != pretrained.NAME:
+        return None
+    model = models.build(file.session)
+    if checkpoint.of(model)[1].root == file.checkpoint.root:
+        return None
+    if isinstance(given, SessionFile | Mapping):
+        raise ModelError("model: missing; the session begins with weights of its author's")
+    path = Path(given).parent / file.checkpoint_name
+    try:
+        payload = path.read_bytes()
+    except OSError as fault:
+        raise ModelError(f"checkpoint {path}: cannot be read: {fault.strerror}") from fault
+    layout = Layout.of(model)
+    held = bytearray(verify(payload, file.checkpoint, str(path)))
+    load_into(model, whole.decode(held, model, layout), layout)
+    return model
 
 
 def _everything(

@@ -76,6 +76,15 @@ def create(
             "Repeatable.  [default: none]"
         ),
     ] = None,
+    from_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Folder of a causal model of the library transformers: config.json and, where the "
+            "session is to begin with its weights, model.safetensors. Nothing else of it is read, "
+            "and nothing is fetched.  [default: the model that the TOML file names]",
+        ),
+    ] = None,
 ) -> None:
     """Make a session file and its initial checkpoint from TOML.
 
@@ -97,6 +106,7 @@ def create(
             categorical=categorical or (),
             leave_out=leave_out or (),
             tokenizer=tokenizer,
+            from_folder=from_folder,
         )
     print(f"session    {made.name}")
     print(f"id         {made.id}")

@@ -157,7 +157,7 @@ def simulate(
     with extra("client"):
         from rich.console import Console
 
-        from p2pl.api.simulate import session_to_simulate
+        from p2pl.api.simulate import begun_with, session_to_simulate
         from p2pl.api.simulate import simulate as run_simulation
         from p2pl.simulation.show import Bar, table
 
@@ -168,6 +168,7 @@ def simulate(
             session,
             data,
             peers,
+            model=begun_with(file, session),
             partition=partition,
             partition_seed=partition_seed,
             seeds=seeds,

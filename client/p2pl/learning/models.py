@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from p2pl.errors import ModelError, P2PLError, wrong
 from p2pl.learning import faults
+from p2pl.learning.gpt import gpt
+from p2pl.learning.pretrained import pretrained
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Session
 from p2pl.protocol.session import Task as TaskSettings
@@ -318,6 +320,8 @@ BUILT_IN: Mapping[str, Make] = {
     "resnet-gn": resnet_gn,
     "resnet-bn": resnet_bn,
     "unet": unet,
+    "gpt": gpt,
+    "transformers": pretrained,
     "arrays": arrays,
 }
 MODELS: Registry[Make] = Registry("model.name", GROUP, None, ModelError)

@@ -1,0 +1,118 @@
+"""A causal model of transformers with LoRA, in a swarm over real sockets."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.joins import run_with
+from support.processes import Swarm
+
+import p2pl
+from p2pl.api.run import load as load_run
+from p2pl.api.simulate import simulate
+from p2pl.data.load import Shard, form_of, load
+from p2pl.errors import ModelError
+from p2pl.learning import models
+from p2pl.learning.parts import Layout
+from p2pl.run.log import MODEL_FILE
+
+pytest.importorskip("peft")
+
+SPEC = {
+    "name": "lora",
+    "task": {"kind": "language"},
+    "text": {"length": 16},
+    "model": {"name": "transformers", "arguments": {"lora_rank": 2}},
+    "training": {"learning_rate": 0.01, "optimizer": "adam", "batch_size": 16},
+    "exchange": {"rounds": 3, "cohort": 1, "min_peers": 2},
+}
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Iterator[Swarm]:
+    """Returns a place to start a tracker in."""
+    made = Swarm(tmp_path)
+    yield made
+    made.end()
+
+
+def base(folder: Path) -> Path:
+    """Returns the folder of a small base that no seed of a session gives."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(123)
+    config = GPT2Config(vocab_size=260, n_positions=16, n_embd=32, n_layer=2, n_head=2)
+    config.bos_token_id = config.eos_token_id = None
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    said = json.loads((folder / "config.json").read_text())
+    assert said["model_type"] == "gpt2"
+    return folder
+
+
+def text(path: Path) -> Path:
+    """Returns a file of text."""
+    path.write_text("Peers train locally, and mix what they have learned.\n" * 40)
+    return path
+
+
+def test_adapters_travel_and_the_base_comes_by_its_hash_and_stays_to_the_last_bit(
+    swarm: Swarm,
+) -> None:
+    swarm.tracker()
+    author = swarm.folder / "author"
+    author.mkdir()
+    torrent = author / "lora.torrent"
+    file = p2pl.create(SPEC, torrent, trackers=[swarm.url], from_folder=base(author / "base"))
+    begun = load_file(author / file.checkpoint_name)
+    data, form = text(swarm.folder / "text.txt"), form_of(file.session, None)
+
+    async def one(number: int) -> Path:
+        # One has the checkpoint beside its session file; to the other it comes from that one.
+        run_dir = (author if number == 0 else swarm.folder / "other") / "run"
+        run_dir.mkdir(parents=True)
+        mine = load(str(data), file.session.task, form=form, shard=Shard(number, 2, "iid"))
+        await run_with(file, run_dir, mine)
+        return run_dir
+
+    async def everybody() -> list[Path]:
+        return list(await asyncio.gather(one(0), one(1)))
+
+    run_dirs = asyncio.run(everybody())
+    frozen = {name for name in begun if ".lora_" not in name}
+    assert len(frozen) > 20
+    for run_dir in run_dirs:
+        saved = load_file(run_dir / MODEL_FILE)
+        assert all(torch.equal(saved[name], begun[name]) for name in frozen)
+        assert not any(torch.equal(saved[name], begun[name]) for name in {*begun} - frozen)
+        run = load_run(run_dir)
+        assert run.summary is not None
+        assert len(run.summary.peers_met) == 1
+        numbers = Layout.of(run.model).total
+        assert 4 * numbers < run.rounds[-1].bytes_in < 4 * numbers + 4_000  # one peer's adapters
+        first, last = (run.rounds[at].metrics["perplexity"] for at in (0, -1))
+        assert last < first
+
+
+def test_a_simulation_begins_with_the_weights_that_the_session_begins_with(tmp_path: Path) -> None:
+    torrent = tmp_path / "lora.torrent"
+    file = p2pl.create(SPEC, torrent, from_folder=base(tmp_path / "base"))
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for name in ("train.txt", "test.txt"):
+        text(data / name)
+    simulate(torrent, data, 2, out=out, changes={"exchange.rounds": 1})
+    begun = load_file(tmp_path / file.checkpoint_name)
+    saved = [load_file(path) for path in out.rglob(MODEL_FILE)]
+    assert len(saved) == 2
+    name = next(name for name in begun if name.endswith("wte.weight"))
+    assert torch.equal(saved[0][name], begun[name])
+    assert not torch.equal(models.build(file.session).state_dict()[name], begun[name])
+    with pytest.raises(ModelError, match="weights of its author's"):
+        simulate(file, data, 2)
+    (tmp_path / file.checkpoint_name).unlink()
+    with pytest.raises(ModelError, match="cannot be read"):
+        simulate(torrent, data, 2)
