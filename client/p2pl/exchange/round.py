@@ -15,7 +15,7 @@ from p2pl.learning.train import Start, Trained
 from p2pl.mixing.base import Mixed
 from p2pl.protocol.announce import Answer
 from p2pl.run.log import RoundEntry
-from p2pl.run.state import PeerState, save_state
+from p2pl.run.state import PeerState, reopened, save_state
 
 
 async def run(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
@@ -55,6 +55,7 @@ async def run_round(node: Node, exchange: Exchange, state: PeerState) -> PeerSta
         collected = await exchange.collect(node, state, trained)
     except Overtaken as moved:
         return moved.state
+    trained = node.shared(trained)
     return await end_round(node, exchange, state, Local(index, start, trained, meter), collected)
 
 
@@ -85,6 +86,7 @@ async def end_round(
     )
     outcome = Outcome(local.index, trained, collected.pulls, mixed, scored)
     await remember(node, after, outcome, local.meter)
+    after = reopened(node.run_dir, after)
     await exchange.saved(node, after)
     return after
 
