@@ -60,7 +60,7 @@ class LossJudge:
         old, new = self._losses(before), self._losses(after)
         if self._ignorant is None:
             # Zeros that nobody writes to take no memory.
-            zeros = torch.from_numpy(np.zeros(len(before), dtype=np.float32))
+            zeros = torch.from_numpy(np.zeros(before.shape, dtype=np.float32))
             self._ignorant = self._losses(zeros.to(before))
         if len(old) < MIN_EXAMPLES:
             return 0.0, 1.0

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from p2pl import pages
 from p2pl.data.examples import Examples, Source
 from p2pl.data.load import split_validation
 from p2pl.errors import TrainingDiverged, wrong
@@ -15,7 +16,7 @@ from p2pl.learning import whole
 from p2pl.learning.evaluate import batch_examples, evaluate
 from p2pl.learning.judge import Judge, LossJudge
 from p2pl.learning.objective import COUNT, Objective
-from p2pl.learning.parts import Layout, flatten, is_finite, lend, load_into
+from p2pl.learning.parts import LARGE, Layout, flatten, is_finite, lend, load_into
 from p2pl.learning.sample import Sample
 from p2pl.learning.task import Metric, Scores, Task, task_of
 from p2pl.learning.train import OptimizerState, Start, Trained, follow, train
@@ -127,6 +128,8 @@ class TorchTrainer(Trainer):
             vector = flatten(self.model, self.layout)
             lend(self.model, vector, self.layout)
             self.objective.gradient(vector, batch)
+        if self.layout.total > LARGE:
+            pages.trim()
 
     def order(self, index: int) -> torch.Generator:
         """Returns what the order of the batches of round `index` is drawn from."""

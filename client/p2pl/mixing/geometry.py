@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-PIECE = 1 << 22  # numbers; chosen: 16 MiB, little beside a large model
+PIECE = 1 << 20  # numbers; chosen: 4 MiB, nothing beside a large model, and it stays in the cache
+WHOLE = 1 << 22  # numbers up to which a vector is one piece
 EPSILON = 1e-8  # of a norm, as in PyTorch's cosine
 
 
 def pieces(count: int) -> Iterator[slice]:
     """Yields the places of the pieces of a vector of so many numbers, one at least."""
-    for begin in range(0, max(1, count), PIECE):
-        yield slice(begin, begin + PIECE)
+    step = PIECE if count > WHOLE else max(1, count)
+    for begin in range(0, max(1, count), step):
+        yield slice(begin, begin + step)
 
 
 def distance(one: Tensor, other: Tensor) -> float:
@@ -34,7 +36,7 @@ def cosine(count: int, pair: Callable[[slice], tuple[Tensor, Tensor]]) -> float:
         count: P.
         pair: returns the numbers of both at a place.
     """
-    if count <= PIECE:
+    if count <= WHOLE:
         return float(functional.cosine_similarity(*pair(slice(0, count)), dim=0))
     both, ones, others = 0.0, [], []
     for at in pieces(count):
@@ -53,7 +55,7 @@ def combined(count: int, part: Callable[[slice], Tensor], like: Tensor) -> Tenso
         part: returns the numbers at a place.
         like: a vector of the same type on the same device.
     """
-    if count <= PIECE:
+    if count <= WHOLE:
         return part(slice(0, count))
     made = torch.empty_like(like)
     for at in pieces(count):
