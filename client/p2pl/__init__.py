@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from p2pl import events
+    from p2pl.api.export import export
     from p2pl.api.join import join, join_async
     from p2pl.api.register import (
         register_exchange,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from p2pl.api.run import Run, load
     from p2pl.api.session import create, read_session
     from p2pl.api.simulate import Simulation, simulate
+    from p2pl.api.use import evaluate, predict
     from p2pl.data.examples import Examples
     from p2pl.data.load import Data, Shard
     from p2pl.errors import P2PLError
@@ -67,9 +69,12 @@ _HOME = {
     "Trainer": "p2pl.learning.trainer",
     "Transport": "p2pl.network.transport",
     "create": "p2pl.api.session",
+    "evaluate": "p2pl.api.use",
+    "export": "p2pl.api.export",
     "join": "p2pl.api.join",
     "join_async": "p2pl.api.join",
     "load": "p2pl.api.run",
+    "predict": "p2pl.api.use",
     "read_session": "p2pl.api.session",
     "register_exchange": "p2pl.api.register",
     "register_mixing": "p2pl.api.register",
@@ -108,10 +113,13 @@ __all__ = [
     "Trainer",
     "Transport",
     "create",
+    "evaluate",
     "events",
+    "export",
     "join",
     "join_async",
     "load",
+    "predict",
     "read_session",
     "register_exchange",
     "register_mixing",

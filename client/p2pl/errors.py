@@ -10,6 +10,7 @@ P2PLError
 │   ├── RunDirError         a run directory belongs to another session, or is damaged
 │   └── PrivacyError        a privacy budget that cannot be, or that the session forbids
 ├── TrainingDiverged        the local loss is no longer finite
+├── ClientError             a client of Flower failed in its own code
 ├── BudgetSpent             nothing is left of the privacy budget before round 1  exit 4
 ├── NetworkError
 │   ├── TrackerError        no tracker answered in time and no peer is known      exit 3
@@ -51,6 +52,10 @@ class ProtocolError(P2PLError):
 
 class TrainingDiverged(P2PLError):
     """Local training left the finite numbers; what is saved is the last good round."""
+
+
+class ClientError(P2PLError):
+    """A client of Flower failed in its own code; what is saved is the last good round."""
 
 
 class SessionFileError(InputError):

@@ -208,6 +208,38 @@ def test_an_authority_s_file_that_is_none_is_told(tmp_path: Path) -> None:
     assert "--ca: got '/gone.pem" in done.stderr
 
 
+PERCENT = """
+import numpy as np
+class Client:
+    def get_parameters(self, config): return [np.zeros((10, 64)), np.zeros(10)]
+    def fit(self, parameters, config):
+        if config["server_round"] == 3:
+            raise RuntimeError("no memory left")
+        return [array + 1 for array in parameters], 10, {}
+    def evaluate(self, parameters, config): return 0.5, 10, {"accuracy": 93.0, "f1": 0.25}
+"""
+
+
+def test_a_client_that_tells_percent_ends_well_and_one_that_fails_is_shown_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "theirs_percent", raising=False)
+    (tmp_path / "theirs_percent.py").write_text(PERCENT)
+    torrent = session_for_clients(tmp_path)
+    command = ("join", torrent, "--alone", "--flower", "theirs_percent:Client", "--run-dir", "run")
+    done = p2pl(*command, "--rounds", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy 93.0 %" in done.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["metrics"] == {"accuracy": 93.0, "f1": 0.25}
+    failed = p2pl(*command, "--rounds", "3", cwd=tmp_path)
+    assert failed.returncode == 1
+    where = f"{tmp_path / 'theirs_percent.py'}, line 7, in fit: RuntimeError: no memory left"
+    assert f"own code failed in fit, in round 3: {where}" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert len((tmp_path / "run" / "rounds.jsonl").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize("labels", [(), ("dog", "cat")])
 def test_how_classes_are_numbered_is_said_where_the_session_does_not_say_it(
     tmp_path: Path, labels: tuple[str, ...]

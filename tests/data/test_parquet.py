@@ -273,6 +273,15 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
         load(str(tmp_path), GREY)
 
 
+@pytest.mark.parametrize("found", [b"label", b"image"])
+def test_a_column_whose_name_is_damaged_is_refused(tmp_path: Path, found: bytes) -> None:
+    write(tmp_path / "train.parquet", [png(1)], [0])
+    path = tmp_path / "train.parquet"
+    path.write_bytes(path.read_bytes().replace(found, b"\xff" + found[1:]))
+    with pytest.raises(DataError, match="unreadable parquet"):
+        load(str(path), GREY)
+
+
 def test_a_second_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train-0.parquet", [png(1)], [0])
     (tmp_path / "train-1.parquet").write_bytes(b"PAR1 cut short")

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from flwr.client import Client, NumPyClient
+from flwr.clientapp import ClientApp
 from flwr.common import Context, NDArrays, Scalar
 from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
@@ -102,3 +103,4 @@ def scikit_client(context: Context) -> Client:
 
 
 WHOLE = TorchClient(0, 1)
+APP = ClientApp(client_fn=torch_client)

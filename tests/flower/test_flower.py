@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from support.processes import Swarm
 
-from p2pl.errors import InputError, ModelError, TrainingDiverged
+from p2pl.errors import ClientError, InputError, ModelError, TrainingDiverged
 from p2pl.learner import Learner
 from p2pl.learning import flower, models
 from p2pl.learning.flower import FlowerTrainer
@@ -184,11 +184,119 @@ def test_a_client_whose_training_leaves_the_numbers_stops() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["clients", "clients:", "no_such_module:x", "clients:nothing", "clients:CLASSES"]
+    "name",
+    [
+        "clients",
+        "clients:",
+        "no_such_module:x",
+        "clients:nothing",
+        "clients:CLASSES",
+        "digitsapp.server_app:app",
+    ],
 )
-def test_what_is_no_client_is_refused_in_words(name: str) -> None:
+def test_what_is_no_client_is_refused_in_words(name: str, quickstart: Path) -> None:
     with pytest.raises(InputError, match="--flower"):
         flower.load(name)
+
+
+# Apps of the message API.
+
+
+@pytest.fixture
+def quickstart(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Returns the folder of an app as Flower's quick start describes it, which one works in."""
+    monkeypatch.chdir(HERE / "quickstart")
+    yield HERE / "quickstart"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "digitsapp"]:
+        monkeypatch.delitem(sys.modules, name)
+    sys.path[:] = [path for path in sys.path if path != str(HERE / "quickstart")]
+
+
+def of_app(name: str, part: int = 0, parts: int = 3) -> tuple[Learner, torch.Tensor]:
+    """Returns the learner around an app, and the parameters that its session begins with."""
+    client = flower.load(name, (part, parts))
+    wanted, payload, _ = flower.begin(session.read_spec(SPEC).session(), client)
+    peer = of_client(wanted, str(part), client)
+    return peer, peer.decode_checkpoint(payload)
+
+
+APP = "digitsapp.client_app:app"
+
+
+def test_an_app_trains_and_judges_through_the_learner(quickstart: Path) -> None:
+    peer, before = of_app(APP)
+    assert peer.trainer.layout.names == (
+        "inner.bias",
+        "inner.weight",
+        "norm.bias",
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.weight",
+        "outer.bias",
+        "outer.weight",
+    )
+    trained = peer.fit(Start(before), 1)
+    assert trained.samples == peer.samples == 480
+    scored = peer.score(before, trained.vector)
+    assert scored.after.loss < scored.before.loss
+    assert list(scored.after.metrics) == ["eval_acc"]
+    assert scored.before.metrics["eval_acc"] < 0.5 < scored.after.metrics["eval_acc"] <= 1
+
+
+def test_what_batch_normalisation_counts_stays_with_the_app(quickstart: Path) -> None:
+    peer, start = of_app(APP)
+    for index in (1, 2):
+        peer.fit(Start(start), index)
+    counts = client_of(peer)._counts  # type: ignore[attr-defined]
+    assert {name: int(one) for name, one in counts.items()} == {
+        "norm.num_batches_tracked": 2 * 2 * 30  # rounds, epochs of the app's settings, batches
+    }
+
+
+def test_an_app_around_a_client_fn_is_what_the_client_is() -> None:
+    plain = learner("torch_client")
+    app, before = of_app("clients:APP")
+    assert torch.equal(start(app), before)
+    assert torch.equal(start(plain), before)
+    assert torch.equal(app.fit(Start(before), 1).vector, plain.fit(Start(before), 1).vector)
+    mine, theirs = app.judge(before), plain.judge(before)
+    assert mine.loss == pytest.approx(theirs.loss)
+    assert mine.metrics == theirs.metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "FAULTY",
+            r"failed in train, in round 1: .*apps\.py, line \d+, in raises: ValueError: mine",
+        ),
+        ("STRANGE", r"parameters in the answer of train: got \['other'\], allowed \['0'\]"),
+        ("SILENT", r"train: got 'NoneType', allowed a Message"),
+        ("EMPTY", r"failed in train, in round 1: .*No train function registered"),
+    ],
+)
+def test_a_fault_in_an_app_is_shown_as_theirs(name: str, words: str) -> None:
+    client = flower.load(f"apps:{name}")
+    wanted = session.read_spec(SPEC).session()
+    arguments: dict[str, session.Argument] = {"a0000": (2,)}
+    model = msgspec.structs.replace(wanted.model, arguments=arguments)
+    peer = of_client(msgspec.structs.replace(wanted, model=model), "me", client)
+    with pytest.raises((ClientError, ModelError), match=words):
+        peer.fit(Start(torch.zeros(2)), 1)
+
+
+def test_an_app_that_only_trains_tells_no_scores() -> None:
+    wanted = session_of(a0000=(2,))
+    peer = of_client(wanted, "me", flower.load("apps:STRANGE"))
+    scores = peer.judge(torch.zeros(2))
+    assert math.isnan(scores.loss)
+    assert scores.metrics == {}
+
+
+def test_an_app_without_a_server_that_says_its_model_is_refused_in_words() -> None:
+    with pytest.raises(InputError, match=r"tool\.flwr\.app\.components"):
+        of_app("apps:FAULTY")
 
 
 @pytest.fixture
@@ -215,3 +323,23 @@ def test_unmodified_clients_of_flower_gossip_as_real_processes(swarm: Swarm) -> 
         assert summary["accuracy"] > 85
         assert summary["samples"] in (479, 480)
         assert len(summary["peers_met"]) == 2
+
+
+@pytest.mark.swarm
+@pytest.mark.timeout(600)
+def test_a_quick_start_app_of_flower_joins_unmodified(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm.tracker()
+    shutil.copytree(HERE / "quickstart", swarm.folder, dirs_exist_ok=True)
+    monkeypatch.chdir(swarm.folder)
+    app = ("--flower", APP)
+    spec = SPEC.replace('kind = "gossip"\nrounds = 8', "rounds = 4").replace("= 3", "= 2")
+    torrent = swarm.create(spec, "app", options=app)
+    peers = [swarm.peer(f"peer-{part}", torrent, *app, "--shard", f"{part}/3") for part in (0, 1)]
+    for peer in peers:
+        assert peer.wait() == 0, peer.text()
+        summary = peer.summary()
+        assert summary["metrics"]["eval_acc"] > 0.85
+        assert summary["samples"] == 480
+        assert len(summary["peers_met"]) == 1

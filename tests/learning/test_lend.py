@@ -1,4 +1,4 @@
-"""A large module that shares the memory of a vector, and gets its own again before it is trained."""
+"""A large module that shares a vector's memory, and gets its own again before it is trained."""
 
 import pytest
 import torch
@@ -14,12 +14,13 @@ def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_lent_vector_is_shared_and_no_loop_that_trains_in_place_changes_it() -> None:
-    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    linear = nn.Linear(3, 2)
+    model = nn.Sequential(linear, nn.BatchNorm1d(2))
     layout = Layout.of(model)
     vector = torch.arange(float(layout.total))
-    first = model[0].weight
+    first = linear.weight
     lend(model, vector, layout)
-    assert first is model[0].weight
+    assert first is linear.weight
     assert vector.data_ptr() <= first.data_ptr() < vector.data_ptr() + vector.nbytes
     assert torch.equal(flatten(model, layout), vector)
 
@@ -27,7 +28,8 @@ def test_a_lent_vector_is_shared_and_no_loop_that_trains_in_place_changes_it() -
     with torch.no_grad():
         for one in model.parameters():
             one.add_(1)
-    model.train()(torch.randn(4, 3))  # moves the running statistics
+    model.train()
+    model(torch.randn(4, 3))  # moves the running statistics
     assert torch.equal(vector, torch.arange(float(layout.total)))
 
 
@@ -36,5 +38,6 @@ def test_running_statistics_are_copied_for_a_model_in_training_mode_writes_to_th
     layout = Layout.of(model)
     vector = torch.ones(layout.total)
     lend(model, vector, layout)
-    model.train()(torch.randn(4, 3))
+    model.train()
+    model(torch.randn(4, 3))
     assert torch.equal(vector, torch.ones(layout.total))

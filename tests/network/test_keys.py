@@ -121,3 +121,15 @@ def test_without_curve_there_are_no_keys_and_so_no_wire(monkeypatch: pytest.Monk
     monkeypatch.setattr(zmq, "has", lambda feature: feature != "curve")
     with pytest.raises(P2PLError, match="never talks in plaintext"):
         CurveKeys.generate()
+
+
+def test_a_key_that_openssl_has_no_words_for_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "identity.pem"
+    path.write_bytes(
+        b"-----BEGIN PRIVATE KEY-----\n"
+        b"MC4CAQAwBQYDK2VvBCIEIMuID8Qy3sfGxztE6R77WAUtDKAGfVJETGWdazqCtGJW\n"
+        b"-----END PRIVATE KEY-----\n"
+    )
+    path.chmod(0o600)
+    with pytest.raises(IdentityError, match="got 'no key'"):
+        Identity.load_or_create(path)

@@ -75,6 +75,17 @@ def test_a_ledger_of_another_session_or_key_is_refused(
         load_ledger(tmp_path, session_id, key)
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [b"{", b'{"format": "\xf8"}', b'{"format":' + b"[" * 3_000],
+    ids=["torn", "text", "deep"],
+)
+def test_a_damaged_ledger_is_refused_in_words(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / LEDGER_FILE).write_bytes(damaged)
+    with pytest.raises(RunDirError, match=r"privacy\.json: damaged"):
+        load_ledger(tmp_path, SESSION, KEY)
+
+
 def test_every_number_in_the_file_is_under_the_mac(tmp_path: Path) -> None:
     save_ledger(tmp_path, SESSION, KEY, LEDGER)
     path = tmp_path / LEDGER_FILE

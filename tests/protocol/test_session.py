@@ -477,6 +477,11 @@ def test_a_wrong_spec_is_named_too(old: str, new: str, words: str) -> None:
         session.read_spec(SPEC.replace(old, new))
 
 
+def test_a_spec_that_is_nested_without_end_is_refused_in_words() -> None:
+    with pytest.raises(SessionFileError, match="not valid TOML"):
+        session.read_spec("a = " + "[" * 5_000)
+
+
 TORRENTFILES = Path(__file__).parents[2] / "torrentfiles"
 IDS = {
     "braintorrent": "334da07ec089012a1dee2c303446c851fdbf2a5f4ddf45d24bab99db46dc9bd1",

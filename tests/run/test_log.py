@@ -160,6 +160,7 @@ def test_wherever_a_crash_cuts_the_file_the_whole_lines_stay(
         ("[]\n", "line 1"),
         ('{"round": 2}\n{"round": 2}\n', "line 2"),
         (b'{"round": 1, "rejected": {"a": "\xff"}}\n{"round": 2}\n', "line 1"),
+        ('{"round": 1, "x": ' + "[" * 3_000 + "\n", "line 1"),
     ],
 )
 def test_a_damaged_log_is_refused_and_left_alone(
@@ -250,7 +251,7 @@ def test_the_summary_says_how_the_run_ended(tmp_path: Path) -> None:
         log.append(RoundEntry(round=1))
         log.finish(summary)
     run = read_run(tmp_path)
-    assert '\n  "confusion": [[2,1],[0,1]]\n' in (tmp_path / SUMMARY_FILE).read_text()
+    assert '\n  "confusion": [[2,1],[0,1]],\n' in (tmp_path / SUMMARY_FILE).read_text()
     assert run.summary == summary
     assert run.state == "interrupted"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(

@@ -8,7 +8,7 @@ import torch
 
 from p2pl.errors import RunDirError
 from p2pl.mixing.trust.row import Record, Trust
-from p2pl.run.state import STATE_FILE, PeerState, load_state, save_state
+from p2pl.run.state import STATE_FILE, Best, PeerState, load_state, save_state
 
 SESSION = "ab" * 32
 
@@ -28,6 +28,7 @@ def state() -> PeerState:
         directory={"sequence": 7, "known": []},
         memory={"used": {"ef" * 32: 3}},
         personal=torch.tensor([4.0, 5.0, 6.0]),
+        best=Best(4, 0.25),
     )
 
 
@@ -37,6 +38,7 @@ def test_a_state_reads_back_as_it_was_saved(tmp_path: Path) -> None:
     assert read is not None
     assert (read.round, read.trust, read.directory) == (5, state().trust, state().directory)
     assert read.memory == state().memory
+    assert read.best == Best(4, 0.25)
     assert read.personal is not None
     assert read.personal.tolist() == [4.0, 5.0, 6.0]
     assert torch.equal(read.weights, state().weights)

@@ -75,6 +75,7 @@ class Hostile:
     Attributes:
         asked: pulls that it was asked for so far.
         refused: statuses other than 200 that the tracker gave to its announces.
+        host: where it serves.
         others: whom the tracker has named, by peer id.
     """
 
@@ -86,6 +87,7 @@ class Hostile:
     keys: CurveKeys = field(default_factory=CurveKeys.generate)
     asked: int = 0
     refused: list[int] = field(default_factory=list)
+    host: str = HOST
     port: int = 0
     others: dict[str, PeerAddress] = field(default_factory=dict)
 
@@ -118,7 +120,7 @@ class Hostile:
 
     async def tell_lies(self) -> None:
         """Tells everybody what is not so, until cancelled."""
-        wire = CurveWire(self.identity, session_id=self.file.id, listen=f"{HOST}:0")
+        wire = CurveWire(self.identity, session_id=self.file.id, listen=f"{self.host}:0")
         async with wire:
             while True:
                 for other in list(self.others.values()):
@@ -189,7 +191,7 @@ class Hostile:
     def _untruths(self, other: str) -> list[bytes]:
         """Returns what it tells a peer: nothing, but for three of the lies."""
         if self.lie == "address":
-            return [*(_push(host, "0" * 40) for host in NO_HOSTS), _push(HOST, NO_KEY)]
+            return [*(_push(host, "0" * 40) for host in NO_HOSTS), _push(self.host, NO_KEY)]
         if self.lie == "pledge":
             return [raft.encode(raft.Who())]
         if self.lie != "votes":
@@ -218,7 +220,7 @@ def _push(host: str, curve_key: str) -> bytes:
 
 @asynccontextmanager
 async def hostile(
-    lie: Lie, file: SessionFile, tracker: str, payload: bytes
+    lie: Lie, file: SessionFile, tracker: str, payload: bytes, *, host: str = HOST
 ) -> AsyncIterator[Hostile]:
     """Yields a lying peer that is up, announces itself, and lies until the end.
 
@@ -227,20 +229,21 @@ async def hostile(
         file: the session.
         tracker: its URL.
         payload: the session's initial checkpoint, float32.
+        host: where it serves.
     """
     identity = Identity.generate()
     while lie in ("votes", "pledge") and not identity.peer_id.startswith(
         "00"
     ):  # the lowest proposes
         identity = Identity.generate()
-    liar = Hostile(lie, file, tracker, payload, identity)
+    liar = Hostile(lie, file, tracker, payload, identity, host=host)
     context = zmq.asyncio.Context()
     router = context.socket(zmq.ROUTER)
     router.linger = 0
     router.curve_server = True
     router.curve_publickey = liar.keys.public.encode()
     router.curve_secretkey = liar.keys.secret.encode()
-    liar.port = router.bind_to_random_port(f"tcp://{HOST}")
+    liar.port = router.bind_to_random_port(f"tcp://{host}")
     work = [liar.serve(router), liar.announce()]
     if lie in ("address", "votes", "pledge"):
         work.append(liar.tell_lies())

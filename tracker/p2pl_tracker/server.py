@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 8_192
 # What follows the head: an announce in the smallest chunks there are, and trailers.
 MAX_REST_BYTES = 16_384
-MAX_PIPELINED = 16  # requests that wait on one connection; a peer of ours sends one at a time
+MAX_PIPELINED = 16  # requests that wait on one connection; a peer of p2pl sends one at a time
 SPARE_FILES = 64  # descriptors that are not for connections
 BACKLOG = 2_048
 TOO_LARGE = (

@@ -139,7 +139,12 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     )
     mine = _data(file.session, data, test, reading)
     computing = Computing(
-        devices.pick(device), precision, fit, attack, is_private=private is not None
+        devices.pick(device),
+        precision,
+        fit,
+        attack,
+        is_private=private is not None,
+        partition=(shard.index, shard.count) if shard else (0, 1),
     )
     trainer = trainer_for(file, trainer_or_model, mine, computing)
     where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)

@@ -1,18 +1,21 @@
 """A run as the person gets it: the model with its weights, its session, and what happened."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
 from p2pl import pages
 from p2pl.api.session import read_session
-from p2pl.errors import FrameError, ModelError, RunDirError, wrong
+from p2pl.errors import FrameError, InputError, ModelError, RunDirError, wrong
 from p2pl.learning import models, whole
 from p2pl.learning.weights import Layout, load_into
 from p2pl.protocol.session import SessionFile
 from p2pl.run.log import (
+    BEST_FILE,
     MODEL_FILE,
     PERSONAL_FILE,
     SESSION_FILE,
@@ -20,6 +23,8 @@ from p2pl.run.log import (
     Summary,
     read_run,
 )
+
+Kind = Literal["last", "best", "personal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Run:
         peer_id: of this peer, 64 hex digits.
         rounds: one entry a round, in the units of the run log.
         summary: how the run ended; None: it is under way, or was killed.
+        kind: which of the run's models `model` is: `last`, `best` or `personal`.
     """
 
     model: nn.Module = field(repr=False)
@@ -41,10 +47,15 @@ class Run:
     peer_id: str
     rounds: tuple[RoundEntry, ...] = field(repr=False)
     summary: Summary | None
+    kind: Kind = "last"
 
 
 def load(
-    run_dir: str | os.PathLike[str], *, model: nn.Module | None = None, personal: bool = False
+    run_dir: str | os.PathLike[str],
+    *,
+    model: nn.Module | None = None,
+    personal: bool = False,
+    best: bool = False,
 ) -> Run:
     """Returns the run in a run directory, with its model.
 
@@ -53,12 +64,17 @@ def load(
         model: a module to load the weights into, where the session was made for modules of one's
             own; None: the one that the session names.
         personal: whether to load the personal model instead of the shared one.
+        best: whether to load the model of the round that did best on the peer's own validation
+            examples, `summary.best_round`, instead of the last one. Private runs keep none.
 
     Raises:
         RunDirError: it is no run directory, is damaged, or has no model yet.
         ModelError: the module has other parameters than the session's.
-        InputError: its session file is damaged, or names a model that is unknown here.
+        InputError: its session file is damaged, or names a model that is unknown here; or both
+            `personal` and `best` are asked for.
     """
+    if personal and best:
+        raise InputError("personal, best: allowed only one of them; the best round is of the other")
     directory = Path(run_dir)
     run = read_run(directory)
     path = directory / SESSION_FILE
@@ -75,14 +91,31 @@ def load(
     if model is not None:
         check_layout(session, module)
     layout = Layout.of(module)
+    kind: Kind = "best" if best else "personal" if personal else "last"
+    path = directory / _FILES[kind]
+    if not path.exists():
+        raise RunDirError(f"{path}: {_WHY_NONE[path.name]}")
     try:
-        payload = pages.opened(directory / (PERSONAL_FILE if personal else MODEL_FILE))
+        payload = pages.opened(path)
         load_into(module, whole.decode(payload, module, layout), layout)
     except OSError as fault:
         raise RunDirError(f"{fault.filename}: cannot be read: {fault.strerror}") from fault
     except (FrameError, ValueError) as fault:
         raise RunDirError(f"{directory}: the model is damaged: {fault}") from fault
-    return Run(module.eval(), session, directory, run.peer_id, run.rounds, run.summary)
+    return Run(module.eval(), session, directory, run.peer_id, run.rounds, run.summary, kind)
+
+
+_FILES: Mapping[Kind, str] = {
+    "last": MODEL_FILE,
+    "best": BEST_FILE,
+    "personal": PERSONAL_FILE,
+}
+_WHY_NONE = {
+    MODEL_FILE: "there is none: the run is in its first round, or was killed",
+    PERSONAL_FILE: "there is none: a run keeps one if it is joined with --personal",
+    BEST_FILE: "there is none: a run keeps one as soon as a round is over, but not with "
+    "--dp-epsilon, not where nothing is validated on, and not in older versions of p2pl",
+}
 
 
 def check_layout(file: SessionFile, model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from p2pl.errors import InputError, SessionFileError, wrong
 from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower
 from p2pl.learning.flower import NumPyClient
+from p2pl.learning.flower_app import ServerModel
 from p2pl.learning.models import MODELS
 from p2pl.learning.task import TASKS, task_of
 from p2pl.learning.weights import Layout
@@ -62,7 +63,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     out: str | os.PathLike[str],
     *,
     trackers: Sequence[str] = (),
-    model: nn.Module | NumPyClient | None = None,
+    model: nn.Module | NumPyClient | ServerModel | None = None,
     schema_from: str | os.PathLike[str] | None = None,
     target: str | Sequence[str] | None = None,
     categorical: Sequence[str] = (),
@@ -76,8 +77,8 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         out: the session file to write, NAME.torrent; its folder must exist.
         trackers: URLs, tried in this order.
         model: the session begins with its parameters, and is for models with the same names and
-            shapes; `model.name` in the spec is then `arrays`. A module, or a client of Flower.
-            None: the model that the spec names.
+            shapes; `model.name` in the spec is then `arrays`. A module, or a client of Flower, or
+            its ServerApp. None: the model that the spec names.
         schema_from: a CSV or parquet file of the author: its columns, with their means, standard
             deviations and categories, become the session's table. None: the spec has one, or needs
             none.
@@ -107,7 +108,8 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         session = _for_models_like(session, model)
         payload, promised = checkpoint.of(model)
     else:
-        session, payload, promised = flower.begin(session, model)
+        client = flower.beginning_of(model, flower.name_of(model))
+        session, payload, promised = flower.begin(session, client)
     made = SessionFile(
         name=wanted.name,
         session=session,
@@ -148,7 +150,7 @@ def _check_not_taken(path: Path, made: SessionFile) -> None:
             continue
         try:
             there = read_session(other)
-        except SessionFileError:  # no session of ours, so none whose checkpoint lies here
+        except SessionFileError:  # no session of p2pl, so none whose checkpoint lies here
             continue
         is_same_file = there.checkpoint_name == made.checkpoint_name
         if is_same_file and there.checkpoint.root != made.checkpoint.root:

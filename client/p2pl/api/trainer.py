@@ -15,6 +15,7 @@ from p2pl.data.load import Data
 from p2pl.errors import InputError, ModelError
 from p2pl.learning import flower, models, precision
 from p2pl.learning.flower import FlowerTrainer, NumPyClient
+from p2pl.learning.flower_app import is_client_app
 from p2pl.learning.torch_trainer import Fit, LoopTrainer, TorchTrainer
 from p2pl.learning.trainer import Trainer
 from p2pl.protocol.session import SessionFile
@@ -32,6 +33,7 @@ class Computing:
         fit: the person's own training loop; None: the session's.
         attack: what a bad peer does to its data; None: the peer is honest.
         is_private: whether the person asked for differential privacy.
+        partition: the peer's part of the data, and of how many; an app of Flower is told.
     """
 
     device: torch.device
@@ -39,6 +41,7 @@ class Computing:
     fit: Fit | None = None
     attack: Attack | None = None
     is_private: bool = False
+    partition: tuple[int, int] = (0, 1)
 
 
 def trainer_for(
@@ -58,7 +61,7 @@ def trainer_for(
     """
     if is_client(who):
         _check_left_to("a client of Flower", data, computing)
-        client = cast("NumPyClient", who)
+        client = flower.client_of(who, flower.name_of(who), computing.partition)
         return lambda _: FlowerTrainer.around(file.session, models.build(file.session), client)
     if is_trainer(who):
         _check_left_to("a trainer of your own", data, computing)
@@ -79,6 +82,8 @@ def trainer_for(
 
 def is_client(who: object) -> bool:
     """Returns whether this is a client of Flower."""
+    if is_client_app(who):
+        return True
     return hasattr(who, "get_parameters") and not isinstance(who, nn.Module)
 
 

@@ -4,7 +4,7 @@ Heavy modules are imported inside the commands, so that `p2pl --help` is instant
 is explained.
 """
 
-from p2pl.cli import create_inspect, join, partition, privacy, report, simulate
+from p2pl.cli import afterwards, create_inspect, join, partition, privacy, report, simulate
 from p2pl.cli.app import app, main
 
 __all__ = ["app", "main"]
@@ -19,5 +19,8 @@ for _command in (
     privacy.privacy,
     privacy.audit,
     report.report,
+    afterwards.evaluate,
+    afterwards.predict,
+    afterwards.export,
 ):
     app.command()(_command)

@@ -25,6 +25,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "client": _CLIENT,
     "dp": _CLIENT | {"dp_accounting", "opacus", "scipy", "sklearn"},
     "flower": _CLIENT | {"flwr"},
+    "onnx": _CLIENT | {"onnx", "onnxscript"},
     "report": _CLIENT | {"matplotlib", "sklearn"},
 }
 

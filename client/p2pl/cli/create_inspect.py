@@ -33,8 +33,10 @@ def create(
         str | None,
         typer.Option(
             help="MODULE:CLIENT: a client written for Flower. The session begins with its "
-            "parameters and is for clients like it. The TOML file must name the model 'arrays'.  "
-            "[default: the model that the TOML file names]"
+            "parameters and is for clients like it. Of a ClientApp, the parameters are those that "
+            "the ServerApp sends first which the pyproject.toml in this folder names; or name that "
+            "ServerApp here. The TOML file must name the model 'arrays'.  [default: the model that "
+            "the TOML file names]"
         ),
     ] = None,
     schema_from: Annotated[
@@ -84,7 +86,7 @@ def create(
         from p2pl.learning import flower as clients
         from p2pl.network import web
     with extra("flower"):
-        model = clients.load(flower) if flower else None
+        model = clients.load_model(flower) if flower else None
         made = make(
             spec,
             out,

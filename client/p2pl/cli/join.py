@@ -40,7 +40,8 @@ def join(
         str | None,
         typer.Option(
             help="MODULE:CLIENT: a client that you wrote for Flower and that has its own data: a "
-            "NumPyClient, or a client_fn, which is told --shard. Its code runs on this machine.  "
+            "NumPyClient, or a client_fn or a ClientApp, which are told --shard. Its code runs on "
+            "this machine.  "
             "[default: the session's model is trained on --data]"
         ),
     ] = None,

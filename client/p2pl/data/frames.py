@@ -174,7 +174,7 @@ def _open_parquet(path: Path) -> TableFile:
         raise DataError(f"--data {path}: parquet needs {missing.name}: {NEED_PYARROW}") from missing
     try:
         names = parquet.read_schema(path).names
-    except (OSError, pyarrow.ArrowException) as fault:
+    except (OSError, ValueError, LookupError, pyarrow.ArrowException) as fault:
         raise DataError(f"--data {path}: unreadable parquet: {fault}") from fault
     return TableFile(
         path, tuple(names), lambda wanted, faults: _parquet_pieces(path, wanted, faults)
@@ -193,7 +193,7 @@ def _parquet_pieces(path: Path, names: Sequence[str], faults: Faults) -> Iterato
             columns = {name: _cells(batch.column(name), name, faults) for name in names}
             yield Piece(numbers, columns)
             number += batch.num_rows
-    except (OSError, pyarrow.ArrowException) as fault:
+    except (OSError, ValueError, LookupError, pyarrow.ArrowException) as fault:
         raise DataError(f"--data {path}: unreadable parquet: {fault}") from fault
 
 

@@ -7,8 +7,9 @@ import msgspec
 import numpy as np
 
 from p2pl.data.names import entries, split_called
+from p2pl.data.partition import Indices
 from p2pl.data.pixels import Encoded, decode_all
-from p2pl.data.source import Source, Split, number_names
+from p2pl.data.source import Pixels, Source, Split, number_names
 from p2pl.errors import DataError, wrong
 from p2pl.protocol.session import Task
 
@@ -87,6 +88,23 @@ def _split(root: Path, numbers: Mapping[str, int], task: Task) -> Split:
         np.array(labels, dtype=np.int64),
         lambda rows: decode_all(len(rows), _encoded([images[row] for row in rows], root), task),
     )
+
+
+def loose_images(folder: Path, task: Task) -> tuple[Split, tuple[str, ...]] | None:
+    """Returns the images that lie in a folder itself, without classes, and their names.
+
+    None where there are none, or folders beside them.
+    """
+    inside = entries(folder)
+    images = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images or any(path.is_dir() for path in inside):
+        return None
+
+    def read(rows: Indices) -> Pixels:
+        return decode_all(len(rows), _encoded([images[row] for row in rows], folder), task)
+
+    nothing = np.zeros(len(images), dtype=np.int64)
+    return Split(nothing, read), tuple(path.name for path in images)
 
 
 def _encoded(images: Sequence[Path], root: Path) -> list[Encoded]:

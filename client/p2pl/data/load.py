@@ -18,12 +18,12 @@ from p2pl.data import partition
 from p2pl.data.digits import digits
 from p2pl.data.examples import Examples
 from p2pl.data.hub import hub_dataset
-from p2pl.data.images import class_folders
+from p2pl.data.images import class_folders, loose_images
 from p2pl.data.names import files_below
 from p2pl.data.parquet import parquet_folder, read_table, source_of
 from p2pl.data.partition import Indices
 from p2pl.data.source import Source, Split, Targets
-from p2pl.data.tabular import table_source
+from p2pl.data.tabular import read_inputs, table_source
 from p2pl.data.texts import Texts, text_source, texts_of
 from p2pl.errors import DataError, wrong
 from p2pl.protocol.session import Session, Table, Task
@@ -143,6 +143,33 @@ def with_test_share(data: Data, share: float) -> Data:
         raise DataError("test_share: the data have a test set of their own; leave it out")
     rows, held = map(torch.from_numpy, _test_rows(len(data.train), share))
     return Data(data.train.take(rows), data.train.take(held), data.labels, share)
+
+
+def load_inputs(ref: str, task: Task, form: Form | None) -> tuple[Examples, tuple[str, ...]] | None:
+    """Returns inputs that nobody has told the targets of, and the names of those that have some.
+
+    None where the data have targets, or are of no such kind.
+
+    Args:
+        ref: a folder of images without classes; where the session has a table, a file of it
+            without its target columns.
+        task: the session's.
+        form: as for `load`.
+
+    Raises:
+        DataError: they are not of the session's shape.
+    """
+    place = Path(ref).expanduser()
+    if isinstance(form, Table) and place.is_file():
+        rows = read_inputs(place, form)
+        if rows is None:
+            return None
+        return Examples(torch.from_numpy(rows), torch.zeros(len(rows), dtype=torch.int64)), ()
+    found = loose_images(place, task) if form is None and place.is_dir() else None
+    if found is None:
+        return None
+    split, names = found
+    return _examples(split, np.arange(len(names)), task), names
 
 
 def load_labels(ref: str, *, data_dir: Path | None = None) -> tuple[Indices, tuple[str, ...]]:

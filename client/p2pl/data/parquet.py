@@ -107,12 +107,12 @@ def read_table(path: Path, name: str) -> Table:
         try:
             opened = parquet.ParquetFile(path, memory_map=True)
             return opened.read([column], use_threads=False).column(0)
-        except (OSError, pyarrow.ArrowException) as fault:
+        except (OSError, ValueError, LookupError, pyarrow.ArrowException) as fault:
             raise DataError(f"--data {path}: unreadable parquet: {fault}") from fault
 
     try:
         schema = parquet.read_schema(path)
-    except (OSError, pyarrow.ArrowException) as fault:
+    except (OSError, ValueError, LookupError, pyarrow.ArrowException) as fault:
         raise DataError(f"--data {path}: unreadable parquet: {fault}") from fault
     return Table(name, schema, read)
 

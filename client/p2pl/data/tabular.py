@@ -47,6 +47,33 @@ def _split(paths: Sequence[Path], task: Task, table: Table) -> Split:
     return in_memory(*(np.concatenate(part) for part in zip(*read, strict=True)))
 
 
+def read_inputs(path: Path, table: Table) -> NDArray[np.float32] | None:
+    """Returns the inputs in a CSV or parquet file without targets, [N, width].
+
+    None where a column of the targets is there: it is then read with them, or not at all.
+
+    Raises:
+        DataError: the file is not as the session says.
+    """
+    opened, faults = open_table(path), Faults(path)
+    if set(table.targets) & set(opened.header):
+        return None
+    there = _there(opened.header, [column.name for column in table.columns], faults)
+    inputs = [_inputs(piece, table, faults) for piece in opened.pieces(there, faults)]
+    if not sum(map(len, inputs)) and not faults.count:
+        faults.add("rows", wrong("rows below the header", got=0, allowed="at least one"))
+    faults.check()
+    return np.concatenate(inputs)
+
+
+def _there(header: Sequence[str], wanted: Sequence[str], faults: Faults) -> list[str]:
+    """Returns the columns that are wanted and there; the others are noted."""
+    for name in wanted:
+        if name not in header:
+            faults.add(f"column {name!r}", f"missing; the file has {', '.join(header)}"[:300])
+    return [name for name in wanted if name in header]
+
+
 def read_table(path: Path, task: Task, table: Table) -> tuple[NDArray[np.float32], Targets]:
     """Returns the rows of a CSV or parquet file: inputs [N, width], and targets [N] or [N, K].
 
@@ -58,11 +85,7 @@ def read_table(path: Path, task: Task, table: Table) -> tuple[NDArray[np.float32
     """
     opened, faults = open_table(path), Faults(path)
     wanted = [*(column.name for column in table.columns), *table.targets]
-    there = [name for name in wanted if name in opened.header]
-    for name in wanted:
-        if name not in there:
-            got = ", ".join(opened.header)
-            faults.add(f"column {name!r}", f"missing; the file has {got}"[:300])
+    there = _there(opened.header, wanted, faults)
     inputs: list[NDArray[np.float32]] = []
     targets: list[Targets] = []
     for piece in opened.pieces(there, faults):

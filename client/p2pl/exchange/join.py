@@ -26,7 +26,7 @@ from p2pl.exchange.alone import Alone
 from p2pl.exchange.base import Exchange, kind_of
 from p2pl.exchange.company import Company, met_nobody
 from p2pl.exchange.node import Node, Worker
-from p2pl.exchange.round import run
+from p2pl.exchange.round import keep_best, run
 from p2pl.exchange.swap import keep_announcing
 from p2pl.learner import Learner
 from p2pl.learning import device
@@ -47,8 +47,17 @@ from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
-from p2pl.run.log import MODEL_FILE, PERSONAL_FILE, SESSION_FILE, Marker, RunLog, ScoredOn, Summary
-from p2pl.run.state import PeerState, load_state
+from p2pl.run.log import (
+    BEST_FILE,
+    MODEL_FILE,
+    PERSONAL_FILE,
+    SESSION_FILE,
+    Marker,
+    RunLog,
+    ScoredOn,
+    Summary,
+)
+from p2pl.run.state import Best, PeerState, load_state
 
 CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
@@ -288,7 +297,7 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         only = [state]  # nothing here holds the parameters that the peer began with any longer
         del state
         async with _announcing(node):
-            return await run(node, one.exchange, only.pop())
+            return replace(await run(node, one.exchange, only.pop()), best=node.best)
 
 
 async def _network(
@@ -346,7 +355,22 @@ def _node(one: _Run, transport: Transport, directory: Directory, state: PeerStat
         attacker=Attacker(options.attack, one.learner) if options.attack else None,
         keeps_personal=options.personal and not options.alone,
         personal=state.personal,
+        keeps_best=one.learner.trainer.spent is None,
+        best=_best_of(one, state),
     )
+
+
+def _best_of(one: _Run, state: PeerState) -> Best | None:
+    """Returns the best round so far; its model is there, if it is the last one: see `keep_best`.
+
+    None in private training: which round it is says something of the validation examples, and is
+    not paid for.
+    """
+    if one.learner.trainer.spent is not None:
+        return None
+    if state.best is not None and state.best.round == state.round:
+        keep_best(one.options.run_dir, one.learner, state.weights)
+    return state.best
 
 
 async def _nobody() -> memoryview:
@@ -451,6 +475,8 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
     )
     if state is None:
         return summary
+    if state.best is None:
+        (one.options.run_dir / BEST_FILE).unlink(missing_ok=True)  # of rounds that were taken back
     scores = one.learner.judge(state.weights)
     write_atomically(one.options.run_dir / MODEL_FILE, one.learner.checkpoint(state.weights))
     pages.rest(state.weights)
@@ -462,6 +488,8 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         confusion=tuple(tuple(row) for row in scores.confusion.tolist()),
         personal_accuracy=personal if trainer.metrics[0] == ACCURACY else None,
         personal_score=personal,
+        best_round=state.best.round if state.best else None,
+        best_validation_loss=state.best.validation_loss if state.best else None,
     )
 
 

@@ -27,7 +27,7 @@ from p2pl.network.transport import Directory, Transport
 from p2pl.protocol.announce import Answer, PeerAddress
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.presence import Presence
-from p2pl.run.state import PeerState
+from p2pl.run.state import Best, PeerState
 
 T = TypeVar("T")
 
@@ -81,6 +81,8 @@ class Node:
         attacker: makes what is served of what was trained; None: the peer is honest.
         keeps_personal: whether a model of the peer's own distribution is kept beside.
         personal: that model, [P].
+        keeps_best: whether the model of the round that did best on validation is kept beside.
+        best: that round; None: there is none yet.
     """
 
     file: SessionFile
@@ -104,6 +106,8 @@ class Node:
     presence: Presence = field(default_factory=Presence)
     keeps_personal: bool = False
     personal: Tensor | None = None
+    keeps_best: bool = False
+    best: Best | None = None
 
     @property
     def session(self) -> Session:

@@ -1,21 +1,25 @@
 """One round, straight down: train, collect, mix, evaluate, save, tell."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import msgspec
+from torch import Tensor
 
-from p2pl.events import RoundEnded
+from p2pl.events import RoundEnded, Undone
 from p2pl.exchange.base import Collected, Exchange, Overtaken
 from p2pl.exchange.node import Node
 from p2pl.exchange.swap import Pulls
-from p2pl.learner import Scored
+from p2pl.learner import Learner, Scored
 from p2pl.learning.train import Start, Trained
 from p2pl.mixing.base import Mixed
 from p2pl.protocol.announce import Answer
-from p2pl.run.log import RoundEntry
-from p2pl.run.state import PeerState, reopened, save_state
+from p2pl.run.files import write_atomically
+from p2pl.run.log import BEST_FILE, RoundEntry
+from p2pl.run.state import Best, PeerState, reopened, save_state
 
 
 async def run(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
@@ -151,6 +155,7 @@ async def save(node: Node, state: PeerState) -> None:
         directory=node.directory.state(),
         charged=spent.charged if spent else 0,
         personal=node.personal,
+        best=node.best,
     )
     await node.worker(partial(save_state, node.run_dir, node.file.id, whole))
 
@@ -167,9 +172,44 @@ async def remember(node: Node, after: PeerState, outcome: Outcome, meter: Meter)
     scored: dict[str, float] = {}
     if node.keeps_personal:
         scored = await node.worker(partial(_personalise, node, outcome))
+    before = node.best
+    if node.keeps_best:
+        node.best = better(before, after.round, outcome.scored.validation.loss)
     await save(node, after)
+    if node.best is not before:
+        await node.worker(partial(keep_best, node.run_dir, node.learner, after.weights))
     entry = msgspec.structs.replace(_entry(node, after.round, outcome, meter), **scored)
     node.events(RoundEnded(entry))
+
+
+def better(before: Best | None, index: int, validation_loss: float) -> Best | None:
+    """Returns the best round once round `index` is over; the earlier one of two that are alike.
+
+    Args:
+        before: the best one so far.
+        index: of the round.
+        validation_loss: of its model, after mixing; NaN where it is not known.
+    """
+    if not math.isfinite(validation_loss):
+        return before
+    if before is None or validation_loss < before.validation_loss:
+        return Best(index, validation_loss)
+    return before
+
+
+def keep_best(run_dir: Path, learner: Learner, weights: Tensor) -> None:
+    """Writes the parameters [P] of the best round, which `best` in the saved state names.
+
+    A crash between the two leaves the state of that very round, from which this is done again.
+    """
+    write_atomically(run_dir / BEST_FILE, learner.checkpoint(weights))
+
+
+def undo(node: Node, index: int) -> None:
+    """Takes rounds later than `index` back: they are to be done again."""
+    node.events(Undone(index))
+    if node.best is not None and node.best.round > index:
+        node.best = None
 
 
 def _personalise(node: Node, outcome: Outcome) -> dict[str, float]:

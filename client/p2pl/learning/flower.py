@@ -14,6 +14,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -25,6 +26,18 @@ from torch import Tensor, nn
 
 from p2pl.errors import InputError, ModelError, TrainingDiverged, wrong
 from p2pl.learning import checkpoint, models, weights
+from p2pl.learning.flower_app import (
+    AppClient,
+    Arrays,
+    Partition,
+    Scalars,
+    ServerModel,
+    context_of,
+    is_client_app,
+    is_server_app,
+    place_name,
+)
+from p2pl.learning.flower_faults import theirs
 from p2pl.learning.judge import Judge, MeanLossJudge
 from p2pl.learning.task import Scores
 from p2pl.learning.train import OptimizerState, Start, Trained
@@ -33,8 +46,8 @@ from p2pl.protocol.session import Argument, Checkpoint, Session
 
 MODEL = "arrays"  # the only one that a client of Flower can train
 
-Arrays: TypeAlias = list[np.ndarray[Any, Any]]
-Scalars: TypeAlias = dict[str, Any]
+ACCURACY = "accuracy"  # the one metric whose range is known: told as a share of 1, or in percent
+TOLD = "accuracy_told"  # what else goes by that name
 
 
 class NumPyClient(Protocol):
@@ -66,33 +79,94 @@ class NumPyClient(Protocol):
 Clients: TypeAlias = Callable[[int, int], NumPyClient]  # given a peer's number, and how many
 
 
-def load(name: str, partition: tuple[int, int] = (0, 1)) -> NumPyClient:
+def load(name: str, partition: Partition = (0, 1)) -> NumPyClient:
     """Returns the client that the person named.
 
     Args:
-        name: MODULE:CLIENT, a module of theirs and a NumPyClient in it, or a class of such, or a
-            `client_fn(context)`. The folder they are in is looked in first.
-        partition: number of their part of the data, and of how many; a `client_fn` is told.
+        name: MODULE:CLIENT, a module of theirs and a NumPyClient in it, a class of such, a
+            `client_fn(context)`, or a ClientApp. The folder they are in is looked in first.
+        partition: number of their part of the data, and of how many; a `client_fn` and a ClientApp
+            are told.
 
     Raises:
         InputError: it cannot be imported, or is none of these.
+        ClientError: its own code failed.
         ModuleNotFoundError: something that the module imports is not installed.
     """
-    found = _import(name)
-    if isinstance(found, type):
-        client = found()
-    elif hasattr(found, "fit"):
-        client = found
-    elif callable(found):
-        client = found(_context(partition))
-    else:
-        client = None
+    return client_of(_import(name), name, partition)
+
+
+def load_model(name: str) -> NumPyClient | ServerModel:
+    """Returns what says which parameters a session begins with: a client, or a ServerApp.
+
+    Args:
+        name: as for `load`; or MODULE:SERVER, of a ServerApp.
+
+    Raises:
+        InputError: it cannot be imported, or is none of these.
+        ClientError: its own code failed.
+        ModuleNotFoundError: something that the module imports is not installed.
+    """
+    return beginning_of(_import(name), name)
+
+
+def beginning_of(found: Any, name: str) -> NumPyClient | ServerModel:  # noqa: ANN401  # theirs
+    """Returns what says which parameters a session begins with, in whatever the person gave.
+
+    Args:
+        found: a ServerApp, or as for `client_of`.
+        name: MODULE:CLIENT, for messages to people.
+
+    Raises:
+        InputError: it is none of these.
+        ClientError: its own code failed.
+    """
+    if isinstance(found, ServerModel):
+        return found
+    return ServerModel(found, name) if is_server_app(found) else client_of(found, name, (0, 1))
+
+
+def client_of(found: Any, name: str, partition: Partition) -> NumPyClient:  # noqa: ANN401  # theirs
+    """Returns the client in whatever the person gave.
+
+    Args:
+        found: a NumPyClient, a class of such, a `client_fn(context)`, or a ClientApp.
+        name: MODULE:CLIENT, for messages to people.
+        partition: number of their part of the data, and of how many.
+
+    Raises:
+        InputError: it is none of these.
+        ClientError: its own code failed.
+    """
+    if isinstance(found, AppClient):
+        return found
+    if is_client_app(found):
+        return AppClient.around(found, name, partition)
+    client: Any = None
+    with theirs(name, "its making"):
+        if isinstance(found, type):
+            client = found()
+        elif hasattr(found, "fit"):
+            client = found
+        elif callable(found) and not is_server_app(found):
+            client = found(context_of(partition))
     client = getattr(client, "numpy_client", client)  # what `to_client` wraps
     if not all(callable(getattr(client, part, None)) for part in ("fit", "evaluate")):
-        allowed = "a flwr NumPyClient, a class of such, or a client_fn(context) that returns one"
+        allowed = (
+            "a flwr NumPyClient, a class of such, a client_fn(context) that returns one, or a "
+            "ClientApp"
+        )
         raise InputError(wrong(f"--flower {name}", got=type(found).__name__, allowed=allowed))
     made: NumPyClient = client
     return made
+
+
+def name_of(client: object) -> str:
+    """Returns how messages to people call a client, MODULE:CLIENT."""
+    if isinstance(client, AppClient | ServerModel):
+        return client.name
+    kind = client if isinstance(client, type) else type(client)
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _import(name: str) -> Any:  # noqa: ANN401  # whatever stands in the person's module
@@ -103,7 +177,8 @@ def _import(name: str) -> Any:  # noqa: ANN401  # whatever stands in the person'
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        with theirs(name, "its import"):
+            made = importlib.import_module(module)
     except ModuleNotFoundError as missing:
         if missing.name != "flwr" and not f"{module}.".startswith(f"{missing.name}."):
             raise  # the module is there; what it imports is not
@@ -111,22 +186,15 @@ def _import(name: str) -> Any:  # noqa: ANN401  # whatever stands in the person'
         raise InputError(
             wrong(f"--flower {name}", got=str(missing), allowed="a module that is here", hint=hint)
         ) from missing
+    try:
+        return getattr(made, attribute)
     except AttributeError as missing:
         raise InputError(
             wrong(f"--flower {name}", got=str(missing), allowed="a name in that module")
         ) from missing
 
 
-def _context(partition: tuple[int, int]) -> object:
-    """Returns what Flower gives to a `client_fn`."""
-    from flwr.common import Context, RecordDict  # type: ignore[import-not-found,unused-ignore]
-
-    index, count = partition
-    config = {"partition-id": index, "num-partitions": count}
-    return Context(run_id=0, node_id=index, node_config=config, state=RecordDict(), run_config={})
-
-
-def begin(session: Session, client: NumPyClient) -> tuple[Session, bytes, Checkpoint]:
+def begin(session: Session, client: NumPyClient | ServerModel) -> tuple[Session, bytes, Checkpoint]:
     """Returns a session for clients like this one, and a checkpoint that holds its parameters.
 
     Args:
@@ -135,20 +203,45 @@ def begin(session: Session, client: NumPyClient) -> tuple[Session, bytes, Checkp
 
     Raises:
         ModelError: the session has another model or other shapes, or the client has no parameters.
+        ClientError: the client's own code failed.
     """
     if session.model.name != MODEL:
         raise ModelError(wrong("model.name, for --flower", got=session.model.name, allowed=MODEL))
-    arrays = client.get_parameters({})
+    arrays = _initial(client)
     if not arrays:
         raise ModelError("--flower: get_parameters returned nothing; allowed: a list of arrays")
     if not session.model.arguments:
         shapes: dict[str, Argument] = {
-            f"a{place:04}": tuple(np.shape(array)) for place, array in enumerate(arrays)
+            name: np.asarray(array).shape for name, array in arrays.items()
         }
         model = msgspec.structs.replace(session.model, arguments=shapes)
         session = msgspec.structs.replace(session, model=model)
     layout = weights.Layout.of(models.build(session))
-    return session, *checkpoint.describe(flatten(arrays, layout), layout)
+    if sorted(arrays) != sorted(layout.names):
+        raise ModelError(
+            wrong(
+                "--flower: names of the client's parameters",
+                got=sorted(arrays),
+                allowed=f"{sorted(layout.names)}, which the session's model has",
+            )
+        )
+    vector = flatten([arrays[name] for name in layout.names], layout)
+    return session, *checkpoint.describe(vector, layout)
+
+
+def _initial(client: NumPyClient | ServerModel) -> Mapping[str, object]:
+    """Returns the parameters that a client begins with, by the names for a session."""
+    if isinstance(client, AppClient | ServerModel):
+        return client.initial()
+    return {place_name(place): array for place, array in enumerate(_parameters(client))}
+
+
+def _parameters(client: NumPyClient) -> Sequence[object]:
+    """Returns what a client says of its parameters; () where it says nothing."""
+    if isinstance(client, AppClient):
+        return client.get_parameters({})
+    with theirs(name_of(client), "get_parameters"):
+        return tuple(client.get_parameters({}) or ())
 
 
 def flatten(arrays: Sequence[object], layout: weights.Layout) -> Tensor:
@@ -159,9 +252,16 @@ def flatten(arrays: Sequence[object], layout: weights.Layout) -> Tensor:
         layout: of the session's model.
 
     Raises:
-        ModelError: they are not those of the session.
+        ModelError: they are not those of the session, or hold no numbers.
     """
-    given = [np.asarray(array) for array in arrays]
+    try:
+        given = [np.asarray(array) for array in arrays]
+        flat = [torch.from_numpy(array.astype(np.float32).reshape(-1)) for array in given]
+    except (TypeError, ValueError) as fault:
+        allowed = "a list of arrays of numbers"
+        raise ModelError(
+            wrong("--flower: parameters of the client", got=str(fault), allowed=allowed)
+        ) from fault
     shapes = [array.shape for array in given]
     if shapes != [tuple(shape) for shape in layout.shapes]:
         raise ModelError(
@@ -171,7 +271,6 @@ def flatten(arrays: Sequence[object], layout: weights.Layout) -> Tensor:
                 allowed=f"{list(layout.shapes)}, which the session's model has",
             )
         )
-    flat = [torch.from_numpy(array.astype(np.float32).reshape(-1)) for array in given]
     return torch.cat(flat)
 
 
@@ -179,9 +278,12 @@ def flatten(arrays: Sequence[object], layout: weights.Layout) -> Tensor:
 class _Seen:
     """What is known of a client only once it has been used."""
 
+    dtypes: tuple[np.dtype[Any], ...]  # of its arrays, in their order
+    config: Scalars = field(default_factory=dict)  # that it was told last
     samples: int = 1  # that it trained on last
     judged: int = 1  # that it evaluated on last
     vector: Tensor | None = None  # [P], that it made last
+    percent: bool = False  # whether it tells its accuracy in percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +293,11 @@ class FlowerTrainer(Trainer):
     Attributes:
         layout: of the session's model, which the client's arrays have.
         client: the person's own; it holds its data.
-        dtypes: of its arrays, in their order.
     """
 
     layout: weights.Layout
     client: NumPyClient
-    dtypes: tuple[np.dtype[Any], ...]
-    _seen: _Seen = field(default_factory=_Seen)
+    _seen: _Seen
 
     @classmethod
     def around(cls, session: Session, model: nn.Module, client: NumPyClient) -> "FlowerTrainer":
@@ -210,17 +310,21 @@ class FlowerTrainer(Trainer):
 
         Raises:
             ModelError: the session has another model, or the client's arrays are of other shapes.
+            ClientError: the client's own code failed.
         """
         if session.model.name != MODEL:
             raise ModelError(
                 wrong("model.name, for --flower", got=session.model.name, allowed=MODEL)
             )
         layout = weights.Layout.of(model)
-        arrays = client.get_parameters({})
+        if isinstance(client, AppClient):
+            client.names = layout.names
+        arrays = _parameters(client)
         if arrays:
             flatten(arrays, layout)
         own_types = [np.asarray(array).dtype for array in arrays]
-        return cls(layout, client, tuple(own_types or [np.dtype(np.float32)] * len(layout.names)))
+        usual = [np.dtype(np.float32)] * len(layout.names)
+        return cls(layout, client, _Seen(tuple(own_types or usual)))
 
     @property
     def samples(self) -> int:
@@ -233,16 +337,24 @@ class FlowerTrainer(Trainer):
         Raises:
             ModelError: what came back is not of the session's shapes.
             TrainingDiverged: what came back is not finite.
+            ClientError: the client's own code failed.
         """
-        arrays, samples, metrics = self.client.fit(self._arrays(start.vector), _config(round))
+        seen, name = self._seen, name_of(self.client)
+        seen.config = _config(round)
+        given = self._arrays(start.vector)
+        with self._theirs(f"fit, in round {round.index}"):
+            answer = self.client.fit(given, dict(seen.config))
+        arrays, samples, metrics = _three(answer, f"client of Flower {name}: fit", "arrays")
         vector = flatten(arrays, self.layout)
         if not vector.isfinite().all():
             raise TrainingDiverged(wrong("fit", got="NaN or infinity", allowed="finite numbers"))
-        self._seen.samples, self._seen.vector = max(1, int(samples)), vector
+        seen.samples, seen.vector = max(1, int(samples)), vector
+        seen.dtypes = tuple(np.asarray(array).dtype for array in arrays)
         round.on_step(1, 1)
-        loss = _number(metrics, "train_loss", "loss")
+        losses = (one for told, one in metrics.items() if told in ("train_loss", "loss"))
+        loss = next(losses, math.nan)
         steps = int(math.isfinite(loss))  # a loss that it does not tell is that of no step
-        return Trained(vector, loss, steps, self._seen.samples, optimizer={})
+        return Trained(vector, loss, steps, seen.samples, optimizer={})
 
     def follow(self, start: Start, trained: Trained, mixed: Tensor, round: Round) -> OptimizerState:
         """Returns nothing: what the client's optimizer remembers, it keeps to itself."""
@@ -250,12 +362,42 @@ class FlowerTrainer(Trainer):
         return {}
 
     def evaluate(self, vector: Tensor, split: Split) -> Scores:
-        """Returns what the client's `evaluate` says; an accuracy it does not tell is NaN."""
+        """Returns what the client's `evaluate` says: its loss, and its metrics as it tells them.
+
+        An accuracy, though, is in percent here, whichever way the client tells it.
+
+        Raises:
+            ModelError: it answers in another form.
+            ClientError: the client's own code failed.
+        """
         del split  # it has one set of its own to evaluate on
-        loss, count, metrics = self.client.evaluate(self._arrays(vector), {})
-        self._seen.judged = max(1, int(count))
-        accuracy = 100 * _number(metrics, "accuracy") if count else math.nan
-        return Scores(float(loss) if count else math.nan, {"accuracy": accuracy})
+        seen, name = self._seen, name_of(self.client)
+        given = self._arrays(vector)
+        with self._theirs("evaluate"):
+            answer = self.client.evaluate(given, dict(seen.config))
+        what = f"client of Flower {name}: evaluate"
+        loss, count, metrics = _three(answer, what, "loss")
+        if not isinstance(loss, int | float | np.number):
+            raise ModelError(wrong(what, got=loss, allowed="a number as its loss"))
+        seen.judged = max(1, int(count))
+        if not count:
+            return Scores(math.nan)
+        return Scores(float(loss), self._metrics(metrics))
+
+    def _metrics(self, told: Mapping[str, float]) -> dict[str, float]:
+        """Returns metrics as they are told, an accuracy first and in percent; finite ones alone.
+
+        A client that has once told more than 1 tells percent. Below 0, an accuracy is not known;
+        above 100, it is something else that goes by this name.
+        """
+        found = {name: one for name, one in told.items() if math.isfinite(one)}
+        accuracy = found.pop(ACCURACY, -1.0)
+        if accuracy > 100:
+            return {TOLD: accuracy, **found}
+        if accuracy < 0:
+            return found
+        self._seen.percent |= accuracy > 1
+        return {ACCURACY: accuracy if self._seen.percent else 100 * accuracy, **found}
 
     def judge(self) -> Judge | None:
         """Returns a judge that asks the client; None where it has nothing to judge by."""
@@ -263,6 +405,11 @@ class FlowerTrainer(Trainer):
         if made is None or not math.isfinite(self._loss(made)):
             return None
         return MeanLossJudge(self._loss, lambda: self._seen.judged)
+
+    def _theirs(self, doing: str) -> AbstractContextManager[None]:
+        """Returns what tells a fault in the client's code as theirs; an app does so by itself."""
+        is_app = isinstance(self.client, AppClient)
+        return nullcontext() if is_app else theirs(name_of(self.client), doing)
 
     def _loss(self, vector: Tensor) -> float:
         return self.evaluate(vector, "validation").loss
@@ -272,9 +419,39 @@ class FlowerTrainer(Trainer):
         parts = self.layout.unflatten(vector.clone()).values()
         arrays = [part.numpy() for part in parts]
         return [
-            (np.rint(array) if dtype.kind in "iu" else array).astype(dtype)
-            for array, dtype in zip(arrays, self.dtypes, strict=True)
+            np.asarray(np.rint(array) if dtype.kind in "iu" else array).astype(dtype)
+            for array, dtype in zip(arrays, self._seen.dtypes, strict=True)
         ]
+
+
+def _three(answer: object, what: str, first: str) -> tuple[Any, Any, dict[str, float]]:
+    """Returns a client's answer: what it begins with, how many examples, and metrics as numbers.
+
+    Args:
+        answer: of the client.
+        what: how messages call it.
+        first: what it is to begin with.
+
+    Raises:
+        ModelError: it is not of that form.
+    """
+    if not isinstance(answer, tuple | list) or len(answer) != 3:
+        got = type(answer).__name__
+        allowed = f"({first}, number of examples, metrics)"
+        raise ModelError(wrong(what, got=got, allowed=allowed))
+    beginning, count, metrics = answer
+    if not isinstance(count, int | float | np.number) or not math.isfinite(count):
+        raise ModelError(wrong(what, got=count, allowed="a number of examples"))
+    told = metrics if isinstance(metrics, Mapping) else {}
+    return beginning, count, {str(name): _number(one) for name, one in told.items()}
+
+
+def _number(told: object) -> float:
+    """Returns a metric as a number; NaN where it is none, or is none by itself."""
+    try:
+        return math.nan if isinstance(told, str | bytes) else float(told)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # a list, say
+        return math.nan
 
 
 def _config(round: Round) -> Scalars:
@@ -286,12 +463,3 @@ def _config(round: Round) -> Scalars:
         "batch_size": training.batch_size,
         "learning_rate": training.learning_rate,
     }
-
-
-def _number(metrics: Mapping[str, Any], *names: str) -> float:
-    """Returns the first of these metrics that is a number; NaN where none is."""
-    for name in names:
-        value = metrics.get(name)
-        if isinstance(value, int | float | np.floating):
-            return float(value)
-    return math.nan

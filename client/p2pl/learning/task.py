@@ -177,6 +177,17 @@ class Task(Protocol):
         name = type(self).__name__
         raise InputError(wrong("--attack label-flip", got=f"the task {name}", allowed="others"))
 
+    def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
+        """Returns what outputs say of each example, by name, what is asked for first.
+
+        Numbers of classes are called `class`, and a number for each class `probability`: where
+        classes have names, people see those.
+
+        Args:
+            outputs: [n, ...], of the model.
+        """
+        return {"output": outputs}
+
 
 TASKS: Registry[Callable[[TaskSettings], Task]] = Registry(
     "task.kind", "p2pl.tasks", "p2pl.tasks", InputError

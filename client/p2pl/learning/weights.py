@@ -162,25 +162,25 @@ def numbers(payload: Payload, offset: int, dtype: torch.dtype) -> Tensor:
 def difference(
     payload: Payload, entries: Mapping[str, object], roles: Mapping[str, str] | None = None
 ) -> str:
-    """Returns a message that names the first tensor in which a foreign header differs from ours.
+    """Returns a message that names the first tensor in which a foreign header is another one.
 
     Args:
         payload: with the foreign header.
-        entries: of our header, by tensor.
+        entries: of the own header, by tensor.
         roles: by tensor, where it is no plain parameter: what it is here.
     """
     foreign = _foreign_header(payload)
     if foreign is None:
         return "payload: got something else, allowed a safetensors file of the session's model"
     theirs = _roles(foreign.pop("__metadata__", None))
-    for name, ours in entries.items():
+    for name, own in entries.items():
         entry = foreign.get(name)
         if not isinstance(entry, dict):
             return wrong(
                 "payload", got=f"no tensor {name!r}", allowed="the session's model: is it another?"
             )
-        assert isinstance(ours, dict)
-        got, wanted = (entry.get("dtype"), entry.get("shape")), (ours["dtype"], ours["shape"])
+        assert isinstance(own, dict)
+        got, wanted = (entry.get("dtype"), entry.get("shape")), (own["dtype"], own["shape"])
         if got != wanted:
             return wrong(f"tensor {name!r}", got=got, allowed=str(wanted))
     if unknown := sorted(set(foreign) - set(entries)):

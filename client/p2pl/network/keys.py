@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import zmq
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -148,7 +148,7 @@ def _parse(path: Path, data: bytes) -> Ed25519PrivateKey:
         raise IdentityError(wrong(f"identity file {path}", got=got, allowed=allowed, hint=hint))
     try:
         key = load_pem_private_key(data, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as fault:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as fault:
         got = "a key with a password" if isinstance(fault, TypeError) else "no key"
         raise IdentityError(
             wrong(f"identity file {path}", got=got, allowed=allowed, hint=hint)

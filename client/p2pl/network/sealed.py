@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -94,7 +94,7 @@ def seal(suite: SuiteName, public: bytes, plain: bytes, about: bytes) -> bytes:
         if suite == "hpke":
             return _HPKE.encrypt(plain, X25519PublicKey.from_public_bytes(public), about)
         return _seal_rsa(_rsa_key(public), plain, about)
-    except (ValueError, UnsupportedAlgorithm) as fault:
+    except (ValueError, UnsupportedAlgorithm, InternalError) as fault:
         raise FrameError(wrong("public key", got=public, allowed=f"one of {suite}")) from fault
 
 

@@ -199,7 +199,7 @@ def _through_opacus(model: nn.Module) -> Iterator[Clipped]:
     hooked = GradSampleModule(model, loss_reduction="sum")
     there: Mapping[str, Any] = trained_parameters(model)  # with Opacus' own attributes
     ordered = [there[name] for name in layout.names if name in there]
-    # Of the optimizer, only the clipping is used: noise and step are ours, on the one vector.
+    # Of the optimizer, only the clipping is used: noise and step are made on the one vector.
     clipping = DPOptimizer(
         torch.optim.SGD(ordered, lr=0.0),
         noise_multiplier=0.0,

@@ -85,7 +85,7 @@ def load_ledger(directory: Path, session_id: str, key: bytes) -> Ledger | None:
             sealed = msgspec.json.decode(opened.read(MAX_LEDGER_BYTES), type=_Sealed)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise RunDirError(f"{path}: damaged ({fault}); {_AGAIN}put back the last one") from fault
     made = _mac(key, session_id, sealed.ledger)
     if (sealed.format, sealed.session) != (FORMAT, session_id) or not hmac.compare_digest(

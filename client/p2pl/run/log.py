@@ -5,6 +5,7 @@
     summary.json       how it ended; absent while the run is under way, or when it was killed
     session.torrent    the session itself (written by whoever joins it)
     model.safetensors  the final weights (written by whoever has them)
+    model-best.safetensors  those of the round that did best on validation (likewise)
     lock               held by the process that is writing
 
 A line is on its way to the disk before `append` returns, so `kill -9` costs at most the line being
@@ -39,6 +40,7 @@ SESSION_FILE = "session.torrent"
 ROUNDS_FILE = "rounds.jsonl"
 SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.safetensors"
+BEST_FILE = "model-best.safetensors"
 PERSONAL_FILE = "personal.safetensors"
 LOCK_FILE = "lock"
 MAX_RECORD_BYTES = 64 << 20  # of one JSON file, or one line; 100,000 peers by id fit
@@ -160,6 +162,8 @@ class Summary(_Record, frozen=True):
     personal_accuracy: Percent | None = None  # of its personal model, on labels like its own
     personal_score: float | None = None  # likewise, in whatever the primary metric is
     rounds: Count = 0  # number of the last round that was completed
+    best_round: Count | None = None  # the least validation loss; None: no such model is kept
+    best_validation_loss: float | None = None
     peer_id: PeerId = ""
     epsilon: float | None = None
     trust_epsilon: float | None = None
@@ -574,7 +578,7 @@ def _read_record(path: Path, kind: type[T]) -> T | None:
 def _decode(raw: bytes, kind: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
         shown = raw[:80].decode("utf-8", "replace")
         raise RunDirError(
             wrong(where, got=shown, allowed=f"a JSON object as p2pl writes it ({fault})")
@@ -586,6 +590,8 @@ def _is_json(line: bytes) -> bool:
         msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
+    except RecursionError:
+        return True  # nested so deep that nobody has torn it off a line of p2pl
     return True
 
 

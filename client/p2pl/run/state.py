@@ -30,6 +30,13 @@ _TAGS = {
 }
 
 
+class Best(msgspec.Struct, frozen=True):
+    """The round whose model did best on the peer's own validation examples, so far."""
+
+    round: int
+    validation_loss: float  # of its model, after mixing
+
+
 @dataclass(frozen=True, slots=True)
 class PeerState:
     """A peer between two rounds."""
@@ -42,6 +49,7 @@ class PeerState:
     memory: Mapping[str, Any] = field(default_factory=dict)  # of the kind of exchange, in builtins
     charged: int = 0  # steps of private training paid for by then; see accounts.py
     personal: Tensor | None = None  # [P] float32, the personal model; None: none is kept
+    best: Best | None = None  # None: none is kept; its weights are in a file of their own
 
 
 def save_state(directory: Path, session_id: str, state: PeerState) -> None:
@@ -66,6 +74,7 @@ def save_state(directory: Path, session_id: str, state: PeerState) -> None:
         "directory": state.directory,
         "memory": state.memory,
         "charged": state.charged,
+        "best": None if state.best is None else msgspec.to_builtins(state.best),
     }
     metadata = {"format": FORMAT, "session": session_id, "state": json.dumps(told)}
     # By parts: put together, as `safetensors` does it, they would take the memory of another model.
@@ -143,6 +152,7 @@ def load_state(
             memory=told.get("memory", {}),
             charged=int(told.get("charged", 0)),
             personal=personal,
+            best=msgspec.convert(told.get("best"), Best | None),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
         raise RunDirError(

@@ -91,6 +91,10 @@ class Classification(Task):
         shares, targets = tally[:, :-1].softmax(1), tally[:, -1].long()
         return measures.auroc(shares, functional.one_hot(targets, self.classes).bool())
 
+    def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
+        """Returns the likeliest class of each example, [n], and all probabilities, [n, C]."""
+        return {"class": outputs.argmax(1), "probability": outputs.softmax(1)}
+
     def confusion(self, tally: Tensor) -> Tensor:
         """Returns the confusion matrix, [C, C]; row: true class, column: predicted.
 

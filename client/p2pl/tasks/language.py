@@ -68,6 +68,10 @@ class Language(Task):
         }
         return {metric.name: made[metric.name] for metric in self.metrics}
 
+    def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
+        """Returns the likeliest token after each place, [n, T]."""
+        return {"token": outputs.argmax(2)}
+
     def check(self, examples: Examples, what: str = "data") -> None:
         """Raises DataError unless inputs and targets are tokens of the session."""
         shape = (len(examples), self.length)

@@ -62,6 +62,10 @@ class Multilabel(Task):
         }
         return {metric.name: made[metric.name]() for metric in self.metrics}
 
+    def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
+        """Returns whether each label is given, [n, L] of 0 and 1, and its probability, [n, L]."""
+        return {"label": (outputs > 0).long(), "probability": outputs.sigmoid()}
+
     def check(self, examples: Examples, what: str = "data") -> None:
         """Raises DataError unless the targets are 0 or 1 for each label."""
         targets = examples.y

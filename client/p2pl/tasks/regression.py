@@ -78,6 +78,11 @@ class Regression(Task):
         """Returns what a model is to give for targets [n, O], float64."""
         return (targets.double() - self._mean.to(targets.device)) / self._std.to(targets.device)
 
+    def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
+        """Returns the numbers in the session's unit, [n, O]."""
+        std, mean = self._std.to(outputs.device), self._mean.to(outputs.device)
+        return {"prediction": (outputs.double() * std + mean).float()}
+
     def check(self, examples: Examples, what: str = "data") -> None:
         """Raises DataError unless the targets are finite numbers."""
         targets, shape = examples.y, (len(examples), self.outputs)

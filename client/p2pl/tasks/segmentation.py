@@ -73,6 +73,10 @@ class Segmentation(Task):
         """Returns the confusion matrix of pixels, [C, C]; row: true class, column: predicted."""
         return tally.view(self.classes, self.classes).cpu()
 
+    def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
+        """Returns the likeliest class of each pixel, [n, H, W]."""
+        return {"class": outputs.argmax(1)}
+
     def check(self, examples: Examples, what: str = "data") -> None:
         """Raises DataError unless the targets are classes of the session, one a pixel."""
         shape = (len(examples), *self.size)

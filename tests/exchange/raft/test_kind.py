@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
 import torch
-from support.announces import Speaker
+from support.announces import Clock, Speaker
 from support.joins import Watching, run, session_file
 from support.processes import Swarm
 
@@ -34,11 +35,12 @@ from p2pl.protocol.raft import election
 from p2pl.protocol.raft import messages as protocol
 from p2pl.protocol.raft.bootstrap import configuration_of
 from p2pl.protocol.raft.election import ModelId
-from p2pl.protocol.session import Mixing, Raft, SessionFile
+from p2pl.protocol.session import Exchange, Mixing, Raft, SessionFile
 from p2pl.run.log import Summary, read_run
 from p2pl.run.state import PeerState
 
 ROUNDS = 3
+EXCHANGE = Exchange(rounds=3, cohort=2, kind="raft")
 
 
 @pytest.fixture
@@ -378,9 +380,50 @@ async def test_a_seat_survives_a_restart_and_is_of_one_session(tmp_path: Path) -
     assert again.agreement(state.me).saved == state.saved
     with pytest.raises(RunDirError, match="of session ab"):
         SeatFile(tmp_path, "cd")
-    (tmp_path / SEAT_FILE).write_bytes(b"{")
-    with pytest.raises(RunDirError, match="damaged"):
-        SeatFile(tmp_path, "ab")
+    for damaged in (b"{", b'{"session":"\xf8"}', b'{"x":' + b"[" * 3_000):
+        (tmp_path / SEAT_FILE).write_bytes(damaged)
+        with pytest.raises(RunDirError, match="damaged"):
+            SeatFile(tmp_path, "ab")
+
+
+@pytest.mark.anyio
+async def test_who_has_no_vote_asks_everybody_once_the_leader_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that was killed and came back elsewhere is not asked for ever."""
+    leader, other = Identity.generate(), Identity.generate()
+    clock, session_id = Clock(), "5e" * 32
+    members = (leader.peer_id, other.peer_id)
+    exchange = msgspec.structs.replace(EXCHANGE, min_peers=2, raft=Raft(members=members))
+    node: Any = SimpleNamespace(
+        transport=SimpleNamespace(identity=Identity.generate()),
+        session=SimpleNamespace(exchange=exchange),
+        file=SimpleNamespace(id=session_id),
+        run_dir=tmp_path,
+        clock=clock,
+    )
+    one, asked = participant.Participant(node), list[set[str]]()
+    monkeypatch.setattr(one.post, "send", lambda receivers, _: asked.append(set(receivers)))
+
+    async def announcing(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(participant, "announce", announcing)
+
+    def notice(sender: str) -> None:
+        made = protocol.announce(leader.private_key, session_id, 3, ModelId(3, 5), bytes(32))
+        one.on_announce(sender, made)
+
+    notice(leader.peer_id)
+    await one.look_for_the_leader()
+    clock.advance(4.0)
+    notice(other.peer_id)  # passed on: no sign of life of the leader
+    await one.look_for_the_leader()
+    clock.advance(2.0)
+    await one.look_for_the_leader()
+    notice(leader.peer_id)
+    await one.look_for_the_leader()
+    assert asked == [{leader.peer_id}, {leader.peer_id}, set(members), {leader.peer_id}]
 
 
 def test_a_state_of_another_exchange_is_refused() -> None:

@@ -23,13 +23,12 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from p2pl.events import Undone
 from p2pl.exchange.base import EXCHANGES, Collected, Exchange, Overtaken
 from p2pl.exchange.linger import linger
 from p2pl.exchange.node import Node
 from p2pl.exchange.raft.aggregator import Aggregator
 from p2pl.exchange.raft.participant import Came, Moved, Participant
-from p2pl.exchange.round import Local, Meter, end_round, run_round, save
+from p2pl.exchange.round import Local, Meter, end_round, run_round, save, undo
 from p2pl.learning.train import Start, Trained
 from p2pl.mixing.base import PeerModel
 from p2pl.protocol.raft.election import ModelId
@@ -203,7 +202,7 @@ class RaftExchange(Exchange):
         peer = self._peer
         held, round_index = peer.held, came.model_id.round
         if round_index <= held.round:
-            node.events(Undone(round_index - 1))
+            undo(node, round_index - 1)
         done = next((one for one in reversed(self._done) if one.leads_to(came.model_id)), None)
         if done is not None:
             return await end_round(node, self, state, done.local, self._take(came))

@@ -93,7 +93,7 @@ class SeatFile:
         if self._path.exists():
             try:
                 self.seat = msgspec.json.decode(self._path.read_bytes(), type=Seat)
-            except (OSError, msgspec.DecodeError) as fault:
+            except (OSError, ValueError, RecursionError) as fault:
                 raise RunDirError(
                     f"{self._path}: damaged ({fault}). It says how this peer has voted; without "
                     "it, take another --run-dir, and with it another identity"

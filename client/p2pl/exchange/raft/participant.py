@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ASK_AGAIN_S = 3.0  # chosen: a request whose answer is lost is made anew, with a new key
+SILENT_ANNOUNCES = 5  # chosen: so many missed in a row mean that the leader is gone
 MAX_ASKED = 16  # attempts whose answer would still do; each costs a try to open whatever comes
 
 
@@ -111,6 +113,7 @@ class Participant:
         self.leadership: Leadership | None = None
         self.term: Term | None = None
         self.notices: dict[str, Notice] = {}  # the newest, of each member that has led
+        self.heard_s: dict[str, float] = {}  # when each of them said one itself, the last time
         self.pulled: Mapping[str, PeerModel] = {}  # what the model that is held was made of
         self.at_rest = asyncio.Event()
         self.at_rest.set()
@@ -188,7 +191,7 @@ class Participant:
             FrameError: it is not what it seems to be; it costs its sender one message.
         """
         if isinstance(message, Notice):
-            self.on_announce(message)
+            self.on_announce(sender, message)
         elif isinstance(message, Sealed):
             self.on_sealed(sender, message.box)
         elif isinstance(message, Who):
@@ -198,14 +201,22 @@ class Participant:
         elif self.leadership:
             self.leadership.hear(sender, message)
 
-    def on_announce(self, message: Notice) -> None:
+    def on_announce(self, sender: str, message: Notice) -> None:
         """Keeps what a member announces as leader, if it is newer than what it said before.
+
+        Args:
+            sender: id of the peer that it came from: the leader, or one that passes it on.
+            message: decoded.
 
         Raises:
             FrameError: the member did not sign it.
         """
         known = self.notices.get(message.leader)
-        if message.leader not in self.founders.members - {self.me} or message == known:
+        if message.leader not in self.founders.members - {self.me}:
+            return
+        if sender == message.leader:  # of a dead one, others can say anything again
+            self.heard_s[sender] = self.node.clock()
+        if message == known:
             return
         if known is None or (message.term, message.model_id) >= (known.term, known.model_id):
             message.check(self.node.file.id)
@@ -278,9 +289,16 @@ class Participant:
                 await self.look_for_the_leader()
 
     async def look_for_the_leader(self) -> None:
-        """Asks the leader, if it is known, or else everybody, who leads; without a vote."""
-        if self.notice:
-            self.post.send([self.notice.leader], raft.encode(Who()))
+        """Asks the leader, if it is known and speaks, or else everybody, who leads; without a vote.
+
+        A leader that was killed may be back at another address, and lead no more: whoever asked
+        nobody else would wait for it for ever.
+        """
+        notice = self.notice
+        if notice and self.node.clock() - self.heard_s.get(notice.leader, -math.inf) < (
+            SILENT_ANNOUNCES * self.settings.announce_s
+        ):
+            self.post.send([notice.leader], raft.encode(Who()))
             return
         with contextlib.suppress(TrackerError):
             await announce(self.node, "update", MAX_NUMWANT)

@@ -349,7 +349,7 @@ def read_toml(toml: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(toml)
-    except tomllib.TOMLDecodeError as fault:
+    except (tomllib.TOMLDecodeError, RecursionError) as fault:
         raise SessionFileError(f"the spec is not valid TOML: {fault}") from fault
 
 

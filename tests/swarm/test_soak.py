@@ -1,0 +1,124 @@
+"""A soak finds what must not be, and a short one of real processes finds nothing."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import soak
+import soak_checks as checks
+from soak_checks import Ended, Sample
+from soak_lines import Switch, can_have_lines
+from support.joins import session_file
+from support.processes import Swarm
+
+from p2pl.privacy.accountant import Account, Charge, epsilon
+from p2pl.privacy.ledger import Ledger
+from p2pl.privacy.training import steps_a_round
+from p2pl.protocol.session import SessionFile
+from p2pl.run.log import LoggedRun, RoundEntry, Summary
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "told"),
+    [
+        (0, "finished after round 3", ""),
+        (2, "p2pl: state: cannot be written: No space left on device", ""),
+        (2, "round 3/5", "exit code 2 without a word"),
+        (1, "Traceback (most recent call last)\nKeyError: 'k'", "a traceback: KeyError"),
+        (-11, "round 3/5", "ended by signal 11"),
+        (None, "waiting for a leader", "did not finish: waiting for a leader"),
+    ],
+)
+def test_who_neither_finished_nor_said_why_is_found(
+    code: int | None, output: str, told: str
+) -> None:
+    wrong = checks.said_why(Ended("peer-1", code, output))
+    assert told in wrong
+    assert bool(wrong) == bool(told)
+
+
+def test_a_process_that_grows_is_found() -> None:
+    def samples(growth: int, seconds: int = 100) -> list[Sample]:
+        return [Sample(float(s), 300 * MIB + s * growth) for s in range(seconds)]
+
+    assert checks.growing("peer-1", samples(0)) == []
+    assert checks.growing("peer-1", samples(4 * MIB, seconds=50)) == []  # it is only starting
+    (wrong,) = checks.growing("peer-1", samples(4 * MIB))
+    assert "memory grew" in wrong
+
+
+def test_who_ends_worse_than_the_others_is_found() -> None:
+    accuracies = {"peer-0": 92.0, "peer-1": 92.3, "peer-2": 91.6}
+    assert checks.apart(accuracies, 0.5) == []
+    (wrong,) = checks.apart({**accuracies, "peer-3": 91.2}, 0.5)
+    assert wrong == "peer-3: 91.20 %, and the median is 91.80 %"
+    assert checks.apart({}, 0.5) == []
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[SessionFile]:
+    """Returns a session, for its settings."""
+    swarm = Swarm(tmp_path)
+    yield session_file(swarm)
+    swarm.end()
+
+
+def test_who_says_less_epsilon_than_was_spent_is_found(tmp_path: Path, file: SessionFile) -> None:
+    steps = steps_a_round(file.session.training, 100)
+    spent = (Charge(noise_multiplier=1.0, sample_rate=0.1, steps=2 * steps),)
+    account = Account(epsilon=8.0, delta=1e-5, noise_multiplier=1.0, spent=spent)
+    true = epsilon(spent, 1e-5)
+    rounds = tuple(
+        RoundEntry(round=number, samples=100, epsilon=said)
+        for number, said in ((1, true / 2), (2, true))
+    )
+    run = LoggedRun(tmp_path, "", "", "", rounds, Summary(epsilon=true))
+    ledger = Ledger(training=account)
+    assert checks.under_counted(run, ledger, file) == []
+    less = msgspec.structs.replace(account, spent=(Charge(1.0, 0.1, 2 * steps - 1),))
+    (wrong,) = checks.under_counted(run, Ledger(training=less), file)
+    assert "steps in the ledger" in wrong
+    low = LoggedRun(tmp_path, "", "", "", rounds[::-1], Summary(epsilon=true / 2))
+    assert len(checks.under_counted(low, ledger, file)) == 2
+
+
+@pytest.mark.skipif(not can_have_lines(), reason="needs root and /dev/net/tun")
+def test_a_line_that_is_cut_lets_nothing_through() -> None:
+    hear = "import socket as s; o = s.socket(s.AF_INET, s.SOCK_DGRAM); o.bind(('0.0.0.0', 9000))\n"
+    hear += "print('up', flush=True); print(o.recv(9), flush=True); print(o.recv(9), flush=True)"
+    with Switch(("a", "b"), random.Random(1)) as switch:
+        command = [*switch.inside("b"), sys.executable, "-c", hear]
+        to = (switch.lines["b"].address, 9_000)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listening:
+            assert listening.stdout is not None
+            assert listening.stdout.readline() == "up\n"
+
+            def say(what: bytes) -> None:
+                words = "import socket as s; s.socket(s.AF_INET, s.SOCK_DGRAM).sendto("
+                words += f"{what!r}, {to!r})"
+                subprocess.run([*switch.inside("a"), sys.executable, "-c", words], check=True)
+
+            say(b"one")
+            assert listening.stdout.readline() == "b'one'\n"
+            switch.lines["a"].is_cut = True
+            say(b"two")
+            switch.lines["a"].heal()
+            say(b"three")
+            assert listening.stdout.readline() == "b'three'\n"
+
+
+@pytest.mark.swarm
+@pytest.mark.timeout(600)
+def test_a_short_soak_breaks_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--minutes 0 --kinds cohort --peers 3 --private 1 --rounds 60 --every 1 --digits"
+    code = soak.main([*words.split(), "--loopback", "--seed", "3", "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "finished 3/3" in said
+    assert "every invariant held" in said
