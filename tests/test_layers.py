@@ -32,6 +32,7 @@ LEVELS = {
     "p2pl.metric": 1,
     "p2pl.seeds": 1,
     "p2pl.pace": 1,
+    "p2pl.pages": 1,
     "p2pl.errors": 0,
 }
 TRACKER_MAY_IMPORT = ("p2pl.protocol", "p2pl.errors", "p2pl.pace", "p2pl_tracker")

@@ -67,7 +67,7 @@ def find(
     kept: Path | None = None,
 ) -> bytes:
     """Returns what `checkpoint.find` finds."""
-    return asyncio.run(checkpoint.find(file, checkpoint.Places(beside, kept), swarm))
+    return bytes(asyncio.run(checkpoint.find(file, checkpoint.Places(beside, kept), swarm)))
 
 
 def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another() -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import nn
 
+from p2pl import pages
 from p2pl.api.session import read_session
 from p2pl.errors import FrameError, InputError, ModelError, RunDirError, wrong
 from p2pl.learning import models, whole
@@ -95,11 +96,11 @@ def load(
     if not path.exists():
         raise RunDirError(f"{path}: {_WHY_NONE[path.name]}")
     try:
-        payload = path.read_bytes()
-        load_into(module, whole.decode(bytearray(payload), module, layout), layout)
+        payload = pages.opened(path)
+        load_into(module, whole.decode(payload, module, layout), layout)
     except OSError as fault:
         raise RunDirError(f"{fault.filename}: cannot be read: {fault.strerror}") from fault
-    except FrameError as fault:
+    except (FrameError, ValueError) as fault:
         raise RunDirError(f"{directory}: the model is damaged: {fault}") from fault
     return Run(module.eval(), session, directory, run.peer_id, run.rounds, run.summary, kind)
 
@@ -119,7 +120,7 @@ _WHY_NONE = {
 
 def check_layout(file: SessionFile, model: nn.Module) -> None:
     """Raises ModelError unless the module has the parameters of the session's model."""
-    wanted, got = Layout.of(models.build(file.session)), Layout.of(model)
+    wanted, got = Layout.of(models.sketch(file.session)), Layout.of(model)
     ours = dict(zip(got.names, got.shapes, strict=True))
     theirs = dict(zip(wanted.names, wanted.shapes, strict=True))
     for name in sorted({*ours, *theirs}):

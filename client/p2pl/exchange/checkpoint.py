@@ -7,21 +7,22 @@ one is decoded.
 """
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from p2pl.errors import CheckpointError, NetworkError, wrong
 from p2pl.learning import models, weights, whole
-from p2pl.learning.checkpoint import of
+from p2pl.learning.checkpoint import payload_of
 from p2pl.network.download import deadline_s, download
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, SessionFile
 
 MAX_MIRRORS = 8  # of `url-list` that are asked, each until its deadline
 
-Fetch = Callable[[], Awaitable[bytes]]
+Payload: TypeAlias = bytes | memoryview
+Fetch = Callable[[], Awaitable[Payload]]
 
 
 def silent(text: str) -> None:
@@ -46,7 +47,7 @@ class Places:
     said: Callable[[str], None] = silent
 
 
-def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
+def verify(payload: Payload, promised: Checkpoint, source: str) -> Payload:
     """Returns `payload` if it is what the session file promises.
 
     Args:
@@ -63,7 +64,7 @@ def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
                 f"checkpoint from {source}", got=f"{len(payload)} bytes", allowed=str(promised.size)
             )
         )
-    root, _ = merkle.tree(merkle.blocks(io.BytesIO(payload)), len(payload))
+    root, _ = merkle.tree(merkle.blocks_of(payload), len(payload))
     if root.hex() != promised.root:
         raise CheckpointError(
             wrong(
@@ -76,7 +77,7 @@ def verify(payload: bytes, promised: Checkpoint, source: str) -> bytes:
     return payload
 
 
-async def find(file: SessionFile, places: Places, fetch_from_peers: Fetch) -> bytes:
+async def find(file: SessionFile, places: Places, fetch_from_peers: Fetch) -> Payload:
     """Returns the verified bytes of the initial checkpoint, from the first source that has it.
 
     Args:
@@ -107,7 +108,7 @@ async def find(file: SessionFile, places: Places, fetch_from_peers: Fetch) -> by
 
 async def _sources(
     file: SessionFile, places: Places, fetch_from_peers: Fetch
-) -> AsyncIterator[tuple[str, bytes | Exception]]:
+) -> AsyncIterator[tuple[str, Payload | Exception]]:
     """Yields each source's name and what it has, cheapest first."""
     for path in (places.beside, places.kept):
         if path is not None:
@@ -128,7 +129,7 @@ async def _sources(
         yield "the swarm", fault
 
 
-def _rebuilt(file: SessionFile) -> bytes | Exception:
+def _rebuilt(file: SessionFile) -> Payload | Exception:
     """Returns the checkpoint that the session's seed gives here, where it can be the promised one.
 
     Another model of the same name is no reason to give up yet: once the promised checkpoint is
@@ -145,7 +146,7 @@ def _rebuilt(file: SessionFile) -> bytes | Exception:
                 hint="you and the session's author have different versions of this model installed",
             )
         )
-    return of(model)[0]
+    return payload_of(model)
 
 
 def _read(path: Path, limit: int) -> bytes | None:

@@ -15,6 +15,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from p2pl import pages
 from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
 from p2pl.attacks.peer import Attacker
@@ -293,8 +294,12 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         mapped = _on_disk(one, payload)
         served = memoryview(mapped)
         del payload  # from here on it is on disk
+        begun = pages.opened(one.options.run_dir / CHECKPOINT_FILE)
         await transport.publish_checkpoint(served)
-        begin = await one.worker(partial(one.learner.decode_checkpoint, served))
+        begin = await one.worker(partial(one.learner.decode_checkpoint, begun))
+        del begun
+        if begin.nbytes >= pages.LEAST_BYTES:
+            pages.trim()
         mapped.madvise(mmap.MADV_DONTNEED)  # it is read again where somebody asks for it
         if state is None:
             state = PeerState(round=0, weights=begin)
@@ -320,6 +325,7 @@ async def _network(
             listen=options.listen,
             chunk_bytes=file.session.wire.chunk_bytes,
             limits=_serving(file),
+            room=partial(pages.room, options.run_dir),
         )
     )
     me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
@@ -378,7 +384,7 @@ def _best_of(one: _Run, state: PeerState) -> Best | None:
     return state.best
 
 
-async def _nobody() -> bytes:
+async def _nobody() -> memoryview:
     raise PullError("not asked: training alone")
 
 
@@ -393,7 +399,9 @@ def _places(one: _Run) -> checkpoint.Places:
     )
 
 
-async def _checkpoint_of_the_swarm(transport: Transport, directory: Directory, one: _Run) -> bytes:
+async def _checkpoint_of_the_swarm(
+    transport: Transport, directory: Directory, one: _Run
+) -> memoryview:
     """Returns what some peer serves as the initial checkpoint; it is not verified yet.
 
     Whoever made the session may join a little later than this peer, so it is asked for until the
@@ -409,12 +417,10 @@ async def _checkpoint_of_the_swarm(transport: Transport, directory: Directory, o
             await directory.announce("update", numwant=CHECKPOINT_DONORS)
         for address in directory.known.sample(CHECKPOINT_DONORS):
             try:
-                return bytes(
-                    await transport.pull_checkpoint(
-                        address,
-                        size=file.checkpoint.size,
-                        deadline_s=file.session.exchange.pull_deadline_s,
-                    )
+                return await transport.pull_checkpoint(
+                    address,
+                    size=file.checkpoint.size,
+                    deadline_s=file.session.exchange.pull_deadline_s,
                 )
             except (PullError, FrameError) as fault:
                 reasons[address.id[:8]] = str(fault)
@@ -424,7 +430,7 @@ async def _checkpoint_of_the_swarm(transport: Transport, directory: Directory, o
         await asyncio.sleep(cohort.POLL_S)
 
 
-def _on_disk(one: _Run, payload: bytes) -> mmap.mmap:
+def _on_disk(one: _Run, payload: bytes | memoryview) -> mmap.mmap:
     """Returns the checkpoint as a mapped file, so that serving it takes no memory of its own."""
     path = one.options.run_dir / CHECKPOINT_FILE
     kept = path.exists() and path.stat().st_size == len(payload)
@@ -484,6 +490,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         (one.options.run_dir / BEST_FILE).unlink(missing_ok=True)  # of rounds that were taken back
     scores = one.learner.judge(state.weights)
     write_atomically(one.options.run_dir / MODEL_FILE, one.learner.checkpoint(state.weights))
+    pages.rest(state.weights)
     personal = _keep_personal(one, state)
     return msgspec.structs.replace(
         summary,

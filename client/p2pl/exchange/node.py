@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
+from p2pl import pages
 from p2pl.attacks.peer import Attacker
 from p2pl.errors import ClientError
 from p2pl.events import Events, Step, Stop
@@ -143,6 +145,7 @@ class Node:
             index: the peer's round, from 1 on.
         """
         step = stepper(self.events, index, self.stopping)
+        self.rest()
         return await self.worker(partial(self.learner.fit, start, index, step))
 
     async def mix(
@@ -163,7 +166,24 @@ class Node:
             start: [P], from where the peer trained; None where it did not.
         """
         mix = self.learner.mix
-        return await self.worker(partial(mix, own, models, index, state.trust, start=start))
+        made = await self.worker(partial(mix, own, models, index, state.trust, start=start))
+        self.rest()
+        return made
+
+    def rest(self) -> None:
+        """Gives back the memory of versions in files, which are read again when they are needed."""
+        if self.learner.codec.payload_bytes >= pages.LEAST_BYTES:
+            pages.rest(*(one.model.vector for one in (self.mine, *self.held.values()) if one))
+            pages.trim()
+
+    def shared(self, trained: Trained) -> Trained:
+        """Returns what was trained, in the memory of the version served where that is the same."""
+        if self.mine is None or not pages.is_in_file(self.mine.model.vector):
+            return trained
+        served, vector = self.mine.model.vector, trained.vector
+        if not torch.equal(served, vector):
+            return trained
+        return replace(trained, vector=served)
 
     async def score(self, before: Tensor, after: Tensor) -> Scored:
         """Returns how good the parameters before and after mixing are, [P] each."""

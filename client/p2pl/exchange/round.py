@@ -19,7 +19,7 @@ from p2pl.mixing.base import Mixed
 from p2pl.protocol.announce import Answer
 from p2pl.run.files import write_atomically
 from p2pl.run.log import BEST_FILE, RoundEntry
-from p2pl.run.state import Best, PeerState, save_state
+from p2pl.run.state import Best, PeerState, reopened, save_state
 
 
 async def run(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
@@ -59,6 +59,7 @@ async def run_round(node: Node, exchange: Exchange, state: PeerState) -> PeerSta
         collected = await exchange.collect(node, state, trained)
     except Overtaken as moved:
         return moved.state
+    trained = node.shared(trained)
     return await end_round(node, exchange, state, Local(index, start, trained, meter), collected)
 
 
@@ -89,6 +90,7 @@ async def end_round(
     )
     outcome = Outcome(local.index, trained, collected.pulls, mixed, scored)
     await remember(node, after, outcome, local.meter)
+    after = reopened(node.run_dir, after)
     await exchange.saved(node, after)
     return after
 

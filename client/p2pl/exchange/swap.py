@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from p2pl import pages
 from p2pl.errors import FrameError, PullError, TrackerError
 from p2pl.exchange.node import Held, Node
 from p2pl.mixing.base import PeerModel
@@ -48,7 +49,7 @@ async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") ->
         pulled = {peer_id: held.model for peer_id, held in node.held.items()}
         vector = await node.worker(partial(node.attacker.lie, index, vector, pulled))
         notes = node.attacker.gossip(notes, pulled)
-    payload = await asyncio.to_thread(node.learner.codec.encode, vector)
+    payload = await asyncio.to_thread(_payload, node, vector)
     samples = node.learner.samples
     keep_last = node.session.exchange.lockstep
     digest = await node.transport.publish(
@@ -56,6 +57,18 @@ async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") ->
     )
     vector = node.learner.codec.served(payload, vector)
     node.mine = Held(digest, PeerModel(index, samples, vector))
+
+
+def _payload(node: Node, vector: Tensor) -> memoryview:
+    """Returns what to serve; a large one is in a file, for it is served long and read seldom."""
+    codec = node.learner.codec
+    if codec.payload_bytes < pages.LEAST_BYTES:
+        return codec.encode(vector)
+    node.rest()
+    room = pages.room(node.run_dir, codec.payload_bytes)
+    codec.fill(room, vector)
+    pages.rest(vector)
+    return room.toreadonly()
 
 
 async def announce(

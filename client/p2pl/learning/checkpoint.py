@@ -1,12 +1,12 @@
 """The initial checkpoint that a session's seed gives, and what it hashes to."""
 
-import io
 from typing import Final
 
 from torch import Tensor, nn
 
 from p2pl.errors import CheckpointError, wrong
 from p2pl.learning import models, weights, whole
+from p2pl.learning.parts import lend
 from p2pl.protocol import merkle
 from p2pl.protocol.session import Checkpoint, Session
 
@@ -27,6 +27,18 @@ def of(model: nn.Module) -> tuple[bytes, Checkpoint]:
     """Returns the checkpoint that holds a whole module, and its size and hashes."""
     layout = weights.Layout.of(model)
     return _hashed(bytes(whole.encode(model, layout, weights.flatten(model, layout))))
+
+
+def payload_of(model: nn.Module) -> memoryview:
+    """Returns the checkpoint that holds a whole module, with no more copies than that needs.
+
+    Args:
+        model: a large one keeps the copy of its parameters that was made on the way.
+    """
+    layout = weights.Layout.of(model)
+    vector = weights.flatten(model, layout)
+    lend(model, vector, layout)
+    return whole.encode(model, layout, vector)
 
 
 def check_proportion(session: Session, promised: Checkpoint) -> None:
@@ -54,5 +66,5 @@ def describe(vector: Tensor, layout: weights.Layout) -> tuple[bytes, Checkpoint]
 
 
 def _hashed(payload: bytes) -> tuple[bytes, Checkpoint]:
-    root, layer = merkle.tree(merkle.blocks(io.BytesIO(payload)), len(payload))
+    root, layer = merkle.tree(merkle.blocks_of(payload), len(payload))
     return payload, Checkpoint(size=len(payload), root=root.hex(), layer=layer)

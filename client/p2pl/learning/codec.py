@@ -26,6 +26,15 @@ class Codec(Protocol):
         """
         ...
 
+    def fill(self, room: memoryview, vector: Tensor) -> None:
+        """Writes what `encode` returns to where it is kept.
+
+        Args:
+            room: writable, of `payload_bytes` bytes.
+            vector: [P] float32, finite, on any device.
+        """
+        room[:] = self.encode(vector)
+
     def served(self, payload: Payload, vector: Tensor) -> Tensor:
         """Returns the parameters [P] that a payload was made of, in its memory where that is equal.
 
@@ -67,6 +76,10 @@ class WholeModel:
     def encode(self, vector: Tensor) -> memoryview:
         """Returns the payload to serve, read-only; float16 is cut to its largest number."""
         return weights.encode(vector[: self.layout.total].cpu(), self.layout, self.dtype)
+
+    def fill(self, room: memoryview, vector: Tensor) -> None:
+        """Writes the payload to where it is kept."""
+        weights.encode_into(room, vector[: self.layout.total].cpu(), self.layout, self.dtype)
 
     def served(self, payload: Payload, vector: Tensor) -> Tensor:
         """Returns the vector, in the payload's memory where all of it stands there as it is."""

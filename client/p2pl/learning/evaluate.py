@@ -8,8 +8,8 @@ from torch import Tensor
 from p2pl.data.examples import Source
 from p2pl.learning.channels import are_convolved, channels_last
 from p2pl.learning.objective import Objective
+from p2pl.learning.parts import lend
 from p2pl.learning.task import Scores, Task
-from p2pl.learning.weights import load_into
 
 BATCH_EXAMPLES = 1_024  # chosen: keeps a small network's activations in tens of megabytes
 IMAGE_BATCH_EXAMPLES = 128  # of a convolutional network on a CPU: activations stay in the cache
@@ -38,7 +38,7 @@ def evaluate(objective: Objective, vector: Tensor, examples: Source) -> Scores:
         examples: at least one.
     """
     model, task = objective.model, objective.task
-    load_into(model, vector, objective.layout)
+    lend(model, vector, objective.layout)
     model.eval()
     images = are_convolved(examples, model)
     if images:

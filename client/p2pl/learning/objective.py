@@ -10,10 +10,9 @@ from torch.func import functional_call
 from p2pl.data.examples import Examples, Inputs, Source
 from p2pl.errors import ModelError, wrong
 from p2pl.learning import faults
-from p2pl.learning.parts import Layout, load_into, whole_buffers
+from p2pl.learning.parts import LARGE, Layout, lend, whole_buffers
 from p2pl.learning.task import Task
 
-LARGE = 1 << 22  # numbers trained; chosen: 16 MiB, beyond a processor's cache
 LOOKED_AT = 256  # examples at once, to find what is not finite
 COUNT = "count."  # in front of a buffer's name in the state that a peer keeps between rounds
 
@@ -127,7 +126,7 @@ class Objective:
             vector: [P].
             examples: at least one.
         """
-        load_into(self.model, vector, self.layout)
+        lend(self.model, vector, self.layout)
         self.model.eval()
         for batch in examples.batches(LOOKED_AT):
             found = faults.first_not_finite(self.model, *arguments_of(batch.x))

@@ -20,6 +20,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from p2pl.errors import ModelError, wrong
 
+LARGE = 1 << 22  # numbers; chosen: 16 MiB, beyond a processor's cache
 VARIANCE = "running_var"  # what PyTorch calls it in every normalisation layer
 
 
@@ -164,7 +165,7 @@ def flatten(model: nn.Module, layout: Layout | None = None) -> Tensor:
 
 
 def load_into(model: nn.Module, vector: Tensor, layout: Layout | None = None) -> None:
-    """Copies `vector` into the module, in place.
+    """Copies `vector` into the module; a large one into memory of the module's own.
 
     Args:
         model: of the layout that `vector` was made with.
@@ -175,7 +176,32 @@ def load_into(model: nn.Module, vector: Tensor, layout: Layout | None = None) ->
     with torch.no_grad():
         parts = torch.split(vector, [one.numel() for one in tensors])
         for one, part in zip(tensors, parts, strict=True):
+            if len(vector) > LARGE:  # it may be a view into a vector, see `lend`
+                one.data = torch.empty_like(one)
             one.copy_(part.view_as(one))
+
+
+def lend(model: nn.Module, vector: Tensor, layout: Layout) -> None:
+    """Loads `vector` into the module; of a large one, the parameters become views into it.
+
+    That saves the memory of another model. Whoever trains the module in place calls `load_into`
+    before.
+
+    Args:
+        model: whose parameters are only read until the next call of this or of `load_into`.
+        vector: [P].
+        layout: of the module.
+    """
+    if len(vector) <= LARGE:
+        load_into(model, vector, layout)
+        return
+    there, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    with torch.no_grad():
+        for name, part in layout.unflatten(vector.detach()).items():
+            if name in there:
+                there[name].data = part
+            else:
+                buffers[name].copy_(part)
 
 
 def _tensors(model: nn.Module, layout: Layout | None) -> list[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from xxhash import xxh3_64
 
+from p2pl import pages
 from p2pl.data.examples import Examples, Source
 from p2pl.data.load import split_validation
 from p2pl.errors import TrainingDiverged, wrong
@@ -16,7 +17,7 @@ from p2pl.learning import whole
 from p2pl.learning.evaluate import batch_examples, evaluate
 from p2pl.learning.judge import Judge, LossJudge
 from p2pl.learning.objective import COUNT, Objective
-from p2pl.learning.parts import Layout, flatten, is_finite, load_into
+from p2pl.learning.parts import LARGE, Layout, flatten, is_finite, lend, load_into
 from p2pl.learning.sample import Sample
 from p2pl.learning.task import Metric, Scores, Task, task_of
 from p2pl.learning.train import OptimizerState, Start, Trained, follow, train
@@ -135,7 +136,11 @@ class TorchTrainer(Trainer):
         batch = self.own.take(torch.arange(min(2, len(self.own))))
         self.objective.check(batch)
         if self.device.type == "cpu":  # recurrent layers on a GPU have no gradient here
-            self.objective.gradient(flatten(self.model, self.layout), batch)
+            vector = flatten(self.model, self.layout)
+            lend(self.model, vector, self.layout)
+            self.objective.gradient(vector, batch)
+        if self.layout.total > LARGE:
+            pages.trim()
 
     def order(self, index: int) -> torch.Generator:
         """Returns what the order of the batches of round `index` is drawn from."""
@@ -160,7 +165,9 @@ class TorchTrainer(Trainer):
 
     def begin(self, payload: Payload) -> Tensor:
         """Returns the parameters in a checkpoint, [P]; what is frozen goes into the module."""
-        return whole.decode(payload, self.model, self.layout).to(self.device)
+        vector = whole.decode(payload, self.model, self.layout).to(self.device)
+        lend(self.model, vector, self.layout)
+        return vector
 
     def evaluate(self, vector: Tensor, split: Split) -> Scores:
         """Returns the scores of parameters [P], which stay loaded in the module."""

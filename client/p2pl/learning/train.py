@@ -8,12 +8,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from p2pl import pages
 from p2pl.data.examples import Source
 from p2pl.errors import TrainingDiverged, wrong
 from p2pl.learning.channels import are_convolved, channels_last
 from p2pl.learning.objective import Objective
 from p2pl.learning.optimizers import by_torch, clipped, of_round
-from p2pl.learning.parts import is_finite
+from p2pl.learning.parts import LARGE, is_finite, lend
 from p2pl.protocol.session import Training
 
 __all__ = ["OnStep", "OptimizerState", "Start", "Trained", "advance", "follow", "of_round", "train"]
@@ -69,6 +70,9 @@ def train(
     objective.take_counts(start.optimizer)
     images = are_convolved(examples, objective.model)
     vector = start.vector.clone()
+    if len(vector) > LARGE:  # what the module was lent before is not kept for it any longer
+        lend(objective.model, start.vector, objective.layout)
+    pages.rest(start.vector)
     trained = vector[: objective.layout.trained]  # a view: what follows are buffers
     state = start.optimizer
     together = 2 if objective.layout.buffers else 1  # BatchNorm has no variance of one example

@@ -90,14 +90,19 @@ def encode(vector: Tensor, layout: Layout, dtype: Dtype) -> memoryview:
         layout: of the model.
         dtype: of the numbers in the payload.
     """
-    header = _header(layout, dtype)
     payload = bytearray(payload_bytes(layout, dtype))
+    encode_into(memoryview(payload), vector, layout, dtype)
+    return memoryview(payload).toreadonly()
+
+
+def encode_into(payload: memoryview, vector: Tensor, layout: Layout, dtype: Dtype) -> None:
+    """Writes what `encode` returns into writable memory of that size."""
+    header = _header(layout, dtype)
     payload[: len(header)] = header
     numbers = torch.frombuffer(payload, dtype=_TORCH[dtype], offset=len(header))
     if dtype == "float16":
         vector = vector.clamp(-_MAX_FLOAT16, _MAX_FLOAT16)
     numbers.copy_(vector)
-    return memoryview(payload).toreadonly()
 
 
 def decode(payload: Payload, layout: Layout, dtype: Dtype) -> Tensor:

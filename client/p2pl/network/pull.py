@@ -12,7 +12,7 @@ import functools
 import mmap
 import operator
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -95,6 +95,7 @@ class Room:
 
     size: int  # bytes
     into: memoryview | None = None  # writable, of `size` bytes; None = new memory
+    make: Callable[[int], memoryview] | None = None  # makes new memory; None = of the usual kind
 
     def __post_init__(self) -> None:
         into = self.into
@@ -105,6 +106,8 @@ class Room:
         """Returns the memory to fill; new memory is not touched, so it costs nothing yet."""
         if self.into is not None:
             return self.into.cast("B")
+        if self.make is not None:
+            return self.make(self.size)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         return memoryview(mmap.mmap(-1, self.size, flags=flags))
 

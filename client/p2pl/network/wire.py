@@ -11,7 +11,7 @@ import contextlib
 import errno
 import re
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -69,6 +69,7 @@ class CurveWire:
         listen: str = ANY,
         chunk_bytes: int = 1 << 20,
         limits: ServeLimits | None = None,
+        room: Callable[[int], memoryview] | None = None,
     ) -> None:
         """Makes the keys of its connections; nothing is open yet.
 
@@ -79,6 +80,7 @@ class CurveWire:
                 addresses of this machine, those of IPv6 as well.
             chunk_bytes: of the session, the same for all its peers.
             limits: what this peer gives to others at most.
+            room: returns so many writable bytes to receive a model in; None: usual memory.
 
         Raises:
             P2PLError: this libzmq has no CURVE.
@@ -90,6 +92,7 @@ class CurveWire:
         self._listen = listen
         self._chunk_bytes = chunk_bytes
         self._limits = limits or ServeLimits()
+        self._room = room
         self._keys = CurveKeys.generate()
         self._asking: set[asyncio.Task[Any]] = set()
 
@@ -190,7 +193,7 @@ class CurveWire:
             FrameError: the peer is not who it should be, or what it sent is not what it promised.
         """
         question = self._puller.question("model", have=have, round=round, wait_s=wait_s)
-        room = Room(size, into)
+        room = Room(size, into, self._room)
         return await self._run(
             self._puller.pull(address, question, room=room, deadline_s=deadline_s)
         )

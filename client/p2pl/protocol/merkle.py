@@ -27,7 +27,14 @@ def blocks(source: BinaryIO) -> Iterator[bytes]:
         yield block
 
 
-def tree(source: Iterable[bytes], length: int) -> tuple[bytes, tuple[bytes, ...]]:
+def blocks_of(payload: bytes | memoryview) -> Iterator[memoryview]:
+    """Yields bytes in blocks of 16 KiB, without a copy; the last may be shorter."""
+    view = memoryview(payload)
+    for begin in range(0, len(view), BLOCK_BYTES):
+        yield view[begin : begin + BLOCK_BYTES]
+
+
+def tree(source: Iterable[bytes | memoryview], length: int) -> tuple[bytes, tuple[bytes, ...]]:
     """Returns the root of a file's hash tree and its piece layer (empty when one piece holds it).
 
     Args:

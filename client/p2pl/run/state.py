@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from p2pl import pages
 from p2pl.errors import RunDirError, wrong
 from p2pl.run.files import write_parts_atomically
 
@@ -91,6 +92,23 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def reopened(directory: Path, state: PeerState) -> PeerState:
+    """Returns a state that was just saved, with large weights as they lie in the file.
+
+    Args:
+        directory: the run directory.
+        state: as it was saved there.
+    """
+    weights = state.weights
+    if weights.nbytes < pages.LEAST_BYTES or weights.device.type != "cpu":
+        return state
+    payload = pages.opened(directory / STATE_FILE)
+    begin = 8 + int.from_bytes(payload[:8], "little")
+    kept = torch.frombuffer(payload, dtype=weights.dtype, offset=begin, count=len(weights))
+    pages.rest(payload)
+    return replace(state, weights=kept)
 
 
 def load_state(

@@ -37,9 +37,11 @@ import msgspec
 from msgspec import Meta
 from torch import Tensor
 
+from p2pl import pages
 from p2pl.errors import FrameError
 from p2pl.learning.judge import SHARE, Judge
 from p2pl.mixing.base import MIXERS, Mixed, Mixer, Own, PeerModel, by_row, weighted_mean
+from p2pl.mixing.geometry import combined
 from p2pl.mixing.trust import opinions
 from p2pl.mixing.trust.screening import Known, Offer, Received, mark_of, screen
 from p2pl.protocol.session import Mixing
@@ -167,6 +169,7 @@ def learn(trust: Trust, mine: Mine, received: Sequence[Received], mixing: Mixing
     peers = [one.peer for one in received]
     seen = {peer: Known(one.round, one.mark) for peer, one in trust.records.items() if one.rounds}
     screened = screen(mine.vector, mine.start, received, seen, trust.radius)
+    pages.rest(mine.start)  # it is not looked at any more
     offers, rejected = screened.offers, dict(screened.rejected)
     heard = _listen(trust.heard, received, rejected)
     said = _credible(heard, trust.records, rejected, mine.peer)
@@ -262,9 +265,15 @@ def _judge(
 def _harm_of(offer: Offer, own: Tensor, base: Sequence[Offer], probe: Judge) -> _Judged:
     others = [other for other in base if other is not offer]
     row = [1 / (len(others) + 1) * other.reach for other in others]
-    rest = weighted_mean(own, [other.vector for other in others], [1 - sum(row), *row])
+    rest = own  # where there is nobody else, and no need for a copy
+    if others:
+        rest = weighted_mean(own, [other.vector for other in others], [1 - sum(row), *row])
     given = SHARE * offer.judged
-    changed = rest * (1 - SHARE) + own * (SHARE - given) + offer.vector * given
+
+    def part(at: slice) -> Tensor:
+        return rest[at] * (1 - SHARE) + own[at] * (SHARE - given) + offer.vector[at] * given
+
+    changed = combined(len(own), part, own)
     return _Judged(*probe.harm(rest, changed))
 
 

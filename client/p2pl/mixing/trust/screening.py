@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from statistics import median_low
 
 from torch import Tensor
-from torch.nn import functional
 from xxhash import xxh3_64_intdigest
 
 from p2pl.mixing.base import weighted_mean
+from p2pl.mixing.geometry import cosine, distance
 
 # Where a line below says "chosen", it was tried as `p2pl.mixing.trust.row` says.
 MAX_NORM_RATIO = 10.0  # to the own model's norm; honest models stayed within 1.3
@@ -101,7 +101,7 @@ def screen(
     faults = {one.peer: _fault(one.vector, own, start) for one in fresh}
     rejected = {peer: fault for peer, fault in faults.items() if fault}
     offers = [
-        Offer(one.peer, one.vector, float((one.vector - own).norm()))
+        Offer(one.peer, one.vector, distance(one.vector, own))
         for one in fresh
         if one.peer not in rejected
     ]
@@ -126,7 +126,7 @@ def _radius(
     radius = median_low([offer.distance for offer in offers])
     if last_radius:
         radius = min(radius, RADIUS_GROWTH * last_radius)
-    return radius if start is None else max(radius, LEAST_RADIUS * float((own - start).norm()))
+    return radius if start is None else max(radius, LEAST_RADIUS * distance(own, start))
 
 
 def _repeated(received: Sequence[Received], seen: Mapping[str, Known]) -> dict[str, str]:
@@ -151,9 +151,9 @@ def _fault(vector: Tensor, own: Tensor, start: Tensor | None) -> str:
     if not ratio <= MAX_NORM_RATIO:
         return f"norm: got {ratio:.3g} times the own, allowed at most {MAX_NORM_RATIO:g}"
     # What was trained may have strayed, and what it set out from may have been turned by liars.
-    cosine = max(_cosine(vector, mine) for mine in (own, start) if mine is not None)
-    if not cosine > MIN_COSINE or not float(vector.norm()):
-        return f"direction: got cosine {cosine:.2f} to the own, allowed above {MIN_COSINE:g}"
+    close = max(_cosine(vector, mine) for mine in (own, start) if mine is not None)
+    if not close > MIN_COSINE or not float(vector.norm()):
+        return f"direction: got cosine {close:.2f} to the own, allowed above {MIN_COSINE:g}"
     return ""
 
 
@@ -166,17 +166,29 @@ def _against(offers: Sequence[Offer], own: Tensor, start: Tensor | None) -> dict
     """
     if start is None:
         return {}
-    onward = [one for one in offers if _cosine(one.vector - own, own - start) > 0]
+    count = len(own)
+
+    def ahead(vector: Tensor) -> float:
+        return cosine(count, lambda at: (vector[at] - own[at], own[at] - start[at]))
+
+    onward = [one for one in offers if ahead(one.vector) > 0]
     back = [one.vector for one in offers if one not in onward]
     if len(back) < max(1, len(onward)):
         return {}
-    allowed = 1 - (1 - MAX_AGAINST) * min(1.0, len(own) / FEW_PARAMETERS)
-    given = weighted_mean(own, back, (0.0, *[1 / len(back)] * len(back))) - own
-    cosines = {one.peer: _cosine(own - one.vector, given) for one in onward}
+    allowed = 1 - (1 - MAX_AGAINST) * min(1.0, count / FEW_PARAMETERS)
+    row = (0.0, *[1 / len(back)] * len(back))
+
+    def given(at: slice) -> Tensor:
+        return weighted_mean(own[at], [vector[at] for vector in back], row) - own[at]
+
+    def against(vector: Tensor) -> float:
+        return cosine(count, lambda at: (own[at] - vector[at], given(at)))
+
+    cosines = {one.peer: against(one.vector) for one in onward}
     return {
-        peer: f"apart: got cosine {cosine:.2f} against what others give, allowed {allowed:.3g}"
-        for peer, cosine in cosines.items()
-        if cosine > allowed
+        peer: f"apart: got cosine {found:.2f} against what others give, allowed {allowed:.3g}"
+        for peer, found in cosines.items()
+        if found > allowed
     }
 
 
@@ -189,4 +201,4 @@ def _pulled_in(offer: Offer, radius: float) -> Offer:
 
 def _cosine(one: Tensor, other: Tensor) -> float:
     """Returns the cosine between two vectors, 0 where one of them is zero."""
-    return float(functional.cosine_similarity(one, other, dim=0))
+    return cosine(len(one), lambda at: (one[at], other[at]))
