@@ -195,6 +195,13 @@ def test_the_persons_own_loop_gets_the_examples_that_are_not_held_back(
     assert seen == [(1, 64), (2, 64), (3, 64)]  # 80 examples, a fifth held back
 
 
+def test_who_made_a_session_joins_with_the_same_module_and_no_file(tmp_path: Path) -> None:
+    module = net()
+    made = p2pl.create(SPEC, tmp_path / "a.torrent", model=module)
+    run = p2pl.join(made, module, (X, Y), alone=True, run_dir=tmp_path / "run")
+    assert len(run.rounds) == 3
+
+
 def test_a_loop_that_runs_out_of_batches_ends_the_run(file: Path) -> None:
     def fit(model: nn.Module, round: p2pl.Round) -> None:
         next(iter(()))

@@ -37,12 +37,15 @@ class Places:
     Attributes:
         beside: next to the session file, put there by the person; None: nowhere.
         kept: where a run keeps it, once it has it; None: nowhere.
+        module: the checkpoint that the peer's own module would make as it stands; None: it is not
+            asked.
         authorities: who may vouch for an HTTPS server; see `p2pl.network.web.trust`.
         said: told who is being waited for.
     """
 
     beside: Path | None = None
     kept: Path | None = None
+    module: Callable[[], Payload] | None = None
     authorities: Path | None = None
     said: Callable[[str], None] = silent
 
@@ -115,6 +118,8 @@ async def _sources(
             found = await asyncio.to_thread(_read, path, file.checkpoint.size + 1)
             if found is not None:
                 yield str(path), found
+    if places.module is not None:
+        yield "the module that was passed, as it is now", await asyncio.to_thread(places.module)
     yield "the session's seed", _rebuilt(file)
     size, name = file.checkpoint.size, file.checkpoint_name
     for url in file.url_list[:MAX_MIRRORS]:

@@ -29,10 +29,11 @@ from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.round import keep_best, run
 from p2pl.exchange.swap import keep_announcing
 from p2pl.learner import Learner
-from p2pl.learning import device
+from p2pl.learning import device, flower
 from p2pl.learning.optimizers import check_private
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.trainer import Trainer
+from p2pl.learning.weights import flatten
 from p2pl.metric import ACCURACY
 from p2pl.mixing.base import rule_of
 from p2pl.network import web
@@ -394,9 +395,21 @@ def _places(one: _Run) -> checkpoint.Places:
     return checkpoint.Places(
         beside=options.beside / one.file.checkpoint_name if options.beside else None,
         kept=options.run_dir / CHECKPOINT_FILE,
+        module=_as_it_stands(one),
         authorities=options.authorities,
         said=one.events.said,
     )
+
+
+def _as_it_stands(one: _Run) -> Callable[[], memoryview] | None:
+    """Returns what makes a checkpoint of the person's own module; None where there is none.
+
+    Who makes a session with a module and joins with the same one needs no file.
+    """
+    trainer = one.learner.trainer
+    if one.file.session.model.name != flower.MODEL or not isinstance(trainer, TorchTrainer):
+        return None
+    return lambda: trainer.checkpoint(flatten(trainer.model, trainer.layout))
 
 
 async def _checkpoint_of_the_swarm(
