@@ -202,6 +202,24 @@ def test_who_made_a_session_joins_with_the_same_module_and_no_file(tmp_path: Pat
     assert len(run.rounds) == 3
 
 
+@pytest.mark.parametrize(("kind", "rounds"), [(Started, 0), (Step, 0), (RoundEnded, 1), (Ended, 3)])
+def test_a_sink_may_end_the_run_whatever_it_is_told(
+    file: Path, tmp_path: Path, kind: type, rounds: int
+) -> None:
+    def sink(event: p2pl.events.Event) -> None:
+        if isinstance(event, kind):
+            raise p2pl.Stop
+
+    module = net()
+    begun = [one.detach().clone() for one in module.parameters()]
+    run = p2pl.join(file, module, (X, Y), alone=True, run_dir=tmp_path / "run", on_event=sink)
+    assert run.summary is not None
+    assert run.summary.rounds == rounds
+    assert run.summary.state == ("finished" if kind is Ended else "interrupted")
+    same = all(map(torch.equal, run.model.parameters(), begun))
+    assert same == (rounds == 0)
+
+
 def test_a_loop_that_runs_out_of_batches_ends_the_run(file: Path) -> None:
     def fit(model: nn.Module, round: p2pl.Round) -> None:
         next(iter(()))

@@ -16,6 +16,7 @@ from p2pl.learning.weights import Layout, load_into
 from p2pl.protocol.session import SessionFile
 from p2pl.run.log import (
     BEST_FILE,
+    CHECKPOINT_FILE,
     MODEL_FILE,
     PERSONAL_FILE,
     SESSION_FILE,
@@ -93,6 +94,10 @@ def load(
     layout = Layout.of(module)
     kind: Kind = "best" if best else "personal" if personal else "last"
     path = directory / _FILES[kind]
+    if kind == "last" and run.summary is not None and run.summary.rounds == 0:
+        path = directory / CHECKPOINT_FILE  # it ended before its first round was over
+        if not path.exists():
+            return Run(module.eval(), session, directory, run.peer_id, (), run.summary, kind)
     if not path.exists():
         raise RunDirError(f"{path}: {_WHY_NONE[path.name]}")
     try:

@@ -50,6 +50,7 @@ from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
 from p2pl.run.log import (
     BEST_FILE,
+    CHECKPOINT_FILE,
     MODEL_FILE,
     PERSONAL_FILE,
     SESSION_FILE,
@@ -60,7 +61,6 @@ from p2pl.run.log import (
 )
 from p2pl.run.state import Best, PeerState, load_state
 
-CHECKPOINT_FILE = "initial.safetensors"
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 LEAVE_DEADLINE_S = 3.0
 OTHER_DATA = (
@@ -162,29 +162,31 @@ async def join(
         if _wants_company(file, options):
             company = Company(log.totals, events.said)
             events = Events((*events.sinks, company))
-        measured = (trainer.metrics, trainer.loss_unit)
-        events(Started(file.name, file.id, identity.peer_id, begun, rounds, *measured))
-        _compare_data(log, trainer, begun, events)
         with contextlib.closing(Worker()) as worker, _Stopping() as stopping:
             one = _Run(file, options, identity, learner, exchange, events, rounds, worker, stopping)
             if on_signals:
                 stopping.listen()
             try:
+                _begin(one, log, begun)
                 state = await _take_part(one, state)
             except (asyncio.CancelledError, Stop) as why:
                 stopping.stop(why)
                 state = await worker(partial(_saved_state, file, options, trainer))
             stopping.ignore()
             summary = await worker(partial(_sum_up, one, log, state))
-            events(Ended(summary))
+            with contextlib.suppress(Stop):  # it has ended
+                events(Ended(summary))
     stopping.go_on()
     return summary
 
 
-def _compare_data(log: RunLog, trainer: Trainer, begun: int, events: Events) -> None:
-    """Says so where a run that has begun goes on with other examples, or divides them anew."""
+def _begin(one: "_Run", log: RunLog, begun: int) -> None:
+    """Tells that the run begins, and where it goes on with other examples than before."""
+    trainer, who = one.learner.trainer, one.identity.peer_id
+    measured = (trainer.metrics, trainer.loss_unit)
+    one.events(Started(one.file.name, one.file.id, who, begun, one.rounds, *measured))
     if log.take_data_mark(trainer.data_mark) and begun:
-        events.said(OTHER_DATA)
+        one.events.said(OTHER_DATA)
 
 
 class _Stopping:

@@ -40,6 +40,7 @@ SESSION_FILE = "session.torrent"
 ROUNDS_FILE = "rounds.jsonl"
 SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.safetensors"
+CHECKPOINT_FILE = "initial.safetensors"  # from which all peers of the session begin
 BEST_FILE = "model-best.safetensors"
 PERSONAL_FILE = "personal.safetensors"
 LOCK_FILE = "lock"
