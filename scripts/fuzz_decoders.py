@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from p2pl.data import describe, tabular
-from p2pl.errors import P2PLError
+from p2pl.errors import P2PLError, RunDirError
 from p2pl.exchange.raft.leadership import SEAT_FILE, Seat, SeatFile
 from p2pl.learning import weights
 from p2pl.mixing.trust import opinions
@@ -507,10 +507,16 @@ class _Records(_Reader):
         return (msgspec.json.encode(marker), msgspec.json.encode(summary))
 
     def decode(self, data: bytes) -> object:
+        refused: list[RunDirError] = []
         for mine, other in ((MARKER_FILE, SUMMARY_FILE), (SUMMARY_FILE, MARKER_FILE)):
             (self.path / other).unlink(missing_ok=True)
             self.folder.put(mine, data)
-            read_run(self.path)
+            try:
+                read_run(self.path)
+            except RunDirError as fault:
+                refused.append(fault)
+        if len(refused) == len((MARKER_FILE, SUMMARY_FILE)):  # it is neither of the two
+            raise refused[0]
         return None
 
 
