@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import soak
 import soak_checks as checks
 from soak_checks import Ended, Sample
 from soak_lines import Switch, can_have_lines
@@ -111,14 +110,3 @@ def test_a_line_that_is_cut_lets_nothing_through() -> None:
             switch.lines["a"].heal()
             say(b"three")
             assert listening.stdout.readline() == "b'three'\n"
-
-
-@pytest.mark.swarm
-@pytest.mark.timeout(600)
-def test_a_short_soak_breaks_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--minutes 0 --kinds cohort --peers 3 --private 1 --rounds 60 --every 1 --digits"
-    code = soak.main([*words.split(), "--loopback", "--seed", "3", "--out", str(tmp_path / "out")])
-    said = capsys.readouterr().out
-    assert code == 0, said
-    assert "finished 3/3" in said
-    assert "every invariant held" in said
