@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import p2pl
-from p2pl.errors import ClientError, DataError, InputError, ModelError
+from p2pl.errors import ClientError, DataError, InputError, ModelError, RunDirError
 from p2pl.events import Ended, RoundEnded, Started, Step
 from p2pl.learning.evaluate import evaluate
 from p2pl.run.log import read_run
@@ -218,6 +218,9 @@ def test_a_sink_may_end_the_run_whatever_it_is_told(
     assert run.summary.state == ("finished" if kind is Ended else "interrupted")
     same = all(map(torch.equal, run.model.parameters(), begun))
     assert same == (rounds == 0)
+    if kind is Started:  # nothing to load: another module is not passed off as the run's
+        with pytest.raises(RunDirError, match="initial checkpoint"):
+            p2pl.load(tmp_path / "run", model=net())
 
 
 def test_a_loop_that_runs_out_of_batches_ends_the_run(file: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeAlias
 from torch import nn
 
 from p2pl.api.data import checked
-from p2pl.api.run import Run, load
+from p2pl.api.run import Run, load, not_begun
 from p2pl.api.session import Given, check_known, read_session
 from p2pl.api.trainer import Computing, Who, trainer_for
 from p2pl.attacks.kinds import Attack
@@ -170,8 +170,9 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         labels=mine.labels if mine else (),
         test_share=mine.test_share if mine else None,
     )
-    await take_part(file, chosen, trainer, _sinks(on_event), on_signals=on_signals)
-    return load(where, model=trainer_or_model if isinstance(trainer_or_model, nn.Module) else None)
+    summary = await take_part(file, chosen, trainer, _sinks(on_event), on_signals=on_signals)
+    model = trainer_or_model if isinstance(trainer_or_model, nn.Module) else None
+    return not_begun(where, model, summary) or load(where, model=model)
 
 
 def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:

@@ -96,8 +96,6 @@ def load(
     path = directory / _FILES[kind]
     if kind == "last" and run.summary is not None and run.summary.rounds == 0:
         path = directory / CHECKPOINT_FILE  # it ended before its first round was over
-        if not path.exists():
-            return Run(module.eval(), session, directory, run.peer_id, (), run.summary, kind)
     if not path.exists():
         raise RunDirError(f"{path}: {_WHY_NONE[path.name]}")
     try:
@@ -110,6 +108,24 @@ def load(
     return Run(module.eval(), session, directory, run.peer_id, run.rounds, run.summary, kind)
 
 
+def not_begun(run_dir: Path, model: nn.Module | None, summary: Summary) -> Run | None:
+    """Returns the run that ended before it had the initial checkpoint; None: it has it.
+
+    Args:
+        run_dir: its directory.
+        model: the module that was passed, as it stands; None: the one that the session names.
+        summary: of the run.
+
+    Raises:
+        InputError: the session file in the directory is damaged.
+    """
+    if summary.rounds or (run_dir / CHECKPOINT_FILE).exists():
+        return None
+    session = read_session(run_dir / SESSION_FILE)
+    module = models.build(session.session) if model is None else model
+    return Run(module.eval(), session, run_dir, summary.peer_id, (), summary)
+
+
 _FILES: Mapping[Kind, str] = {
     "last": MODEL_FILE,
     "best": BEST_FILE,
@@ -118,6 +134,7 @@ _FILES: Mapping[Kind, str] = {
 _WHY_NONE = {
     MODEL_FILE: "there is none: the run is in its first round, or was killed",
     PERSONAL_FILE: "there is none: a run keeps one if it is joined with --personal",
+    CHECKPOINT_FILE: "there is none: the run ended before it had the initial checkpoint",
     BEST_FILE: "there is none: a run keeps one as soon as a round is over, but not with "
     "--dp-epsilon, not where nothing is validated on, and not in older versions of p2pl",
 }
