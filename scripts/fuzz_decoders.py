@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fuzz_curve
 import fuzz_inputs
 import msgspec
 import torch
@@ -268,7 +269,16 @@ def _frame_decoders() -> list[Decoder]:
     hint = PeerAddress(id="ab" * 32, host="192.0.2.7", port=7_000, curve_key=CURVE)
     pushes = (gossip.push(3, [hint]), gossip.push(0, []))
     notes = (opinions.encode({"a": 0.1, "b": -0.2}), opinions.encode({"a": 9.0}))
+    streams, scripts = fuzz_curve.examples()
     return [
+        Decoder("zmtp", fuzz_curve.read_stream, streams),
+        Decoder(
+            "zmtp-sealed",
+            fuzz_curve.read_sealed,
+            scripts,
+            MSGPACK,
+            _packed(fuzz_curve.Script),
+        ),
         Decoder("ask", _checked(frame.decode_ask), _encoded(asks), MSGPACK, _packed(frame.Ask)),
         Decoder(
             "answer",
