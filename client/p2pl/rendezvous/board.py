@@ -240,7 +240,8 @@ class Board:
     @property
     def joints(self) -> int:
         """How many pairs of lines are joined."""
-        return sum(line.role == "joined" for line in self._lines.values()) // 2
+        lines = list(self._lines.values())  # at once: metrics are read by another thread
+        return sum(line.role == "joined" for line in lines) // 2
 
     def listens(self, peer: Peer) -> bool:
         """Returns whether a peer takes calls here."""
