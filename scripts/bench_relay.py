@@ -96,7 +96,17 @@ def bare_splice() -> Iterator[tuple[int, psutil.Process]]:
 @contextmanager
 def relay_program() -> Iterator[tuple[int, psutil.Process]]:
     """Yields the port of a relay that is open to all, and its process."""
-    words = [PROGRAM, "relay", "--open", "--port", "0", "--drain-s", "0", "--log-level", "error"]
+    words = [
+        str(PROGRAM),
+        "relay",
+        "--open",
+        "--port",
+        "0",
+        "--drain-s",
+        "0",
+        "--log-level",
+        "error",
+    ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().rpartition(":")[2])

@@ -53,6 +53,8 @@ class Policy:
     Attributes:
         issuers: public keys of those whose tickets count.
         is_open: whether no ticket is wanted.
+        sessions: that it is for; None: for all.
+        takes_calls: whether strangers may call; else only the process that runs it does.
         max_lines: connections in all.
         max_per_address: of an IPv4 address or an IPv6 /64; a whole network may stand behind it.
         max_per_session: connections of peers of one session.
@@ -71,6 +73,8 @@ class Policy:
 
     issuers: frozenset[bytes] = frozenset()
     is_open: bool = False
+    sessions: frozenset[bytes] | None = None
+    takes_calls: bool = True
     max_lines: int = 4_096
     max_per_address: int = 512
     max_per_session: int = 2_048
@@ -418,6 +422,10 @@ class Board:
         """Takes in who speaks on a line, or raises _Refusal; the cheap checks stand first."""
         policy = self.policy
         peer: Peer = (message.session, message.peer)
+        if policy.sessions is not None and message.session not in policy.sessions:
+            raise _Refusal("session", "not a session that is served here", None)
+        if isinstance(message, Call) and not policy.takes_calls:
+            raise _Refusal("protocol", "no calls are taken here", None)
         if policy.max_per_session <= self._sessions[message.session]:
             raise _Refusal("session", "too many connections of this session", 5.0)
         if policy.max_per_peer <= self._peers[peer]:

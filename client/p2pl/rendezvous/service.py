@@ -9,6 +9,7 @@ import contextlib
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from typing import Protocol
 
 from p2pl.errors import ProtocolError, PullError, wrong
@@ -23,7 +24,7 @@ from p2pl.protocol.relay import (
     encode,
     length_of,
 )
-from p2pl.rendezvous.board import Board, Command, End, Finish, Join, Line, Send
+from p2pl.rendezvous.board import LINGER_S, Board, Command, End, Finish, Join, Line, Send
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,42 @@ class SocketPipe:
     def close(self) -> None:
         """Closes the socket."""
         self.socket.close()
+
+
+async def splice(one: Pipe, other: Pipe, count: Callable[[bool, int], None]) -> None:
+    """Copies between two connections until both have ended, or one of them is lost.
+
+    Both are closed at the end.
+
+    Args:
+        one: the first.
+        other: the second.
+        count: is told of each piece: whether it came over `one`, and its bytes.
+    """
+
+    async def copy(source: Pipe, sink: Pipe) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.receive(BUFFER_BYTES):
+                await sink.send(data)
+                count(source is one, len(data))
+            sink.finish()
+            return
+        source.shut()
+        sink.shut()
+
+    copying = [asyncio.create_task(copy(one, other)), asyncio.create_task(copy(other, one))]
+    try:
+        await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(copying, timeout=LINGER_S)
+    finally:
+        for task in copying:
+            task.cancel()
+        try:  # whoever is cancelled here closes both all the same
+            await asyncio.gather(*copying, return_exceptions=True)
+        finally:
+            for pipe in (one, other):
+                pipe.shut()
+                pipe.close()
 
 
 class Messages:

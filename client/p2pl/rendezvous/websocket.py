@@ -34,23 +34,24 @@ class WebSocketPipe:
     def __init__(self, there: Connection, host: str = "") -> None:
         self.host = host
         self._there = there
+        self._rest = memoryview(b"")
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def receive(self, most: int) -> bytes | memoryview:
-        """Returns the next message; nothing where the other end has ended.
+        """Returns what came; nothing where the other end has ended.
 
         Args:
-            most: not looked at: a message is `MESSAGE_BYTES` at most.
+            most: bytes that are wanted at most.
         """
-        del most
-        while True:
+        while not self._rest:
             try:
                 data = await self._there.recv(decode=False)
             except ConnectionClosed:
                 return b""
             assert isinstance(data, bytes)
-            if data:
-                return data
+            self._rest = memoryview(data)
+        found, self._rest = self._rest[:most], self._rest[most:]
+        return found
 
     async def send(self, data: bytes | memoryview) -> None:
         """Writes all of it as one message.
