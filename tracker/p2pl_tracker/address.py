@@ -4,16 +4,17 @@ import ipaddress
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
 from p2pl.errors import InputError, wrong
 from p2pl.pace import Rate, RateLimiter
-from p2pl.protocol.announce import PeerRow
+from p2pl.protocol.endpoint import MAX_ENDPOINTS, Endpoint
 from p2pl_tracker.swarm import SITE_BITS, SITE_SHARE, address_group, too_often
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+HOST, PORT, ENDPOINTS = 1, 2, 4  # places in a row
 MAX_ADDRESSES = 100_000  # chosen: 20 MB of rate limits; the longest idle is forgotten first
 
 
@@ -76,13 +77,19 @@ def from_outside(row: bytes, here: str) -> bytes:
     """Returns a peer's row as it is for peers on other machines.
 
     Args:
-        row: as `encode_row` wrote it.
+        row: of four or of six, as the store gave it.
         here: the address at which those reach this machine.
     """
     if b',"127.' not in row and b',"::1"' not in row:
         return row
-    peer = msgspec.json.decode(row, type=PeerRow)
-    return msgspec.json.encode(msgspec.structs.replace(peer, host=here))
+    peer = msgspec.json.decode(row, type=list[Any])
+    if not is_loopback(peer[HOST]):
+        return row
+    peer[HOST] = here
+    if len(peer) > ENDPOINTS and not any(way.startswith("tcp:") for way in peer[ENDPOINTS]):
+        way = str(Endpoint("tcp", here, peer[PORT]))
+        peer[ENDPOINTS] = [way, *peer[ENDPOINTS][: MAX_ENDPOINTS - 1]]
+    return msgspec.json.encode(peer)
 
 
 class AddressLimit:

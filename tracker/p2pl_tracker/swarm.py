@@ -20,7 +20,18 @@ from typing import NamedTuple, Protocol
 
 from p2pl.errors import AnnounceError, wrong
 from p2pl.pace import Rate
-from p2pl.protocol.announce import MAX_SKEW_S, Announce, Counts, Event, encode_row
+from p2pl.protocol.address import Reach, reach_of
+from p2pl.protocol.announce import (
+    MAX_SKEW_S,
+    Announce,
+    Counts,
+    Event,
+    encode_endpoints,
+    encode_proof,
+    encode_row,
+    row_of_six,
+)
+from p2pl.protocol.endpoint import parse
 
 EXPIRED_PER_CALL = 256  # chosen: about half a millisecond; drains far faster than peers can join
 # An announce may be dated MAX_SKEW_S ahead and is accepted until MAX_SKEW_S after its date, so an
@@ -49,7 +60,7 @@ class Limits:
 class Welcome:
     """What the store says to an announce."""
 
-    rows: Sequence[bytes]  # other peers as `encode_row` wrote them
+    rows: Sequence[bytes]  # other peers, as `encode_row` or `row_of_six` wrote them
     alive: int  # peers in the session, the asker included
     training: int  # those of them that have not announced `completed`
     warning: str = ""  # why the asker was not added
@@ -118,6 +129,8 @@ class _Peer:
         "due_s",
         "expires_s",
         "place",
+        "host",
+        "longer",
         "row",
         "sequence",
         "swarm",
@@ -131,8 +144,28 @@ class _Peer:
         self.completed = False
         self.due_s = 0.0  # what `Rate` knows of its announces so far
         self.expires_s = 0.0
+        self.host = ""  # where it was seen
         self.row = b""
+        self.longer: tuple[bytes, ...] = ()  # rows of six, by how near the asker is
         self.sequence = 0
+
+    def row_for(self, asker: "_Asker") -> bytes:
+        """Returns the row that `asker` understands, with no address that is another machine to it.
+
+        Args:
+            asker: whom the row is for.
+        """
+        if not self.longer or asker.version < 2:
+            return self.row
+        return self.longer[nearness(self.host, asker.host)]
+
+
+class _Asker(NamedTuple):
+    """Who is answered."""
+
+    peer: _Peer | None  # None: it was not added
+    version: int
+    host: str
 
 
 class _Place:
@@ -239,6 +272,39 @@ def address_group(host: str, bits: int = ADDRESS_BITS) -> str:
     return str(ipaddress.IPv6Network((address, bits), strict=False).network_address)
 
 
+@lru_cache(maxsize=65_536)
+def nearness(one: str, other: str) -> Reach:
+    """Returns what two hosts, as the tracker sees them, have in common.
+
+    Those that it sees at one address share a machine or a network behind it; those that it sees at
+    private addresses are in its own network.
+
+    Args:
+        one: an IP address.
+        other: another one, or the same.
+    """
+    reaches = reach_of(one), reach_of(other)
+    if max(reaches) == Reach.MACHINE:
+        return Reach.MACHINE
+    if max(reaches) < Reach.WORLD or address_group(one) == address_group(other):
+        return Reach.SITE
+    return Reach.WORLD
+
+
+def _rows_of_six(announce: Announce, row: bytes) -> tuple[bytes, ...]:
+    """Returns a peer's rows for askers on its machine, in its network, and elsewhere."""
+    if announce.version < 2:
+        return ()
+    proof = encode_proof(announce.proof)
+    told = [(text, parse(text).reach) for text in announce.endpoints]
+    rows: dict[tuple[str, ...], bytes] = {}  # mostly one for all
+    by_nearness = [tuple(text for text, reach in told if reach >= near) for near in Reach]
+    for texts in by_nearness:
+        if texts not in rows:
+            rows[texts] = row_of_six(row, encode_endpoints(texts), proof)
+    return tuple(rows[texts] for texts in by_nearness)
+
+
 class _Census:
     """How many there are of something at each address, and at each site of an IPv6 address."""
 
@@ -327,12 +393,14 @@ class MemoryStore:
             self._remove(peer, announce.sequence)  # gone from there, and no room here
             peer = None
         if peer is None and (warning := self._fullness(session, group)):
-            rows = self._sample(session, announce.numwant, None, now)
+            asker = _Asker(None, announce.version, host)
+            rows = self._sample(session, announce.numwant, asker, now)
             return self._welcome(session, rows, warning)
         peer = peer or self._add(session, digest)
         peer.due_s = due_s
         self._renew(peer, announce, host, now)
-        return self._welcome(session, self._sample(session, announce.numwant, peer, now))
+        asker = _Asker(peer, announce.version, host)
+        return self._welcome(session, self._sample(session, announce.numwant, asker, now))
 
     async def scrape(self, session: bytes) -> Counts:
         """Returns the counts of a session; zeros when nobody is in it."""
@@ -426,7 +494,8 @@ class MemoryStore:
                 self._sessions_at.count(group, 1)
         peer.swarm.mark(peer, announce.event)
         peer.sequence = announce.sequence
-        peer.row = encode_row(announce, host)
+        peer.host, peer.row = host, encode_row(announce, host)
+        peer.longer = _rows_of_six(announce, peer.row)
         peer.expires_s = now + self._limits.ttl_s
         self._by_expiry[peer] = None
         self._by_expiry.move_to_end(peer)
@@ -467,7 +536,7 @@ class MemoryStore:
             del self._departed[key]
         return True
 
-    def _sample(self, session: bytes, wanted: int, asker: _Peer | None, now: float) -> list[bytes]:
+    def _sample(self, session: bytes, wanted: int, asker: _Asker, now: float) -> list[bytes]:
         """Returns `wanted` of the others, without replacement: places first, then peers of each.
 
         Where every peer has an address of its own, and where all have the same one, the sample is
@@ -477,14 +546,14 @@ class MemoryStore:
         swarm = self._swarms.get(session)
         if swarm is None:
             return []
-        draw = _Draw(self, asker, now)
+        draw = _Draw(self, asker.peer, now)
         rows: list[bytes] = []
         drawn = 0
         while len(rows) < wanted and drawn < len(swarm.places) and draw.may_go_on:
             at = drawn + int(self._random() * (len(swarm.places) - drawn))
             place = swarm.places[at]
             if peer := draw.next_of(place):
-                rows.append(peer.row)
+                rows.append(peer.row_for(asker))
             if place.peers:  # else it is gone
                 swarm.swap(drawn, at)
                 drawn += 1
@@ -498,7 +567,7 @@ class MemoryStore:
                 left[at] = left[-1]
                 left.pop()
             else:
-                rows.append(peer.row)
+                rows.append(peer.row_for(asker))
         return rows
 
 
