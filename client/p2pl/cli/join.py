@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,15 @@ from p2pl.protocol.session import Session
 if TYPE_CHECKING:
     from p2pl.data.load import Data
     from p2pl.learning.flower import NumPyClient
+
+
+class Relay(StrEnum):
+    """Whether others reach this peer by a relay."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
 
 MAX_SHOWN = 10  # classes on one line; chosen
 
@@ -77,6 +87,13 @@ def join(
         ),
     ] = None,
     ca: options.Authorities = None,
+    relay: Annotated[
+        Relay,
+        typer.Option(
+            help="Whether others reach this peer by a relay that the tracker names: always, never, "
+            "or where it cannot be dialled. What passes a relay stays encrypted between peers."
+        ),
+    ] = Relay.auto,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     threads: options.Threads = None,
@@ -142,6 +159,7 @@ def join(
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
+                relay=relay.value,
                 rounds=rounds,
                 seed_for=seed_for,
                 alone=alone,

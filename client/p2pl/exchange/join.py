@@ -40,8 +40,10 @@ from p2pl.network import web
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
+from p2pl.network.outreach import Outreach
 from p2pl.network.serve import ServeLimits
 from p2pl.network.transport import Directory, Transport
+from p2pl.network.ways import RelayMode
 from p2pl.network.wire import CurveWire
 from p2pl.privacy.ledger import PURPOSE
 from p2pl.privacy.opening import Book, made_private
@@ -84,6 +86,7 @@ class Options:
         rounds: to do in all; None: the session's.
         trackers: tiers of URLs; (): the session file's.
         authorities: a PEM file of those who may vouch for HTTPS servers; None: the usual ones.
+        relay: `always`: others reach the peer by relays alone; `never`: no relay is used.
         seeding_s: how long others are served at most, once all rounds are done; seconds.
         alone: whether the peer trains without anybody.
         privacy: None: parameters say what they like of the peer's examples.
@@ -101,6 +104,7 @@ class Options:
     rounds: int | None = None
     trackers: tuple[tuple[str, ...], ...] = ()
     authorities: Path | None = None
+    relay: RelayMode = "auto"
     seeding_s: float = 60.0
     alone: bool = False
     privacy: Wanted | None = None
@@ -321,6 +325,10 @@ async def _network(
     file, options = one.file, one.options
     if options.alone:
         return MemoryNetwork().join(one.identity)
+    tiers = options.trackers or file.trackers
+    is_secure = any(url.startswith("https:") for tier in tiers for url in tier)
+    trust = web.trust(options.authorities) if is_secure or options.authorities else None
+    outreach = Outreach(one.identity, file.id, mode=options.relay, trust=trust)
     wire = await stack.enter_async_context(
         CurveWire(
             one.identity,
@@ -329,16 +337,15 @@ async def _network(
             chunk_bytes=file.session.wire.chunk_bytes,
             limits=_serving(file),
             room=partial(pages.room, options.run_dir),
+            dialler=outreach.ways,
         )
     )
     me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
-    tiers = options.trackers or file.trackers
-    is_secure = any(url.startswith("https:") for tier in tiers for url in tier)
-    trust = web.trust(options.authorities) if is_secure else None
     saved = state.directory if state else None
     directory = TrackerDirectory(tiers, me, state=saved, trust=trust)
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
+    await stack.enter_async_context(outreach.open(wire, directory))
     return wire, directory
 
 
@@ -491,6 +498,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         met_nobody=met_nobody(totals, state, wanted=_wants_company(one.file, one.options)),
         bytes_in=totals.bytes_in,
         bytes_out=totals.bytes_out,
+        bytes_relayed=totals.bytes_relayed,
         tracker_bytes=totals.tracker_bytes,
         seconds=totals.seconds,
         samples=trainer.own_samples,

@@ -38,6 +38,7 @@ from p2pl.protocol.announce import (
     Event,
     PeerAddress,
 )
+from p2pl.protocol.endpoint import Endpoint, usable
 
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
@@ -79,6 +80,7 @@ class _Tracker:
     refused: bool = False  # the last failure was an answer
     answer: Answer | None = None  # its last
     said: str = ""  # what it was told last
+    told: tuple[Endpoint, ...] | None = None  # the ways to this peer, as it was told last
     due_s: float = -math.inf  # what `Rate` knows of the announces so far
 
     @property
@@ -108,6 +110,10 @@ class TrackerDirectory:
         seconds: time spent talking to trackers.
         bytes_out: bytes written to trackers, HTTP headers included.
         bytes_in: bytes of their answers, HTTP headers included.
+        endpoints: the ways to this peer, best first; None: where trackers see it.
+        relays: that the trackers named last.
+        ticket: to those, the newest; b"": none.
+        external_host: where a tracker saw this peer; "": none has said so.
     """
 
     def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
@@ -148,6 +154,10 @@ class TrackerDirectory:
         self.seconds = 0.0
         self.bytes_out = 0
         self.bytes_in = 0
+        self.endpoints: tuple[Endpoint, ...] | None = None
+        self.relays: tuple[Endpoint, ...] = ()
+        self.ticket = b""
+        self.external_host = ""
         self._client = _client(trust or web.trust(None))
 
     async def __aenter__(self) -> Self:
@@ -221,6 +231,8 @@ class TrackerDirectory:
         answer = tracker.answer
         if answer is None or event != tracker.said or not tracker.is_greeted:
             return None
+        if tracker.told != self.endpoints:
+            return None
         if not tracker.rate.wait_s(tracker.due_s, self._now()):
             return None
         return msgspec.structs.replace(answer, peers=tuple(self.known.sample(numwant)))
@@ -228,6 +240,7 @@ class TrackerDirectory:
     async def _try(self, tracker: _Tracker, event: Event, numwant: int) -> Answer | None:
         """Returns the tracker's answer; None after a failure, which is remembered."""
         said: Event = "started" if event == "update" and not tracker.is_greeted else event
+        told = self.endpoints
         try:
             try:
                 async with asyncio.timeout(TRACKER_DEADLINE_S):
@@ -244,12 +257,20 @@ class TrackerDirectory:
         tracker.rest, tracker.reason, tracker.answer = NO_REST, "", answer
         # `started` is the update of a tracker that was not greeted.
         tracker.said = "update" if said == "started" else said
+        tracker.told = told
         tracker.is_greeted = said == "started" or (
             tracker.is_greeted and answer.epoch == tracker.epoch
         )
         tracker.lists_peer = said != "stopped"
         tracker.epoch = answer.epoch
+        self._take_terms(answer)
         return answer
+
+    def _take_terms(self, answer: Answer) -> None:
+        """Keeps what a tracker says now and then only."""
+        self.external_host = answer.external_host or self.external_host
+        if answer.ticket:
+            self.relays, self.ticket = usable(answer.relays), answer.ticket
 
     async def _say(self, tracker: _Tracker, said: Event, numwant: int) -> Answer:
         """Returns the tracker's answer.
@@ -290,6 +311,8 @@ class TrackerDirectory:
             sequence=self._sequence,
             time_s=int(wall_s),
             numwant=min(numwant, MAX_NUMWANT),
+            version=1 if self.endpoints is None else 2,
+            endpoints=tuple(map(str, self.endpoints or ())),
         )
         return messages.encode(announce, self._me.identity.private_key)
 
