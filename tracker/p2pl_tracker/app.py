@@ -29,8 +29,9 @@ from p2pl.protocol import reach as reaching
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAnnounce, Terms
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl_tracker import docs
-from p2pl_tracker.address import AddressLimit, Network, from_outside, is_loopback, observed
+from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
 from p2pl_tracker.issuer import Issuer, Relays
+from p2pl_tracker.listing import Asker
 from p2pl_tracker.metrics import Metrics
 from p2pl_tracker.reach import DialBack
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
@@ -123,7 +124,8 @@ class Tracker:
         if announce.event != "stopped":
             messages.check_host(host)
         welcome = await self.store.announce(announce, host)
-        rows = welcome.rows if not here else [from_outside(row, here) for row in welcome.rows]
+        asker = Asker(host, announce.version, here)
+        rows = [peer.told_to(asker) for peer in welcome.peers]
         return messages.encode_answer(self._terms(announce, welcome, host), rows)
 
     def _terms(self, announce: SignedAnnounce, welcome: Welcome, host: str) -> Terms:
