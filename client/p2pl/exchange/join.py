@@ -345,7 +345,7 @@ async def _network(
     directory = TrackerDirectory(tiers, me, state=saved, trust=trust)
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
-    await stack.enter_async_context(outreach.open(wire, directory))
+    await stack.enter_async_context(outreach.open(wire, directory, one.events.said))
     return wire, directory
 
 
