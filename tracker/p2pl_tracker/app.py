@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from p2pl import __version__
 from p2pl.errors import AnnounceError, wrong
 from p2pl.protocol import announce as messages
+from p2pl.protocol import reach
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAnnounce, Terms
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl_tracker import docs
@@ -32,6 +33,7 @@ from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
 from p2pl_tracker.issuer import Issuer, Relays
 from p2pl_tracker.listing import Asker
 from p2pl_tracker.metrics import Metrics
+from p2pl_tracker.reach import Dialler
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Tracker:
         self._now, self._wall, self._rng = now, wall, rng
         self._issuer = Issuer(policy.relays, now=now, wall=wall) if policy.relays else None
         rate, burst = policy.address_rate, policy.address_burst
+        self._dialler = Dialler(now=now)
         self._requests = AddressLimit(rate, burst, now=now)
         self._departures = AddressLimit(rate, burst, now=now)
 
@@ -170,6 +173,18 @@ class Tracker:
         except ValueError:  # a socket of Unix
             return ""
         return "" if is_loopback(here) else here
+
+    async def reach(self, request: Request) -> Response:
+        """Returns whether the peer that asks can be dialled where it is seen."""
+        try:
+            question = reach.decode(await bounded_body(request))
+            question.check_time(self._wall())
+            question.check_signature()
+            host = self._host(request)
+            messages.check_host(host)
+            return _json(reach.encode_answer(await self._dialler.dial(host, question.port)))
+        except AnnounceError as fault:
+            return self.refuse(fault)
 
     def refuse(self, fault: AnnounceError) -> Response:
         """Returns the refusal that says what `fault` says, and counts it."""
@@ -348,6 +363,7 @@ def create_app(
     )
     for method, path, endpoint, document in (
         ("POST", "/announce", tracker.announce, docs.ANNOUNCE),
+        ("POST", "/reach", tracker.reach, docs.REACH),
         ("GET", "/scrape", tracker.scrape, docs.SCRAPE),
         ("GET", "/health", tracker.health, docs.HEALTH),
         ("GET", "/ready", tracker.ready, docs.READY),

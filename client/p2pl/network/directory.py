@@ -9,6 +9,7 @@ its last answer counts, with peers drawn among those that are known.
 
 import asyncio
 import contextlib
+import ipaddress
 import math
 import random
 import ssl
@@ -331,7 +332,8 @@ class TrackerDirectory:
             raise _Failure(reason + web.advice(fault)) from fault
         try:
             if response.status_code == 200:
-                return _from_here(messages.decode_answer(data), reach)
+                answer = messages.decode_answer(data)
+                return _from_here(answer, reach, answer.external_host or self.external_host)
             raise _refusal(response, data)
         except ProtocolError as fault:
             raise _Failure(str(fault)) from fault
@@ -382,15 +384,42 @@ def _reach(response: httpx.Response) -> Reach:
     return Reach.MACHINE if theirs == ours else reach_of(theirs)
 
 
-def _from_here(answer: Answer, tracker: Reach) -> Answer:
+def _from_here(answer: Answer, tracker: Reach, own_host: str = "") -> Answer:
     """Returns the answer without peers nearer to the tracker than it is to this peer.
 
     Their addresses mean another machine here than they do there: a loopback address this very
-    machine, and a private one whatever has it in the network around this peer.
+    machine, and a private one whatever has it in the network around this peer. So do endpoints,
+    unless the peer is behind the same public address as this one.
+
+    Args:
+        answer: of the tracker.
+        tracker: from how far away it was reached.
+        own_host: where it sees this peer; "": it has not said so.
     """
-    peers = tuple(peer for peer in answer.peers if reach_of(peer.host) >= tracker)
+    peers = tuple(
+        _ways_from_here(peer, tracker, own_host)
+        for peer in answer.peers
+        if reach_of(peer.host) >= tracker
+    )
     unusable = answer.unusable + len(answer.peers) - len(peers)
     return msgspec.structs.replace(answer, peers=peers, unusable=unusable)
+
+
+def _ways_from_here(peer: PeerAddress, tracker: Reach, own_host: str) -> PeerAddress:
+    nearest = min(tracker, Reach.SITE) if _is_same_place(peer.host, own_host) else tracker
+    ways = tuple(way for way in peer.endpoints if way.reach >= nearest)
+    return peer if ways == peer.endpoints else msgspec.structs.replace(peer, endpoints=ways)
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    """Returns whether two hosts are one address, or of one IPv6 /64."""
+    try:
+        pair = [ipaddress.ip_address(host) for host in (one, other)]
+    except ValueError:
+        return False
+    if any(host.version == 4 for host in pair):
+        return pair[0] == pair[1]
+    return int(pair[0]) >> 64 == int(pair[1]) >> 64
 
 
 class _Written:
