@@ -181,7 +181,7 @@ async def join(
                 rounds=rounds,
                 worker=worker,
                 stopping=stopping,
-                outreach=_outreach(file, options, identity, events),
+                outreach=_outreach(file, options, identity),
             )
             if on_signals:
                 stopping.listen()
@@ -270,7 +270,7 @@ class _Run:
     outreach: Outreach
 
 
-def _outreach(file: SessionFile, options: Options, identity: Identity, events: Events) -> Outreach:
+def _outreach(file: SessionFile, options: Options, identity: Identity) -> Outreach:
     """Returns the ways to others and theirs to this peer; nothing is open yet."""
     return Outreach(
         identity,
@@ -278,7 +278,6 @@ def _outreach(file: SessionFile, options: Options, identity: Identity, events: E
         mode=options.relay,
         trust=_trust(file, options),
         announced=options.announced,
-        said=events.said,
     )
 
 
@@ -377,7 +376,7 @@ async def _network(
     directory = TrackerDirectory(tiers, me, state=saved, trust=_trust(file, options))
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
-    await stack.enter_async_context(one.outreach.open(wire, directory))
+    await stack.enter_async_context(one.outreach.open(wire, directory, one.events.said))
     return wire, directory
 
 

@@ -53,8 +53,8 @@ class KnownPeers:
         """Takes in what somebody else says; a peer that rests goes on resting, unless it moved."""
         for address in addresses:
             before = self._known.get(address.id)
-            if before and before.address == address:
-                self._put(replace(before, address=address))
+            if before and (before.address == address or _says_more(before.address, address)):
+                self._put(replace(before))
             else:
                 self._put(_Known(address))
 
@@ -118,3 +118,8 @@ class KnownPeers:
         if len(self._known) > MAX_KNOWN:  # names that nobody answers to drive out nobody who has
             never_met = (one for one, known in self._known.items() if not known.is_met)
             del self._known[next(never_met, next(iter(self._known)))]
+
+
+def _says_more(before: PeerAddress, now: PeerAddress) -> bool:
+    """Returns whether what a peer said of itself is known, and now only where it was seen."""
+    return before.version > now.version and before.curve_key == now.curve_key
