@@ -20,13 +20,13 @@ from typing import Literal
 from xxhash import xxh3_128
 
 from p2pl.errors import ConnectionLost, FrameError, PullError, wrong
+from p2pl.network.credit import Allowance, window
 from p2pl.network.dial import Dialler
 from p2pl.network.keys import CurveKeys
 from p2pl.network.traffic import Traffic
 from p2pl.network.zmtp import Connection
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
-    MAX_CREDIT,
     MAX_HEADER_BYTES,
     MAX_WAIT_MS,
     PROPERTY,
@@ -47,10 +47,6 @@ from p2pl.protocol.frame import (
     encode,
 )
 
-WINDOW_BYTES = 60 << 20  # in flight at most; chosen: a smaller one stalls the sender on two cores
-MIN_WINDOW = 2  # chunks: one on its way while one is taken in
-CREDIT_STEPS = 4  # credit goes back each quarter of the window: each message wakes three threads…
-CREDIT_S = 1.0  # …but at least so often, or the sender takes this peer for a slow loris
 MIN_RETRY_MS = 50  # whatever a busy peer says
 HASH_BYTES = 1 << 20  # chosen: hashed while it is still in the processor's cache
 MAX_KEPT = 32  # connections without a pull; chosen: two rounds of a usual cohort
@@ -127,7 +123,7 @@ class Puller:
         self._keys = keys
         self._credential = credential
         self._chunk_bytes = chunk_bytes
-        self._window = min(MAX_CREDIT, max(MIN_WINDOW, WINDOW_BYTES // chunk_bytes))
+        self._window = window(chunk_bytes)
         self._traffic = traffic
         self._kept: dict[str, Connection] = {}  # by CURVE key; the one used last is the last
 
@@ -322,7 +318,7 @@ class _Talk:
             )
         self.peer_id = peer_id
 
-    async def _download(self, offer: VersionOffer, window: int) -> Pulled:
+    async def _download(self, offer: VersionOffer, granted: int) -> Pulled:
         """Returns what was offered, received straight into its place."""
         size = self._room.size
         if offer.size != size:
@@ -330,17 +326,18 @@ class _Talk:
         if offer.digest != self._offered or not self.can_resume:
             self._begin(offer)
         self._connection.place(self._view, self._chunk_bytes, self.offset)
-        step, owed, last_s = max(1, window // CREDIT_STEPS), 0, time.monotonic()
-        # Chunks that no credit was given for. To whoever has sent everything, nothing more is said:
-        # it may be gone, and what is under way from there would be lost.
-        lacking = -(-(size - self.offset) // self._chunk_bytes) - window
+        allowance = Allowance(
+            -(-(size - self.offset) // self._chunk_bytes),
+            granted,
+            chunk_bytes=self._chunk_bytes,
+            can_hold_more=self.can_resume,
+            now_s=time.monotonic(),
+        )
         while self.offset < size:
             self.stage = f"{self.offset} of {size} bytes"
             self._grow(await self._next_chunk(self.offset))
-            owed += 1
-            if lacking > 0 and (owed >= step or time.monotonic() - last_s > CREDIT_S):
-                await self._say(Credit(min(owed, lacking)))
-                lacking, owed, last_s = lacking - owed, 0, time.monotonic()
+            for chunks in allowance.arrived(time.monotonic()):
+                await self._say(Credit(chunks))
         got = self._digest.digest()
         if got != offer.digest:
             raise FrameError(wrong("digest", got=got.hex(), allowed=offer.digest.hex()))

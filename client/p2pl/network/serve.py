@@ -24,7 +24,7 @@ from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
-    MAX_CREDIT,
+    MAX_OUTSTANDING,
     Busy,
     Chunk,
     Credential,
@@ -43,7 +43,8 @@ from p2pl.protocol.frame import (
 
 log = logging.getLogger(__name__)
 
-SEND_MARK = 2 * MAX_CREDIT  # messages a ROUTER may hold for one puller
+# Messages that a ROUTER may hold for one puller; beyond them it drops in silence.
+SEND_MARK = 2 * MAX_OUTSTANDING
 YIELD_MESSAGES = 8  # taken in a row before the rest of the event loop has its turn
 NO_BLOB = Refused("no such parcel")  # the words are as they were first sent
 MAX_SEEN = 1_024  # chosen: more peers than any cohort asks for, about 0.5 MiB
@@ -384,7 +385,7 @@ class Server:
         transfer = self._transfers.get(route)
         if transfer is None:
             return  # for a transfer that has just ended
-        transfer.credit += chunks
+        transfer.credit = min(transfer.credit + chunks, MAX_OUTSTANDING)
         transfer.moved_s = self._now()
         self._pump(route)
 

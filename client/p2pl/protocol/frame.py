@@ -34,9 +34,13 @@ MAX_NOTES_BYTES = 1_024
 BLOB_NAME_BYTES = 16  # random, so nobody guesses one
 MAX_TELL_BYTES = 1_536  # chosen: room for a sealed message with its keys; models are pulled
 MAX_REASON_CHARS = 200
-MAX_CREDIT = 64  # chunks; a ROUTER's high-water mark must hold them, or it drops in silence
+MAX_CREDIT = 64  # chunks in one message, and all that a peer of before holds for a puller
+MAX_OUTSTANDING = 1_024  # that a peer with `PROPERTY` holds: 16 MiB of the smallest chunks
 MAX_WAIT_MS = 60_000
-PROPERTY, PROPERTY_VALUE = "X-p2pl", "2"  # of a peer's READY, since it understands `Resume`
+PROPERTY, PROPERTY_VALUE = (
+    "X-p2pl",
+    "2",
+)  # of a peer's READY, since it understands `Resume` and holds more
 SESSION_BYTES = 32
 DIGEST_BYTES = 16  # see p2pl.network.version
 PURPOSE = b"p2pl card 1"  # of a credential; what is signed never changes
