@@ -22,6 +22,7 @@ from p2pl.network.connections import AcceptedConnections, Inbox
 from p2pl.network.gate import Gate
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
+from p2pl.protocol.address import Reach, reach_of
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_OUTSTANDING,
@@ -104,6 +105,7 @@ class Server:
     Attributes:
         seen: where peers serve that have asked and proved who they are; the latest stand last.
         inbox: what others have told this peer.
+        sees_this_machine: whether a peer on this machine is remembered as there.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Server:
         self._busy = Busy(int(limits.retry_in_s * 1_000))
         self._now = asyncio.get_running_loop().time
         self.seen: dict[str, PeerAddress] = {}
+        self.sees_this_machine = True
         self.inbox = Inbox()
         self._accepted = AcceptedConnections(
             credential, lambda: self._versions.get("model"), self.inbox, self._now
@@ -281,7 +284,9 @@ class Server:
             id=peer_id, host=host, port=credential.port, curve_key=credential.curve_key
         )
         with contextlib.suppress(ValueError):  # it has come from where nobody else could reach it
-            self._see(address.checked())
+            there = address.checked()
+            if self.sees_this_machine or reach_of(there.host) != Reach.MACHINE:
+                self._see(there)
         return peer_id
 
     def _see(self, address: PeerAddress) -> None:
