@@ -262,6 +262,7 @@ def _frame_decoders() -> list[Decoder]:
         frame.Pull(credential, "checkpoint", None, 0, 0, 1),
         *(frame.Credit(4), frame.FetchBlob(credential, name, 2), frame.Ping()),
         *(hello, frame.Tell(b"payload")),
+        frame.Resume(frame.FetchBlob(credential, name, 2), digest, 1 << 20),
     )
     answers = (
         frame.VersionOffer(credential, 3, 100, 5_000, digest, b"notes"),
