@@ -28,6 +28,8 @@ from p2pl.network.keys import Identity
 from p2pl.protocol import session as sessions
 from p2pl.protocol.session import SessionFile
 from p2pl.run.state import PeerState
+from p2pl.simulation.engine import run as simulate
+from p2pl.simulation.setup import Setup
 
 SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
 ROUNDS = 3
@@ -70,6 +72,7 @@ async def take_part(one: Node) -> PeerState:
     """Returns how a node ends that begins with the session's own numbers."""
     kind = EXCHANGES.find(one.session.exchange.kind)()
     begin = PeerState(round=0, weights=flatten(models.build(one.session)))
+    one.learner = one.learner.beginning(begin.weights)
     with closing(one.worker):
         state = await run(one, kind, begin)
         await one.directory.leave()
@@ -95,6 +98,27 @@ def test_three_nodes_of_one_process_learn_from_each_other(kind: str, tmp_path: P
         assert len({peer for entry in entries for peer in entry.received}) == 2
         assert (entries[-1].accuracy or 0) > 60
         assert sum(entry.bytes_in for entry in entries) > 0
+
+
+@pytest.mark.parametrize("wire", ["float16", "int8", "int3"])
+def test_nodes_and_a_simulation_compute_the_same_from_what_travels(
+    wire: str, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    field = "wire.dtype" if wire == "float16" else "wire.compression"
+    in_step = session_file("cohort").session
+    wanted = sessions.changed(in_step, ("exchange.lockstep", True), (field, wire))
+    file, network = SessionFile("digits", wanted, build(wanted)[1], trackers=()), MemoryNetwork()
+    nodes = [node(file, network, tmp_path, number, []) for number in range(3)]
+    states = asyncio.run(all_of(nodes))
+    ids = tuple(one.peer_id for one in nodes)
+    setup = Setup(wanted, file.id, 3, "iid", peer_ids=ids, engine="sequential")
+    made = simulate(setup, load("digits", wanted.task), torch.device("cpu"))
+    for one, state, vector in zip(nodes, states, made.vectors, strict=True):
+        torch.testing.assert_close(state.weights, vector, rtol=0, atol=1e-6)
+        assert one.transport.traffic.bytes_in % made.payload_bytes == 0
+    exact = build(wanted)[1].size
+    assert exact / made.payload_bytes > {"float16": 1.8, "int8": 3.0, "int3": 5.0}[wire]
 
 
 def test_a_peer_that_is_cut_off_is_missed_and_the_others_go_on(tmp_path: Path) -> None:

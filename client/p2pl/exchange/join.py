@@ -306,6 +306,7 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         mapped.madvise(mmap.MADV_DONTNEED)  # it is read again where somebody asks for it
         if state is None:
             state = PeerState(round=0, weights=begin)
+        one = replace(one, learner=one.learner.beginning(begin))
         del begin
         node = _node(one, transport, directory, state)
         only = [state]  # nothing here holds the parameters that the peer began with any longer

@@ -247,7 +247,8 @@ class Wire(_Section, frozen=True):
     """How parameters travel."""
 
     dtype: Literal["float32", "float16"] = "float32"
-    compression: Literal["none"] = "none"
+    # int8, int4, int3: parameters as so many bits each, see p2pl.learning.quantised.
+    compression: Literal["none", "int8", "int4", "int3"] = "none"
     chunk_bytes: Annotated[int, Meta(ge=16_384, le=16_777_216)] = 1 << 20
 
 
@@ -455,6 +456,7 @@ def check(session: Session) -> None:
             )
         )
     _check_training(session)
+    _check_wire(session.wire)
     if session.text is not None:
         _check_text(session)
     if session.table is not None:
@@ -469,6 +471,12 @@ def check(session: Session) -> None:
         raise SessionFileError(
             "privacy.max_epsilon: missing; required where privacy.required is true"
         )
+
+
+def _check_wire(wire: Wire) -> None:
+    if wire.compression != "none" and wire.dtype != "float32":
+        allowed = f"float32, with wire.compression {wire.compression}"
+        raise SessionFileError(wrong("wire.dtype", got=wire.dtype, allowed=allowed))
 
 
 def _check_images(task: Task) -> None:
