@@ -39,6 +39,7 @@ class Cohort(Exchange):
 
     def __init__(self) -> None:
         self._envelope = Envelope()
+        self._index = 0  # of the round that was collected last
 
     async def enter(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state to begin with: the peer's own, or the swarm's."""
@@ -46,16 +47,25 @@ class Cohort(Exchange):
 
     async def collect(self, node: Node, state: PeerState, trained: Trained) -> Collected:
         """Serves what was trained, and returns what a new cohort serves."""
-        index = state.round + 1
+        index = self._index = state.round + 1
         await publish(node, index, trained.vector, node.learner.notes(state.trust))
         blocked = await node.worker(partial(node.learner.blocked, state.trust))
-        cohort = await find_cohort(node, without=blocked)
+        cohort = await find_cohort(node, without=blocked.union(node.coming))
         pulls = await pull_all(node, cohort, index)
         believed = self._envelope.believed(index, node.clock(), pulls.models)
         reached = swarm_round(index, believed)
         if node.session.exchange.lockstep:
             pulls = in_step(pulls, index)
         return Collected(pulls, pulls.models, age=index, reached=reached)
+
+    async def saved(self, node: Node, state: PeerState) -> None:
+        """Serves the mix as well, where the swarm is rounds ahead of what this peer has trained.
+
+        What it has trained is of a round that is long over for the others, who pass it over. The
+        mix is of theirs, and what this peer has learned is in it.
+        """
+        if self._index < state.round < node.rounds and not node.session.exchange.lockstep:
+            await publish(node, state.round, state.weights, node.learner.notes(state.trust))
 
     async def finish(self, node: Node, state: PeerState) -> PeerState:
         """Serves the final model until the others are done, or nobody asks for it any more."""

@@ -218,7 +218,9 @@ class Exchange(_Section, frozen=True):
     min_peers: Annotated[int, Meta(ge=1, le=10_000)] = 2  # alive, itself counted, before round 1
     start_deadline_s: Seconds = 60.0  # how long to wait for them
     wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0  # for a slower peer's round; 0 = never
-    pull_deadline_s: Seconds = 30.0  # for one round's pulls, all together
+    pull_deadline_s: Seconds = 30.0  # that a round waits for its pulls, all together
+    # What has begun to come by then may go on to come beside the rounds that follow, for so long.
+    slow_deadline_s: Seconds = 240.0
     lockstep: bool = False  # mix what is of the same round, nothing older and nothing newer
     polish_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 0  # of `rounds`, the last: only mixing
     gossip: Gossip = Gossip()
