@@ -15,7 +15,7 @@ from p2pl.api.simulate import session_to_simulate, simulate
 from p2pl.data.load import Data, Shard, load
 
 SPEC = Path(__file__).parents[1] / "experiments" / "sessions" / "cnn-cifar.toml"
-HOLDERS, PARTS = 6, 6  # training: one image in six, thus 8,333
+HOLDERS, PARTS = 6, 10  # training: one image in ten, thus 5,000
 CODECS: dict[str, dict[str, object]] = {
     "none": {},
     "float16": {"wire.dtype": "float16"},
@@ -23,14 +23,14 @@ CODECS: dict[str, dict[str, object]] = {
 }
 SMALL = {
     "model.arguments": {"width": 8, "hidden": 32},
-    "exchange.rounds": 12,
+    "exchange.rounds": 10,
     "exchange.cohort": 3,
     "exchange.min_peers": HOLDERS,
 }
 
 
 def few() -> Data:
-    """Returns 8,333 images to train on, and the test set."""
+    """Returns 5,000 images to train on, and the test set."""
     folder = os.environ.get("P2PL_DATA_DIR")
     return load(
         "uoft-cs/cifar10",

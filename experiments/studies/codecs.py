@@ -117,7 +117,7 @@ Bytes are those of whole payloads; headers, about 1 kB a pull, come on top in a 
 none*: the mean difference seed by seed, with a 95 % confidence interval. Logistic regression: the
 founding document's session, full cohorts, 40 rounds. The network is a **scaled-down twin** of the
 one in *Convolutional networks*, so that two cores bear it: two convolutions of 8 and 16 channels, a
-sixth of the images, cohorts of 3 of 6 peers, 12 rounds. Nothing was tuned on these seeds."""
+tenth of the images, cohorts of 3 of 6 peers, 10 rounds. Nothing was tuned on these seeds."""
 
 _LEFT = """## What else was tried, and left
 

@@ -251,7 +251,10 @@ def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         cohort=pulls.cohort,
         received=tuple(pulls.models),
         rejected={**pulls.rejected, **outcome.mixed.rejected},
-        resting={who: why for who, why in known.resting().items() if who not in pulls.cohort},
+        resting={
+            **{who: why for who, why in known.resting().items() if who not in pulls.cohort},
+            **pulls.resting,
+        },
         versions={peer_id: model.round for peer_id, model in pulls.models.items()},
         joined=churn.joined,
         left=churn.left,

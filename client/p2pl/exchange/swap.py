@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ class Pulls:
     cohort: tuple[str, ...]  # ids of the peers asked
     models: Mapping[str, PeerModel]  # by peer id, the usable ones
     rejected: Mapping[str, str]  # peer id -> why there is nothing usable from it
+    resting: Mapping[str, str] = field(default_factory=dict)  # peer id -> why it was not asked
 
 
 async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") -> None:
