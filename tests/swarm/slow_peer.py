@@ -6,6 +6,7 @@ python slow_peer.py FILE INDEX/PEERS SECONDS RUN_DIR
 import sys
 import time
 
+import torch
 from torch import nn
 
 import p2pl
@@ -16,12 +17,11 @@ def main(torrent: str, shard: str, seconds: str, run_dir: str) -> None:
     index, peers = map(int, shard.split("/"))
 
     def fit(model: nn.Module, one: p2pl.Round) -> None:
-        loss = nn.CrossEntropyLoss()
+        optimizer = torch.optim.SGD(model.parameters(), lr=one.training.learning_rate)
         for inputs, targets in one.batches():
-            model.zero_grad()
-            loss(model(inputs), targets).backward()
-            for parameter in model.parameters():
-                parameter.data -= one.training.learning_rate * parameter.grad
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
         time.sleep(float(seconds))
 
     p2pl.join(
