@@ -119,6 +119,26 @@ def test_a_transfer_of_which_nothing_came_is_ended_and_its_peer_rests_with_a_rea
     assert not me.coming
 
 
+def test_a_transfer_that_moves_no_more_is_ended_after_a_deadline(nodes: list[Node]) -> None:
+    me, stuck, other = nodes
+    now_s = [0.0]
+
+    async def rounds() -> list[str]:
+        await serve(nodes)
+        me.clock = lambda: now_s[0]
+        Line(me, stuck, first_bytes=10_000)
+        said = []
+        for at_s in (0.0, 0.05, 0.2):  # the deadline is 0.1
+            now_s[0] = at_s
+            asked = [stuck, other] if not at_s else [other]
+            said.append((await pull_all(me, addresses(asked), 1)).rejected[stuck.peer_id])
+        return said
+
+    said = asyncio.run(rounds())
+    assert [one.endswith("going on") for one in said] == [True, True, False]
+    assert not me.coming
+
+
 def test_what_is_coming_still_ends_with_the_run(nodes: list[Node]) -> None:
     me, slow, _ = nodes
 

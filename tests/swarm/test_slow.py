@@ -11,7 +11,6 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
 SCRIPT = Path(__file__).with_name("slow_peer.py")
 PEERS, ROUNDS = 3, 24
-FAST_S, SLOW_S = 0.2, 2.0
 CHANGES = (
     ("rounds = 20", f"rounds = {ROUNDS}\nwait_s = 0.5\n"),
     ("cohort = 3", f"cohort = {PEERS - 1}"),
@@ -20,11 +19,11 @@ CHANGES = (
 )
 
 
-def peer(swarm: Swarm, torrent: Path, number: int, seconds: float) -> Peer:
-    """Returns one peer, whose rounds of training take at least so long."""
+def peer(swarm: Swarm, torrent: Path, number: int, *others: Path) -> Peer:
+    """Returns one peer, whose training lasts as long as ten rounds of these others."""
     run_dir = swarm.folder / f"peer-{number}"
-    command = [sys.executable, str(SCRIPT), str(torrent), f"{number}/{PEERS}", str(seconds)]
-    running = swarm.start(f"peer-{number}", [*command, str(run_dir)])
+    words = [str(torrent), f"{number}/{PEERS}", str(run_dir), *map(str, others)]
+    running = swarm.start(f"peer-{number}", [sys.executable, str(SCRIPT), *words])
     return Peer(running.name, running.process, running.output, running.stream, run_dir)
 
 
@@ -33,8 +32,8 @@ def test_a_site_ten_times_slower_takes_part_in_a_third_of_the_rounds_and_is_name
 ) -> None:
     swarm.tracker()
     torrent = swarm.create(f'{SPEC}\n[mixing]\nrule = "uniform"\n', "digits", *CHANGES)
-    slow = peer(swarm, torrent, 0, SLOW_S)
-    fast = [peer(swarm, torrent, number, FAST_S) for number in range(1, PEERS)]
+    fast = [peer(swarm, torrent, number) for number in range(1, PEERS)]
+    slow = peer(swarm, torrent, 0, fast[0].run_dir)
     for one in (*fast, slow):
         one.succeed()
     who = slow.summary()["peer_id"]

@@ -48,7 +48,9 @@ class Coming:
 
     task: asyncio.Task[Held | str]
     begun_s: float  # on the node's clock
-    bytes_before: int  # that had come from this peer
+    bytes_before: int  # that had come from this peer when it began
+    seen_s: float  # when more of it was seen last
+    seen_bytes: int  # that had come from this peer by then
 
 
 class Worker:

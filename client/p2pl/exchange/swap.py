@@ -179,28 +179,34 @@ async def answers_of(
 
 
 def _begin(node: Node, peer_id: str, asking: Coroutine[Any, Any, Held | str]) -> Coming:
-    before = node.transport.traffic.bytes_in_by_peer.get(peer_id, 0)
-    return Coming(asyncio.create_task(asking), node.clock(), before)
+    now_s, before = node.clock(), node.transport.traffic.bytes_in_by_peer.get(peer_id, 0)
+    return Coming(asyncio.create_task(asking), now_s, before, now_s, before)
 
 
 async def _late(node: Node, peer_id: str, one: Coming) -> str:
-    """Returns why a peer's model is not here; ends a transfer of which nothing has come.
+    """Returns why a peer's model is not here; ends a transfer that does not move.
 
     Args:
         node: the peer that waits.
         peer_id: of the other one.
         one: the transfer.
     """
-    size = node.learner.codec.payload_bytes
-    came = node.transport.traffic.bytes_in_by_peer.get(peer_id, 0) - one.bytes_before
-    after = f"after {node.clock() - one.begun_s:.0f} s"
-    if came > PROGRESS_BYTES:
-        return f"late: {mebibytes(came)} of {mebibytes(size)} MiB {after}, and going on"
+    size, now_s = node.learner.codec.payload_bytes, node.clock()
+    there = node.transport.traffic.bytes_in_by_peer.get(peer_id, 0)
+    came, after = there - one.bytes_before, f"after {now_s - one.begun_s:.0f} s"
+    why = f"late: {mebibytes(came)} of {mebibytes(size)} MiB {after}"
+    if came <= PROGRESS_BYTES:
+        why = f"late: no answer {after}"
+    elif there > one.seen_bytes:
+        node.coming[peer_id] = replace(one, seen_s=now_s, seen_bytes=there)
+        return f"{why}, and going on"
+    elif now_s - one.seen_s < node.session.exchange.pull_deadline_s:
+        return f"{why}, and going on"
     del node.coming[peer_id]
     one.task.cancel()
     await asyncio.gather(one.task, return_exceptions=True)
-    node.directory.known.blame(peer_id, why=f"late: no answer {after}")
-    return f"late: no answer {after}"
+    node.directory.known.blame(peer_id, why=why)
+    return why
 
 
 def mebibytes(count: int) -> str:
