@@ -14,7 +14,6 @@ from torch import nn
 
 import p2pl
 
-
 TIMES = 10
 LOOK_S = 0.02
 
