@@ -6,15 +6,26 @@ from functools import partial
 from experiments.grid import Cell, Figures, Results, Study
 from experiments.page import part, table
 
-SPLITS = {"iid": 2.0, "dirichlet:0.5": 6.0}  # allowed loss of the metric under attack, percent
+# What learned trust may cost: percent of the metric; of an AUROC, which is no loss, points.
+SPLITS = {"iid": 2.0, "dirichlet:0.5": 6.0}  # under attack
+POINTS = {"iid": 1.0, "dirichlet:0.5": 3.0}
+CLEAN, CLEAN_POINTS = 1.0, 0.3  # where nobody is bad
 TASKS = {
     "friedman": "Regression, 66 examples to judge by",
     "multilabel": "Several labels, 100 examples to judge by",
     "markov": "Texts, 20 examples to judge by",
     "diabetes": "Regression, 11 examples to judge by",
 }
-CLEAN = 1.0  # percent that learned trust may cost where nobody is bad
 ARMS = {"honest": "the honest by themselves", "uniform": "equal sharing", "degroot": "learned"}
+
+
+# Texts are of no class by which they could be divided.
+CELLS = tuple(
+    (task, split)
+    for task in TASKS
+    for split in SPLITS
+    if (task, split) != ("markov", "dirichlet:0.5")
+)
 
 
 def cell(task: str, split: str) -> Cell:
@@ -26,40 +37,40 @@ def cell(task: str, split: str) -> Cell:
 def section(results: Results) -> str:
     """Returns a table a task and split."""
     parts = ["# Learned trust on other tasks", _INTRODUCTION]
-    for task, title in TASKS.items():
-        for split in SPLITS:
-            show_it = partial(show, task=task, split=split)
-            parts.append(part(f"{title}: `{task}`, {split}", show_it, results))
+    for task, split in CELLS:
+        show_it = partial(show, task=task, split=split)
+        parts.append(part(f"{TASKS[task]}: `{task}`, {split}", show_it, results))
     return "\n\n".join(parts)
 
 
 def show(results: Results, task: str, split: str) -> str:
     """Returns a row an attack, and in a sentence how many are within the bound."""
     found = results.figures[cell(task, split).name]["by_attack"]
+    metric = found["none"]["uniform"][0]["metric"]
+    in_points = metric == "AUROC"
+    clean, attacked = (CLEAN_POINTS, POINTS[split]) if in_points else (CLEAN, SPLITS[split])
+    unit = "points" if in_points else "%"
     rows, held = [], 0
     for attack, arms in found.items():
-        cost = cost_of(attack, arms)
-        allowed = CLEAN if attack == "none" else SPLITS[split]
-        held += cost <= allowed
+        cost = cost_of(attack, arms, in_points=in_points)
+        held += cost <= (clean if attack == "none" else attacked)
         shown = [spread(arms.get(arm)) for arm in ARMS]
-        rows.append([attack, *shown, f"{cost:+.1f} %", weight(arms["degroot"])])
-    metric = found["none"]["uniform"][0]["metric"]
+        rows.append([attack, *shown, f"{cost:+.2f} {unit}", weight(arms["degroot"])])
     head = [metric, *ARMS.values(), "cost of learned trust", "its weight for the bad"]
-    bound = f"at most {CLEAN:g} % where nobody is bad, {SPLITS[split]:g} % under attack"
+    bound = f"at most {clean:g} {unit} where nobody is bad, {attacked:g} {unit} under attack"
     return f"{table(head, rows)}\n\nWithin the bound ({bound}): {held} of {len(found)}."
 
 
-def cost_of(attack: str, arms: Figures) -> float:
-    """Returns by how much learned trust is worse than what it is compared with, percent.
+def cost_of(attack: str, arms: Figures, *, in_points: bool) -> float:
+    """Returns by how much learned trust is worse than what it is compared with.
 
-    Where nobody is bad that is equal sharing; under attack, the honest peers by themselves. Of an
-    AUROC, which is better the higher it is, what is missing to 100 is compared.
+    Where nobody is bad that is equal sharing; under attack, the honest peers by themselves. In
+    percent of the metric, which is better the lower it is; or in points of one that is better the
+    higher it is.
     """
     beside = statistics.fmean(values(arms["uniform" if attack == "none" else "honest"]))
     learned = statistics.fmean(values(arms["degroot"]))
-    if arms["degroot"][0]["metric"] == "AUROC":
-        beside, learned = 100 - beside, 100 - learned
-    return 100 * (learned / beside - 1)
+    return beside - learned if in_points else 100 * (learned / beside - 1)
 
 
 def values(seeds: list[Figures]) -> list[float]:
@@ -97,6 +108,6 @@ as near the honest as these are to each other."""
 STUDY = Study(
     "trust_tasks",
     "Learned trust on regression, several labels and texts",
-    tuple(cell(task, split) for task in TASKS for split in SPLITS),
+    tuple(cell(*one) for one in CELLS),
     section,
 )
