@@ -138,15 +138,10 @@ def test_who_forgets_all_labels_undoes_all_that_was_learned() -> None:
     )
 
 
-def test_a_model_that_never_saw_my_labels_is_excused_and_what_it_says_is_not_known() -> None:
-    probe = LabelsProbe(LABELS, Examples(X, BOTH))
-    harm, noise = probe.harm(two(3.0), two((1 - SHARE) * 3.0, 4.0))
-    assert harm == pytest.approx(0.0, abs=1e-6)
-    assert noise > 0.01
-
-
 def test_who_shifts_my_labels_and_turns_them_around_is_not_excused() -> None:
-    assert LabelsProbe(LABELS, Examples(X, BOTH)).harm(two(3.0), two(-3.0, 4.0))[0] > 0.5
+    lie = (1 - SHARE) * two(3.0) + SHARE * two(-3.0, 4.0)
+    harm, noise = LabelsProbe(LABELS, Examples(X, BOTH)).harm(two(3.0), lie)
+    assert harm > 0.2 > 5 * noise
 
 
 def test_a_label_that_few_examples_have_counts_like_the_others() -> None:

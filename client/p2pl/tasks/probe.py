@@ -29,6 +29,7 @@ from p2pl.learning.weights import Layout
 
 PROBE_EXAMPLES = 512  # resolve a harm of 0.003; more only costs time
 LARGE_MODEL, LARGE_EXAMPLES = 50_000, 256  # parameters from which examples are dear, and how many
+CHANCE = 0.5  # of two answers, how sure a model is of the right one that knows nothing
 FEW_EXAMPLES = 10  # of a class count as half of what many do: they say little and vary much
 
 
@@ -95,9 +96,9 @@ class LabelsProbe:
 
     Each label is a question of two answers, yes and no, and what `Probe` says of classes holds for
     it: where labels are skewed, an honest specialist says yes to its own too often, and to all
-    examples alike. So each label's score is shifted back, yes and no count nearly alike, and
-    ignorance is excused. As two answers leave little to learn beyond chance, harm is the share of
-    it that a model undoes.
+    examples alike. So each label's score is shifted back, and yes and no count nearly alike.
+    Ignorance is not excused: whoever turns all labels around shifts them as well, and would be.
+    As two answers leave little to learn beyond chance, harm is the share of it that is undone.
     """
 
     def __init__(self, model: nn.Module, validation: Source) -> None:
@@ -132,17 +133,12 @@ class LabelsProbe:
         with torch.no_grad():
             old, new = self._scores(before), self._scores(after)
             right = self._right(old)
-            usual = (self._weight * old).sum(0)
             shifted = new - (self._weight * (new - old)).sum(0)
             lost = right - self._right(shifted)
-            mean = self._mean(lost)
+            mean, learned = self._mean(lost), max(LEAST_LEARNED, self._mean(right) - CHANCE)
             # The labels of an example are not independent of each other.
             error = math.sqrt(float((self._weight * (lost - mean)).mean(1).square().sum()))
-            unknowing = self._mean(right - self._right(usual + (1 - SHARE) * (old - usual)))
-            shift = self._mean(right - self._right(new)) - mean
-            learned = max(LEAST_LEARNED, self._mean(right) - 0.5)
-        excused = max(0.0, min(mean, unknowing, shift))
-        return (mean - excused) / learned, max(error, excused, 1 / lost.numel()) / learned
+        return mean / learned, max(error, 1 / lost.numel()) / learned
 
     def _mean(self, values: Tensor) -> float:
         """Returns the mean over the labels of their weighted means over the examples."""
