@@ -47,8 +47,12 @@ TEST_SHARE = 0.2
 TRAIN_BYTES, TEST_BYTES, BASE_BYTES = 24_000, 15_000, 200_000
 BASE_EPOCHS, BASE_RATE, BASE_BATCH = 2, 3e-3, 16
 POOLED: dict[str, dict[str, object]] = {
-    "whole": {"exchange.rounds": 8, "training.learning_rate": 0.003},
-    "lora": {},
+    "whole": {
+        "exchange.rounds": 8,
+        "training.learning_rate": 0.003,
+        "training.batch_size": 8,
+    },
+    "lora": {"training.learning_rate": 0.005},
 }
 MODULES = "argparse ast asyncio/tasks codecs configparser csv datetime decimal difflib doctest "
 MODULES += (
