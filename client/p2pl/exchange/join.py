@@ -538,6 +538,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         samples=trainer.own_samples,
         epsilon=spent.epsilon if spent else None,
         trust_epsilon=spent.trust_epsilon if spent else None,
+        delta=spent.delta if spent else None,
         labels=one.options.labels,
         test_set=_test_set(trainer, one.options),
     )

@@ -182,6 +182,7 @@ class Summary(_Record, frozen=True):
     peer_id: PeerId = ""
     epsilon: float | None = None
     trust_epsilon: float | None = None
+    delta: float | None = None  # of both; None: training is not private, or an older p2pl
     state: Literal["finished", "interrupted"] = "finished"
     session_id: str = ""
     name: str = ""  # of the session
