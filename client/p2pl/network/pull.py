@@ -60,12 +60,13 @@ FIRST_ANSWER_S = 10.0
 GRACE_S = 0.5  # to read what a peer sent before its connection was lost
 
 T = TypeVar("T")
+KEY_REFUSED = "unreachable: refused the CURVE key"
 LOST: dict[int, str] = {
     zmq.EVENT_CLOSED: "unreachable: no connection",
     zmq.EVENT_DISCONNECTED: "unreachable: connection lost",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "unreachable: no CURVE handshake",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "unreachable: not a p2pl peer",
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unreachable: refused the CURVE key",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: KEY_REFUSED,
 }
 
 

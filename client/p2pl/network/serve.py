@@ -20,11 +20,13 @@ import zmq.asyncio
 from p2pl.errors import FrameError, wrong
 from p2pl.network.connections import AcceptedConnections, Inbox
 from p2pl.network.gate import Gate
+from p2pl.network.membership import Membership
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_CREDIT,
+    MAX_REASON_CHARS,
     Busy,
     Chunk,
     Credential,
@@ -39,6 +41,7 @@ from p2pl.protocol.frame import (
     decode_ask,
     encode,
 )
+from p2pl.protocol.invitation import ASK_THE_AUTHOR
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +90,10 @@ class _Transfer:
     )  # the newest chunk, while libzmq has it
 
 
+class _NotOfTheSession(Exception):
+    """A peer on an open connection is not, or no longer, of this private session."""
+
+
 class Server:
     """Answers pulls on a bound ROUTER socket, of which it is the only user.
 
@@ -97,6 +104,7 @@ class Server:
         chunk_bytes: of the session.
         limits: what is given to others at most.
         traffic: counts what comes and goes.
+        membership: who is of the session, where it is private; None: it is open.
 
     Attributes:
         seen: where peers serve that have asked and proved who they are; the latest stand last.
@@ -112,8 +120,10 @@ class Server:
         chunk_bytes: int,
         limits: ServeLimits,
         traffic: Traffic,
+        membership: Membership | None = None,
     ) -> None:
         self._router, self._gate = router, gate
+        self._membership = membership
         self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(router.underlying)  # no futures
         self._credential = credential
         self._session_id = credential.session.hex()
@@ -211,7 +221,13 @@ class Server:
                 self._send(route, peer_id, self._accepted.greet(route, peer_id))
             else:
                 peer_id = self._accepted.peer_on(route)
+                self._check_standing(peer_id)
                 self._send(route, peer_id, self._accepted.answer(route, ask))
+        except _NotOfTheSession as fault:
+            peer_id = self._peer_on(route)
+            self._forget(route)
+            self._accepted.forget(route)
+            self._send(route, peer_id, Refused(f"{fault}; {ASK_THE_AUTHOR}"[:MAX_REASON_CHARS]))
         except FrameError as fault:
             peer_id = peer_id or self._peer_on(route)
             self._traffic.broke(peer_id)
@@ -256,12 +272,23 @@ class Server:
         except zmq.ZMQError as fault:
             raise FrameError("connection: it has no CURVE key") from fault
         peer_id = credential.check(session_id=self._session_id, curve_key=curve_key)
+        proof = b""
+        if self._membership is not None:
+            if fault := self._membership.fault(curve_key, peer_id):
+                raise _NotOfTheSession(fault)
+            proof = self._membership.proof_of(curve_key, peer_id)
         address = PeerAddress(
-            id=peer_id, host=host, port=credential.port, curve_key=credential.curve_key
+            id=peer_id, host=host, port=credential.port, curve_key=curve_key, proof=proof
         )
         with contextlib.suppress(ValueError):  # it has come from where nobody else could reach it
             self._see(address.checked())
         return peer_id
+
+    def _check_standing(self, peer_id: str | None) -> None:
+        """Refuses a peer whose invitation counts no longer since it connected."""
+        if self._membership is not None and peer_id is not None:
+            if fault := self._membership.standing(peer_id):
+                raise _NotOfTheSession(fault)
 
     def _see(self, address: PeerAddress) -> None:
         self.seen.pop(address.id, None)

@@ -1,9 +1,10 @@
 """The wire: everything a peer says to other peers, over ZeroMQ with CURVE, always.
 
 One event loop owns every socket. One ROUTER serves strangers (`serve`), each pull has a DEALER of
-its own (`pull`), and short messages go over kept ones (`connections`). Any CURVE key may connect;
-who is behind it is settled by the credential in the first message, which both ends check against
-the key that this connection was made with.
+its own (`pull`), and short messages go over kept ones (`connections`). In an open session any CURVE
+key may connect; who is behind it is settled by the credential in the first message, which both ends
+check against the key that this connection was made with. In a private one, the key alone decides
+whether there is a connection at all (`admission`, `membership`).
 """
 
 import asyncio
@@ -17,19 +18,20 @@ from typing import Any, Self, TypeVar, cast
 
 import zmq
 import zmq.asyncio
-from zmq.auth import CURVE_ALLOW_ANY
-from zmq.auth.asyncio import AsyncioAuthenticator
 
 from p2pl.errors import FrameError, InputError, PullError, wrong
+from p2pl.network.admission import Admission, everybody
 from p2pl.network.connections import Connections, Inbox
 from p2pl.network.gate import EVENTS, Gate
 from p2pl.network.keys import CurveKeys, Identity
+from p2pl.network.membership import Membership
 from p2pl.network.memory import reuse_freed_memory
-from p2pl.network.pull import FRAMING_BYTES, HANDSHAKE_MS, Pulled, Puller, Room, Unchanged
+from p2pl.network.pull import FRAMING_BYTES, HANDSHAKE_MS, KEY_REFUSED, Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, ServeLimits, Server
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Payload, Version, prepare
 from p2pl.protocol.announce import PeerAddress
+from p2pl.protocol import invitation
 from p2pl.protocol.frame import (
     MAX_HEADER_BYTES,
     MAX_TELL_BYTES,
@@ -70,6 +72,7 @@ class CurveWire:
         chunk_bytes: int = 1 << 20,
         limits: ServeLimits | None = None,
         room: Callable[[int], memoryview] | None = None,
+        membership: Membership | None = None,
     ) -> None:
         """Makes the keys of its connections; nothing is open yet.
 
@@ -81,6 +84,7 @@ class CurveWire:
             chunk_bytes: of the session, the same for all its peers.
             limits: what this peer gives to others at most.
             room: returns so many writable bytes to receive a model in; None: usual memory.
+            membership: who is of the session, where it is private; None: it is open.
 
         Raises:
             P2PLError: this libzmq has no CURVE.
@@ -93,7 +97,8 @@ class CurveWire:
         self._chunk_bytes = chunk_bytes
         self._limits = limits or ServeLimits()
         self._room = room
-        self._keys = CurveKeys.generate()
+        self._membership = membership
+        self._keys = CurveKeys.generate() if membership is None else _lasting(identity, session_id)
         self._asking: set[asyncio.Task[Any]] = set()
 
     @property
@@ -105,6 +110,13 @@ class CurveWire:
     def curve_key(self) -> str:
         """The public CURVE key of all its connections, in Z85; to be announced."""
         return self._keys.public
+
+    @property
+    def proof(self) -> bytes:
+        """What shows others that this peer is invited, once it is open; b"" in an open session."""
+        if self._membership is None:
+            return b""
+        return self._membership.proof_of(self.curve_key, self._identity.peer_id)
 
     @property
     def seen(self) -> Mapping[str, PeerAddress]:
@@ -122,7 +134,7 @@ class CurveWire:
         async with contextlib.AsyncExitStack() as stack:
             context = zmq.asyncio.Context()
             stack.callback(context.destroy, linger=0)
-            _admit_every_key(context, stack)
+            await self._guard(context, stack)
             router = context.socket(zmq.ROUTER)
             self._secure(router)
             self.port = _bind(router, host, port)
@@ -302,8 +314,25 @@ class CurveWire:
             if task in self._asking or (caller and caller.cancelling()):
                 raise
             raise PullError("the wire was closed") from None
+        except PullError as fault:
+            if self._membership is None or str(fault) != KEY_REFUSED:
+                raise
+            raise PullError(self._membership.explained(str(fault))) from fault
         finally:
             self._asking.discard(task)
+
+    async def _guard(self, context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:
+        """Has libzmq ask before a handshake ends, and name the key (in Z85) beside each message."""
+        admit = everybody if self._membership is None else self._membership.admit
+        admission = Admission(context, admit)
+        stack.callback(admission.close)
+        task = asyncio.create_task(admission.run())
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        stack.push_async_callback(stop)
 
     def _secure(self, router: zmq.asyncio.Socket) -> None:
         router.curve_server = True  # before bind: libzmq then speaks nothing else on this socket
@@ -333,6 +362,9 @@ class CurveWire:
             curve_key=self._keys.public,
             port=self.port,
         )
+        if self._membership is not None:
+            proof = invitation.Proof(credential, self._membership.group.invitation)
+            self._membership.take(invitation.encode(proof))
         self.gate = Gate(self.port)
         self._server = Server(
             router,
@@ -341,6 +373,7 @@ class CurveWire:
             chunk_bytes=self._chunk_bytes,
             limits=self._limits,
             traffic=self.traffic,
+            membership=self._membership,
         )
         self._puller = Puller(
             context,
@@ -368,12 +401,12 @@ class CurveWire:
         self._connections.close()
 
 
-def _admit_every_key(context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:
-    """Lets any CURVE key connect, and has libzmq name the key (in Z85) beside each message."""
-    authenticator = AsyncioAuthenticator(context)
-    authenticator.start()
-    stack.callback(authenticator.stop)
-    authenticator.configure_curve(domain="*", location=CURVE_ALLOW_ANY)
+def _lasting(identity: Identity, session_id: str) -> CurveKeys:
+    """Returns the keys of a member of a private session, the same in each of its runs.
+
+    So others who have met it admit it again, also while no tracker tells them of it.
+    """
+    return CurveKeys.from_secret(identity.secret_for(f"p2pl curve {session_id}"))
 
 
 async def _resolve(listen: str) -> tuple[str, int]:
