@@ -32,7 +32,7 @@ from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.privacy.accountant import Account, Charge
 from p2pl.privacy.ledger import LEDGER_FILE, Ledger, load_ledger, save_ledger
-from p2pl.protocol import announce, bencode, frame, gossip, invitation
+from p2pl.protocol import announce, bencode, endpoint, frame, gossip, invitation
 from p2pl.protocol.announce import Announce, PeerAddress, Terms
 from p2pl.protocol.raft import bootstrap, election, messages
 from p2pl.protocol.session import Session, Task, metainfo, schema
@@ -56,6 +56,7 @@ KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 CURVE = CurveKeys.generate().public
 LAYOUT = weights.Layout.of(nn.Linear(8, 4))
 ABOUT = b"about"
+ENDPOINTS = (b"tcp://192.0.2.7:7000", b"tcp://[2001:db8::5]:7000", b"relays://r.example:443")
 CSV = b"age,city,ill\n30,a,no\n41.5,b,yes\n,a,no\n"
 # An image that a person names may be as large as `MAX_IMAGE_PIXELS`, and is held a few times over.
 OWN_IMAGE_BYTES = 1 << 30
@@ -122,6 +123,7 @@ def _session_decoders() -> list[Decoder]:
         Decoder("bencode", bencode.decode, words, BENCODE, refuses=(ValueError,)),
         Decoder("spec", _as_text(schema.read_spec), tuple(specs)),
         Decoder("url", _as_text(web.parse_url), urls),
+        Decoder("endpoint", _as_text(endpoint.parse), ENDPOINTS, refuses=(ValueError,)),
     ]
 
 
@@ -156,8 +158,12 @@ def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
         time_s=NOW_S,
         numwant=50,
     )
+    texts = tuple(one.decode() for one in ENDPOINTS)
+    newer = msgspec.structs.replace(said, version=2, endpoints=texts, proof=b"proof")
     terms = Terms(interval_s=60, min_interval_s=1.0, epoch="e", alive=2, external_host="192.0.2.7")
     rows = [announce.encode_row(said, host) for host in ("192.0.2.7", "2001:db8::5")]
+    told, proof = announce.encode_endpoints(texts), announce.encode_proof(newer.proof)
+    rows.append(announce.row_of_six(rows[0], told, proof))
     asked = (
         b"POST /announce\n" + announce.encode(said, KEY),
         b"GET /scrape?session=" + SESSION.encode(),
@@ -168,7 +174,7 @@ def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
         Decoder(
             "announce",
             _take_announce,
-            (announce.encode(said, KEY),),
+            (announce.encode(said, KEY), announce.encode(newer, KEY)),
             JSON,
             fuzz_inputs.values_of(Announce).map(_signed),
         ),
