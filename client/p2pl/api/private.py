@@ -268,7 +268,9 @@ def end_of(expires: str | datetime.datetime | None, now_s: float) -> int:
         return 0
     if isinstance(expires, datetime.datetime):
         if expires.tzinfo is None:
-            raise InvitationError(wrong("expires", got=str(expires), allowed="one with a time zone"))
+            raise InvitationError(
+                wrong("expires", got=str(expires), allowed="one with a time zone")
+            )
         end_s = int(expires.timestamp())
     elif match := _SPAN.fullmatch(expires.strip()):
         end_s = int(now_s) + int(match[1]) * UNITS_S[match[2]]
@@ -284,7 +286,9 @@ def end_of(expires: str | datetime.datetime | None, now_s: float) -> int:
     return end_s
 
 
-def _author_of(file: SessionFile, session: Given, author: str | os.PathLike[str] | None) -> Identity:
+def _author_of(
+    file: SessionFile, session: Given, author: str | os.PathLike[str] | None
+) -> Identity:
     """Returns the author's key; raises where it is not there, or somebody else's."""
     if not file.session.private:
         raise SessionFileError(
@@ -338,7 +342,7 @@ def _text_of(path: Path) -> str:
 
 def _check_peer_ids(peers: Sequence[str]) -> None:
     for peer in peers:
-        if not isinstance(peer, str) or not ID_PATTERN.fullmatch(peer):
+        if not ID_PATTERN.fullmatch(str(peer)):
             raise InvitationError(
                 wrong("--peer", got=peer, allowed="64 hex digits, as `p2pl id` prints them")
             )

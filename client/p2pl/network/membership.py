@@ -9,13 +9,15 @@ author has taken back stands in a numbered list, of which the newest is kept on 
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2pl.errors import InvitationError, ProofError, PullError, RunDirError, visible
+from p2pl.network.dial import Dialler
 from p2pl.pace import Rate, RateLimiter
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import Credential
@@ -112,7 +114,7 @@ class Membership:
             ProofError: it does not count.
         """
         proof = decode_proof(data)
-        known = self._proofs.get(proof.invitation.peer_id, {}).get(proof.credential.curve_key)
+        known = self._keys_of(proof.invitation.peer_id).get(proof.credential.curve_key)
         if known != proof:  # checking costs two signatures
             proof.check(
                 session_id=self.group.session_id, author=self.group.author, now_s=self._wall()
@@ -171,18 +173,18 @@ class Membership:
             peer_id: who it says it is; "": anybody who is invited.
         """
         peers = [peer_id] if peer_id else sorted(self._peers_of.get(curve_key, ()))
-        proofs = [self._proofs.get(peer, {}).get(curve_key) for peer in peers]
+        proofs = [self._keys_of(peer).get(curve_key) for peer in peers]
         faults = [self._fault_of(proof) for proof in proofs if proof is not None]
         return min(faults, key=len) if faults else NOT_KNOWN
 
     def standing(self, peer_id: str) -> str:
         """Returns why a peer that has connected may stay no longer; "" where it may."""
-        faults = [self._fault_of(proof) for proof in self._proofs.get(peer_id, {}).values()]
+        faults = [self._fault_of(proof) for proof in self._keys_of(peer_id).values()]
         return min(faults, key=len) if faults else NOT_KNOWN
 
     def proof_of(self, curve_key: str, peer_id: str) -> bytes:
         """Returns the proof that is known of a peer, for others; b"" where there is none."""
-        proof = self._proofs.get(peer_id, {}).get(curve_key)
+        proof = self._keys_of(peer_id).get(curve_key)
         return encode(proof) if proof is not None else b""
 
     async def admit(self, curve_key: str, host: str) -> str:
@@ -248,6 +250,9 @@ class Membership:
         return f"{reason}: this session is private, and {why}; {ASK_THE_AUTHOR}"
 
     # --- inside ------------------------------------------------------------------------------
+
+    def _keys_of(self, peer_id: str) -> Mapping[str, Proof]:
+        return self._proofs.get(peer_id) or {}
 
     def _fault_of(self, proof: Proof) -> str:
         if proof.invitation.peer_id in self.revoked:
@@ -336,4 +341,35 @@ class Membership:
             listed = revocations_in(kept.read_text(errors="replace")[: MAX_TEXT_CHARS + 1])
             self.take_revocations(encode(listed))
         except (OSError, InvitationError, ProofError) as fault:
-            raise RunDirError(f"{kept}: {fault}; or move it away, then it is asked for anew") from fault
+            raise RunDirError(
+                f"{kept}: {fault}; or move it away, then it is asked for anew"
+            ) from fault
+
+
+class Invited:
+    """Dials only peers that are of a private session.
+
+    Args:
+        dialler: opens the streams.
+        membership: says who is.
+    """
+
+    def __init__(self, dialler: Dialler, membership: Membership) -> None:
+        self._dialler, self._membership = dialler, membership
+
+    async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
+        """Returns a stream to a peer of the session.
+
+        Args:
+            address: of the peer.
+            deadline_s: seconds for all of it.
+
+        Raises:
+            PullError: it is not of the session, or there is no way to it.
+        """
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._membership.check(address)
+        except TimeoutError as fault:
+            raise PullError("not of this private session: no tracker says in time") from fault
+        return await self._dialler.open(address, deadline_s=deadline_s)

@@ -111,7 +111,7 @@ class Server:
         inbox: what others have told this peer.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         router: zmq.asyncio.Socket,
         *,
@@ -274,8 +274,8 @@ class Server:
         peer_id = credential.check(session_id=self._session_id, curve_key=curve_key)
         proof = b""
         if self._membership is not None:
-            if fault := self._membership.fault(curve_key, peer_id):
-                raise _NotOfTheSession(fault)
+            if why := self._membership.fault(curve_key, peer_id):
+                raise _NotOfTheSession(why)
             proof = self._membership.proof_of(curve_key, peer_id)
         address = PeerAddress(
             id=peer_id, host=host, port=credential.port, curve_key=curve_key, proof=proof
@@ -286,9 +286,10 @@ class Server:
 
     def _check_standing(self, peer_id: str | None) -> None:
         """Refuses a peer whose invitation counts no longer since it connected."""
-        if self._membership is not None and peer_id is not None:
-            if fault := self._membership.standing(peer_id):
-                raise _NotOfTheSession(fault)
+        if self._membership is None or peer_id is None:
+            return
+        if why := self._membership.standing(peer_id):
+            raise _NotOfTheSession(why)
 
     def _see(self, address: PeerAddress) -> None:
         self.seen.pop(address.id, None)

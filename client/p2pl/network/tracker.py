@@ -50,7 +50,7 @@ def route(announce: httpx.URL, name: str) -> httpx.URL:
 
     Args:
         announce: where it takes announces.
-        name: of the route, for example `peer`.
+        name: of the route, for example `proof`.
     """
     return announce.copy_with(path=announce.path.removesuffix(ANNOUNCE) + "/" + name)
 
@@ -94,14 +94,11 @@ async def proofs(
     """Returns the proof that a tracker has of whoever holds a CURVE key; () where it has none."""
     try:
         answer = await ask(
-            client, route(announce, "peer"), session=session_id, curve_key=curve_key
+            client, route(announce, "proof"), session=session_id, curve_key=curve_key
         )
-        if answer.status != 200:
-            return ()
-        address = messages.decode_row(answer.data)
-    except (*FAULTS, ProtocolError):
+    except FAULTS:
         return ()
-    return (address.proof,) if address.proof else ()
+    return (answer.data,) if answer.status == 200 else ()
 
 
 async def revocations(

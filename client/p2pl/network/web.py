@@ -74,7 +74,7 @@ def advice(fault: Exception) -> str:
 def is_proxied(url: httpx.URL) -> bool:
     """Returns whether the environment sends requests for a URL through a proxy."""
     proxies = system.getproxies_environment()
-    if url.host in HERE or system.proxy_bypass_environment(url.host, proxies):
+    if url.host in HERE or system.proxy_bypass(url.host):
         return False
     return url.scheme in proxies or "all" in proxies
 

@@ -1,10 +1,11 @@
 """The wire: everything a peer says to other peers, over ZeroMQ with CURVE, always.
 
-One event loop owns every socket. One ROUTER serves strangers (`serve`), each pull has a DEALER of
-its own (`pull`), and short messages go over kept ones (`connections`). In an open session any CURVE
-key may connect; who is behind it is settled by the credential in the first message, which both ends
-check against the key that this connection was made with. In a private one, the key alone decides
-whether there is a connection at all (`admission`, `membership`).
+One event loop owns every socket. One ROUTER serves strangers (`serve`), each pull has a connection
+of its own (`pull`), and short messages go over kept ones (`connections`); both are dialled (`dial`)
+and speak what a ROUTER understands (`zmtp`). In an open session any CURVE key may connect; who is
+behind it is settled by the credential in the first message, which both ends check against the key
+that this connection was made with. In a private one, the key alone decides whether there is a
+connection at all (`admission`, `membership`).
 """
 
 import asyncio
@@ -22,16 +23,18 @@ import zmq.asyncio
 from p2pl.errors import FrameError, InputError, PullError, wrong
 from p2pl.network.admission import Admission, everybody
 from p2pl.network.connections import Connections, Inbox
+from p2pl.network.dial import Dialler, Direct
 from p2pl.network.gate import EVENTS, Gate
 from p2pl.network.keys import CurveKeys, Identity
-from p2pl.network.membership import Membership
+from p2pl.network.membership import Invited, Membership
 from p2pl.network.memory import reuse_freed_memory
-from p2pl.network.pull import FRAMING_BYTES, HANDSHAKE_MS, KEY_REFUSED, Pulled, Puller, Room, Unchanged
+from p2pl.network.pull import Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, ServeLimits, Server
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Payload, Version, prepare
-from p2pl.protocol.announce import PeerAddress
+from p2pl.network.zmtp import HANDSHAKE_S, KEY_REFUSED
 from p2pl.protocol import invitation
+from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_HEADER_BYTES,
     MAX_TELL_BYTES,
@@ -47,6 +50,7 @@ ANY = "0.0.0.0:0"
 ZAP_DOMAIN = b"p2pl"
 MAX_PORT = 65_535
 RECEIVE_MARK = 64  # messages from one puller that may wait
+FRAMING_BYTES = 128  # what CURVE adds to a frame: 33 bytes, and its handshake commands
 STUCK_MS = 20_000  # the kernel closes a connection whose other end takes nothing for so long
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([\w.-]+)):(\d{1,5})")
 
@@ -63,7 +67,7 @@ class CurveWire:
 
     gate: Gate
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         identity: Identity,
         *,
@@ -72,6 +76,7 @@ class CurveWire:
         chunk_bytes: int = 1 << 20,
         limits: ServeLimits | None = None,
         room: Callable[[int], memoryview] | None = None,
+        dialler: Dialler | None = None,
         membership: Membership | None = None,
     ) -> None:
         """Makes the keys of its connections; nothing is open yet.
@@ -84,6 +89,7 @@ class CurveWire:
             chunk_bytes: of the session, the same for all its peers.
             limits: what this peer gives to others at most.
             room: returns so many writable bytes to receive a model in; None: usual memory.
+            dialler: opens streams to other peers; None: by TCP, where their addresses say.
             membership: who is of the session, where it is private; None: it is open.
 
         Raises:
@@ -98,6 +104,9 @@ class CurveWire:
         self._limits = limits or ServeLimits()
         self._room = room
         self._membership = membership
+        self._dialler = dialler or Direct()
+        if membership is not None:
+            self._dialler = Invited(self._dialler, membership)
         self._keys = CurveKeys.generate() if membership is None else _lasting(identity, session_id)
         self._asking: set[asyncio.Task[Any]] = set()
 
@@ -138,7 +147,7 @@ class CurveWire:
             router = context.socket(zmq.ROUTER)
             self._secure(router)
             self.port = _bind(router, host, port)
-            self._start(context, router, stack)
+            self._start(router, stack)
             self._stack = stack.pop_all()
         return self
 
@@ -345,17 +354,12 @@ class CurveWire:
         router.router_mandatory = True
         router.sndhwm, router.rcvhwm = SEND_MARK, RECEIVE_MARK
         router.maxmsgsize = MAX_HEADER_BYTES + FRAMING_BYTES
-        router.handshake_ivl = HANDSHAKE_MS
+        router.handshake_ivl = int(HANDSHAKE_S * 1_000)
         router.tcp_keepalive = 1
         router.tcp_keepalive_idle, router.tcp_keepalive_intvl, router.tcp_keepalive_cnt = 60, 10, 3
         router.setsockopt(zmq.TCP_MAXRT, STUCK_MS)
 
-    def _start(
-        self,
-        context: zmq.asyncio.Context,
-        router: zmq.asyncio.Socket,
-        stack: contextlib.AsyncExitStack,
-    ) -> None:
+    def _start(self, router: zmq.asyncio.Socket, stack: contextlib.AsyncExitStack) -> None:
         credential = issue_credential(
             self._identity.private_key,
             session_id=self._session_id,
@@ -376,16 +380,18 @@ class CurveWire:
             membership=self._membership,
         )
         self._puller = Puller(
-            context,
+            self._dialler,
             keys=self._keys,
             credential=credential,
             chunk_bytes=self._chunk_bytes,
             traffic=self.traffic,
         )
         self._connections = Connections(
-            context, keys=self._keys, credential=credential, traffic=self.traffic
+            self._dialler, keys=self._keys, credential=credential, traffic=self.traffic
         )
-        watching = asyncio.create_task(self.gate.run(router.get_monitor_socket(EVENTS)))
+        monitor = router.get_monitor_socket(EVENTS)
+        stack.callback(monitor.close)
+        watching = asyncio.create_task(self.gate.run(monitor))
         serving = asyncio.create_task(self._server.run())
         stack.push_async_callback(self._stop, router, [serving, watching])
 
