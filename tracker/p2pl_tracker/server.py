@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 # The request line and all headers; the parser has no limit of its own. nginx and Apache allow as
 # much for one line.
 MAX_HEAD_BYTES = 8_192
-# What follows the head: an announce in the smallest chunks there are, and trailers.
-MAX_REST_BYTES = 16_384
+# What follows the head: an announce in the smallest chunks there are, or the `info` of a session.
+MAX_REST_BYTES = 65_536
 MAX_PIPELINED = 16  # requests that wait on one connection; a peer of p2pl sends one at a time
 SPARE_FILES = 64  # descriptors that are not for connections
 BACKLOG = 2_048

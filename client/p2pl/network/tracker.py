@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import msgspec
 
 from p2pl.errors import InputError, ProtocolError, visible, wrong
 from p2pl.network import web
@@ -20,6 +21,7 @@ from p2pl.protocol.invitation import MAX_REVOCATIONS_BYTES, Revocations
 
 DEADLINE_S = 5.0  # as of an announce
 MAX_BYTES = MAX_REVOCATIONS_BYTES  # of an answer; the longest is a list of revocations
+MAX_PROOFS = 4  # of one CURVE key; one is right
 ANNOUNCE = "/announce"
 
 
@@ -91,14 +93,19 @@ FAULTS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, TimeoutError)
 async def proofs(
     client: httpx.AsyncClient, announce: httpx.URL, session_id: str, curve_key: str
 ) -> tuple[bytes, ...]:
-    """Returns the proof that a tracker has of whoever holds a CURVE key; () where it has none."""
+    """Returns the proofs that a tracker has of whoever holds a CURVE key, unchecked."""
     try:
         answer = await ask(
             client, route(announce, "proof"), session=session_id, curve_key=curve_key
         )
     except FAULTS:
         return ()
-    return (answer.data,) if answer.status == 200 else ()
+    if answer.status != 200:
+        return ()
+    try:
+        return msgspec.msgpack.decode(answer.data, type=tuple[bytes, ...])[:MAX_PROOFS]
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return ()
 
 
 async def revocations(
