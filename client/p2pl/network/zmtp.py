@@ -54,7 +54,7 @@ MAX_UNSENT_BYTES = 4_096  # answers to pings; who sends more without reading is 
 SMALL_BYTES = 4_096  # a frame up to this size is taken apart where it was read
 BUFFER_BYTES = 16_384
 SERVER_TYPES = (b"ROUTER", b"DEALER", b"REP")  # that a DEALER may talk to
-REFUSALS = (b"300", b"400", b"500")  # RFC 27
+REFUSALS = (b"\x03300", b"\x03400", b"\x03500")  # RFC 27, each after its length
 YIELD_BYTES = 1 << 20  # taken in before the rest of the event loop has its turn; some 2 ms
 
 Frame: TypeAlias = bytes | memoryview
@@ -139,6 +139,10 @@ class Client:
         server_key: that the other end must have, 32 bytes.
         max_payload_bytes: of one frame.
         max_frames: of one message.
+        short: the short-term public and secret key; None: new ones, as it must be.
+
+    Raises:
+        PullError: with that key there can be no secret.
 
     Attributes:
         stage: what must come next.
@@ -146,7 +150,13 @@ class Client:
     """
 
     def __init__(
-        self, keys: CurveKeys, server_key: bytes, *, max_payload_bytes: int, max_frames: int = 2
+        self,
+        keys: CurveKeys,
+        server_key: bytes,
+        *,
+        max_payload_bytes: int,
+        max_frames: int = 2,
+        short: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.stage = Stage.GREETING
         self._server_key = server_key
@@ -161,7 +171,7 @@ class Client:
         self._begin = self._end = 0  # of what was read into it and is not taken apart
         self._nonce = 0
         self._their_nonce = 0
-        self._short_public, self._short_secret = box.key_pair()
+        self._short_public, self._short_secret = short or box.key_pair()
         try:
             self._key = box.shared_key(server_key, self._short_secret)
         except ValueError as fault:
@@ -600,5 +610,4 @@ def _opened(sealed: bytes, nonce: bytes, key: bytes) -> bytes:
 
 def _refusal(body: bytes) -> PullError:
     """Returns what to make of an ERROR: libzmq gives the status of whoever checks the keys."""
-    reason = body[7 : 7 + body[6]] if len(body) > 6 else b""
-    return PullError(KEY_REFUSED if reason in REFUSALS else NO_HANDSHAKE)
+    return PullError(KEY_REFUSED if body[6:] in REFUSALS else NO_HANDSHAKE)
