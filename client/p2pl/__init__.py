@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from p2pl import events
     from p2pl.api.export import export
     from p2pl.api.join import join, join_async
+    from p2pl.api.private import invite, peer_id, revoke
     from p2pl.api.register import (
         register_exchange,
         register_mixing,
@@ -71,15 +72,18 @@ _HOME = {
     "create": "p2pl.api.session",
     "evaluate": "p2pl.api.use",
     "export": "p2pl.api.export",
+    "invite": "p2pl.api.private",
     "join": "p2pl.api.join",
     "join_async": "p2pl.api.join",
     "load": "p2pl.api.run",
+    "peer_id": "p2pl.api.private",
     "predict": "p2pl.api.use",
     "read_session": "p2pl.api.session",
     "register_exchange": "p2pl.api.register",
     "register_mixing": "p2pl.api.register",
     "register_model": "p2pl.api.register",
     "register_task": "p2pl.api.register",
+    "revoke": "p2pl.api.private",
     "simulate": "p2pl.api.simulate",
     "weighted_mean": "p2pl.mixing.base",
 }
@@ -116,15 +120,18 @@ __all__ = [
     "evaluate",
     "events",
     "export",
+    "invite",
     "join",
     "join_async",
     "load",
+    "peer_id",
     "predict",
     "read_session",
     "register_exchange",
     "register_mixing",
     "register_model",
     "register_task",
+    "revoke",
     "simulate",
     "weighted_mean",
 ]

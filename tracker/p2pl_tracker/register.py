@@ -236,14 +236,10 @@ class Register:
         except ProofError as fault:
             raise AnnounceError(str(fault), status=403) from fault
         before = self._lists.get(listed.session)
-        if before is not None and (before.number, before.peers) != (listed.number, listed.peers):
-            if before.number >= listed.number:
-                message = wrong(
-                    "revocations: number",
-                    got=listed.number,
-                    allowed=f"more than {before.number}, which is here",
-                )
-                raise AnnounceError(message, status=409)
+        if before is not None and before != listed and before.number >= listed.number:
+            allowed = f"more than {before.number}, which is here"
+            message = wrong("revocations: number", got=listed.number, allowed=allowed)
+            raise AnnounceError(message, status=409)
         self._lists[listed.session] = listed
         self._lists.move_to_end(listed.session)
         if len(self._lists) > MAX_LISTS:

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -13,6 +14,7 @@ from typing import Any, ParamSpec, TypeAlias
 from torch import nn
 
 from p2pl.api.data import checked
+from p2pl.api.private import check_invitation, read_invitation
 from p2pl.api.run import Run, load, not_begun
 from p2pl.api.session import Given, check_known, read_session
 from p2pl.api.trainer import Computing, Who, trainer_for
@@ -29,8 +31,10 @@ from p2pl.learning import precision as precisions
 from p2pl.learning.checkpoint import check_proportion
 from p2pl.learning.torch_trainer import Fit
 from p2pl.network import web
+from p2pl.network.keys import Identity
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
+from p2pl.protocol.invitation import Invitation
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.log import make_directory, read_run
 
@@ -52,6 +56,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     listen: str = "0.0.0.0:0",
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
+    invitation: str | os.PathLike[str] | None = None,
     rounds: int | None = None,
     seed_for: float = 60.0,
     alone: bool = False,
@@ -92,6 +97,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         trackers: URLs to ask in the place of the session file's.
         ca: a PEM file of certificate authorities that are trusted, and no others, where a tracker
             or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
+        invitation: to a private session: the file that its author made for this peer, or the
+            text in it. None: the session is open.
         rounds: to do in all; None: the session's.
         seed_for: seconds for which others are served at most, once all rounds are done.
         alone: whether nothing is sent and nobody asked.
@@ -152,10 +159,12 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     )
     trainer = trainer_for(file, trainer_or_model, mine, computing)
     where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
+    key = Path(identity) if identity else where / "identity.pem"
+    invited = None if alone else _invited(file, key, where, invitation)
     make_directory(where)
     chosen = Options(
         run_dir=where,
-        identity=Path(identity) if identity else where / "identity.pem",
+        identity=key,
         beside=None if isinstance(session, SessionFile) else Path(session).parent,
         listen=listen,
         rounds=rounds,
@@ -169,10 +178,28 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         attack=attack,
         labels=mine.labels if mine else (),
         test_share=mine.test_share if mine else None,
+        invitation=invited,
     )
     summary = await take_part(file, chosen, trainer, _sinks(on_event), on_signals=on_signals)
     model = trainer_or_model if isinstance(trainer_or_model, nn.Module) else None
     return not_begun(where, model, summary) or load(where, model=model)
+
+
+def _invited(
+    file: SessionFile, key: Path, run_dir: Path, given: str | os.PathLike[str] | None
+) -> Invitation | None:
+    """Returns the invitation with which the peer joins; None where the session is open.
+
+    Raises:
+        InvitationError: there is none where one is needed, or it does not count.
+    """
+    read = read_invitation(given) if given is not None else None
+    if not file.session.private and read is None:
+        return None
+    if key.parent == run_dir:
+        make_directory(run_dir)
+    who = Identity.load_or_create(key).peer_id
+    return check_invitation(file, read, who, time.time())
 
 
 def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:

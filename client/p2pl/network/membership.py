@@ -126,13 +126,17 @@ class Membership:
         return peer_id
 
     def hear(self, address: PeerAddress) -> bool:
-        """Returns whether the peer at an address may be dialled, having heard its proof."""
+        """Returns whether the peer at an address may be of the session, having heard its proof.
+
+        Of an address without a proof, nothing is known yet; it is looked up before it is dialled.
+        """
         if address.proof:
             try:
                 self.take(address.proof)
             except ProofError as fault:
-                log.debug("proof of no use peer=%s reason=%s", address.id, fault)
-        return not self.fault(address.curve_key, address.id)
+                self._tell(address.curve_key, f"left out: peer {address.id[:8]}: {fault}")
+                return False
+        return self.fault(address.curve_key, address.id) in ("", NOT_KNOWN)
 
     def take_revocations(self, data: bytes) -> bool:
         """Returns whether a list is newer than the one that is known, which it replaces.
@@ -209,8 +213,7 @@ class Membership:
         Raises:
             PullError: it is not invited, as far as this peer can know.
         """
-        if self.hear(address):
-            return
+        self.hear(address)
         why = self.fault(address.curve_key, address.id)
         if why == NOT_KNOWN:
             found = await self._look_up(address.curve_key, address.host)

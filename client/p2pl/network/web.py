@@ -15,6 +15,7 @@ import httpx
 
 from p2pl.errors import InputError, wrong
 
+KEEP_ALIVE_S = 10.0  # shorter than the tracker's, so that no announce meets a closing connection
 HERE = ("localhost", "127.0.0.1", "::1")
 CERTIFICATE_REFUSED = "CERTIFICATE_VERIFY_FAILED"  # OpenSSL's word in what httpx raises
 
@@ -97,6 +98,7 @@ def client(trust: ssl.SSLContext, urls: Iterable[str], *, deadline_s: float) -> 
             mounts={f"all://{f'[{host}]' if ':' in host else host}": None for host in HERE},
             follow_redirects=False,
             timeout=deadline_s,
+            limits=httpx.Limits(max_connections=8, keepalive_expiry=KEEP_ALIVE_S),
         )
     except (ImportError, ValueError, httpx.InvalidURL) as fault:
         raise InputError(_proxy_refused(fault)) from fault
