@@ -65,10 +65,14 @@ def join(
     identity: Annotated[
         Path | None,
         typer.Option(
+            "--identity",
+            "--key",
             help="Key file of this peer, created if it does not exist. Keep it to be the same peer "
-            "in another session.  [default: RUN_DIR/identity.pem]"
+            "in another session.  [default: RUN_DIR/identity.pem; in a private session, where "
+            "there is none, this machine's, as `p2pl id` shows it]",
         ),
     ] = None,
+    invitation: options.Invitation = None,
     tracker: Annotated[
         list[str] | None,
         typer.Option(
@@ -138,7 +142,8 @@ def join(
                 mine,
                 on_event=screen,
                 run_dir=where,
-                identity=identity,
+                identity=identity or _key_of(read.session, where, alone=alone),
+                invitation=invitation,
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
@@ -163,6 +168,12 @@ def join(
     if run.summary and run.summary.met_nobody:
         print(f"p2pl: {MET_NOBODY}", file=sys.stderr)
         raise typer.Exit(MET_NOBODY_CODE)
+
+
+def _key_of(session: Session, run_dir: Path, *, alone: bool) -> Path | None:
+    """Returns the key file of a peer that named none; None: that of the run directory."""
+    is_there = (run_dir / "identity.pem").exists()
+    return None if alone or is_there or not session.private else options.machine_identity()
 
 
 def _trains_with(
