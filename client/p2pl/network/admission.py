@@ -70,10 +70,15 @@ class Admission:
         curve_key = z85.encode(key).decode()
         try:
             async with asyncio.timeout(DECISION_S):
-                why = await self._admit(curve_key, host.decode("ascii", "replace"))
+                why = await self._admit(curve_key, _host(host))
         except TimeoutError:
             why = "not decided in time"
         status = REFUSED if why else ADMITTED
         user = b"" if why else curve_key.encode()
         answer = [route, b"", VERSION, number, status, b"refused" if why else b"OK", user, b""]
         await self._router.send_multipart(answer)
+
+
+def _host(told: bytes) -> str:
+    """Returns the IP address that libzmq told; an IPv4 address in IPv6 form as IPv4."""
+    return told.decode("ascii", "replace").removeprefix("::ffff:")

@@ -94,7 +94,8 @@ class Membership:
         self._proofs: OrderedDict[str, OrderedDict[str, Proof]] = OrderedDict()
         self._peers_of: dict[str, set[str]] = {}  # by CURVE key
         self._revocations: Revocations | None = None
-        self._unknown: OrderedDict[str, float] = OrderedDict()  # until when not to ask again
+        # Until when not to ask again, and what came of it.
+        self._unknown: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._asking: dict[str, asyncio.Task[str]] = {}
         self._by_address: RateLimiter[str] = RateLimiter(
             LOOKUPS_OF_AN_ADDRESS, now=now, max_keys=MAX_UNKNOWN
@@ -290,25 +291,23 @@ class Membership:
         """Returns why a key is refused after the tracker was asked; "" where it is not."""
         asking = self._asking.get(curve_key)
         if asking is None:
-            if not self._may_ask(curve_key, host):
+            until_s, why = self._unknown.get(curve_key, (0.0, NOT_KNOWN))
+            if until_s > self._now():
+                return why
+            if not self._may_ask(host):
                 return NOT_KNOWN
             asking = asyncio.create_task(self._ask(curve_key))
             self._asking[curve_key] = asking
             asking.add_done_callback(lambda _: self._asking.pop(curve_key, None))
         return await asyncio.shield(asking)
 
-    def _may_ask(self, curve_key: str, host: str) -> bool:
+    def _may_ask(self, host: str) -> bool:
         if self.lookup is None or len(self._asking) >= MAX_LOOKUPS:
-            return False
-        if self._unknown.get(curve_key, 0.0) > self._now():
             return False
         return not (self._by_address.take(host) or self._in_all.take(None))
 
     async def _ask(self, curve_key: str) -> str:
         self.lookups += 1
-        self._unknown[curve_key] = self._now() + UNKNOWN_S
-        if len(self._unknown) > MAX_UNKNOWN:
-            self._unknown.popitem(last=False)
         proofs: Sequence[bytes] = ()
         if self.lookup is not None:
             with contextlib.suppress(TimeoutError):
@@ -321,7 +320,12 @@ class Membership:
             except ProofError as fault:
                 faults.append(str(fault))
         why = self.fault(curve_key)
-        return faults[0] if why == NOT_KNOWN and faults else why
+        if why == NOT_KNOWN:
+            why = faults[0] if faults else why
+            self._unknown[curve_key] = self._now() + UNKNOWN_S, why
+            if len(self._unknown) > MAX_UNKNOWN:
+                self._unknown.popitem(last=False)
+        return why
 
     def _tell(self, curve_key: str, text: str) -> None:
         """Says something of a key, once; strangers' keys fill neither memory nor the screen."""
