@@ -213,7 +213,7 @@ class Register:
             return
         self._told[key] = bytes.fromhex(session.author)
         self._told.move_to_end(key)
-        if len(self._told) > MAX_AUTHORS:
+        while len(self._told) > MAX_AUTHORS:
             self._told.popitem(last=False)
 
     def revoke(self, data: bytes) -> None:
