@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
 import nacl.bindings as sodium
 from zmq.utils import z85
+
+from p2pl.errors import FrameError
+from p2pl.network.keys import CurveKeys
+from p2pl.network.zmtp import Client, Message
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
 # All points of small order on Curve25519 (RFC 7748 names none of them): with each of them, every
@@ -108,3 +113,97 @@ class Listener:
     @property
     def _shared(self) -> bytes:
         return sodium.crypto_box_beforenm(self.client, self.short[1])
+
+
+class Said(msgspec.Struct, array_like=True):
+    """One frame that a listener seals."""
+
+    flags: int
+    nonce: int | None
+    payload: bytes
+
+
+class Script(msgspec.Struct, array_like=True):
+    """All that a listener seals on one connection, as plaintext."""
+
+    welcome: bytes
+    ready: bytes
+    frames: list[Said]
+
+
+MAX_FRAMES = 200
+_PAYLOAD_BYTES, _PIECE_BYTES = 70_000, 5_000
+_KEYS = CurveKeys.generate()
+_SHORT = sodium.crypto_box_keypair()
+_LONG = sodium.crypto_box_keypair()
+_THERE = sodium.crypto_box_keypair()
+
+
+def _both() -> tuple[Client, Listener]:
+    """Returns both ends of a connection, with the same keys for every input."""
+    client = Client(_KEYS, _LONG[0], max_payload_bytes=_PAYLOAD_BYTES, short=_SHORT)
+    client.place(memoryview(bytearray(4 * _PIECE_BYTES + 1)), _PIECE_BYTES)
+    return client, Listener(*_LONG, short=_THERE, client=_SHORT[0])
+
+
+def feed(client: Client, data: bytes, *, most: int = 1 << 20) -> list[Message]:
+    """Returns the messages that come of `data`, read `most` bytes at a time."""
+    found: list[Message] = []
+    while data:
+        count = 0
+        for room in client.room():
+            part = data[: min(len(room), most - count)]
+            room[: len(part)] = part
+            data, count = data[len(part) :], count + len(part)
+        assert count, "no room to read into"
+        client.took(count)
+        client.shake_hands()
+        while client.is_open and (message := client.message()) is not None:
+            found.append(tuple(map(bytes, message)))
+    return found
+
+
+def read_stream(data: bytes) -> None:
+    """Takes what a listener has sent, byte for byte."""
+    feed(_both()[0], data, most=3_000)
+
+
+def read_sealed(data: bytes) -> None:
+    """Takes what a listener has sealed; it is told as a `Script`, or as something like it."""
+    try:
+        script = _items(msgspec.msgpack.decode(data))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise FrameError("script") from fault
+    welcome, ready, frames = (*script, *(b"", b"", []))[:3]
+    client, there = _both()
+    feed(client, GREETING + there.welcome(plain=_bytes(welcome)) + there.ready(_bytes(ready)))
+    for one in _items(frames)[:MAX_FRAMES]:
+        flags, nonce, payload = (*_items(one), *(0, None, b""))[:3]
+        sealed = there.message(
+            _bytes(payload),
+            flags=flags % 256 if isinstance(flags, int) else 0,
+            nonce=nonce % (1 << 64) if isinstance(nonce, int) else None,
+        )
+        feed(client, sealed, most=3_000)
+
+
+def _items(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else repr(value).encode()
+
+
+def examples() -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Returns valid inputs of `read_stream` and of `read_sealed`."""
+    chunk = [Said(1, None, b"head"), Said(0, None, b"x" * _PIECE_BYTES)]
+    ping = Said(2, None, b"\x04PING\0\x64context")
+    scripts = [[Said(0, None, b"offer"), *chunk, *chunk], [ping, *chunk], []]
+    streams, sealed = [], []
+    for frames in scripts:
+        _, there = _both()
+        begin = GREETING + there.welcome() + there.ready()
+        streams.append(begin + b"".join(there.message(s.payload, flags=s.flags) for s in frames))
+        sealed.append(msgspec.msgpack.encode(Script(_THERE[0] + COOKIE, ROUTER, frames)))
+    return tuple(streams), tuple(sealed)

@@ -4,12 +4,12 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from fuzz_curve import GREETING, ROUTER, SMALL_ORDER, Listener, frame, properties
+from fuzz_curve import GREETING, ROUTER, SMALL_ORDER, Listener, feed, frame, properties
 
 from p2pl.errors import FrameError, PullError
 from p2pl.network import box, zmtp
 from p2pl.network.keys import CurveKeys
-from p2pl.network.zmtp import Client, Message
+from p2pl.network.zmtp import Client
 
 PAYLOAD = 70_000  # at most, of one frame
 NOT_A_PEER = r"^unreachable: not a p2pl peer$"
@@ -22,23 +22,6 @@ def opening(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     assert box._open is not None, "PyNaCl has moved what is below its bindings"
     if request.param == "by copy":
         monkeypatch.setattr(box, "_open", None)
-
-
-def feed(client: Client, data: bytes, *, most: int = 1 << 20) -> list[Message]:
-    """Returns the messages that come of `data`, read `most` bytes at a time."""
-    found: list[Message] = []
-    while data:
-        count = 0
-        for room in client.room():
-            part = data[: min(len(room), most - count)]
-            room[: len(part)] = part
-            data, count = data[len(part) :], count + len(part)
-        assert count, "no room to read into"
-        client.took(count)
-        client.shake_hands()
-        while client.is_open and (message := client.message()) is not None:
-            found.append(tuple(map(bytes, message)))
-    return found
 
 
 def dialled() -> tuple[Client, Listener]:

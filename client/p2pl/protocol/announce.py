@@ -37,12 +37,12 @@ from p2pl.protocol.identity import (
     is_signed_by,
     sign,
 )
+from p2pl.protocol.ticket import MAX_TICKET_BYTES
 
 MAX_PROOF_BYTES = 1_024
 MAX_ANNOUNCE_BYTES = 3_072  # the longest valid announce has 2,827; the longest of version 1, 374
 MAX_ANSWER_BYTES = 704 * 1_024  # MAX_NUMWANT peers of at most 2,560 bytes, and the rest
 MAX_NUMWANT = 256  # the largest cohort a session file may ask for
-MAX_TICKET_BYTES = 512
 MAX_SKEW_S = 300  # chosen: a clock without NTP drifts seconds a day; bounds what can be replayed
 PURPOSE = b"p2pl announce 1"
 
