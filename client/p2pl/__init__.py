@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from p2pl import events
+    from p2pl.api.check import Preflight, check
     from p2pl.api.export import export
     from p2pl.api.join import join, join_async
     from p2pl.api.private import invite, peer_id, revoke
@@ -56,6 +57,7 @@ _HOME = {
     "Own": "p2pl.mixing.base",
     "P2PLError": "p2pl.errors",
     "PeerModel": "p2pl.mixing.base",
+    "Preflight": "p2pl.api.check",
     "Round": "p2pl.learning.trainer",
     "Run": "p2pl.api.run",
     "Scores": "p2pl.learning.task",
@@ -69,6 +71,7 @@ _HOME = {
     "Trained": "p2pl.learning.train",
     "Trainer": "p2pl.learning.trainer",
     "Transport": "p2pl.network.transport",
+    "check": "p2pl.api.check",
     "create": "p2pl.api.session",
     "evaluate": "p2pl.api.use",
     "export": "p2pl.api.export",
@@ -103,6 +106,7 @@ __all__ = [
     "Own",
     "P2PLError",
     "PeerModel",
+    "Preflight",
     "Round",
     "Run",
     "Scores",
@@ -116,6 +120,7 @@ __all__ = [
     "Trained",
     "Trainer",
     "Transport",
+    "check",
     "create",
     "evaluate",
     "events",

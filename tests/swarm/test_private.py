@@ -82,7 +82,7 @@ class Club:
         """Returns what comes of it when somebody dials the first peer, in a process of its own."""
         to = asyncio.run(self.find(self.id("peer-0")))
         script = Path(__file__).with_name("uninvited.py")
-        words = ["--session", session_id, "--key", self.key(name), "--peer", to.id]
+        words = ["--session", session_id, "--key", str(self.key(name)), "--peer", to.id]
         words += ["--to", f"{to.host}:{to.port}", f"--curve-key={to.curve_key}"]
         done = subprocess.run(
             [sys.executable, script, *words], capture_output=True, text=True, timeout=PATIENCE_S

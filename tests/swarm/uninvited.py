@@ -26,7 +26,7 @@ async def dial(options: argparse.Namespace) -> dict[str, object]:
     host, _, port = options.to.rpartition(":")
     address = PeerAddress(id=options.peer, host=host, port=int(port), curve_key=options.curve_key)
     one = wire.CurveWire(identity, session_id=options.session, listen="127.0.0.1:0")
-    one._keys = wire._lasting(identity, options.session)
+    one._keys = wire.lasting_keys(identity, options.session)
     reasons = []
     async with one:
         for ask in (

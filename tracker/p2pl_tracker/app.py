@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -240,8 +241,10 @@ class Tracker:
         return Response(found, media_type="application/msgpack")
 
     async def health(self, request: Request) -> Response:
-        """Returns 200 while the process is alive."""
-        return _json(b'{"status":"ok"}')
+        """Returns 200 while the process is alive, with the time by which announces are judged."""
+        response = _json(b'{"status":"ok"}')
+        response.headers["date"] = formatdate(self._wall(), usegmt=True)
+        return response
 
     async def ready(self, request: Request) -> Response:
         """Returns 200 while announces can be served, else 503."""

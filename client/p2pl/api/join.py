@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from torch import nn
 
@@ -40,6 +40,7 @@ from p2pl.run.log import make_directory, read_run
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
+T = TypeVar("T")
 RUNS = Path("runs")
 
 
@@ -142,13 +143,13 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     check_proportion(file.session, file.checkpoint)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
     precisions.check(precision, private=private is not None)
-    reading = _Reading(
+    reading = Reading(
         shard,
         Path(data_dir) if data_dir else None,
         test_share,
         Path(tokenizer) if tokenizer else None,
     )
-    mine = _data(file.session, data, test, reading)
+    mine = read_data(file.session, data, test, reading)
     computing = Computing(
         devices.pick(device),
         precision,
@@ -218,7 +219,7 @@ def _check_functions(fit: Fit | None, sinks: Sequence[Sink]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class Reading:
     """How the peer's data are read."""
 
     shard: Shard | None
@@ -227,7 +228,9 @@ class _Reading:
     tokenizer: Path | None
 
 
-def _data(session: Session, given: Mine, test: own.Given | None, reading: _Reading) -> Data | None:
+def read_data(
+    session: Session, given: Mine, test: own.Given | None, reading: Reading
+) -> Data | None:
     """Returns the peer's own examples; None where nobody gave any."""
     shard, test_share = reading.shard, reading.test_share
     if given is None:
@@ -293,7 +296,7 @@ def _blocking(work: Callable[P, Coroutine[Any, Any, Run]]) -> Callable[P, Run]:
 join = _blocking(join_async)
 
 
-def run_blocking(work: Callable[[], Coroutine[Any, Any, Run]]) -> Run:
+def run_blocking(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Returns what a coroutine returns, from a thread with an event loop of its own or without.
 
     Raises:
@@ -313,12 +316,12 @@ def _has_a_loop() -> bool:
     return True
 
 
-def _in_a_thread(work: Callable[[], Coroutine[Any, Any, Run]]) -> Run:
+def _in_a_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Returns what a coroutine returns, run in a thread beside the loop that waits for it here."""
-    begun: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Run]]] = []
-    ended: list[Run | BaseException] = []
+    begun: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = []
+    ended: list[T | BaseException] = []
 
-    async def main() -> Run:
+    async def main() -> T:
         task = asyncio.ensure_future(work())
         begun.append((asyncio.get_running_loop(), task))
         return await task

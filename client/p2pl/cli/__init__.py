@@ -4,7 +4,17 @@ Heavy modules are imported inside the commands, so that `p2pl --help` is instant
 is explained.
 """
 
-from p2pl.cli import afterwards, create_inspect, join, partition, privacy, private, report, simulate
+from p2pl.cli import (
+    afterwards,
+    check,
+    create_inspect,
+    join,
+    partition,
+    privacy,
+    private,
+    report,
+    simulate,
+)
 from p2pl.cli.app import app, main
 
 __all__ = ["app", "main"]
@@ -13,6 +23,7 @@ __all__ = ["app", "main"]
 for _command, _name in (
     (create_inspect.create, None),
     (create_inspect.inspect, None),
+    (check.check, None),
     (join.join, None),
     (private.show_id, "id"),
     (private.invite, None),

@@ -142,7 +142,7 @@ def join(
                 mine,
                 on_event=screen,
                 run_dir=where,
-                identity=identity or _key_of(read.session, where, alone=alone),
+                identity=identity or key_of(read.session, where, alone=alone),
                 invitation=invitation,
                 listen=listen,
                 trackers=tracker or (),
@@ -170,7 +170,7 @@ def join(
         raise typer.Exit(MET_NOBODY_CODE)
 
 
-def _key_of(session: Session, run_dir: Path, *, alone: bool) -> Path | None:
+def key_of(session: Session, run_dir: Path, *, alone: bool) -> Path | None:
     """Returns the key file of a peer that named none; None: that of the run directory."""
     is_there = (run_dir / "identity.pem").exists()
     return None if alone or is_there or not session.private else options.machine_identity()

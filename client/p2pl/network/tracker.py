@@ -182,6 +182,22 @@ class Asker:
             return fault_of_info
         return await tell(self._client, where, "revocations", invitation.encode(listed))
 
+    async def alive(self, url: str, session_id: str) -> int | None:
+        """Returns how many peers of a session a tracker knows; None where it does not say."""
+        try:
+            where = route(announce_url(url), "scrape")
+            return _alive_in(await ask(self._client, where, session=session_id), session_id)
+        except (InputError, *FAULTS):
+            return None
+
+    async def is_known(self, url: str, session_id: str, curve_key: str) -> bool:
+        """Returns whether a tracker knows somebody with a CURVE key in a private session."""
+        try:
+            where = announce_url(url)
+        except InputError:
+            return False
+        return bool(await proofs(self._client, where, session_id, curve_key))
+
     async def health(self, url: str) -> tuple[Answered | None, str]:
         """Returns what a tracker answers when it is asked whether it is there; else why not."""
         try:
@@ -191,6 +207,17 @@ class Asker:
         except FAULTS as fault:
             reason = f"{type(fault).__name__}: {fault}".rstrip(": ")
             return None, visible(reason + web.advice(fault))
+
+
+def _alive_in(answer: Answered, session_id: str) -> int | None:
+    if answer.status != 200:
+        return None
+    try:
+        scrape = msgspec.json.decode(answer.data, type=messages.Scrape)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    counts = scrape.sessions.get(session_id)
+    return counts.alive if counts else None
 
 
 def skew_s(date: str, now_s: float) -> float | None:

@@ -107,7 +107,9 @@ class CurveWire:
         self._dialler = dialler or Direct()
         if membership is not None:
             self._dialler = Invited(self._dialler, membership)
-        self._keys = CurveKeys.generate() if membership is None else _lasting(identity, session_id)
+        self._keys = (
+            CurveKeys.generate() if membership is None else lasting_keys(identity, session_id)
+        )
         self._asking: set[asyncio.Task[Any]] = set()
 
     @property
@@ -407,12 +409,33 @@ class CurveWire:
         self._connections.close()
 
 
-def _lasting(identity: Identity, session_id: str) -> CurveKeys:
+def lasting_keys(identity: Identity, session_id: str) -> CurveKeys:
     """Returns the keys of a member of a private session, the same in each of its runs.
 
     So others who have met it admit it again, also while no tracker tells them of it.
     """
     return CurveKeys.from_secret(identity.secret_for(f"p2pl curve {session_id}"))
+
+
+async def free_to_listen(listen: str) -> str:
+    """Returns what a peer would listen on, having tried; nothing listens there afterwards.
+
+    Args:
+        listen: as of `CurveWire`.
+
+    Raises:
+        InputError: it is not an address of this machine, or its port is in use.
+    """
+    host, port = await _resolve(listen)
+    context = zmq.asyncio.Context()
+    router = context.socket(zmq.ROUTER)
+    try:
+        router.ipv6 = True
+        free = _bind(router, host, port)
+    finally:
+        router.close(linger=0)
+        context.term()
+    return f"{host}:{free}" if port else f"{host}, any free port"
 
 
 async def _resolve(listen: str) -> tuple[str, int]:
