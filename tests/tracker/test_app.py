@@ -17,9 +17,9 @@ from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Announce, Counts, Refusal
 from p2pl.protocol.invitation import encode, revoke
 from p2pl.protocol.session import MAX_INFO_BYTES
-from p2pl_tracker.address import networks
+from p2pl_tracker.address import SITE_SHARE, networks
 from p2pl_tracker.app import Policy, create_app
-from p2pl_tracker.swarm import SITE_SHARE, Limits, MemoryStore, Store, Totals, Welcome
+from p2pl_tracker.swarm import Limits, MemoryStore, Store, Totals, Welcome
 
 pytestmark = pytest.mark.anyio
 

@@ -26,14 +26,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from p2pl import __version__
 from p2pl.errors import AnnounceError, wrong
 from p2pl.protocol import announce as messages
+from p2pl.protocol import reach as reaching
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAnnounce, Terms
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl.protocol.invitation import MAX_REVOCATIONS_BYTES
 from p2pl.protocol.session import MAX_INFO_BYTES
 from p2pl_tracker import docs
-from p2pl_tracker.address import AddressLimit, Network, from_outside, is_loopback, observed
+from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
 from p2pl_tracker.issuer import Issuer, Relays
+from p2pl_tracker.listing import Asker
 from p2pl_tracker.metrics import Metrics
+from p2pl_tracker.reach import DialBack
 from p2pl_tracker.register import Register, Served
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
 
@@ -82,6 +85,7 @@ class Tracker:
         rate, burst = policy.address_rate, policy.address_burst
         self._requests = AddressLimit(rate, burst, now=now)
         self._departures = AddressLimit(rate, burst, now=now)
+        self._dial_back = DialBack(now=now)
 
     async def announce(self, request: Request) -> Response:
         """Returns the answer to an announce, or the refusal."""
@@ -127,7 +131,8 @@ class Tracker:
             messages.check_host(host)
         self.register.check(announce)
         welcome = await self.store.announce(announce, host)
-        rows = welcome.rows if not here else [from_outside(row, here) for row in welcome.rows]
+        asker = Asker(host, announce.version, here)
+        rows = [peer.told_to(asker) for peer in welcome.peers]
         return messages.encode_answer(self._terms(announce, welcome, host), rows)
 
     def _terms(self, announce: SignedAnnounce, welcome: Welcome, host: str) -> Terms:
@@ -188,6 +193,15 @@ class Tracker:
         if fault.status == 413:
             headers["connection"] = "close"  # do not read the rest
         return Response(messages.encode_other(refusal), fault.status, headers, "application/json")
+
+    async def reach(self, request: Request) -> Response:
+        """Returns whether the address that asks can be dialled at the port that it names."""
+        try:
+            question = reaching.decode_question(await bounded_body(request))
+            reached = await self._dial_back(self._host(request), question.port)
+        except AnnounceError as fault:
+            return self.refuse(fault)
+        return _json(reaching.encode(reached))
 
     async def scrape(self, request: Request) -> Response:
         """Returns the counts of the sessions asked for."""
@@ -395,6 +409,7 @@ def create_app(
     )
     for method, path, endpoint, document in (
         ("POST", "/announce", tracker.announce, docs.ANNOUNCE),
+        ("POST", "/reach", tracker.reach, docs.REACH),
         ("GET", "/scrape", tracker.scrape, docs.SCRAPE),
         ("POST", "/session", tracker.take_session, docs.SESSION),
         ("GET", "/proof", tracker.proof, docs.PROOF),

@@ -307,12 +307,12 @@ def relay(
         total_bytes=total_bytes,
     )
     context = server.Certificate(tls_cert, tls_key).context() if tls_cert and tls_key else None
-    doors = relays.Doors(
-        server.listen(host, port), server.listen(host, tls_port) if context else None, context
-    )
     server.raise_file_limit(max_connections + server.SPARE_FILES)
-    one = relays.Relay(policy, doors, drain_s=drain_s)
     with contextlib.ExitStack() as stack:
+        plain = stack.enter_context(server.listen(host, port))
+        secure = stack.enter_context(server.listen(host, tls_port)) if context else None
+        doors = relays.Doors(plain, secure, context)
+        one = relays.Relay(policy, doors, drain_s=drain_s)
         if metrics is not None:
             print(f"metrics on {stack.enter_context(relays.shown(one, metrics))}", flush=True)
         ready = f"relaying on {' '.join(doors.addresses)}"

@@ -24,8 +24,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from p2pl.errors import InputError, wrong
-from p2pl_tracker.address import Network, observed
-from p2pl_tracker.swarm import address_group
+from p2pl_tracker.address import Network, address_group, observed
 
 log = logging.getLogger(__name__)
 

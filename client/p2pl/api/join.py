@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar, get_args
 
 from torch import nn
 
@@ -32,8 +32,11 @@ from p2pl.learning.checkpoint import check_proportion
 from p2pl.learning.torch_trainer import Fit
 from p2pl.network import web
 from p2pl.network.keys import Identity
+from p2pl.network.ways import RelayMode
 from p2pl.privacy import policy
+from p2pl.protocol import endpoint
 from p2pl.protocol import session as session_format
+from p2pl.protocol.endpoint import Endpoint
 from p2pl.protocol.invitation import Invitation
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.log import make_directory, read_run
@@ -42,6 +45,9 @@ Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
 T = TypeVar("T")
 RUNS = Path("runs")
+
+
+MAX_ANNOUNCED = 4  # chosen: two families, two names
 
 
 async def join_async(  # noqa: PLR0913  # keywords, each of them a different thing
@@ -58,6 +64,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
     invitation: str | os.PathLike[str] | None = None,
+    announce: str | Sequence[str] = (),
+    relay: RelayMode = "auto",
     rounds: int | None = None,
     seed_for: float = 60.0,
     alone: bool = False,
@@ -100,6 +108,10 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
             or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
         invitation: to a private session: the file that its author made for this peer, or the
             text in it. None: the session is open.
+        announce: `HOST:PORT` or several, by which others can dial this peer from elsewhere, the
+            best first: an address or a name, where a router forwards a port to the one of `listen`.
+        relay: whether others reach this peer by a relay that the tracker names: `always`, `never`,
+            or `auto`: where it cannot be dialled.
         rounds: to do in all; None: the session's.
         seed_for: seconds for which others are served at most, once all rounds are done.
         alone: whether nothing is sent and nobody asked.
@@ -139,6 +151,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     _check_functions(fit, _sinks(on_event))
     if rounds is not None and (type(rounds) is not int or rounds < 1):
         raise InputError(wrong("rounds", got=rounds, allowed="a whole number from 1 on, or None"))
+    if relay not in get_args(RelayMode):
+        raise InputError(wrong("relay", got=relay, allowed="auto, always or never"))
     check_known(file.session, alone=alone)
     check_proportion(file.session, file.checkpoint)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
@@ -171,6 +185,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         rounds=rounds,
         trackers=tiers,
         authorities=Path(ca) if ca else None,
+        announced=_announced(announce),
+        relay=relay,
         seeding_s=seed_for,
         alone=alone,
         privacy=private,
@@ -207,6 +223,20 @@ def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
     if given is None:
         return ()
     return tuple(given) if isinstance(given, Sequence) else (given,)
+
+
+def _announced(texts: str | Sequence[str]) -> tuple[Endpoint, ...]:
+    """Returns the endpoints that the person says others can dial."""
+    found = []
+    for text in [texts] if isinstance(texts, str) else texts:
+        try:
+            found.append(endpoint.parse(f"tcp://{text}"))
+        except ValueError as fault:
+            allowed = "HOST:PORT, of an IP address or a name that others can dial"
+            raise InputError(wrong("announce", got=text, allowed=allowed)) from fault
+    if len(found) > MAX_ANNOUNCED:
+        raise InputError(wrong("announce", got=len(found), allowed=f"at most {MAX_ANNOUNCED}"))
+    return tuple(found)
 
 
 def _check_functions(fit: Fit | None, sinks: Sequence[Sink]) -> None:

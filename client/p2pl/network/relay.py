@@ -51,6 +51,7 @@ BACK_OFF = BackOff(first_s=0.5, max_s=15.0)  # a relay that was restarted is fou
 STEADY_S = 30.0  # after so long a connection was good, and the next failure is the first
 ANSWER_S = 15.0  # for a relay to answer
 CONNECT_S = 5.0  # to one of its addresses
+CLOSE_S = 2.0  # chosen: two round trips of a slow line
 MAX_HOSTS = 4  # of a relay's name, that are tried
 MIN_KEEPALIVE_S, MAX_KEEPALIVE_S = 1.0, 120.0  # whatever a relay says
 MAX_ANSWERS = 64  # calls at the same time; as many as a relay joins for one peer
@@ -116,6 +117,7 @@ class Pumps:
     def __init__(self, traffic: Traffic) -> None:
         self.traffic = traffic
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -141,12 +143,23 @@ class Pumps:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def run_to_its_end(self, closing: Coroutine[Any, Any, None]) -> None:
+        """Runs what closes something; it may go on for `CLOSE_S` when all else is ended."""
+        task = asyncio.create_task(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
         """Ends all of them."""
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._closing:
+            _, late = await asyncio.wait(self._closing, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.sleep(0)  # for transports that were given up
 
 
 async def dial_through(
@@ -170,7 +183,7 @@ async def dial_through(
     key = speaker.identity.private_key
     with _told_by(relay):
         async with asyncio.timeout(deadline_s):
-            pipe = await _reach(relay, speaker)
+            pipe = await _reach(relay, speaker, pumps)
             with contextlib.ExitStack() as undo:
                 undo.callback(pipe.close)
                 undo.callback(pipe.shut)
@@ -251,7 +264,7 @@ class RelayListener:
         speaker = self._speaker
         async with contextlib.AsyncExitStack() as stack:
             async with asyncio.timeout(ANSWER_S):
-                pipe = await _reach(self.relay, speaker)
+                pipe = await _reach(self.relay, speaker, self._pumps)
                 stack.callback(pipe.close)
                 stack.callback(pipe.shut)
                 said = messages.listen(
@@ -288,7 +301,7 @@ class RelayListener:
         try:
             with _told_by(self.relay):
                 async with asyncio.timeout(ANSWER_S):
-                    there = await _reach(self.relay, self._speaker)
+                    there = await _reach(self.relay, self._speaker, self._pumps)
                     with contextlib.ExitStack() as undo:
                         undo.callback(there.close)
                         undo.callback(there.shut)
@@ -400,12 +413,12 @@ class _Refusal(NetworkError):
     """A relay does not do what was asked."""
 
 
-async def _reach(relay: Endpoint, speaker: Speaker) -> Pipe:
+async def _reach(relay: Endpoint, speaker: Speaker, pumps: Pumps) -> Pipe:
     """Returns a connection to a relay; the preface is not said yet."""
     if relay.kind == "relays":
         from p2pl.network.web_socket import open_web_socket  # most peers never need it
 
-        return await open_web_socket(relay, speaker.trust)
+        return await open_web_socket(relay, speaker.trust, pumps.run_to_its_end)
     if relay.kind not in PLAIN:
         raise ProtocolError(wrong("endpoint", got=str(relay), allowed="relay:// or relays://"))
     return SocketPipe(await _connect(relay))

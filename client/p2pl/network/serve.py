@@ -23,6 +23,7 @@ from p2pl.network.gate import Gate
 from p2pl.network.membership import Membership
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
+from p2pl.protocol.address import Reach, reach_of
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_CREDIT,
@@ -109,6 +110,7 @@ class Server:
     Attributes:
         seen: where peers serve that have asked and proved who they are; the latest stand last.
         inbox: what others have told this peer.
+        sees_this_machine: whether a peer on this machine is remembered as there.
     """
 
     def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
@@ -139,6 +141,7 @@ class Server:
         self._busy = Busy(int(limits.retry_in_s * 1_000))
         self._now = asyncio.get_running_loop().time
         self.seen: dict[str, PeerAddress] = {}
+        self.sees_this_machine = True
         self.inbox = Inbox()
         self._accepted = AcceptedConnections(
             credential, lambda: self._versions.get("model"), self.inbox, self._now
@@ -281,7 +284,9 @@ class Server:
             id=peer_id, host=host, port=credential.port, curve_key=curve_key, proof=proof
         )
         with contextlib.suppress(ValueError):  # it has come from where nobody else could reach it
-            self._see(address.checked())
+            there = address.checked()
+            if self.sees_this_machine or reach_of(there.host) != Reach.MACHINE:
+                self._see(there)
         return peer_id
 
     def _check_standing(self, peer_id: str | None) -> None:

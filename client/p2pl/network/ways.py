@@ -184,7 +184,13 @@ class Reception:
         relays = [one for one in places.relays() if one.kind in RELAYS][:MAX_RELAYS]
         if not relays:  # a tracker that says nothing now has not taken back what it said
             relays = [one for one in self._listening if one.kind in RELAYS]
-        meetings = {way: None for peer in places.peers() for way in peer.ways if way.kind == MEET}
+        meetings = {
+            way: None
+            for peer in places.peers()
+            for way in peer.ways
+            # Where a tracker saw the peer itself: nobody sends others to a third machine.
+            if way.kind == MEET and way.host == peer.host
+        }
         wanted = [*relays, *list(meetings)[-MAX_MEETINGS:]]
         for where in set(self._listening) - set(wanted):
             _, task = self._listening.pop(where)

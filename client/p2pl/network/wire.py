@@ -61,6 +61,7 @@ class CurveWire:
     Attributes:
         traffic: bytes and transfers so far.
         curve_key: the public CURVE key to announce, in Z85.
+        host: the IP address that it serves at, once it is open; 0.0.0.0 or :: is all.
         port: where it serves, once it is open.
         gate: bounds the connections of others.
     """
@@ -96,7 +97,7 @@ class CurveWire:
             P2PLError: this libzmq has no CURVE.
         """
         self.traffic = Traffic()
-        self.port = 0
+        self.host, self.port = "", 0
         self._identity = identity
         self._session_id = session_id
         self._listen = listen
@@ -141,6 +142,7 @@ class CurveWire:
             InputError: `listen` is not an address of this machine, or its port is in use.
         """
         host, port = await _resolve(self._listen)
+        self.host = host.strip("[]")
         reuse_freed_memory()
         async with contextlib.AsyncExitStack() as stack:
             context = zmq.asyncio.Context()
@@ -161,6 +163,13 @@ class CurveWire:
     ) -> None:
         """Ends all transfers at once, in both directions."""
         await self._stack.aclose()
+
+    def takes_relayed(self) -> None:
+        """Says that connections from this machine may be of peers elsewhere, which a relay brought.
+
+        Where those are is then not remembered: that address means another machine to them.
+        """
+        self._server.sees_this_machine = False
 
     async def publish(self, version: Version, *, keep_last: bool = False) -> bytes:
         """Gives `version` to all who ask from now on, and returns its digest.
