@@ -40,6 +40,23 @@ Authorities: TypeAlias = Annotated[
     ),
 ]
 
+Identity: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        "--key",
+        help="Key file of the peer, made if it does not exist.  "
+        "[default: ~/.config/p2pl/identity.pem]",
+    ),
+]
+Invitation: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="Invitation to a private session: the file that its author made for this peer's id "
+        "(see `p2pl id`).  [default: none; the session is open]"
+    ),
+]
+
 # --- data ----------------------------------------------------------------------------------------
 
 Data: TypeAlias = Annotated[str, typer.Option(help=f"Data set: {DATA_SETS}")]
@@ -148,6 +165,12 @@ def part_of(shard: str | None, partition: str, seed: int) -> Part | None:
     if int(index) > int(count):
         raise InputError(wrong("--shard", got=shard, allowed=f"0/{count} to {count}/{count}"))
     return int(index) % int(count), int(count), partition, seed
+
+
+def machine_identity() -> Path:
+    """Returns where the key of this machine's peer is kept, unless somebody names another place."""
+    config = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(config) if config else Path.home() / ".config") / "p2pl" / "identity.pem"
 
 
 def data_dir() -> Path | None:

@@ -43,6 +43,7 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 T = TypeVar("T")
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 PeerId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+AuthorKey = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
 
 
 # (path, value), or (part of a path, the rest of it, value)
@@ -275,6 +276,8 @@ class Session(_Section, frozen=True):
     privacy: Privacy = Privacy()
     table: Table | None = None  # None: the data are no table
     text: Text | None = None  # None: they are no text
+    private: bool = False  # only those take part whom the author has invited
+    author: AuthorKey = ""  # of a private session: the Ed25519 key that signs invitations, in hex
     version: Literal[1] = 1
 
 
@@ -292,6 +295,8 @@ class Spec(_Section, frozen=True):
     privacy: Privacy = Privacy()
     table: Table | None = None
     text: Text | None = None
+    private: bool = False
+    author: AuthorKey = ""  # "": `p2pl create` makes a key
     comment: Annotated[str, Meta(max_length=2_000)] = ""
     url_list: tuple[str, ...] = ()  # where the checkpoint may be had (BEP 19)
 
@@ -312,6 +317,8 @@ class Spec(_Section, frozen=True):
             privacy=self.privacy,
             table=self.table,
             text=self.text,
+            private=self.private,
+            author=self.author,
         )
         check(session)
         return session
@@ -459,6 +466,8 @@ def check(session: Session) -> None:
         )
     _check_training(session)
     _check_wire(session.wire)
+    if session.author and not session.private:
+        raise SessionFileError("author: allowed only with private = true")
     if session.text is not None:
         _check_text(session)
     if session.table is not None:
