@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAn
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl_tracker import docs
 from p2pl_tracker.address import AddressLimit, Network, from_outside, is_loopback, observed
+from p2pl_tracker.issuer import Issuer, Relays
 from p2pl_tracker.metrics import Metrics
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
 
@@ -49,6 +51,7 @@ class Policy:
     trusted_proxies: tuple[Network, ...] = ()
     address_rate: float = 200.0  # requests a second from one address; 0 = no limit
     address_burst: int = 1_000  # not fewer than peers of one address, who may all leave at once
+    relays: Relays | None = None  # that peers are told of
 
 
 class Tracker:
@@ -69,6 +72,7 @@ class Tracker:
         self.epoch = secrets.token_urlsafe(6)
         self.started_s = now()
         self._now, self._wall, self._rng = now, wall, rng
+        self._issuer = Issuer(policy.relays, now=now, wall=wall) if policy.relays else None
         rate, burst = policy.address_rate, policy.address_burst
         self._requests = AddressLimit(rate, burst, now=now)
         self._departures = AddressLimit(rate, burst, now=now)
@@ -121,6 +125,7 @@ class Tracker:
 
     def _terms(self, announce: SignedAnnounce, welcome: Welcome, host: str) -> Terms:
         interval_s = self.policy.interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        relays, ticket = self._relays_for(announce)
         return Terms(
             interval_s=max(1, round(interval_s)),
             min_interval_s=self.policy.limits.min_interval_s,
@@ -129,7 +134,16 @@ class Tracker:
             training=welcome.training,
             external_host=host if announce.event == "started" else "",
             warning=welcome.warning,
+            relays=relays,
+            ticket=ticket,
         )
+
+    def _relays_for(self, announce: SignedAnnounce) -> tuple[tuple[str, ...], bytes]:
+        """Returns relays and a ticket to them, where the asker understands them and needs one."""
+        if self._issuer is None or announce.version < 2 or announce.event == "stopped":
+            return (), b""
+        ticket = self._issuer.ticket_for(announce)
+        return (self._issuer.relays.endpoints, ticket) if ticket else ((), b"")
 
     def _host(self, request: Request) -> str:
         if request.client is None:  # uvicorn's way to say that it has hung up
@@ -295,6 +309,7 @@ def create_app(
     now: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
     rng: random.Random | None = None,
+    beside: AbstractAsyncContextManager[None] | None = None,
 ) -> FastAPI:
     """Returns the tracker as an ASGI application.
 
@@ -304,6 +319,7 @@ def create_app(
         now: a clock that never steps back, in seconds.
         wall: seconds since 1970, against which announces are dated.
         rng: draws the cohorts and the jitter.
+        beside: what runs in the same process for as long as it does, such as a relay.
     """
     policy = policy or Policy()
     rng = rng or random.Random()
@@ -313,7 +329,8 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         task = asyncio.create_task(tracker.expire_for_ever())
-        yield
+        async with beside or contextlib.nullcontext():
+            yield
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

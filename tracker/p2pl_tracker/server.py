@@ -238,6 +238,14 @@ class Certificate:
 
     def check(self) -> None:
         """Raises InputError unless the two belong together and can be read."""
+        self.context()
+
+    def context(self) -> ssl.SSLContext:
+        """Returns what a server of TLS needs.
+
+        Raises:
+            InputError: the two do not belong together, or cannot be read.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(self.chain, self.key, password="")
@@ -249,6 +257,7 @@ class Certificate:
                     allowed="a certificate and its private key, without a password, in PEM form",
                 )
             ) from fault
+        return context
 
 
 def serve(
@@ -274,7 +283,7 @@ def serve(
         KeyboardInterrupt: it was SIGINT.
     """
     patience = patience or Patience()
-    _raise_file_limit(2 * patience.max_connections + SPARE_FILES)
+    raise_file_limit(2 * patience.max_connections + SPARE_FILES)
     protocol = functools.partial(BoundedProtocol, doorkeeper=Doorkeeper(patience, proxies))
     host, port = listener.getsockname()[:2]
     scheme = "https" if certificate else "http"
@@ -304,7 +313,7 @@ def serve(
         signal.signal(signal.SIGTERM, before)
 
 
-def _raise_file_limit(wanted: int) -> None:
+def raise_file_limit(wanted: int) -> None:
     """Lets this process hold so many connections, as far as the system allows it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,29 +1,26 @@
 """The pulling half of the wire: one peer, one question, one deadline.
 
-Each pull has a DEALER socket of its own, closed when it ends. What a stalled or lying peer still
-has in flight is gone with the socket and cannot be mistaken for an answer to the next question, and
-there is no pool to bound or to age. The price is a TCP connection and a CURVE handshake a pull: a
-few milliseconds on loopback, two round trips more on a network (`scripts/bench wire` measures it).
+Each pull has a connection of its own, closed when it ends. What a stalled or lying peer still has
+in flight is gone with it and cannot be mistaken for an answer to the next question, and there is no
+pool to bound or to age. The price is a handshake a pull: a few milliseconds on loopback, and three
+round trips on a network.
 """
 
 import asyncio
 import contextlib
-import functools
 import mmap
-import operator
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
-import zmq
-import zmq.asyncio
 from xxhash import xxh3_128
-from zmq.utils.monitor import recv_monitor_message
 
 from p2pl.errors import FrameError, PullError, wrong
+from p2pl.network.dial import Dialler
 from p2pl.network.keys import CurveKeys
 from p2pl.network.traffic import Traffic
+from p2pl.network.zmtp import Connection
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_CREDIT,
@@ -45,28 +42,13 @@ from p2pl.protocol.frame import (
 
 WINDOW_BYTES = 60 << 20  # in flight at most; chosen: a smaller one stalls the sender on two cores
 MIN_WINDOW = 2  # chunks: one on its way while one is taken in
-CREDIT_STEPS = 4  # credit goes back each quarter of the window: each message wakes four threads…
+CREDIT_STEPS = 4  # credit goes back each quarter of the window: each message wakes three threads…
 CREDIT_S = 1.0  # …but at least so often, or the sender takes this peer for a slow loris
-YIELD_MESSAGES = 8  # taken in a row before the rest of the event loop has its turn
 MIN_RETRY_MS = 50  # whatever a busy peer says
 HASH_BYTES = 1 << 20  # chosen: hashed while it is still in the processor's cache
-CONNECT_MS = 5_000  # chosen: two lost SYNs (1 s, 2 s) and a slow path
-HANDSHAKE_MS = 5_000
-RECONNECT_MS, RECONNECT_MAX_MS = 100, 1_000
-FRAMING_BYTES = 128  # what CURVE adds to a frame: 33 bytes, and its handshake commands
 # For an offer, beside the wait that was asked for. Chosen: who is there says at once that it is
 # busy, and has a place before so long; who never has must not cost a round its whole deadline.
 FIRST_ANSWER_S = 10.0
-GRACE_S = 0.5  # to read what a peer sent before its connection was lost
-
-T = TypeVar("T")
-LOST: dict[int, str] = {
-    zmq.EVENT_CLOSED: "unreachable: no connection",
-    zmq.EVENT_DISCONNECTED: "unreachable: connection lost",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "unreachable: no CURVE handshake",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "unreachable: not a p2pl peer",
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unreachable: refused the CURVE key",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +98,7 @@ class Puller:
     """Asks peers for their newest version.
 
     Args:
-        context: that its sockets are made in.
+        dialler: opens streams to peers.
         keys: of this peer's connections.
         credential: of this peer, shown with every question.
         chunk_bytes: of the session.
@@ -125,14 +107,14 @@ class Puller:
 
     def __init__(
         self,
-        context: zmq.asyncio.Context,
+        dialler: Dialler,
         *,
         keys: CurveKeys,
         credential: Credential,
         chunk_bytes: int,
         traffic: Traffic,
     ) -> None:
-        self._context = context
+        self._dialler = dialler
         self._keys = keys
         self._credential = credential
         self._chunk_bytes = chunk_bytes
@@ -172,78 +154,27 @@ class Puller:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
             FrameError: the peer is not who it should be, or what it sent is not what it promised.
         """
-        where = endpoint(address)
-        with dealing(self._context, self._keys, address) as (dealer, monitor):
-            dealer.maxmsgsize = max(self._chunk_bytes, MAX_HEADER_BYTES) + FRAMING_BYTES
-            dealer.rcvhwm = self._window + 1  # chunks, and the offer before them
-            talk = _Talk(dealer, address, room, self._chunk_bytes, self._traffic)
-            try:
-                async with asyncio.timeout(deadline_s):
-                    connect(dealer, where)
-                    return await unless_lost(talk.ask(question), monitor)
-            except TimeoutError as fault:
-                raise PullError(f"late: {talk.stage} after {deadline_s:g} s") from fault
-            except FrameError:
-                self._traffic.broke(talk.peer_id)
-                raise
-
-
-@contextlib.contextmanager
-def dealing(
-    context: zmq.asyncio.Context, keys: CurveKeys, address: PeerAddress
-) -> Iterator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]]:
-    """Yields a socket that will talk to one peer only, and the socket that tells its fate.
-
-    Both are closed at the end. The first is not connected yet.
-
-    Raises:
-        PullError: there is no socket for it, or ZeroMQ does not take the address: what is wrong
-            with one address costs that address.
-    """
-    with contextlib.ExitStack() as stack:
+        talk = _Talk(address, room, self._chunk_bytes, self._traffic)
         try:
-            pair = stack.enter_context(_dealing(context, keys, address))
-        except zmq.ZMQError as fault:
-            raise PullError(f"unreachable: {fault.strerror}") from fault
-        yield pair
-
-
-def connect(dealer: zmq.asyncio.Socket, where: str) -> None:
-    """Connects a socket; raises PullError where ZeroMQ does not take the address."""
-    try:
-        dealer.connect(where)
-    except zmq.ZMQError as fault:
-        raise PullError(f"unreachable: {fault.strerror}") from fault
-
-
-@contextlib.contextmanager
-def _dealing(
-    context: zmq.asyncio.Context, keys: CurveKeys, address: PeerAddress
-) -> Iterator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]]:
-    dealer = context.socket(zmq.DEALER)
-    try:
-        dealer.linger = 0
-        dealer.ipv6 = True
-        dealer.maxmsgsize = MAX_HEADER_BYTES + FRAMING_BYTES
-        dealer.connect_timeout = CONNECT_MS
-        dealer.handshake_ivl = HANDSHAKE_MS
-        dealer.reconnect_ivl, dealer.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
-        dealer.curve_serverkey = address.curve_key.encode()
-        dealer.curve_publickey = keys.public.encode()
-        dealer.curve_secretkey = keys.secret.encode()
-        monitor = dealer.get_monitor_socket(functools.reduce(operator.or_, LOST))
-        try:
-            yield dealer, monitor
-        finally:
-            if not dealer.closed:  # else its context was destroyed, and the monitor with it
-                dealer.disable_monitor()
-            monitor.close()  # not left to the collector: an open socket holds up the whole context
-    finally:
-        dealer.close()
+            async with asyncio.timeout(deadline_s), contextlib.AsyncExitStack() as held:
+                connection = await Connection.open(
+                    self._dialler,
+                    self._keys,
+                    address,
+                    max_payload_bytes=max(self._chunk_bytes, MAX_HEADER_BYTES),
+                    deadline_s=deadline_s,
+                )
+                held.callback(connection.close)
+                return await talk.ask(connection, question)
+        except TimeoutError as fault:
+            raise PullError(f"late: {talk.stage} after {deadline_s:g} s") from fault
+        except FrameError:
+            self._traffic.broke(talk.peer_id)
+            raise
 
 
 class _Talk:
-    """One conversation with one peer, over a socket of its own.
+    """One conversation with one peer, over a connection of its own.
 
     Attributes:
         peer_id: of the other end, once it has proved who it is.
@@ -251,30 +182,23 @@ class _Talk:
     """
 
     def __init__(
-        self,
-        dealer: zmq.asyncio.Socket,
-        address: PeerAddress,
-        room: Room,
-        chunk_bytes: int,
-        traffic: Traffic,
+        self, address: PeerAddress, room: Room, chunk_bytes: int, traffic: Traffic
     ) -> None:
         self.peer_id: str | None = None
         self.stage = "no answer"
-        # The same socket without pyzmq's futures, which cost a tenth of the speed.
-        self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(dealer.underlying)
         self._address = address
         self._room = room
         self._chunk_bytes = chunk_bytes
         self._traffic = traffic
-        self._heard = 0
 
-    async def ask(self, question: Pull | FetchBlob) -> Pulled | Unchanged:
+    async def ask(self, connection: Connection, question: Pull | FetchBlob) -> Pulled | Unchanged:
         """Returns the peer's answer; asks again for as long as it is busy."""
+        self._connection = connection
         wait_s = question.wait_ms / 1_000 if isinstance(question, Pull) else 0.0
         most_s = wait_s + FIRST_ANSWER_S
         until_s = time.monotonic() + most_s
         while True:
-            self._say(question)
+            await self._say(question)
             try:
                 async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
                     answer, _ = await self._hear()
@@ -312,20 +236,19 @@ class _Talk:
         if offer.size != size:
             raise FrameError(wrong("offer.size", got=offer.size, allowed=f"{size}, by the session"))
         view = self._room.view()
+        self._connection.place(view, self._chunk_bytes)
         digest, hashed = xxh3_128(), 0
         step, offset, owed, last_s = max(1, window // CREDIT_STEPS), 0, 0, time.monotonic()
+        lacking = -(-size // self._chunk_bytes) - window  # chunks that no credit was given for
         while offset < size:
             self.stage = f"{offset} of {size} bytes"
-            payload = await self._next_chunk(offset)
-            end = offset + len(payload)
-            view[offset:end] = payload
-            offset, owed = end, owed + 1
+            offset, owed = offset + await self._next_chunk(offset), owed + 1
             if offset - hashed >= HASH_BYTES or offset == size:
                 digest.update(view[hashed:offset])
                 hashed = offset
-            if offset < size and (owed >= step or time.monotonic() - last_s > CREDIT_S):
-                self._say(Credit(owed))
-                owed, last_s = 0, time.monotonic()
+            if lacking > 0 and (owed >= step or time.monotonic() - last_s > CREDIT_S):
+                await self._say(Credit(min(owed, lacking)))
+                lacking, owed, last_s = lacking - owed, 0, time.monotonic()
         if digest.digest() != offer.digest:
             raise FrameError(wrong("digest", got=digest.hexdigest(), allowed=offer.digest.hex()))
         self._traffic.transfers_in += 1
@@ -338,8 +261,11 @@ class _Talk:
             payload=view,
         )
 
-    async def _next_chunk(self, offset: int) -> memoryview:
-        """Returns the bytes that stand at `offset`; they must be the next that come."""
+    async def _next_chunk(self, offset: int) -> int:
+        """Returns how many bytes now stand at `offset`; they must be the next that come.
+
+        A chunk of the size that it must have was put into its place by the connection.
+        """
         answer, payload = await self._hear()
         if isinstance(answer, Refused):
             raise PullError(f"refused: {answer.reason!r} after {self.stage}")
@@ -349,90 +275,20 @@ class _Talk:
         if answer.offset != offset or len(payload) != expected:
             got = f"{len(payload)} bytes at {answer.offset}"
             raise FrameError(wrong("chunk", got=got, allowed=f"{expected} at {offset}"))
-        return payload
+        return expected
 
-    def _say(self, header: Header) -> None:
+    async def _say(self, header: Header) -> None:
         data = encode(header)
-        try:
-            self._at_once.send(data, zmq.DONTWAIT)
-        except zmq.Again as fault:
-            raise PullError(f"unreachable: reads nothing; {self.stage}") from fault
+        await self._connection.send(data)
         self._traffic.went(self.peer_id, len(data))
 
-    async def _hear(self) -> tuple[Answer, memoryview | None]:
+    async def _hear(self) -> tuple[Answer, memoryview | bytes | None]:
         """Returns the next header, and the bytes that belong to it if it is a chunk."""
-        while True:
-            try:
-                header, *rest = self._at_once.recv_multipart(zmq.DONTWAIT, copy=False)
-                break
-            except zmq.Again:
-                await _news(self._at_once.fileno())
-        self._heard += 1
-        if self._heard % YIELD_MESSAGES == 0:
-            await asyncio.sleep(0)  # with messages waiting, the line above never yields
+        header, *rest = await self._connection.receive()
         self._traffic.came(self.peer_id, len(header) + sum(map(len, rest)))
-        answer = decode_answer(header.buffer)
+        answer = decode_answer(header)
         if len(rest) != isinstance(answer, Chunk):
             raise FrameError(
                 wrong("message", got=f"{len(rest) + 1} frames", allowed="2 for a chunk, else 1")
             )
-        return answer, rest[0].buffer if rest else None
-
-
-async def _news(fd: int) -> None:
-    """Returns when a socket has news, of which its descriptor tells once.
-
-    So it is for those who have just found nothing to receive, and have done nothing since. The
-    reader that pyzmq had put there is replaced: nobody else waits for this socket.
-    """
-    loop = asyncio.get_running_loop()
-    news: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, lambda: None if news.done() else news.set_result(None))
-    try:
-        await news
-    finally:
-        loop.remove_reader(fd)
-
-
-async def unless_lost(talk: Coroutine[None, None, T], monitor: zmq.asyncio.Socket) -> T:
-    """Returns what `talk` returns, unless its connection is lost.
-
-    Args:
-        talk: a conversation; it is cancelled when this returns or raises.
-        monitor: of the socket that it goes over.
-
-    Raises:
-        PullError: there is no connection, or it broke and `talk` had not read all that came.
-    """
-    talking = asyncio.create_task(talk)
-    watching = asyncio.create_task(_lost(monitor))
-    try:
-        await asyncio.wait({talking, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not talking.done() and watching.result() == zmq.EVENT_DISCONNECTED:
-            await asyncio.wait({talking}, timeout=GRACE_S)
-        if talking.done():
-            return talking.result()
-        raise PullError(LOST[watching.result()])
-    finally:
-        talking.cancel()
-        watching.cancel()
-        await asyncio.gather(talking, watching, return_exceptions=True)
-
-
-async def _lost(monitor: zmq.asyncio.Socket) -> int:
-    """Returns the event that says that a connection failed, when it comes."""
-    message = await recv_monitor_message(monitor)
-    return int(message["event"])
-
-
-def endpoint(address: PeerAddress) -> str:
-    """Returns what ZeroMQ connects to, for example `tcp://[::1]:4000`.
-
-    Raises:
-        PullError: the address can be no peer's; a name is never looked up.
-    """
-    try:
-        host = address.checked().host
-    except ValueError as fault:
-        raise PullError(f"address: {fault}") from fault
-    return f"tcp://{f'[{host}]' if ':' in host else host}:{address.port}"
+        return answer, rest[0] if rest else None

@@ -1,7 +1,8 @@
 """The wire: everything a peer says to other peers, over ZeroMQ with CURVE, always.
 
-One event loop owns every socket. One ROUTER serves strangers (`serve`), each pull has a DEALER of
-its own (`pull`), and short messages go over kept ones (`connections`). Any CURVE key may connect;
+One event loop owns every socket. One ROUTER serves strangers (`serve`), each pull has a connection
+of its own (`pull`), and short messages go over kept ones (`connections`); both are dialled (`dial`)
+and speak what a ROUTER understands (`zmtp`). Any CURVE key may connect;
 who is behind it is settled by the credential in the first message, which both ends check against
 the key that this connection was made with.
 """
@@ -22,13 +23,15 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 
 from p2pl.errors import FrameError, InputError, PullError, wrong
 from p2pl.network.connections import Connections, Inbox
+from p2pl.network.dial import Dialler, Direct
 from p2pl.network.gate import EVENTS, Gate
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.memory import reuse_freed_memory
-from p2pl.network.pull import FRAMING_BYTES, HANDSHAKE_MS, Pulled, Puller, Room, Unchanged
+from p2pl.network.pull import Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, ServeLimits, Server
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Payload, Version, prepare
+from p2pl.network.zmtp import HANDSHAKE_S
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_HEADER_BYTES,
@@ -45,6 +48,7 @@ ANY = "0.0.0.0:0"
 ZAP_DOMAIN = b"p2pl"
 MAX_PORT = 65_535
 RECEIVE_MARK = 64  # messages from one puller that may wait
+FRAMING_BYTES = 128  # what CURVE adds to a frame: 33 bytes, and its handshake commands
 STUCK_MS = 20_000  # the kernel closes a connection whose other end takes nothing for so long
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([\w.-]+)):(\d{1,5})")
 
@@ -61,7 +65,7 @@ class CurveWire:
 
     gate: Gate
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         identity: Identity,
         *,
@@ -70,6 +74,7 @@ class CurveWire:
         chunk_bytes: int = 1 << 20,
         limits: ServeLimits | None = None,
         room: Callable[[int], memoryview] | None = None,
+        dialler: Dialler | None = None,
     ) -> None:
         """Makes the keys of its connections; nothing is open yet.
 
@@ -81,6 +86,7 @@ class CurveWire:
             chunk_bytes: of the session, the same for all its peers.
             limits: what this peer gives to others at most.
             room: returns so many writable bytes to receive a model in; None: usual memory.
+            dialler: opens streams to other peers; None: by TCP, where their addresses say.
 
         Raises:
             P2PLError: this libzmq has no CURVE.
@@ -93,6 +99,7 @@ class CurveWire:
         self._chunk_bytes = chunk_bytes
         self._limits = limits or ServeLimits()
         self._room = room
+        self._dialler = dialler or Direct()
         self._keys = CurveKeys.generate()
         self._asking: set[asyncio.Task[Any]] = set()
 
@@ -126,7 +133,7 @@ class CurveWire:
             router = context.socket(zmq.ROUTER)
             self._secure(router)
             self.port = _bind(router, host, port)
-            self._start(context, router, stack)
+            self._start(router, stack)
             self._stack = stack.pop_all()
         return self
 
@@ -316,17 +323,12 @@ class CurveWire:
         router.router_mandatory = True
         router.sndhwm, router.rcvhwm = SEND_MARK, RECEIVE_MARK
         router.maxmsgsize = MAX_HEADER_BYTES + FRAMING_BYTES
-        router.handshake_ivl = HANDSHAKE_MS
+        router.handshake_ivl = int(HANDSHAKE_S * 1_000)
         router.tcp_keepalive = 1
         router.tcp_keepalive_idle, router.tcp_keepalive_intvl, router.tcp_keepalive_cnt = 60, 10, 3
         router.setsockopt(zmq.TCP_MAXRT, STUCK_MS)
 
-    def _start(
-        self,
-        context: zmq.asyncio.Context,
-        router: zmq.asyncio.Socket,
-        stack: contextlib.AsyncExitStack,
-    ) -> None:
+    def _start(self, router: zmq.asyncio.Socket, stack: contextlib.AsyncExitStack) -> None:
         credential = issue_credential(
             self._identity.private_key,
             session_id=self._session_id,
@@ -343,14 +345,14 @@ class CurveWire:
             traffic=self.traffic,
         )
         self._puller = Puller(
-            context,
+            self._dialler,
             keys=self._keys,
             credential=credential,
             chunk_bytes=self._chunk_bytes,
             traffic=self.traffic,
         )
         self._connections = Connections(
-            context, keys=self._keys, credential=credential, traffic=self.traffic
+            self._dialler, keys=self._keys, credential=credential, traffic=self.traffic
         )
         watching = asyncio.create_task(self.gate.run(router.get_monitor_socket(EVENTS)))
         serving = asyncio.create_task(self._server.run())
