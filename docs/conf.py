@@ -10,7 +10,8 @@ import p2pl
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent
+ROOT = HERE.parent
 ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 project = "p2pl"
@@ -45,6 +46,20 @@ def in_the_repository(app: "Sphinx", name: str, source: list[str]) -> None:
     source[0] = re.sub(rf"\]\({re.escape(up)}(?!\.)", f"]({ADDRESS}/blob/main/", source[0])
 
 
+def without_empty_patterns(app: "Sphinx", name: str, source: list[str]) -> None:
+    """Leaves out of a list of pages each pattern that no page has yet.
+
+    Args:
+        app: unused; Sphinx gives it.
+        name: of the page.
+        source: the one text of the page, changed in place.
+    """
+    patterns = re.findall(r"^[a-z]+\*$", source[0], re.MULTILINE)
+    for pattern in (one for one in patterns if not any(HERE.glob(f"{one}.md"))):
+        source[0] = source[0].replace(f"\n{pattern}\n", "\n")
+
+
 def setup(app: "Sphinx") -> None:
-    """Has `in_the_repository` called for each page."""
+    """Has both functions called for each page."""
     app.connect("source-read", in_the_repository)
+    app.connect("source-read", without_empty_patterns)

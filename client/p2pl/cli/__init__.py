@@ -5,7 +5,7 @@ is explained.
 """
 
 from p2pl.cli import afterwards, create_inspect, join, partition, privacy, report, simulate
-from p2pl.cli.app import app, main
+from p2pl.cli.app import Command, app, main
 
 __all__ = ["app", "main"]
 
@@ -23,4 +23,4 @@ for _command in (
     afterwards.predict,
     afterwards.export,
 ):
-    app.command()(_command)
+    app.command(cls=Command)(_command)

@@ -337,10 +337,9 @@ def _page(report: SimulationReport) -> str:
     lower = "" if metric.higher_is_better else " Lower is better."
     parts = [
         f"# {visible(_title(simulation))}",
-        f"**{markdown_text(metric.title)} {_fine(score.mean, metric)} ± "
-        f"{markdown_text(f'{_fine(score.std_over_seeds, metric)} {metric.unit}'.rstrip())}**, "
-        f"the mean over the honest peers and {len(score.per_seed)} seeds, ± the standard deviation "
-        f"over the seeds. Over the peers of one seed it is {_fine(score.std_over_peers, metric)}, "
+        f"**{markdown_text(metric.title)} {_mean(score)}**, the mean over the honest peers"
+        f"{_over_seeds(score)}. Over the peers of one seed, the standard deviation is "
+        f"{_fine(score.std_over_peers, metric)}, "
         f"and the worst peer has {markdown_text(metric.shown(score.worst_peer))}.{lower}",
         markdown_table(("setting", "value"), _settings(simulation)),
         "## Seeds",
@@ -357,11 +356,23 @@ def _page(report: SimulationReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _mean(score: Score) -> str:
+    """Returns the mean, with its spread where there are several seeds to have one."""
+    metric = score.measured
+    spread = f" ± {_fine(score.std_over_seeds, metric)}" if len(score.per_seed) > 1 else ""
+    return markdown_text(f"{_fine(score.mean, metric)}{spread} {metric.unit}".rstrip())
+
+
+def _over_seeds(score: Score) -> str:
+    seeds = len(score.per_seed)
+    return f" and {seeds} seeds, ± the standard deviation over the seeds" if seeds > 1 else ""
+
+
 def _settings(simulation: LoggedSimulation) -> list[tuple[str, str]]:
     judged = "the test set"
     if simulation.held_out:
         judged = f"{simulation.held_out} held-out training examples"
-    attack = f"{simulation.attack}, {simulation.bad_peers} peers" if simulation.attack else "none"
+    attack = f"{simulation.attack}, {simulation.bad_peers} bad" if simulation.attack else "none"
     return [
         ("data", simulation.data),
         ("model", simulation.model),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta
 
 from p2pl.errors import SessionFileError, wrong
@@ -686,11 +687,26 @@ def convert(raw: object, kind: type[T], *, strict: bool) -> T:
     except msgspec.ValidationError as fault:
         message, _, path = str(fault).partition(" - at `$")
         where = path.rstrip("`").lstrip(".").replace("[...]", "") or "session"
+        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message):
+            allowed = ", ".join(_fields_at(kind, where)) or "none"
+            what = f"{where}: unknown field"
+            raise SessionFileError(wrong(what, got=unknown[1], allowed=allowed)) from fault
         got = _look_up(raw, where)
         shown = f": got {got!r}"[:160] if got is not None else ""
         raise SessionFileError(f"{where}{shown}; {message}") from fault
     except RecursionError as fault:
         raise SessionFileError("session: nested too deeply") from fault
+
+
+def _fields_at(kind: type, path: str) -> tuple[str, ...]:
+    """Returns the names of the fields of the table at an error path; () where none is there."""
+    table: Any = msgspec.inspect.type_info(kind)
+    for step in re.findall(r"[^.\[\]]+", path if path != "session" else ""):
+        inner = {field.name: field.type for field in getattr(table, "fields", ())}.get(step, table)
+        kinds = getattr(inner, "types", (inner,))  # of a table that may be left out, both
+        inner = next((one for one in kinds if hasattr(one, "fields")), inner)
+        table = getattr(inner, "item_type", inner)  # of a list of tables, one
+    return tuple(field.encode_name for field in getattr(table, "fields", ()))
 
 
 def _look_up(raw: object, path: str) -> object:
