@@ -74,6 +74,10 @@ OTHER_DATA = (
     "the data, or how they are divided, are not those of this run's earlier rounds: what it is "
     "scored on now may have been trained on then; allowed too: a new --run-dir"
 )
+NOTHING_LEFT = (
+    "all rounds were done before, and nobody is asked for more; allowed too: more --rounds, or a "
+    "new --run-dir"
+)
 NOTHING = torch.arange(0)  # rows
 SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
 SERVE_SHARE = 2 / 3  # of that deadline; then the slowest gives way where others find no place
@@ -332,6 +336,9 @@ def _compute_with(threads: int | None, trainer: Trainer) -> None:
 
 async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
     """Returns the state after the last round; the swarm is left properly whatever happens."""
+    if state is not None and state.round >= one.rounds:
+        one.events.said(NOTHING_LEFT)
+        return state
     async with contextlib.AsyncExitStack() as stack:
         transport, directory = await _network(one, state, stack)
         swarm = partial(_checkpoint_of_the_swarm, transport, directory, one)
