@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pl.errors import visible
-from p2pl.events import Ended, Event, RoundEnded, Said, Started, Step
+from p2pl.events import Ended, Event, Reachable, RoundEnded, Said, Started, Step
 from p2pl.metric import ACCURACY, Metric, figure
 from p2pl.run.log import PeerId, RoundEntry, Summary, measured
 
@@ -151,7 +151,7 @@ def tell(view: View, event: Event) -> None:
     """
     if isinstance(event, Step):
         view.training(event.round, event.step, event.steps, math.nan)
-    elif isinstance(event, Said):
+    elif isinstance(event, Said | Reachable):
         view.message(event.text)
     elif isinstance(event, RoundEnded):
         view.round(event.entry)
@@ -429,7 +429,7 @@ def summary_line(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
         f"in {decimal(summary.bytes_in)} out {decimal(summary.bytes_out)}"
         + _by_relay(summary.bytes_relayed),
         duration(summary.seconds),
-        "met nobody: trained alone"
+        "met nobody: trained alone" + (f"; {visible(summary.reach)}" if summary.reach else "")
         if summary.met_nobody
         else f"peers met {len(summary.peers_met)}",
     ]

@@ -29,6 +29,7 @@ from p2pl.learning import precision as precisions
 from p2pl.learning.checkpoint import check_proportion
 from p2pl.learning.torch_trainer import Fit
 from p2pl.network import web
+from p2pl.network.interfaces import parse_announced
 from p2pl.network.ways import RelayMode
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
@@ -53,6 +54,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     listen: str = "0.0.0.0:0",
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
+    announce: str | Sequence[str] = (),
     relay: RelayMode = "auto",
     rounds: int | None = None,
     seed_for: float = 60.0,
@@ -94,6 +96,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         trackers: URLs to ask in the place of the session file's.
         ca: a PEM file of certificate authorities that are trusted, and no others, where a tracker
             or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
+        announce: where others can dial this peer, beside where it listens, for a port that a router
+            forwards: `HOST:PORT`, `[IPV6]:PORT` or `NAME:PORT`, at most two.
         relay: whether others reach this peer by a relay that the tracker names: `always`, `never`,
             or `auto`: where it cannot be dialled.
         rounds: to do in all; None: the session's.
@@ -167,6 +171,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         rounds=rounds,
         trackers=tiers,
         authorities=Path(ca) if ca else None,
+        announced=parse_announced([announce] if isinstance(announce, str) else announce),
         relay=relay,
         seeding_s=seed_for,
         alone=alone,

@@ -87,6 +87,14 @@ def join(
         ),
     ] = None,
     ca: options.Authorities = None,
+    announce: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where others can dial this peer, beside where it listens: a port that a router "
+            "forwards, or a name. Repeatable.",
+        ),
+    ] = None,
     relay: Annotated[
         Relay,
         typer.Option(
@@ -159,6 +167,7 @@ def join(
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
+                announce=announce or (),
                 relay=relay.value,
                 rounds=rounds,
                 seed_for=seed_for,

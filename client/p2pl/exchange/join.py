@@ -20,7 +20,7 @@ from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
 from p2pl.attacks.peer import Attacker
 from p2pl.errors import FrameError, InputError, PullError, TrackerError
-from p2pl.events import Ended, Events, Sink, Started, Stop, into
+from p2pl.events import Ended, Events, Reachable, Sink, Started, Stop, into
 from p2pl.exchange import checkpoint, cohort
 from p2pl.exchange.alone import Alone
 from p2pl.exchange.base import Exchange, kind_of
@@ -48,6 +48,7 @@ from p2pl.network.wire import CurveWire
 from p2pl.privacy.ledger import PURPOSE
 from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
+from p2pl.protocol.endpoint import Endpoint
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
 from p2pl.run.log import (
@@ -86,6 +87,7 @@ class Options:
         rounds: to do in all; None: the session's.
         trackers: tiers of URLs; (): the session file's.
         authorities: a PEM file of those who may vouch for HTTPS servers; None: the usual ones.
+        announced: where others can dial the peer, beside where it listens, as the person says.
         relay: `always`: others reach the peer by relays alone; `never`: no relay is used.
         seeding_s: how long others are served at most, once all rounds are done; seconds.
         alone: whether the peer trains without anybody.
@@ -105,6 +107,7 @@ class Options:
     trackers: tuple[tuple[str, ...], ...] = ()
     authorities: Path | None = None
     relay: RelayMode = "auto"
+    announced: tuple[Endpoint, ...] = ()
     seeding_s: float = 60.0
     alone: bool = False
     privacy: Wanted | None = None
@@ -328,7 +331,16 @@ async def _network(
     tiers = options.trackers or file.trackers
     is_secure = any(url.startswith("https:") for tier in tiers for url in tier)
     trust = web.trust(options.authorities) if is_secure or options.authorities else None
-    outreach = Outreach(one.identity, file.id, mode=options.relay, trust=trust)
+    outreach = Outreach(
+        one.identity,
+        file.id,
+        mode=options.relay,
+        trust=trust,
+        announced=options.announced,
+        found=lambda verdict: one.events(
+            Reachable(verdict.where, verdict.is_dialled, verdict.said)
+        ),
+    )
     wire = await stack.enter_async_context(
         CurveWire(
             one.identity,
@@ -496,6 +508,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         name=one.file.name,
         peers_met=tuple(sorted(totals.peers_met)),
         met_nobody=met_nobody(totals, state, wanted=_wants_company(one.file, one.options)),
+        reach=log.reach,
         bytes_in=totals.bytes_in,
         bytes_out=totals.bytes_out,
         bytes_relayed=totals.bytes_relayed,

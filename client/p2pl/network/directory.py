@@ -29,6 +29,7 @@ from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
 from p2pl.pace import NO_REST, BackOff, Rate, Rest
 from p2pl.protocol import announce as messages
+from p2pl.protocol import reach as reaching
 from p2pl.protocol.address import Reach, dialled, reach_of
 from p2pl.protocol.announce import (
     MAX_ANSWER_BYTES,
@@ -40,8 +41,10 @@ from p2pl.protocol.announce import (
     PeerAddress,
 )
 from p2pl.protocol.endpoint import Endpoint, usable
+from p2pl.protocol.reach import AskReach, Reached
 
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
+REACH_DEADLINE_S = 15.0  # it dials this peer meanwhile
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
 BACK_OFF = BackOff(first_s=1.0, max_s=60.0)  # libtorrent issue 4873: uncapped, it grew to 20 hours
 MAX_RETRY_S = 3_600.0  # however long a tracker says to stay away
@@ -202,6 +205,38 @@ class TrackerDirectory:
         self.known.hear(answer.peers)
         return answer
 
+    async def reach(self) -> Reached | None:
+        """Returns whether a tracker could dial this peer where it sees it; None: it cannot tell.
+
+        Raises:
+            TrackerError: there is no answer now; another time there may be.
+        """
+        asked = next((one for tier in self._tiers for one in tier if one.lists_peer), None)
+        if asked is None or asked.endpoint is None:
+            raise TrackerError("no tracker lists this peer")
+        base = asked.endpoint.path.removesuffix("/announce")
+        url = asked.endpoint.copy_with(path=f"{base}/reach")
+        question = AskReach(
+            public_key=self._me.identity.public_key, port=self._me.port, time_s=int(self._wall())
+        )
+        body = reaching.encode(question, self._me.identity.private_key)
+        request = self._client.build_request("POST", url, content=body, timeout=REACH_DEADLINE_S)
+        try:
+            async with asyncio.timeout(REACH_DEADLINE_S):
+                response = await self._client.send(request, stream=True)
+                try:
+                    data = await self._read(response)
+                finally:
+                    await response.aclose()
+            self.bytes_out += _request_bytes(request, body)
+            if response.status_code == 200:
+                return reaching.decode_answer(data)
+        except (httpx.HTTPError, OSError, TimeoutError, ProtocolError, _Failure) as fault:
+            raise TrackerError(f"{asked.url}: {visible(str(fault))}") from fault
+        if response.status_code in (404, 405):  # it is of an older version
+            return None
+        raise TrackerError(f"{asked.url}: {_refusal(response, data)}")
+
     async def leave(self) -> None:
         """Says `stopped` to every tracker that lists this peer, as far as they can be reached.
 
@@ -269,7 +304,8 @@ class TrackerDirectory:
 
     def _take_terms(self, answer: Answer) -> None:
         """Keeps what a tracker says now and then only."""
-        self.external_host = answer.external_host or self.external_host
+        with contextlib.suppress(ValueError):
+            self.external_host = dialled(answer.external_host)
         if answer.ticket:
             self.relays, self.ticket = usable(answer.relays), answer.ticket
 
