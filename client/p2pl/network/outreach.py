@@ -222,7 +222,8 @@ class Outreach:
             relays = self._reception.endpoints
             return (*own[: MAX_ENDPOINTS - len(relays)], *relays)
         meeting = self.ways.meeting
-        if meeting and meeting.port and any(way.host == seen for way in own):
+        is_far = bool(seen) and reach_of(seen) is not Reach.MACHINE  # nobody has to wait else
+        if meeting and meeting.port and is_far and any(way.host == seen for way in own):
             return (*own, Endpoint(MEET, seen, meeting.port))
         return own
 
