@@ -429,9 +429,10 @@ def summary_line(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
         f"in {decimal(summary.bytes_in)} out {decimal(summary.bytes_out)}"
         + _by_relay(summary.bytes_relayed),
         duration(summary.seconds),
-        "met nobody: trained alone" + (f"; {visible(summary.reach)}" if summary.reach else "")
+        "met nobody: trained alone"
         if summary.met_nobody
         else f"peers met {len(summary.peers_met)}",
+        *(["nobody could dial it"] if summary.undialled else []),
     ]
 
 

@@ -86,15 +86,15 @@ def join(
             "[default: the session file's]"
         ),
     ] = None,
-    ca: options.Authorities = None,
     announce: Annotated[
         list[str] | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where others can dial this peer, beside where it listens: a port that a router "
-            "forwards, or a name. Repeatable.",
+            help="Where others can dial this peer from elsewhere: an address or a name, where a "
+            "router forwards a port to the one of --listen. May be repeated, the best first.",
         ),
     ] = None,
+    ca: options.Authorities = None,
     relay: Annotated[
         Relay,
         typer.Option(
@@ -188,7 +188,9 @@ def join(
         print("interrupted; the same command resumes", file=sys.stderr)
         raise typer.Exit(130)
     if run.summary and run.summary.met_nobody:
-        print(f"p2pl: {MET_NOBODY}", file=sys.stderr)
+        undialled = run.summary.undialled
+        why = f"; nobody could dial this peer: {undialled}" if undialled else ""
+        print(f"p2pl: {MET_NOBODY}{why}", file=sys.stderr)
         raise typer.Exit(MET_NOBODY_CODE)
 
 

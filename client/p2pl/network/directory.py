@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import httpx
 import msgspec
@@ -43,6 +43,7 @@ from p2pl.protocol.announce import (
 from p2pl.protocol.endpoint import Endpoint, usable
 from p2pl.protocol.reach import AskReach, Reached
 
+T = TypeVar("T")
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
 REACH_DEADLINE_S = 15.0  # it dials this peer meanwhile
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
@@ -205,37 +206,41 @@ class TrackerDirectory:
         self.known.hear(answer.peers)
         return answer
 
-    async def reach(self) -> Reached | None:
-        """Returns whether a tracker could dial this peer where it sees it; None: it cannot tell.
+    async def ask_reach(self, port: int) -> Reached | None:
+        """Returns whether the first tracker that takes the question can dial this peer.
+
+        Args:
+            port: at which it listens.
+
+        Returns:
+            None where those that list this peer do not know the question: they are older.
 
         Raises:
             TrackerError: there is no answer now; another time there may be.
         """
-        asked = next((one for tier in self._tiers for one in tier if one.lists_peer), None)
-        if asked is None or asked.endpoint is None:
-            raise TrackerError("no tracker lists this peer")
-        base = asked.endpoint.path.removesuffix("/announce")
-        url = asked.endpoint.copy_with(path=f"{base}/reach")
-        question = AskReach(
-            public_key=self._me.identity.public_key, port=self._me.port, time_s=int(self._wall())
-        )
-        body = reaching.encode(question, self._me.identity.private_key)
-        request = self._client.build_request("POST", url, content=body, timeout=REACH_DEADLINE_S)
-        try:
-            async with asyncio.timeout(REACH_DEADLINE_S):
-                response = await self._client.send(request, stream=True)
-                try:
-                    data = await self._read(response)
-                finally:
-                    await response.aclose()
-            self.bytes_out += _request_bytes(request, body)
-            if response.status_code == 200:
-                return reaching.decode_answer(data)
-        except (httpx.HTTPError, OSError, TimeoutError, ProtocolError, _Failure) as fault:
-            raise TrackerError(f"{asked.url}: {visible(str(fault))}") from fault
-        if response.status_code in (404, 405):  # it is of an older version
+        asked = [one for tier in self._tiers for one in tier if one.lists_peer and one.endpoint]
+        reasons = []
+        for tracker in asked:
+            assert tracker.endpoint is not None
+            path = tracker.endpoint.path.removesuffix("/announce") + "/reach"
+            where = tracker.endpoint.copy_with(path=path)
+            question = AskReach(
+                public_key=self._me.identity.public_key, port=port, time_s=int(self._wall())
+            )
+            body = reaching.encode(question, self._me.identity.private_key)
+            try:
+                async with asyncio.timeout(REACH_DEADLINE_S):
+                    return await self._ask(
+                        where, body, lambda data, _: reaching.decode_answer(data)
+                    )
+            except TimeoutError:
+                reasons.append(f"{tracker.url}: no answer within {REACH_DEADLINE_S:g} s")
+            except _Failure as fault:
+                if fault.status not in (404, 405):
+                    reasons.append(f"{tracker.url}: {fault}")
+        if asked and not reasons:
             return None
-        raise TrackerError(f"{asked.url}: {_refusal(response, data)}")
+        raise TrackerError("; ".join(reasons) or "no tracker lists this peer")
 
     async def leave(self) -> None:
         """Says `stopped` to every tracker that lists this peer, as far as they can be reached.
@@ -354,8 +359,18 @@ class TrackerDirectory:
         return messages.encode(announce, self._me.identity.private_key)
 
     async def _post(self, url: httpx.URL, body: bytes) -> Answer:
+        def decode(data: bytes, tracker: Reach) -> Answer:
+            answer = messages.decode_answer(data)
+            return _from_here(answer, tracker, answer.external_host or self.external_host)
+
+        return await self._ask(url, body, decode)
+
+    async def _ask(self, url: httpx.URL, body: bytes, decode: Callable[[bytes, Reach], T]) -> T:
+        """Returns what a tracker answers, decoded; `decode` also gets how far away that is."""
         try:
-            request = self._client.build_request("POST", url, content=body)
+            request = self._client.build_request(
+                "POST", url, content=body, timeout=REACH_DEADLINE_S
+            )  # whoever asks has a deadline of its own, which is shorter
             request.extensions["trace"] = _Written(self, _request_bytes(request, body)).trace
             response = await self._client.send(request, stream=True)
             try:
@@ -368,8 +383,7 @@ class TrackerDirectory:
             raise _Failure(reason + web.advice(fault)) from fault
         try:
             if response.status_code == 200:
-                answer = messages.decode_answer(data)
-                return _from_here(answer, reach, answer.external_host or self.external_host)
+                return decode(data, reach)
             raise _refusal(response, data)
         except ProtocolError as fault:
             raise _Failure(str(fault)) from fault

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -21,15 +22,17 @@ from p2pl.network.interfaces import Listener
 from p2pl.network.keys import Identity
 from p2pl.network.relay import MEET, Meeting, Pumps, Speaker
 from p2pl.network.traffic import Traffic
-from p2pl.network.ways import Places, Reception, RelayMode, Ways
+from p2pl.network.ways import MAX_RELAYS, Places, Reception, RelayMode, Ways
 from p2pl.network.wire import CurveWire
 from p2pl.protocol.address import Reach, dialled, reach_of
+from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.endpoint import MAX_ENDPOINTS, Endpoint, joined
+from p2pl.protocol.reach import Reached
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-ASK_AGAIN_S = 5.0  # for relays, where no tracker has named one; whether the peer can be dialled
+ASK_AGAIN_S = 5.0  # for relays, where no tracker has named one; whether it can be dialled
 MAX_ASKED = 5  # times in a row, whether it can be dialled
 
 
@@ -91,11 +94,12 @@ class Outreach:
         session_id: 64 hex digits.
         mode: `always` takes calls at relays and is dialled by nobody; `never` uses none.
         trust: whom TLS trusts, for relays by WebSocket; None: the authorities of this machine.
-        announced: where others can dial this peer, as the person says.
+        announced: what the person says that others can dial, the best first.
         found: is told whether they can, as soon as a tracker has tried.
 
     Attributes:
         ways: what the wire dials by.
+        reached: what came of being dialled back; None: no tracker has tried.
     """
 
     def __init__(
@@ -109,11 +113,13 @@ class Outreach:
         found: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
         session = bytes.fromhex(session_id)
-        self._mode, self._announced, self._found = mode, announced, found
-        self._directory: TrackerDirectory | None = None
+        self.reached: Reached | None = None
+        self._announced, self._found = announced, found
+        self._listener = Listener("127.0.0.1", 1)
         self._reception: Reception | None = None
-        self._is_reached: bool | None = None
-        self._stack = contextlib.AsyncExitStack()
+        self._asked_for = ""  # where it was seen, when it was asked whether it can be dialled
+        self._mode = mode
+        self._directory: TrackerDirectory | None = None
         self._pumps = Pumps(Traffic())
         self._speaker = Speaker(identity, session, self._ticket, trust)
         meeting = None if mode == "always" else Meeting(session)
@@ -122,110 +128,139 @@ class Outreach:
         )
 
     @contextlib.asynccontextmanager
-    async def open(self, wire: CurveWire, directory: TrackerDirectory) -> AsyncIterator[None]:
+    async def open(
+        self,
+        wire: CurveWire,
+        directory: TrackerDirectory,
+        said: Callable[[str], None] = log.info,
+    ) -> AsyncIterator[None]:
         """Is reached, and reaches others, within the context.
 
         Args:
             wire: open.
             directory: announces the endpoints.
+            said: is told in words how this peer is reached, where that is not plain.
         """
         self._directory, self._pumps.traffic = directory, wire.traffic
-        listener = Listener(wire.host, wire.port, interfaces.addresses(), self._announced)
+        wire.takes_relayed(self._pumps.ports)
+        host, meeting = wire.host, self.ways.meeting
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._pumps.close)
-            self._stack = stack
-            if self._mode == "always":
-                directory.endpoints = ()
-                await self._receive(wire, directory)
-            else:
-                directory.endpoints = listener.endpoints()
-                if self.ways.meeting is not None:
-                    await self._meet(self.ways.meeting, wire.host, stack)
-            telling = asyncio.create_task(self._tell(wire, directory, listener))
-            try:
-                yield
-            finally:
-                telling.cancel()
-                await asyncio.gather(telling, return_exceptions=True)
+            machine = interfaces.addresses()
+            self._listener = Listener(host, wire.port, machine, self._announced)
+            directory.endpoints = self._plain("")
+            if meeting is not None:
+                await self._meet(meeting, host, stack)
+            if self._mode != "never":
+                here = ("127.0.0.1" if host in interfaces.ANY else host, wire.port)
+                places = Places(lambda: directory.relays, self._others)
+                reception = Reception(self._speaker, here, self._pumps, random.Random())
+                self._reception = await stack.enter_async_context(reception.open(places))
+            telling = asyncio.create_task(self._tell(directory, said))
+            stack.push_async_callback(_ended, telling)
+            yield
 
-    async def _receive(self, wire: CurveWire, directory: TrackerDirectory) -> None:
-        """Takes calls at relays and at the meetings of others, from now on."""
-        wire.takes_relayed()
-        here = ("127.0.0.1" if wire.host in interfaces.ANY else wire.host, wire.port)
-        places = Places(lambda: directory.relays, directory.known.addresses)
-        reception = Reception(self._speaker, here, self._pumps, random.Random())
-        self._reception = await self._stack.enter_async_context(reception.open(places))
+    @property
+    def is_dialled(self) -> bool:
+        """Whether others can dial this peer, as far as is known."""
+        got_through = self.reached is None or self.reached.is_reached
+        return self._mode != "always" and (got_through or bool(self._announced))
+
+    @property
+    def undialled(self) -> str:
+        """Why nobody can dial this peer; "": somebody can, or nobody has tried."""
+        if self.is_dialled or self.reached is None:
+            return ""
+        return self.reached.reason or "it could not be dialled"
 
     async def _meet(self, meeting: Meeting, host: str, stack: contextlib.AsyncExitStack) -> None:
         """Lets others wait here; a peer that cannot offer it does without."""
         try:
-            await stack.enter_async_context(meeting.open(host))
+            at = "::" if host == "0.0.0.0" and socket.has_dualstack_ipv6() else host
+            await stack.enter_async_context(meeting.open(at))
         except OSError as fault:
             log.info("nobody can wait here to be called: %s", fault.strerror)
 
-    async def _tell(self, wire: CurveWire, directory: TrackerDirectory, listener: Listener) -> None:
+    def _others(self) -> list[PeerAddress]:
+        """Returns the peers at whose meetings this one waits: all, where it cannot be dialled."""
+        if self.is_dialled or self._directory is None:
+            return []
+        return self._directory.known.addresses()
+
+    async def _tell(self, directory: TrackerDirectory, said: Callable[[str], None]) -> None:
         """Keeps the announced endpoints right; a change is announced at once."""
-        loop, asked_s, tries, asked_for = asyncio.get_running_loop(), -math.inf, 0, ""
+        loop, asked_s, tries, told = asyncio.get_running_loop(), -math.inf, 0, ""
         while True:
             seen, is_early = directory.external_host, loop.time() - asked_s < ASK_AGAIN_S
-            if self._mode != "always" and seen != asked_for and not is_early:
+            if self._mode != "always" and seen != self._asked_for and not is_early:
                 asked_s, tries = loop.time(), tries + 1
-                if await self._ask(wire, directory, listener) or tries >= MAX_ASKED:
-                    asked_for, tries, asked_s = seen, 0, -math.inf
-            found = self._endpoints(listener, seen if seen == asked_for else "")
+                if await self._ask(directory, seen) or tries >= MAX_ASKED:
+                    self._asked_for, tries, asked_s = seen, 0, -math.inf
+                    is_early = False
+            relays = self._reception.endpoints if self._reception else ()
+            found = self._plain(seen if seen == self._asked_for else "")
+            found = found[: MAX_ENDPOINTS - len(relays)] + relays
             if found != directory.endpoints:
                 directory.endpoints = found
                 log.info("reached by %s", " ".join(map(str, found)) or "nothing")
                 with contextlib.suppress(TrackerError):
                     await directory.announce(numwant=0)
-            elif self._reception and not directory.relays and not is_early:
+            elif not self.is_dialled and not relays and not is_early:
                 asked_s = loop.time()
                 with contextlib.suppress(TrackerError):
                     await directory.announce(numwant=0)
+            words = self._in_words(relays, directory)
+            if words not in ("", told):
+                told = words
+                said(words)
             await asyncio.sleep(POLL_S)
 
-    async def _ask(self, wire: CurveWire, directory: TrackerDirectory, listener: Listener) -> bool:
+    async def _ask(self, directory: TrackerDirectory, seen: str) -> bool:
         """Learns whether this peer can be dialled; returns whether there is nothing left to ask."""
-        self._is_reached, seen = None, directory.external_host
+        self.reached, listener = None, self._listener
         if reach_of(seen) is Reach.MACHINE or not listener.may_be_at(seen):
             return True  # what a tracker could find out there tells nothing of others
         try:
-            reached = await directory.reach()
-            where = joined(dialled(reached.host), wire.port) if reached else ""
+            reached = await directory.ask_reach(listener.port)
+            where = joined(dialled(reached.host), listener.port) if reached else ""
         except (TrackerError, ValueError) as fault:
             log.info("whether others can dial this peer is not known yet: %s", fault)
             return False
-        self._is_reached = reached.is_reached if reached else None
-        if reached is None:
-            return True
-        reason = "" if reached.is_reached else reached.reason or "it could not be dialled"
-        if reason and self._mode == "auto" and self._reception is None:
-            await self._receive(wire, directory)
-        relays = directory.relays if self._reception else ()
-        self._found(
-            Verdict(
-                where,
-                reach_of(seen),
-                reason,
-                tuple(map(str, relays)),
-                tuple(str(way) for way in self._announced),
-            )
-        )
+        self.reached = reached
+        if reached is not None:
+            reason = "" if reached.is_reached else reached.reason or "it could not be dialled"
+            relays = tuple(map(str, directory.relays[:MAX_RELAYS])) if self._reception else ()
+            announced = tuple(map(str, self._announced))
+            self._found(Verdict(where, reach_of(seen), reason, relays, announced))
         return True
 
-    def _endpoints(self, listener: Listener, seen: str) -> tuple[Endpoint, ...]:
-        """Returns all ways to this peer, as far as they are known by now."""
+    def _plain(self, seen: str) -> tuple[Endpoint, ...]:
+        """Returns by which addresses this peer is dialled, and where others can wait for it."""
         if self._mode == "always":
-            return self._reception.endpoints if self._reception else ()
-        own = listener.endpoints(seen, self._is_reached)
-        if self._reception:
-            relays = self._reception.endpoints
-            return (*own[: MAX_ENDPOINTS - len(relays)], *relays)
-        meeting = self.ways.meeting
+            return ()
+        got_through = self.reached.is_reached if self.reached else None
+        found, meeting = self._listener.endpoints(seen, got_through), self.ways.meeting
         is_far = bool(seen) and reach_of(seen) is not Reach.MACHINE  # nobody has to wait else
-        if meeting and meeting.port and is_far and any(way.host == seen for way in own):
-            return (*own, Endpoint(MEET, seen, meeting.port))
-        return own
+        if meeting and meeting.port and is_far and any(way.host == seen for way in found):
+            return (*found, Endpoint(MEET, seen, meeting.port))
+        return found
+
+    def _in_words(self, relays: tuple[Endpoint, ...], directory: TrackerDirectory) -> str:
+        """Returns how this peer is reached, where that is not plain and was not said yet."""
+        if self.is_dialled or not directory.external_host:
+            return ""
+        if relays:
+            return "" if self.reached else f"others reach this peer by {' '.join(map(str, relays))}"
+        if not directory.relays:
+            return "" if self.reached else "others cannot reach this peer: no relay is named"
+        failed = "; ".join(self._reception.reasons) if self._reception else "--relay never"
+        return f"others cannot reach this peer by a relay: {failed}" if failed else ""
 
     def _ticket(self) -> bytes:
         return self._directory.ticket if self._directory else b""
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Ends a task, and waits until it has put away what it had."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

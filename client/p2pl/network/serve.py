@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -19,10 +19,9 @@ import zmq.asyncio
 
 from p2pl.errors import FrameError, wrong
 from p2pl.network.connections import AcceptedConnections, Inbox
-from p2pl.network.gate import Gate
+from p2pl.network.gate import Gate, peer_port
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
-from p2pl.protocol.address import Reach, reach_of
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_CREDIT,
@@ -102,7 +101,7 @@ class Server:
     Attributes:
         seen: where peers serve that have asked and proved who they are; the latest stand last.
         inbox: what others have told this peer.
-        sees_this_machine: whether a peer on this machine is remembered as there.
+        relayed_ports: from which this very machine connects for peers that are elsewhere.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class Server:
         self._busy = Busy(int(limits.retry_in_s * 1_000))
         self._now = asyncio.get_running_loop().time
         self.seen: dict[str, PeerAddress] = {}
-        self.sees_this_machine = True
+        self.relayed_ports: Collection[int] = ()
         self.inbox = Inbox()
         self._accepted = AcceptedConnections(
             credential, lambda: self._versions.get("model"), self.inbox, self._now
@@ -264,9 +263,16 @@ class Server:
         )
         with contextlib.suppress(ValueError):  # it has come from where nobody else could reach it
             there = address.checked()
-            if self.sees_this_machine or reach_of(there.host) != Reach.MACHINE:
+            if not self._is_relayed(frame):
                 self._see(there)
         return peer_id
+
+    def _is_relayed(self, frame: zmq.Frame) -> bool:
+        """Returns whether a message came by a relay: its peer is not where it seems to be."""
+        if not self.relayed_ports:
+            return False
+        port = peer_port(int(frame.get(zmq.SRCFD)))
+        return port is None or port in self.relayed_ports
 
     def _see(self, address: PeerAddress) -> None:
         self.seen.pop(address.id, None)

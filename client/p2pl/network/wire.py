@@ -12,7 +12,7 @@ import contextlib
 import errno
 import re
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -148,12 +148,15 @@ class CurveWire:
         """Ends all transfers at once, in both directions."""
         await self._stack.aclose()
 
-    def takes_relayed(self) -> None:
-        """Says that connections from this machine may be of peers elsewhere, which a relay brought.
+    def takes_relayed(self, ports: Collection[int]) -> None:
+        """Says that connections from some ports of this machine are of peers elsewhere.
 
-        Where those are is then not remembered: that address means another machine to them.
+        They came by a relay; where those peers are is not remembered.
+
+        Args:
+            ports: of this machine; what is in it may change.
         """
-        self._server.sees_this_machine = False
+        self._server.relayed_ports = ports
 
     async def publish(self, version: Version, *, keep_last: bool = False) -> bytes:
         """Gives `version` to all who ask from now on, and returns its digest.
