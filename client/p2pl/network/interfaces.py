@@ -17,7 +17,7 @@ MAX_OWN = 5  # addresses of this machine that are announced: one of each reach a
 MAX_ANNOUNCED = 2  # by `--announce`; with these, and a meeting, there are 8 at most
 # Networks inside this machine (of containers and virtual ones): each machine has the same.
 INSIDE = ("docker", "br-", "veth", "virbr", "vmnet", "vboxnet", "cni", "flannel", "lxc", "podman")
-_ANNOUNCE = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/@\s]+)):(\d{1,5})")
+_ANNOUNCE = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/@\s]+)):([0-9]{1,5})")
 
 
 def parse_announced(texts: Iterable[str]) -> tuple[Endpoint, ...]:
