@@ -345,6 +345,7 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         mapped.madvise(mmap.MADV_DONTNEED)  # it is read again where somebody asks for it
         if state is None:
             state = PeerState(round=0, weights=begin)
+        one = replace(one, learner=one.learner.beginning(begin))
         del begin
         node = _node(one, transport, directory, state)
         only = [state]  # nothing here holds the parameters that the peer began with any longer
@@ -383,11 +384,11 @@ async def _network(
 
 def _serving(file: SessionFile) -> ServeLimits:
     """Returns what the peer gives to others: nothing for longer than anybody waits for it."""
-    deadline_s = file.session.exchange.pull_deadline_s
-    usual = ServeLimits()
+    exchange, usual = file.session.exchange, ServeLimits()
+    deadline_s = exchange.pull_deadline_s
     return replace(
         usual,
-        transfer_s=min(usual.transfer_s, deadline_s + SERVE_SLACK_S),
+        transfer_s=max(deadline_s, exchange.slow_deadline_s) + SERVE_SLACK_S,
         share_s=min(usual.share_s, SERVE_SHARE * deadline_s),
     )
 
@@ -527,6 +528,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         session_id=one.file.id,
         name=one.file.name,
         peers_met=tuple(sorted(totals.peers_met)),
+        left_out=dict(totals.left_out),
         met_nobody=met_nobody(totals, state, wanted=_wants_company(one.file, one.options)),
         undialled=one.outreach.undialled,
         bytes_in=totals.bytes_in,
@@ -537,6 +539,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         samples=trainer.own_samples,
         epsilon=spent.epsilon if spent else None,
         trust_epsilon=spent.trust_epsilon if spent else None,
+        delta=spent.delta if spent else None,
         labels=one.options.labels,
         test_set=_test_set(trainer, one.options),
     )

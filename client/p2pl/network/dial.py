@@ -33,6 +33,7 @@ MAX_HOSTS = 4  # of a name, that are tried
 MAX_REMEMBERED = 4_096
 BACK_OFF = BackOff(first_s=5.0, max_s=300.0)  # chosen: an endpoint that fails comes last meanwhile
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_TRIES = 60, 10, 3
+STUCK_MS = 8_000  # what nobody has acknowledged for so long: the other end is gone
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})  # not the peer's fault
 
 
@@ -256,3 +257,4 @@ def prepare(stream: socket.socket) -> None:
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY_S)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_TRIES)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_MS)

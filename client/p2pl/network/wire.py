@@ -36,6 +36,8 @@ from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_HEADER_BYTES,
     MAX_TELL_BYTES,
+    PROPERTY,
+    PROPERTY_VALUE,
     Newest,
     Ping,
     Tell,
@@ -330,6 +332,8 @@ class CurveWire:
         router.curve_secretkey = self._keys.secret.encode()
         router.zap_domain = ZAP_DOMAIN
         router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator, no connection
+        with contextlib.suppress(zmq.ZMQError):  # a libzmq that cannot say so is an older peer
+            router.setsockopt(zmq.METADATA, f"{PROPERTY}:{PROPERTY_VALUE}".encode())
         router.linger = 0
         router.ipv6 = True
         router.router_mandatory = True
@@ -380,6 +384,7 @@ class CurveWire:
         await asyncio.gather(*tasks, return_exceptions=True)
         router.disable_monitor()
         self._connections.close()
+        self._puller.close()
 
 
 def _admit_every_key(context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:

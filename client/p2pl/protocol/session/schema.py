@@ -218,7 +218,9 @@ class Exchange(_Section, frozen=True):
     min_peers: Annotated[int, Meta(ge=1, le=10_000)] = 2  # alive, itself counted, before round 1
     start_deadline_s: Seconds = 60.0  # how long to wait for them
     wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0  # for a slower peer's round; 0 = never
-    pull_deadline_s: Seconds = 30.0  # for one round's pulls, all together
+    pull_deadline_s: Seconds = 30.0  # that a round waits for its pulls, all together
+    # What has begun to come by then may go on to come beside the rounds that follow, for so long.
+    slow_deadline_s: Seconds = 240.0
     lockstep: bool = False  # mix what is of the same round, nothing older and nothing newer
     polish_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 0  # of `rounds`, the last: only mixing
     gossip: Gossip = Gossip()
@@ -247,7 +249,8 @@ class Wire(_Section, frozen=True):
     """How parameters travel."""
 
     dtype: Literal["float32", "float16"] = "float32"
-    compression: Literal["none"] = "none"
+    # int8, int4, int3: parameters as so many bits each, see p2pl.learning.quantised.
+    compression: Literal["none", "int8", "int4", "int3"] = "none"
     chunk_bytes: Annotated[int, Meta(ge=16_384, le=16_777_216)] = 1 << 20
 
 
@@ -455,6 +458,7 @@ def check(session: Session) -> None:
             )
         )
     _check_training(session)
+    _check_wire(session.wire)
     if session.text is not None:
         _check_text(session)
     if session.table is not None:
@@ -469,6 +473,12 @@ def check(session: Session) -> None:
         raise SessionFileError(
             "privacy.max_epsilon: missing; required where privacy.required is true"
         )
+
+
+def _check_wire(wire: Wire) -> None:
+    if wire.compression != "none" and wire.dtype != "float32":
+        allowed = f"float32, with wire.compression {wire.compression}"
+        raise SessionFileError(wrong("wire.dtype", got=wire.dtype, allowed=allowed))
 
 
 def _check_images(task: Task) -> None:
