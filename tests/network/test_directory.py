@@ -652,7 +652,7 @@ async def test_a_tracker_that_lists_the_peer_is_asked_whether_it_can_be_dialled(
 ) -> None:
     tracker.reach = http("200 OK", reach.encode_answer(REACHED))
     async with directory([tracker.url], [other.url]) as peer:
-        with pytest.raises(TrackerError, match="no tracker lists this peer"):
+        with pytest.raises(TrackerError, match="no tracker has answered"):
             await peer.ask_reach(9_000)
         await peer.announce(numwant=0)
         assert await peer.ask_reach(9_000) == REACHED
@@ -672,3 +672,26 @@ async def test_an_older_tracker_cannot_tell_and_a_busy_one_can_be_asked_again(
             tracker.reach = reply
             with pytest.raises(TrackerError, match=r"127\.0\.0\.1"):
                 await peer.ask_reach(9_000)
+
+
+async def test_an_older_tracker_is_told_what_it_understands(tracker: FakeTracker) -> None:
+    class Old(FakeTracker):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.replies = iter([refuse("422 Unprocessable Content"), answer(), answer()])
+            await super().serve(reader, writer)
+
+        @property
+        def reply(self) -> bytes:
+            return next(self.replies)
+
+        @reply.setter
+        def reply(self, reply: bytes) -> None:
+            pass
+
+    async with Old() as old, directory([old.url]) as peer:
+        peer.endpoints = (Endpoint("tcp", "192.0.2.1", 9_000),)
+        await peer.announce(numwant=0)
+        await peer.announce(numwant=0)
+        assert [one.version for one in old.heard] == [2, 1, 1]
+        assert old.heard[0].endpoints == ("tcp://192.0.2.1:9000",)
+        assert old.heard[1].endpoints == ()

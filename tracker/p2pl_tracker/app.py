@@ -137,7 +137,7 @@ class Tracker:
             epoch=self.epoch,
             alive=welcome.alive,
             training=welcome.training,
-            external_host=host if announce.event == "started" else "",
+            external_host=host if _is_greeting(announce) else "",
             warning=welcome.warning,
             relays=relays,
             ticket=ticket,
@@ -145,7 +145,7 @@ class Tracker:
 
     def _relays_for(self, announce: SignedAnnounce) -> tuple[tuple[str, ...], bytes]:
         """Returns relays and a ticket to them, where the asker understands them and needs one."""
-        if self._issuer is None or announce.version < 2 or announce.event == "stopped":
+        if self._issuer is None or announce.version < 2:
             return (), b""
         ticket = self._issuer.ticket_for(announce)
         return (self._issuer.relays.endpoints, ticket) if ticket else ((), b"")
@@ -305,6 +305,14 @@ async def bounded_body(request: Request) -> bytes:
     except ClientDisconnect as fault:
         raise AnnounceError("announce: the connection broke off") from fault
     return body
+
+
+def _is_greeting(announce: SignedAnnounce) -> bool:
+    """Returns whether a peer is new, or wants to know how others see it before it takes part.
+
+    The latter says `stopped` before it ever began: it is not there yet.
+    """
+    return announce.event == "started" or (announce.event == "stopped" and announce.version > 1)
 
 
 def _bare(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:

@@ -85,6 +85,7 @@ class _Tracker:
     refused: bool = False  # the last failure was an answer
     answer: Answer | None = None  # its last
     said: str = ""  # what it was told last
+    version: int = 2  # of announces, that it understands
     told: tuple[Endpoint, ...] | None = None  # the ways to this peer, as it was told last
     due_s: float = -math.inf  # what `Rate` knows of the announces so far
 
@@ -213,12 +214,12 @@ class TrackerDirectory:
             port: at which it listens.
 
         Returns:
-            None where those that list this peer do not know the question: they are older.
+            None where those that answer do not know the question: they are older.
 
         Raises:
             TrackerError: there is no answer now; another time there may be.
         """
-        asked = [one for tier in self._tiers for one in tier if one.lists_peer and one.endpoint]
+        asked = [one for tier in self._tiers for one in tier if one.answer and one.endpoint]
         reasons = []
         for tracker in asked:
             assert tracker.endpoint is not None
@@ -240,7 +241,7 @@ class TrackerDirectory:
                     reasons.append(f"{tracker.url}: {fault}")
         if asked and not reasons:
             return None
-        raise TrackerError("; ".join(reasons) or "no tracker lists this peer")
+        raise TrackerError("; ".join(reasons) or "no tracker has answered")
 
     async def leave(self) -> None:
         """Says `stopped` to every tracker that lists this peer, as far as they can be reached.
@@ -323,12 +324,15 @@ class TrackerDirectory:
         assert tracker.endpoint is not None  # else it rests
         tracker.due_s = tracker.rate.count(tracker.due_s, self._now())
         try:
-            return await self._post(tracker.endpoint, self._body(said, numwant))
+            return await self._post(tracker.endpoint, self._body(said, numwant, tracker.version))
         except _Failure as fault:
+            if fault.status == 422 and tracker.version == 2:  # it is older than version 2
+                tracker.version = 1
+                return await self._post(tracker.endpoint, self._body(said, numwant, 1))
             if fault.status != 409:
                 raise
             self._sequence = max(self._sequence, int(self._wall() * 1_000) + LEAP_MS)
-            return await self._post(tracker.endpoint, self._body(said, numwant))
+            return await self._post(tracker.endpoint, self._body(said, numwant, tracker.version))
 
     def _rest(self, tracker: _Tracker, fault: _Failure) -> None:
         tracker.reason, tracker.refused = str(fault), fault.status is not None
@@ -340,7 +344,7 @@ class TrackerDirectory:
         else:
             tracker.rest = BACK_OFF.after_failure(tracker.rest, self._now(), self._rng)
 
-    def _body(self, event: Event, numwant: int) -> bytes:
+    def _body(self, event: Event, numwant: int, version: int) -> bytes:
         wall_s = self._wall()
         # Milliseconds, so that a run that lost its state is ahead of its former self.
         self._sequence = max(self._sequence + 1, int(wall_s * 1_000))
@@ -353,8 +357,8 @@ class TrackerDirectory:
             sequence=self._sequence,
             time_s=int(wall_s),
             numwant=min(numwant, MAX_NUMWANT),
-            version=1 if self.endpoints is None else 2,
-            endpoints=tuple(map(str, self.endpoints or ())),
+            version=1 if self.endpoints is None else version,
+            endpoints=tuple(map(str, self.endpoints or ())) if version == 2 else (),
         )
         return messages.encode(announce, self._me.identity.private_key)
 

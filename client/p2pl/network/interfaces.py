@@ -113,6 +113,11 @@ class Listener:
             return [self.host]
         return list(self.machine)
 
+    @property
+    def is_for_others(self) -> bool:
+        """Whether other machines may dial it, as far as its own address says."""
+        return self.host in ANY or reach_of(self.host) is not Reach.MACHINE
+
     def may_be_at(self, host: str) -> bool:
         """Returns whether others may reach it at a host, by a NAT or not."""
         if self.host in ANY:

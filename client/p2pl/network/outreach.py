@@ -31,7 +31,8 @@ from p2pl.protocol.reach import Reached
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.5
+POLL_S, SOON_S = 0.5, 0.05
+READY_S = 15.0  # for a tracker to dial back in vain, and for a relay to answer
 ASK_AGAIN_S = 5.0  # for relays, where no tracker has named one; whether it can be dialled
 MAX_ASKED = 5  # times in a row, whether it can be dialled
 
@@ -156,6 +157,10 @@ class Outreach:
                 places = Places(lambda: directory.relays, self._others)
                 reception = Reception(self._speaker, here, self._pumps, random.Random())
                 self._reception = await stack.enter_async_context(reception.open(places))
+            if self._mode == "always" or self._listener.is_for_others:
+                with contextlib.suppress(TimeoutError, TrackerError):
+                    async with asyncio.timeout(READY_S):
+                        await self._settle(directory)
             telling = asyncio.create_task(self._tell(directory, said))
             stack.push_async_callback(_ended, telling)
             yield
@@ -187,6 +192,25 @@ class Outreach:
             return []
         return self._directory.known.addresses()
 
+    async def _settle(self, directory: TrackerDirectory) -> None:
+        """Learns by which ways this peer is reached, before anybody hears of it.
+
+        Whoever tries in vain lets a peer rest; so its first announce is to say what is so.
+        """
+        await directory.announce("stopped", numwant=0)  # it is not there yet
+        seen = directory.external_host
+        if self._mode != "always" and seen and await self._ask(directory, seen):
+            self._asked_for = seen
+        if not self.is_dialled and self._reception and directory.relays:
+            while not (self._reception.endpoints or self._reception.reasons):  # noqa: ASYNC110
+                await asyncio.sleep(SOON_S)  # a relay answers when it will
+        directory.endpoints = self._endpoints()
+
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        """Returns all ways to this peer, as far as they are known by now."""
+        relays = self._reception.endpoints if self._reception else ()
+        return self._plain(self._asked_for)[: MAX_ENDPOINTS - len(relays)] + relays
+
     async def _tell(self, directory: TrackerDirectory, said: Callable[[str], None]) -> None:
         """Keeps the announced endpoints right; a change is announced at once."""
         loop, asked_s, tries, told = asyncio.get_running_loop(), -math.inf, 0, ""
@@ -197,9 +221,7 @@ class Outreach:
                 if await self._ask(directory, seen) or tries >= MAX_ASKED:
                     self._asked_for, tries, asked_s = seen, 0, -math.inf
                     is_early = False
-            relays = self._reception.endpoints if self._reception else ()
-            found = self._plain(seen if seen == self._asked_for else "")
-            found = found[: MAX_ENDPOINTS - len(relays)] + relays
+            relays, found = self._reception.endpoints if self._reception else (), self._endpoints()
             if found != directory.endpoints:
                 directory.endpoints = found
                 log.info("reached by %s", " ".join(map(str, found)) or "nothing")
@@ -241,7 +263,8 @@ class Outreach:
         got_through = self.reached.is_reached if self.reached else None
         found, meeting = self._listener.endpoints(seen, got_through), self.ways.meeting
         is_far = bool(seen) and reach_of(seen) is not Reach.MACHINE  # nobody has to wait else
-        if meeting and meeting.port and is_far and any(way.host == seen for way in found):
+        can_meet = is_far and got_through is not False
+        if meeting and meeting.port and can_meet and any(way.host == seen for way in found):
             return (*found, Endpoint(MEET, seen, meeting.port))
         return found
 
