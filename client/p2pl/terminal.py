@@ -432,6 +432,7 @@ def summary_line(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
         "met nobody: trained alone"
         if summary.met_nobody
         else f"peers met {len(summary.peers_met)}",
+        *(["nobody could dial it"] if summary.undialled else []),
     ]
 
 

@@ -486,7 +486,7 @@ def test_an_address_that_means_another_machine_here_than_at_the_tracker_is_left_
         for number, host in enumerate(["127.0.0.1", "10.0.0.9", "192.0.2.7"])
     )
     answer = Answer(interval_s=60, min_interval_s=0, epoch="a", alive=4, peers=peers)
-    kept = _from_here(answer, tracker)
+    kept = _from_here(answer, tracker, "")
     assert [one.host for one in kept.peers] == heard
     assert kept.unusable == 3 - len(heard)
 

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from p2pl import __version__
 from p2pl.errors import AnnounceError, wrong
 from p2pl.protocol import announce as messages
+from p2pl.protocol import reach as reaching
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAnnounce, Terms
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl_tracker import docs
@@ -32,6 +33,7 @@ from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
 from p2pl_tracker.issuer import Issuer, Relays
 from p2pl_tracker.listing import Asker
 from p2pl_tracker.metrics import Metrics
+from p2pl_tracker.reach import DialBack
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class Tracker:
         rate, burst = policy.address_rate, policy.address_burst
         self._requests = AddressLimit(rate, burst, now=now)
         self._departures = AddressLimit(rate, burst, now=now)
+        self._dial_back = DialBack(now=now)
 
     async def announce(self, request: Request) -> Response:
         """Returns the answer to an announce, or the refusal."""
@@ -134,7 +137,7 @@ class Tracker:
             epoch=self.epoch,
             alive=welcome.alive,
             training=welcome.training,
-            external_host=host if announce.event == "started" else "",
+            external_host=host if _is_greeting(announce) else "",
             warning=welcome.warning,
             relays=relays,
             ticket=ticket,
@@ -142,7 +145,7 @@ class Tracker:
 
     def _relays_for(self, announce: SignedAnnounce) -> tuple[tuple[str, ...], bytes]:
         """Returns relays and a ticket to them, where the asker understands them and needs one."""
-        if self._issuer is None or announce.version < 2 or announce.event == "stopped":
+        if self._issuer is None or announce.version < 2:
             return (), b""
         ticket = self._issuer.ticket_for(announce)
         return (self._issuer.relays.endpoints, ticket) if ticket else ((), b"")
@@ -182,6 +185,15 @@ class Tracker:
         if fault.status == 413:
             headers["connection"] = "close"  # do not read the rest
         return Response(messages.encode_other(refusal), fault.status, headers, "application/json")
+
+    async def reach(self, request: Request) -> Response:
+        """Returns whether the address that asks can be dialled at the port that it names."""
+        try:
+            question = reaching.decode_question(await bounded_body(request))
+            reached = await self._dial_back(self._host(request), question.port)
+        except AnnounceError as fault:
+            return self.refuse(fault)
+        return _json(reaching.encode(reached))
 
     async def scrape(self, request: Request) -> Response:
         """Returns the counts of the sessions asked for."""
@@ -292,6 +304,14 @@ async def bounded_body(request: Request) -> bytes:
     return body
 
 
+def _is_greeting(announce: SignedAnnounce) -> bool:
+    """Returns whether a peer is new, or asks who it is before it takes part.
+
+    The latter says `stopped` before it ever began: that it is not there.
+    """
+    return announce.event == "started" or (announce.event == "stopped" and announce.version > 1)
+
+
 def _bare(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         response = await endpoint(Request(scope, receive))
@@ -348,6 +368,7 @@ def create_app(
     )
     for method, path, endpoint, document in (
         ("POST", "/announce", tracker.announce, docs.ANNOUNCE),
+        ("POST", "/reach", tracker.reach, docs.REACH),
         ("GET", "/scrape", tracker.scrape, docs.SCRAPE),
         ("GET", "/health", tracker.health, docs.HEALTH),
         ("GET", "/ready", tracker.ready, docs.READY),

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, AnswerBody, Refusal, Scrape, SignedAnnounce
+from p2pl.protocol.reach import Question, Reached
 
 MAX_SCRAPED = 64  # sessions in one request (chihaya caps at 50, aquatic at 100)
 
@@ -27,7 +28,7 @@ class Status(msgspec.Struct, frozen=True):
     status: str
 
 
-_MESSAGES = (SignedAnnounce, AnswerBody, Refusal, Scrape, Stats, Status)
+_MESSAGES = (SignedAnnounce, AnswerBody, Refusal, Scrape, Stats, Status, Question, Reached)
 
 
 def schemas() -> dict[str, Any]:
@@ -63,6 +64,19 @@ ANNOUNCE = _route(
         429: TOO_MANY,
     },
     requestBody={"required": True, "content": _json(SignedAnnounce)},
+)
+REACH = _route(
+    "Find out whether others can dial the address that asks",
+    _json(Reached),
+    {
+        400: "Broken off.",
+        403: "The address that asks can be no peer's.",
+        413: "Longer than a question.",
+        422: "Not a port.",
+        429: TOO_MANY,
+        503: "Many are being dialled now.",
+    },
+    requestBody={"required": True, "content": _json(Question)},
 )
 SCRAPE = _route(
     "Count the peers of sessions",

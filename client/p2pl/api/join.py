@@ -31,13 +31,18 @@ from p2pl.learning.torch_trainer import Fit
 from p2pl.network import web
 from p2pl.network.ways import RelayMode
 from p2pl.privacy import policy
+from p2pl.protocol import endpoint
 from p2pl.protocol import session as session_format
+from p2pl.protocol.endpoint import Endpoint
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.log import make_directory, read_run
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
 RUNS = Path("runs")
+
+
+MAX_ANNOUNCED = 4  # chosen: two families, two names
 
 
 async def join_async(  # noqa: PLR0913  # keywords, each of them a different thing
@@ -53,6 +58,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     listen: str = "0.0.0.0:0",
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
+    announce: str | Sequence[str] = (),
     relay: RelayMode = "auto",
     rounds: int | None = None,
     seed_for: float = 60.0,
@@ -94,6 +100,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         trackers: URLs to ask in the place of the session file's.
         ca: a PEM file of certificate authorities that are trusted, and no others, where a tracker
             or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
+        announce: `HOST:PORT` or several, by which others can dial this peer from elsewhere, the
+            best first: an address or a name, where a router forwards a port to the one of `listen`.
         relay: whether others reach this peer by a relay that the tracker names: `always`, `never`,
             or `auto`: where it cannot be dialled.
         rounds: to do in all; None: the session's.
@@ -167,6 +175,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         rounds=rounds,
         trackers=tiers,
         authorities=Path(ca) if ca else None,
+        announced=_announced(announce),
         relay=relay,
         seeding_s=seed_for,
         alone=alone,
@@ -186,6 +195,20 @@ def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
     if given is None:
         return ()
     return tuple(given) if isinstance(given, Sequence) else (given,)
+
+
+def _announced(texts: str | Sequence[str]) -> tuple[Endpoint, ...]:
+    """Returns the endpoints that the person says others can dial."""
+    found = []
+    for text in [texts] if isinstance(texts, str) else texts:
+        try:
+            found.append(endpoint.parse(f"tcp://{text}"))
+        except ValueError as fault:
+            allowed = "HOST:PORT, of an IP address or a name that others can dial"
+            raise InputError(wrong("announce", got=text, allowed=allowed)) from fault
+    if len(found) > MAX_ANNOUNCED:
+        raise InputError(wrong("announce", got=len(found), allowed=f"at most {MAX_ANNOUNCED}"))
+    return tuple(found)
 
 
 def _check_functions(fit: Fit | None, sinks: Sequence[Sink]) -> None:

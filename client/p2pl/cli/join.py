@@ -86,6 +86,14 @@ def join(
             "[default: the session file's]"
         ),
     ] = None,
+    announce: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where others can dial this peer from elsewhere: an address or a name, where a "
+            "router forwards a port to the one of --listen. May be repeated, the best first.",
+        ),
+    ] = None,
     ca: options.Authorities = None,
     relay: Annotated[
         Relay,
@@ -159,6 +167,7 @@ def join(
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
+                announce=announce or (),
                 relay=relay.value,
                 rounds=rounds,
                 seed_for=seed_for,
@@ -179,7 +188,9 @@ def join(
         print("interrupted; the same command resumes", file=sys.stderr)
         raise typer.Exit(130)
     if run.summary and run.summary.met_nobody:
-        print(f"p2pl: {MET_NOBODY}", file=sys.stderr)
+        undialled = run.summary.undialled
+        why = f"; nobody could dial this peer: {undialled}" if undialled else ""
+        print(f"p2pl: {MET_NOBODY}{why}", file=sys.stderr)
         raise typer.Exit(MET_NOBODY_CODE)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import mmap
 import signal
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ from p2pl.network.wire import CurveWire
 from p2pl.privacy.ledger import PURPOSE
 from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
+from p2pl.protocol.endpoint import Endpoint
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
 from p2pl.run.log import (
@@ -86,6 +88,7 @@ class Options:
         rounds: to do in all; None: the session's.
         trackers: tiers of URLs; (): the session file's.
         authorities: a PEM file of those who may vouch for HTTPS servers; None: the usual ones.
+        announced: what the person says that others can dial, the best first.
         relay: `always`: others reach the peer by relays alone; `never`: no relay is used.
         seeding_s: how long others are served at most, once all rounds are done; seconds.
         alone: whether the peer trains without anybody.
@@ -104,6 +107,7 @@ class Options:
     rounds: int | None = None
     trackers: tuple[tuple[str, ...], ...] = ()
     authorities: Path | None = None
+    announced: tuple[Endpoint, ...] = ()
     relay: RelayMode = "auto"
     seeding_s: float = 60.0
     alone: bool = False
@@ -167,7 +171,18 @@ async def join(
             company = Company(log.totals, events.said)
             events = Events((*events.sinks, company))
         with contextlib.closing(Worker()) as worker, _Stopping() as stopping:
-            one = _Run(file, options, identity, learner, exchange, events, rounds, worker, stopping)
+            one = _Run(
+                file=file,
+                options=options,
+                identity=identity,
+                learner=learner,
+                exchange=exchange,
+                events=events,
+                rounds=rounds,
+                worker=worker,
+                stopping=stopping,
+                outreach=_outreach(file, options, identity, events),
+            )
             if on_signals:
                 stopping.listen()
             try:
@@ -252,6 +267,26 @@ class _Run:
     rounds: int
     worker: Worker
     stopping: _Stopping
+    outreach: Outreach
+
+
+def _outreach(file: SessionFile, options: Options, identity: Identity, events: Events) -> Outreach:
+    """Returns the ways to others and theirs to this peer; nothing is open yet."""
+    return Outreach(
+        identity,
+        file.id,
+        mode=options.relay,
+        trust=_trust(file, options),
+        announced=options.announced,
+        said=events.said,
+    )
+
+
+def _trust(file: SessionFile, options: Options) -> ssl.SSLContext | None:
+    """Returns whom HTTPS trusts; None: nothing is asked over it, as far as is known."""
+    tiers = options.trackers or file.trackers
+    is_secure = any(url.startswith("https:") for tier in tiers for url in tier)
+    return web.trust(options.authorities) if is_secure or options.authorities else None
 
 
 def _as_asked(
@@ -325,10 +360,6 @@ async def _network(
     file, options = one.file, one.options
     if options.alone:
         return MemoryNetwork().join(one.identity)
-    tiers = options.trackers or file.trackers
-    is_secure = any(url.startswith("https:") for tier in tiers for url in tier)
-    trust = web.trust(options.authorities) if is_secure or options.authorities else None
-    outreach = Outreach(one.identity, file.id, mode=options.relay, trust=trust)
     wire = await stack.enter_async_context(
         CurveWire(
             one.identity,
@@ -337,15 +368,16 @@ async def _network(
             chunk_bytes=file.session.wire.chunk_bytes,
             limits=_serving(file),
             room=partial(pages.room, options.run_dir),
-            dialler=outreach.ways,
+            dialler=one.outreach.ways,
         )
     )
     me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
     saved = state.directory if state else None
-    directory = TrackerDirectory(tiers, me, state=saved, trust=trust)
+    tiers = options.trackers or file.trackers
+    directory = TrackerDirectory(tiers, me, state=saved, trust=_trust(file, options))
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
-    await stack.enter_async_context(outreach.open(wire, directory, one.events.said))
+    await stack.enter_async_context(one.outreach.open(wire, directory))
     return wire, directory
 
 
@@ -496,6 +528,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         name=one.file.name,
         peers_met=tuple(sorted(totals.peers_met)),
         met_nobody=met_nobody(totals, state, wanted=_wants_company(one.file, one.options)),
+        undialled=one.outreach.undialled,
         bytes_in=totals.bytes_in,
         bytes_out=totals.bytes_out,
         bytes_relayed=totals.bytes_relayed,

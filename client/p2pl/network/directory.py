@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import httpx
 import msgspec
@@ -28,6 +28,7 @@ from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
 from p2pl.pace import NO_REST, BackOff, Rate, Rest
 from p2pl.protocol import announce as messages
+from p2pl.protocol import reach as reaching
 from p2pl.protocol.address import Reach, dialled, reach_of
 from p2pl.protocol.announce import (
     MAX_ANSWER_BYTES,
@@ -39,10 +40,13 @@ from p2pl.protocol.announce import (
     PeerAddress,
 )
 from p2pl.protocol.endpoint import Endpoint, usable
+from p2pl.protocol.reach import Reached, decode_reached
 
+T = TypeVar("T")
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
 BACK_OFF = BackOff(first_s=1.0, max_s=60.0)  # libtorrent issue 4873: uncapped, it grew to 20 hours
+REACH_DEADLINE_S = 10.0  # the tracker dials for some seconds itself
 MAX_RETRY_S = 3_600.0  # however long a tracker says to stay away
 IN_A_ROW = 4  # announces before a tracker's minimum interval counts; chosen: it allows ten
 # A sequence number is the time of a clock that was at most MAX_SKEW_S wrong, in milliseconds: one
@@ -201,6 +205,26 @@ class TrackerDirectory:
         self.known.hear(answer.peers)
         return answer
 
+    async def ask_reach(self, port: int) -> Reached | None:
+        """Returns whether the first tracker that takes the question can dial this peer.
+
+        Args:
+            port: at which it listens.
+
+        Returns:
+            None where no tracker answers, or none knows the question.
+        """
+        for tracker in (one for tier in self._tiers for one in tier):
+            if tracker.endpoint is None or tracker.answer is None:
+                continue
+            path = tracker.endpoint.path.removesuffix("/announce") + "/reach"
+            where = tracker.endpoint.copy_with(path=path)
+            with contextlib.suppress(_Failure, TimeoutError, ProtocolError):
+                async with asyncio.timeout(REACH_DEADLINE_S):
+                    body = reaching.encode(reaching.Question(port))
+                    return await self._ask(where, body, lambda data, _: decode_reached(data))
+        return None
+
     async def leave(self) -> None:
         """Says `stopped` to every tracker that lists this peer, as far as they can be reached.
 
@@ -317,6 +341,13 @@ class TrackerDirectory:
         return messages.encode(announce, self._me.identity.private_key)
 
     async def _post(self, url: httpx.URL, body: bytes) -> Answer:
+        def decode(data: bytes, tracker: Reach) -> Answer:
+            return _from_here(messages.decode_answer(data), tracker, self.external_host)
+
+        return await self._ask(url, body, decode)
+
+    async def _ask(self, url: httpx.URL, body: bytes, decode: Callable[[bytes, Reach], T]) -> T:
+        """Returns what a tracker answers, decoded; `decode` also gets how far away that is."""
         try:
             request = self._client.build_request("POST", url, content=body)
             request.extensions["trace"] = _Written(self, _request_bytes(request, body)).trace
@@ -331,7 +362,7 @@ class TrackerDirectory:
             raise _Failure(reason + web.advice(fault)) from fault
         try:
             if response.status_code == 200:
-                return _from_here(messages.decode_answer(data), reach)
+                return decode(data, reach)
             raise _refusal(response, data)
         except ProtocolError as fault:
             raise _Failure(str(fault)) from fault
@@ -382,15 +413,26 @@ def _reach(response: httpx.Response) -> Reach:
     return Reach.MACHINE if theirs == ours else reach_of(theirs)
 
 
-def _from_here(answer: Answer, tracker: Reach) -> Answer:
-    """Returns the answer without peers nearer to the tracker than it is to this peer.
+def _from_here(answer: Answer, tracker: Reach, seen: str) -> Answer:
+    """Returns the answer without what means another machine here than it does at the tracker.
 
-    Their addresses mean another machine here than they do there: a loopback address this very
-    machine, and a private one whatever has it in the network around this peer.
+    A loopback address is this very machine here, and a private one whatever has it in the network
+    around this peer: they count where the tracker is as near, or where it sees the other peer at
+    the very address where it sees this one.
+
+    Args:
+        answer: as it came.
+        tracker: from how far away it was reached.
+        seen: where the tracker sees this peer; "": it has not said.
     """
-    peers = tuple(peer for peer in answer.peers if reach_of(peer.host) >= tracker)
+    peers = []
+    for peer in answer.peers:
+        near = Reach.SITE if seen and seen == peer.host else tracker
+        usable_ways = tuple(way for way in peer.endpoints if way.reach >= min(near, tracker))
+        if reach_of(peer.host) >= tracker or usable_ways:
+            peers.append(msgspec.structs.replace(peer, endpoints=usable_ways))
     unusable = answer.unusable + len(answer.peers) - len(peers)
-    return msgspec.structs.replace(answer, peers=peers, unusable=unusable)
+    return msgspec.structs.replace(answer, peers=tuple(peers), unusable=unusable)
 
 
 class _Written:

@@ -175,6 +175,7 @@ class Summary(_Record, frozen=True):
     name: str = ""  # of the session
     peers_met: tuple[PeerId, ...] = ()  # those that delivered something usable
     met_nobody: bool = False  # it was to train with others, and mixed with nobody in any round
+    undialled: str = ""  # why others could not dial it; "": they could, or nobody has tried
     bytes_in: Count = 0
     bytes_out: Count = 0
     bytes_relayed: Count = 0  # of connections by relays, both ways, their framing included
