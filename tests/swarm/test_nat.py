@@ -23,9 +23,7 @@ from support.processes import BIN, PATIENCE_S, Running, Swarm, wait_until
 from support.relays import Certificate, certificate
 
 from p2pl.data.load import Data, Shard, load
-from p2pl.exchange.base import kind_of
 from p2pl.learning.checkpoint import build
-from p2pl.mixing.base import rule_of
 from p2pl.protocol import session
 from p2pl.protocol.relay import PREFACE
 from p2pl.protocol.session import SessionFile
@@ -137,8 +135,6 @@ class Internet:
     ) -> list[LoggedRun]:
         """Returns what peers on these machines have logged, once all are done."""
         faults: list[BaseException] = []
-        for known in (kind_of, rule_of):  # what is loaded by name, before there are threads
-            known(file.session)
         shards = [Shard(number, PEERS, "iid") for number in range(PEERS)]
         data = [load("digits", file.session.task, shard=shard) for shard in shards]
 

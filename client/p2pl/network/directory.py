@@ -9,6 +9,7 @@ its last answer counts, with peers drawn among those that are known.
 
 import asyncio
 import contextlib
+import ipaddress
 import math
 import random
 import ssl
@@ -23,9 +24,11 @@ import msgspec
 from msgspec import Meta
 
 from p2pl.errors import InputError, ProtocolError, RunDirError, TrackerError, visible, wrong
+from p2pl.network import tracker as asking
 from p2pl.network import web
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
+from p2pl.network.membership import Membership
 from p2pl.pace import NO_REST, BackOff, Rate, Rest
 from p2pl.protocol import announce as messages
 from p2pl.protocol import reach as reaching
@@ -40,7 +43,8 @@ from p2pl.protocol.announce import (
     PeerAddress,
 )
 from p2pl.protocol.endpoint import Endpoint, usable
-from p2pl.protocol.reach import Reached, decode_reached
+from p2pl.protocol.reach import AskReach, Reached
+from p2pl.protocol.reach import decode_answer as decode_reached
 
 T = TypeVar("T")
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
@@ -52,7 +56,7 @@ IN_A_ROW = 4  # announces before a tracker's minimum interval counts; chosen: it
 # A sequence number is the time of a clock that was at most MAX_SKEW_S wrong, in milliseconds: one
 # that is so much ahead of a clock that is right now is ahead of all that were ever said before.
 LEAP_MS = 2 * MAX_SKEW_S * 1_000
-KEEP_ALIVE_S = 10.0  # shorter than the tracker's, so that no announce meets a closing connection
+SEND_INFO = 428  # a tracker wants to be told first what a private session is
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class Announcer:
     identity: Identity  # signs
     curve_key: str  # its public CURVE key, in Z85
     port: int  # where it listens
+    proof: bytes = b""  # that it is invited; b"": the session is open
+    info: bytes = b""  # of a private session's file, for trackers that do not know it
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,6 +133,7 @@ class TrackerDirectory:
         *,
         state: Mapping[str, Any] | None = None,
         trust: ssl.SSLContext | None = None,
+        membership: Membership | None = None,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -138,31 +145,39 @@ class TrackerDirectory:
             me: who announces, in which session.
             state: from `state()` of an earlier run.
             trust: whom HTTPS trusts; None: `web.trust(None)`.
+            membership: who is of the session, where it is private: it learns what trackers say of
+                invitations, and looks keys up at them. None: the session is open.
             now: a clock that never steps back, in seconds.
             wall: seconds since 1970.
             rng: shuffles tiers, jitters waits and draws samples.
 
         Raises:
             RunDirError: `state` is not what `state()` returned.
+            InputError: the environment names a proxy that cannot be used.
         """
+        self._membership = membership
         self._now, self._wall = now, wall
         self._rng = rng or random.Random()
         self._me = me
         self._tiers = [[_tracker(url) for url in tier] for tier in tiers]
         for tier in self._tiers:
             self._rng.shuffle(tier)
-        self.known = KnownPeers(me.identity.peer_id, now=now, rng=self._rng)
+        is_invited = membership.hear if membership is not None else None
+        self.known = KnownPeers(me.identity.peer_id, now=now, rng=self._rng, is_invited=is_invited)
         self._sequence = 0
         if state is not None:
             self._restore(state)
         self.seconds = 0.0
         self.bytes_out = 0
         self.bytes_in = 0
+        urls = [tracker.url for tier in self._tiers for tracker in tier]
+        self._client = web.client(trust or web.trust(None), urls, deadline_s=TRACKER_DEADLINE_S)
+        if membership is not None:
+            membership.lookup = self._proofs
         self.endpoints: tuple[Endpoint, ...] | None = None
         self.relays: tuple[Endpoint, ...] = ()
         self.ticket = b""
         self.external_host = ""
-        self._client = _client(trust or web.trust(None))
 
     async def __aenter__(self) -> Self:
         return self
@@ -219,9 +234,14 @@ class TrackerDirectory:
                 continue
             path = tracker.endpoint.path.removesuffix("/announce") + "/reach"
             where = tracker.endpoint.copy_with(path=path)
-            with contextlib.suppress(_Failure, TimeoutError, ProtocolError):
+            with contextlib.suppress(_Failure, TimeoutError):
                 async with asyncio.timeout(REACH_DEADLINE_S):
-                    body = reaching.encode(reaching.Question(port))
+                    question = AskReach(
+                        public_key=self._me.identity.public_key,
+                        port=port,
+                        time_s=int(self._wall()),
+                    )
+                    body = reaching.encode(question, self._me.identity.private_key)
                     return await self._ask(where, body, lambda data, _: decode_reached(data))
         return None
 
@@ -288,7 +308,36 @@ class TrackerDirectory:
         tracker.lists_peer = said != "stopped"
         tracker.epoch = answer.epoch
         self._take_terms(answer)
-        return answer
+        return await self._among_the_invited(tracker, answer)
+
+    async def _among_the_invited(self, tracker: _Tracker, answer: Answer) -> Answer:
+        """Returns the answer without peers that are not of a private session.
+
+        A list of revocations that is newer than the one known is fetched first.
+        """
+        members = self._membership
+        if members is None:
+            return answer
+        members.tell_own_fault()
+        if answer.revocations > members.number and tracker.endpoint is not None:
+            listed = await asking.revocations(self._client, tracker.endpoint, self._me.session_id)
+            with contextlib.suppress(ProtocolError):  # a tracker may say what it likes
+                members.take_revocations(listed or b"")
+        peers = tuple(peer for peer in answer.peers if members.hear(peer))
+        return msgspec.structs.replace(answer, peers=peers)
+
+    async def _proofs(self, curve_key: str) -> Sequence[bytes]:
+        """Returns the proofs that trackers have of a CURVE key, unchecked."""
+        for tier in self._tiers:
+            for tracker in list(tier):
+                if tracker.lists_peer and tracker.endpoint is not None:
+                    session_id = self._me.session_id
+                    found = await asking.proofs(
+                        self._client, tracker.endpoint, session_id, curve_key
+                    )
+                    if found:
+                        return found
+        return ()
 
     def _take_terms(self, answer: Answer) -> None:
         """Keeps what a tracker says now and then only."""
@@ -307,6 +356,12 @@ class TrackerDirectory:
         try:
             return await self._post(tracker.endpoint, self._body(said, numwant))
         except _Failure as fault:
+            if fault.status == SEND_INFO and self._me.info:
+                if why := await asking.tell(
+                    self._client, tracker.endpoint, "session", self._me.info
+                ):
+                    raise _Failure(why, status=fault.status) from fault
+                return await self._post(tracker.endpoint, self._body(said, numwant))
             if fault.status != 409:
                 raise
             self._sequence = max(self._sequence, int(self._wall() * 1_000) + LEAP_MS)
@@ -335,14 +390,16 @@ class TrackerDirectory:
             sequence=self._sequence,
             time_s=int(wall_s),
             numwant=min(numwant, MAX_NUMWANT),
-            version=1 if self.endpoints is None else 2,
+            version=1 if self.endpoints is None and not self._me.proof else 2,
             endpoints=tuple(map(str, self.endpoints or ())),
+            proof=self._me.proof,
         )
         return messages.encode(announce, self._me.identity.private_key)
 
     async def _post(self, url: httpx.URL, body: bytes) -> Answer:
         def decode(data: bytes, tracker: Reach) -> Answer:
-            return _from_here(messages.decode_answer(data), tracker, self.external_host)
+            answer = messages.decode_answer(data)
+            return _from_here(answer, tracker, answer.external_host or self.external_host)
 
         return await self._ask(url, body, decode)
 
@@ -353,7 +410,7 @@ class TrackerDirectory:
             request.extensions["trace"] = _Written(self, _request_bytes(request, body)).trace
             response = await self._client.send(request, stream=True)
             try:
-                reach = _reach(response)
+                reach = Reach.WORLD if web.is_proxied(url) else _reach(response)
                 data = await self._read(response)
             finally:
                 await response.aclose()
@@ -413,26 +470,42 @@ def _reach(response: httpx.Response) -> Reach:
     return Reach.MACHINE if theirs == ours else reach_of(theirs)
 
 
-def _from_here(answer: Answer, tracker: Reach, seen: str) -> Answer:
-    """Returns the answer without what means another machine here than it does at the tracker.
+def _from_here(answer: Answer, tracker: Reach, own_host: str = "") -> Answer:
+    """Returns the answer without peers nearer to the tracker than it is to this peer.
 
-    A loopback address is this very machine here, and a private one whatever has it in the network
-    around this peer: they count where the tracker is as near, or where it sees the other peer at
-    the very address where it sees this one.
+    Their addresses mean another machine here than they do there: a loopback address this very
+    machine, and a private one whatever has it in the network around this peer. So do endpoints,
+    unless the peer is behind the same public address as this one.
 
     Args:
-        answer: as it came.
+        answer: of the tracker.
         tracker: from how far away it was reached.
-        seen: where the tracker sees this peer; "": it has not said.
+        own_host: where it sees this peer; "": it has not said so.
     """
-    peers = []
-    for peer in answer.peers:
-        near = Reach.SITE if seen and seen == peer.host else tracker
-        usable_ways = tuple(way for way in peer.endpoints if way.reach >= min(near, tracker))
-        if reach_of(peer.host) >= tracker or usable_ways:
-            peers.append(msgspec.structs.replace(peer, endpoints=usable_ways))
+    peers = tuple(
+        _ways_from_here(peer, tracker, own_host)
+        for peer in answer.peers
+        if reach_of(peer.host) >= tracker
+    )
     unusable = answer.unusable + len(answer.peers) - len(peers)
-    return msgspec.structs.replace(answer, peers=tuple(peers), unusable=unusable)
+    return msgspec.structs.replace(answer, peers=peers, unusable=unusable)
+
+
+def _ways_from_here(peer: PeerAddress, tracker: Reach, own_host: str) -> PeerAddress:
+    nearest = min(tracker, Reach.SITE) if _is_same_place(peer.host, own_host) else tracker
+    ways = tuple(way for way in peer.endpoints if way.reach >= nearest)
+    return peer if ways == peer.endpoints else msgspec.structs.replace(peer, endpoints=ways)
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    """Returns whether two hosts are one address, or of one IPv6 /64."""
+    try:
+        pair = [ipaddress.ip_address(host) for host in (one, other)]
+    except ValueError:
+        return False
+    if any(host.version == 4 for host in pair):
+        return pair[0] == pair[1]
+    return int(pair[0]) >> 64 == int(pair[1]) >> 64
 
 
 class _Written:
@@ -449,29 +522,10 @@ class _Written:
 def _tracker(text: str) -> _Tracker:
     """Returns a tracker that was not asked yet; one whose URL is none rests for ever."""
     try:
-        url = web.parse_url(text)
+        endpoint = asking.announce_url(text)
     except InputError as fault:
         return _Tracker(text, None, rest=Rest(until_s=math.inf), reason=str(fault))
-    path = url.path.rstrip("/")
-    if not path.endswith("/announce"):  # it is the tracker's base
-        path += "/announce"
-    endpoint = url.copy_with(path=path, fragment=None)
     return _Tracker(str(endpoint), endpoint)
-
-
-def _client(trust: ssl.SSLContext) -> httpx.AsyncClient:
-    """Returns a client that follows no redirect, reads no environment and wastes no bytes."""
-    client = httpx.AsyncClient(
-        verify=trust,
-        trust_env=False,
-        follow_redirects=False,
-        timeout=TRACKER_DEADLINE_S,
-        limits=httpx.Limits(max_connections=8, keepalive_expiry=KEEP_ALIVE_S),
-        headers={"user-agent": "p2pl"},
-    )
-    for name in ("accept", "accept-encoding", "connection"):
-        del client.headers[name]
-    return client
 
 
 def _request_bytes(request: httpx.Request, body: bytes) -> int:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 
@@ -29,13 +30,13 @@ from p2pl.protocol.reach import Reached
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+SOON_S = 0.05
+READY_S = 15.0  # for a tracker to dial back in vain, and for a relay to answer
+WIDE = "192.0.2.1"  # stands for a peer that listens at all its addresses
 ONLY_CALLS = (
     "it can call others, and those that it calls can call it back; for more, forward the port and "
     "say --announce HOST:PORT, or ask whoever runs the tracker for a relay"
 )
-READY_S = 15.0  # for a tracker to dial back in vain, and for a relay to answer
-SOON_S = 0.05
-WIDE = "192.0.2.1"  # for a peer that listens at all its addresses: some of them is no loopback
 ASK_AGAIN_S = 5.0  # for relays, where no tracker has named one
 
 
@@ -48,11 +49,10 @@ class Outreach:
         mode: `always` takes calls at relays and is dialled by nobody; `never` uses none.
         trust: whom TLS trusts, for relays by WebSocket; None: the authorities of this machine.
         announced: what the person says that others can dial, the best first.
-        said: tells the person.
 
     Attributes:
         ways: what the wire dials by.
-        reached: what came of dialling back; None: no tracker has done it.
+        reached: what came of being dialled back; None: no tracker has tried.
     """
 
     def __init__(
@@ -63,11 +63,10 @@ class Outreach:
         mode: RelayMode = "auto",
         trust: ssl.SSLContext | None = None,
         announced: tuple[Endpoint, ...] = (),
-        said: Callable[[str], None] = log.info,
     ) -> None:
         session = bytes.fromhex(session_id)
         self.reached: Reached | None = None
-        self._announced, self._said = announced, said
+        self._announced = announced
         self._mode = mode
         self._ready = asyncio.Event()
         self._directory: TrackerDirectory | None = None
@@ -79,20 +78,35 @@ class Outreach:
         )
 
     @contextlib.asynccontextmanager
-    async def open(self, wire: CurveWire, directory: TrackerDirectory) -> AsyncIterator[None]:
+    async def open(
+        self,
+        wire: CurveWire,
+        directory: TrackerDirectory,
+        said: Callable[[str], None] = log.info,
+    ) -> AsyncIterator[None]:
         """Is reached, and reaches others, within the context.
 
         Args:
             wire: open.
             directory: announces the endpoints.
+            said: is told in words how this peer is reached, where that is not plain.
         """
         self._directory, self._pumps.traffic = directory, wire.traffic
         wire.takes_relayed(self._pumps.ports)
+        host, meeting = wire.host, self.ways.meeting
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._pumps.close)
-            if self.ways.meeting is not None:
-                await self._meet(self.ways.meeting, wire.host, stack)
-            telling = asyncio.create_task(self._tell(wire, directory))
+            if not self.is_dialled:
+                directory.endpoints = ()
+            if meeting is not None:
+                await self._meet(meeting, host, stack)
+            reception = None
+            if self._mode != "never":
+                here = ("127.0.0.1" if host in ("0.0.0.0", "::") else host, wire.port)
+                places = Places(lambda: directory.relays, self._others)
+                reception = Reception(self._speaker, here, self._pumps, random.Random())
+                await stack.enter_async_context(reception.open(places))
+            telling = asyncio.create_task(self._tell(wire, directory, reception, said))
             stack.push_async_callback(_ended, telling)
             if self._asks_first(wire):
                 with contextlib.suppress(TimeoutError):
@@ -106,82 +120,27 @@ class Outreach:
 
         Then that is settled before anybody hears of the peer: who tries in vain lets it rest.
         """
-        return (
-            self._mode == "always"
-            or reach_of(WIDE if wire.host in ANY else wire.host) != Reach.MACHINE
-        )
+        host = WIDE if wire.host in ANY else wire.host
+        return self._mode == "always" or reach_of(host) != Reach.MACHINE
 
-    async def _meet(self, meeting: Meeting, host: str, stack: contextlib.AsyncExitStack) -> None:
-        """Lets others wait here; a peer that cannot offer it does without."""
-        try:
-            await stack.enter_async_context(meeting.open(host))
-        except OSError as fault:
-            log.info("nobody can wait here to be called: %s", fault.strerror)
-
-    async def _tell(self, wire: CurveWire, directory: TrackerDirectory) -> None:
-        """Keeps the announced endpoints right; a change is announced at once."""
-        if self._asks_first(wire):
-            directory.endpoints = ()
-            with contextlib.suppress(TrackerError):  # tells who it is without taking part yet
-                await directory.announce("stopped", numwant=0)
-        async with contextlib.AsyncExitStack() as stack:
-            if self._mode != "always":
-                await self._ask_whether_dialled(wire, directory)
-            reception = None
-            if self._mode != "never":
-                reception = await self._receive(wire, directory, stack)
-            await self._keep_telling(wire, directory, reception)
-
-    async def _keep_telling(
-        self, wire: CurveWire, directory: TrackerDirectory, reception: Reception | None
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        asked_s, told = loop.time(), ""
-        while True:
-            found = self._endpoints(wire, directory, reception)
-            relays = reception.endpoints if reception else ()
-            is_changed = found != directory.endpoints
-            directory.endpoints = found
-            is_lost = not (self.is_dialled or relays) and loop.time() - asked_s > ASK_AGAIN_S
-            if self._ready.is_set() and (is_changed or is_lost):
-                asked_s = loop.time()
-                with contextlib.suppress(TrackerError):
-                    await directory.announce(numwant=0)
-            words = "" if self.is_dialled else _in_words(relays, directory, reception)
-            if words not in ("", told):
-                told = words
-                self._said(words)
-            if self.is_dialled or relays or not directory.relays:
-                self._ready.set()
-            await asyncio.sleep(POLL_S if self._ready.is_set() else SOON_S)
+    @property
+    def is_dialled(self) -> bool:
+        """Whether others can dial this peer, as far as is known."""
+        got_through = self.reached is None or self.reached.is_reached
+        return self._mode != "always" and (got_through or bool(self._announced))
 
     @property
     def undialled(self) -> str:
         """Why nobody can dial this peer; "": somebody can, or nobody has tried."""
         return "" if self.is_dialled or self.reached is None else self.reached.reason
 
-    @property
-    def is_dialled(self) -> bool:
-        """Whether others can dial this peer, as far as anybody has said."""
-        if self._mode == "always":
-            return False
-        return self.reached is None or self.reached.is_reachable or bool(self._announced)
-
-    async def _ask_whether_dialled(self, wire: CurveWire, directory: TrackerDirectory) -> None:
-        """Learns it from a tracker, once, and tells the person."""
-        while not directory.external_host:  # noqa: ASYNC110  # a tracker says it when it will
-            await asyncio.sleep(POLL_S)
-        self.reached = reached = await directory.ask_reach(wire.port)
-        if reached is None:
-            return
-        where = joined(reached.host, reached.port)
-        if reached.is_reachable:
-            if reach_of(dialled(reached.host)) != Reach.MACHINE:
-                self._said(f"others can dial this peer at {where}")
-        elif not self._announced:
-            relays = self._directory.relays if self._directory else ()
-            instead = "" if self._mode == "auto" and relays else f"; {ONLY_CALLS}"
-            self._said(f"nobody can dial this peer at {where}: {reached.reason}{instead}")
+    async def _meet(self, meeting: Meeting, host: str, stack: contextlib.AsyncExitStack) -> None:
+        """Lets others wait here; a peer that cannot offer it does without."""
+        try:
+            at = "::" if host == "0.0.0.0" and socket.has_dualstack_ipv6() else host
+            await stack.enter_async_context(meeting.open(at))
+        except OSError as fault:
+            log.info("nobody can wait here to be called: %s", fault.strerror)
 
     def _others(self) -> list[PeerAddress]:
         """Returns the peers at whose meetings this one waits: all, where it cannot be dialled."""
@@ -189,55 +148,88 @@ class Outreach:
             return []
         return self._directory.known.addresses()
 
-    async def _receive(
-        self, wire: CurveWire, directory: TrackerDirectory, stack: contextlib.AsyncExitStack
-    ) -> Reception:
-        """Takes calls at relays and at the meetings of others, until the stack is closed.
+    async def _tell(
+        self,
+        wire: CurveWire,
+        directory: TrackerDirectory,
+        reception: Reception | None,
+        said: Callable[[str], None],
+    ) -> None:
+        """Keeps the announced endpoints right; a change is announced at once."""
+        loop, told = asyncio.get_running_loop(), ""
+        if self._asks_first(wire):
+            directory.endpoints = ()
+            with contextlib.suppress(TrackerError):  # learns who it is without taking part yet
+                await directory.announce("stopped", numwant=0)
+            if not directory.external_host:
+                self._ready.set()
+        while not directory.external_host:  # noqa: ASYNC110  # a tracker says it when it will
+            await asyncio.sleep(POLL_S)
+        if self._mode != "always":
+            self.reached = await directory.ask_reach(wire.port)
+        asked_s = loop.time()
+        while True:
+            relays = reception.endpoints if reception else ()
+            found = self._plain(wire, directory, relays) + relays
+            is_new, directory.endpoints = found != directory.endpoints, found
+            is_lost = not (self.is_dialled or relays) and loop.time() - asked_s > ASK_AGAIN_S
+            if self._ready.is_set() and (is_new or is_lost):
+                asked_s = loop.time()
+                with contextlib.suppress(TrackerError):
+                    await directory.announce(numwant=0)
+            if relays or not directory.relays or reception is None:
+                self._ready.set()
+            words = self._in_words(relays, directory, reception)
+            if words not in ("", told):
+                told = words
+                said(words)
+            await asyncio.sleep(POLL_S if self._ready.is_set() else SOON_S)
 
-        A peer that can be dialled does so too, for those whose network lets out too little.
-        """
-        here = ("127.0.0.1" if wire.host in ANY else wire.host, wire.port)
-        places = Places(lambda: directory.relays, self._others)
-        reception = Reception(self._speaker, here, self._pumps, random.Random())
-        return await stack.enter_async_context(reception.open(places))
-
-    def _endpoints(
-        self, wire: CurveWire, directory: TrackerDirectory, reception: Reception | None
+    def _plain(
+        self, wire: CurveWire, directory: TrackerDirectory, relays: tuple[Endpoint, ...]
     ) -> tuple[Endpoint, ...]:
-        """Returns the ways to this peer, the best first."""
-        relays = reception.endpoints if reception else ()
+        """Returns by which addresses this peer is dialled, and where others can wait for it."""
         if self._mode == "always":
-            return relays
-        seen = dialled(directory.external_host)
-        listen = (wire.host, wire.port)
+            return ()
+        seen, meeting = dialled(directory.external_host), self.ways.meeting
+        meets = self.is_dialled and meeting is not None and meeting.port
+        met = (Endpoint(MEET, seen, meeting.port),) if meeting and meets else ()
         plain = own.endpoints(
-            listen,
+            (wire.host, wire.port),
             seen,
             announced=self._announced,
             here=own.sources(),
-            is_reachable=self.reached.is_reachable if self.reached else None,
+            is_reachable=self.reached.is_reached if self.reached else None,
         )
-        meeting = self.ways.meeting
-        met = (
-            (Endpoint(MEET, seen, meeting.port),)
-            if meeting and meeting.port and self.is_dialled
-            else ()
-        )
-        most = MAX_ENDPOINTS - len(relays) - len(met)
-        return (*plain[:most], *met, *relays)
+        return plain[: MAX_ENDPOINTS - len(met) - len(relays)] + met
+
+    def _in_words(
+        self,
+        relays: tuple[Endpoint, ...],
+        directory: TrackerDirectory,
+        reception: Reception | None,
+    ) -> str:
+        """Returns how this peer is reached, where that is not plain."""
+        reached = self.reached
+        if self.is_dialled:
+            if reached is None or not reached.is_reached:
+                return ""
+            is_near = reach_of(dialled(reached.host)) == Reach.MACHINE
+            return "" if is_near else f"others can dial this peer at {_at(reached)}"
+        why = f"nobody can dial this peer at {_at(reached)}: {reached.reason}; " if reached else ""
+        if relays:
+            return f"{why}others reach it by {' '.join(map(str, relays))}"
+        if not directory.relays:
+            return why + (ONLY_CALLS if reached else "others cannot reach it: no relay is named")
+        failed = "; ".join(reception.reasons) if reception else "--relay never"
+        return f"{why}others cannot reach it by a relay: {failed}" if failed else ""
 
     def _ticket(self) -> bytes:
         return self._directory.ticket if self._directory else b""
 
 
-def _in_words(
-    relays: tuple[Endpoint, ...], directory: TrackerDirectory, reception: Reception | None
-) -> str:
-    """Returns how a peer is reached that cannot be dialled; "": nothing is known yet."""
-    if relays:
-        return f"others reach this peer by {' '.join(map(str, relays))}"
-    why = "; ".join(reception.reasons) if reception and directory.relays else ""
-    return f"others cannot reach this peer by a relay: {why}" if why else ""
+def _at(reached: Reached) -> str:
+    return joined(reached.host, reached.port)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
