@@ -7,11 +7,13 @@ this process, each on a machine of its own.
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from support.relays import Certificate, certificate
 
 from p2pl.data.load import Data, Shard, load
 from p2pl.learning.checkpoint import build
+from p2pl.network.known import BACK_OFF
 from p2pl.protocol import session
 from p2pl.protocol.relay import PREFACE
 from p2pl.protocol.session import SessionFile
@@ -33,6 +36,7 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 
 PEERS = 6
 ROUNDS = 4
+METRICS_PORT = 9_101
 ALL_ETHERNET = 0x0003
 RCVBUFFORCE = 33  # SO_RCVBUFFORCE of Linux
 WINDOW_BYTES = 16  # of a model, looked for in the capture: four parameters
@@ -110,9 +114,16 @@ class Internet:
     def start_relay(self) -> None:
         files = ["--tls-cert", str(self.paper.chain), "--tls-key", str(self.paper.key)]
         words = ["relay", "--host", self.relay.address, "--issuer", self.relay_key, *files]
+        words += ["--metrics", str(METRICS_PORT)]
         name = f"relay-{self.relays_started}"
         self.relays_started += 1
         self.running = self._program(name, self.relay, words, "relaying on")
+
+    def listeners(self) -> int:
+        """Returns how many peers take calls at the relay."""
+        with self.relay.entered():
+            told = httpx.get(f"http://127.0.0.1:{METRICS_PORT}/metrics").text
+        return int(float(told.partition("\np2pl_relay_listeners ")[2].split()[0]))
 
     def _program(self, name: str, host: Host, words: Sequence[str], ready: str) -> Running:
         command = host.command(str(BIN / "p2pl-tracker"), *words)
@@ -190,6 +201,10 @@ def received(run: LoggedRun) -> list[int]:
     return [len(entry.received) for entry in run.rounds]
 
 
+def why(run: LoggedRun) -> str:
+    return "\n".join(str(entry.rejected) for entry in run.rounds)
+
+
 def test_everybody_learns_as_without_nat_and_the_relay_reads_nothing(folder: Path) -> None:
     with internet(folder) as there:
         file = there.file()
@@ -200,7 +215,7 @@ def test_everybody_learns_as_without_nat_and_the_relay_reads_nothing(folder: Pat
         plain = there.run(public, file, "public", Watching)
 
     for run in (*runs, *plain):
-        assert received(run) == [PEERS - 1] * ROUNDS
+        assert received(run) == [PEERS - 1] * ROUNDS, why(run)
     for run, same in zip(runs, plain, strict=True):
         assert run.summary is not None
         assert same.summary is not None
@@ -215,3 +230,48 @@ def test_everybody_learns_as_without_nat_and_the_relay_reads_nothing(folder: Pat
             data = np.ascontiguousarray(tensor).tobytes()
             starts = range(0, len(data) - WINDOW_BYTES, max(4, len(data) // 64 // 4 * 4))
             assert not any(data[at : at + WINDOW_BYTES] in seen for at in starts)
+
+
+class Holding(Watching):
+    """Holds up training in one round until it may go on."""
+
+    def __init__(self, round_index: int, reached: threading.Event, go: threading.Event) -> None:
+        super().__init__()
+        self._round, self._reached, self._go = round_index, reached, go
+
+    def training(self, round_index: int, step: int, steps: int, loss: float) -> None:
+        super().training(round_index, step, steps, loss)
+        if round_index == self._round:
+            self._reached.set()
+            self._go.wait(PATIENCE_S)
+
+
+def test_a_relay_that_is_killed_and_started_again_costs_at_most_one_round(folder: Path) -> None:
+    reached, go = threading.Event(), threading.Event()
+    faults: list[BaseException] = []
+
+    with internet(folder) as there:
+
+        def mend() -> None:
+            """Kills the relay, and lets training go on once all peers listen at the next one."""
+            try:
+                assert reached.wait(PATIENCE_S)
+                assert there.running is not None
+                there.running.kill()
+                there.start_relay()
+                wait_until(lambda: there.listeners() == PEERS, PATIENCE_S, "all listen again")
+                time.sleep(BACK_OFF.first_s)  # whoever was called in vain has rested
+            except BaseException as fault:  # noqa: BLE001  # a thread's is nobody's, else
+                faults.append(fault)
+            finally:
+                go.set()
+
+        mending = threading.Thread(target=mend)
+        mending.start()
+        runs = there.run(there.peers, there.file(), "peer", lambda: Holding(3, reached, go))
+        mending.join()
+
+    assert faults == []
+    for run in runs:
+        assert sum(count < PEERS - 1 for count in received(run)) <= 1, why(run)
+        assert received(run)[-1] == PEERS - 1, why(run)
