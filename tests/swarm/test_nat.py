@@ -202,7 +202,9 @@ def received(run: LoggedRun) -> list[int]:
 
 
 def why(run: LoggedRun) -> str:
-    return "\n".join(str(entry.rejected) for entry in run.rounds)
+    """Returns whom a peer asked in each round, and why others gave nothing; and what it said."""
+    rounds = [f"{[one[:8] for one in entry.cohort]} {entry.rejected}" for entry in run.rounds]
+    return "\n".join([f"{run.directory.name} {run.summary and run.summary.peer_id[:8]}", *rounds])
 
 
 def test_everybody_learns_as_without_nat_and_the_relay_reads_nothing(folder: Path) -> None:

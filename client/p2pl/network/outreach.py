@@ -180,7 +180,7 @@ class Outreach:
             if relays or not directory.relays or reception is None:
                 self._ready.set()
             words = self._in_words(relays, directory, reception)
-            if words not in ("", told):
+            if words not in ("", told) and (relays or self._ready.is_set()):
                 told = words
                 said(words)
             await asyncio.sleep(POLL_S if self._ready.is_set() else SOON_S)
