@@ -24,7 +24,7 @@ from support.namespaces import Host, Network
 from support.processes import BIN, PATIENCE_S, Running, Swarm, wait_until
 from support.relays import Certificate, certificate
 
-from p2pl.data.load import Data, Shard, load
+from p2pl.data.load import Shard, load
 from p2pl.learning.checkpoint import build
 from p2pl.network.known import BACK_OFF
 from p2pl.protocol import session
@@ -153,10 +153,15 @@ class Internet:
             run_dir = self.folder / f"{name}-{number}"
             run_dir.mkdir()
             view = watch()
+            options = {
+                "listen": f"{host.address}:0",
+                "authorities": self.paper.chain,
+                "identity": self.folder / f"{number}.pem",  # the same peers in all runs
+                "on_signals": False,
+            }
             try:
                 with host.entered():
-                    options = {"listen": f"{host.address}:0", "authorities": self.paper.chain}
-                    asyncio.run(self._join(file, run_dir, data[number], view, options))
+                    asyncio.run(run_with(file, run_dir, data[number], view, **options))
             except BaseException as fault:  # noqa: BLE001  # a thread's is nobody's, else
                 faults.append(fault)
             self.said[number] = view.text.getvalue()
@@ -171,16 +176,6 @@ class Internet:
             thread.join(2 * PATIENCE_S)
         assert faults == []
         return [read_run(self.folder / f"{name}-{number}") for number in range(len(hosts))]
-
-    async def _join(
-        self,
-        file: SessionFile,
-        run_dir: Path,
-        data: Data,
-        view: Watching,
-        options: dict[str, object],
-    ) -> None:
-        await run_with(file, run_dir, data, view, on_signals=False, **options)
 
 
 @contextmanager
