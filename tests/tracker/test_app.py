@@ -439,6 +439,7 @@ async def test_openapi_describes_every_route_and_every_refusal() -> None:
         "/ready",
         "/metrics",
         "/stats.json",
+        "/reach",
         "/session",
         "/proof",
         "/revocations",

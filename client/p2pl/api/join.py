@@ -261,7 +261,17 @@ class Reading:
 def read_data(
     session: Session, given: Mine, test: own.Given | None, reading: Reading
 ) -> Data | None:
-    """Returns the peer's own examples; None where nobody gave any."""
+    """Returns the peer's own examples; None where nobody gave any.
+
+    Args:
+        session: for whose task they are.
+        given: a data set by its name, or the examples themselves.
+        test: examples to score on, where they are not in `given`.
+        reading: how they are read.
+
+    Raises:
+        DataError: they cannot be read, or are not what the session needs.
+    """
     shard, test_share = reading.shard, reading.test_share
     if given is None:
         return None

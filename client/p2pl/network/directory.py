@@ -383,7 +383,7 @@ class TrackerDirectory:
             sequence=self._sequence,
             time_s=int(wall_s),
             numwant=min(numwant, MAX_NUMWANT),
-            version=1 if self.endpoints is None and not self._me.proof else 2,
+            version=1 if self.endpoints is None else 2,
             endpoints=tuple(map(str, self.endpoints or ())),
             proof=self._me.proof,
         )
