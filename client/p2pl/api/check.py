@@ -15,7 +15,14 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from p2pl.api.join import Mine, Reading, default_run_dir, read_data, run_blocking
+from p2pl.api.join import (
+    Mine,
+    Reading,
+    announced_endpoints,
+    default_run_dir,
+    read_data,
+    run_blocking,
+)
 from p2pl.api.private import check_invitation, read_invitation
 from p2pl.api.session import Given, check_known, read_session
 from p2pl.api.trainer import Computing, Who, trainer_for
@@ -32,6 +39,7 @@ from p2pl.learning.weights import flatten
 from p2pl.network import tracker as asking
 from p2pl.network import web
 from p2pl.network.keys import Identity
+from p2pl.network.ways import RelayMode
 from p2pl.network.wire import lasting_keys, listening
 from p2pl.privacy import policy
 from p2pl.protocol.announce import MAX_SKEW_S
@@ -116,6 +124,8 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
     invitation: str | os.PathLike[str] | None = None,
+    announce: str | Sequence[str] = (),
+    relay: RelayMode = "auto",
     rounds: int | None = None,
     shard: Shard | None = None,
     test_share: float | None = None,
@@ -177,7 +187,9 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
     await _checkpoint(one, beside, where)
     async with contextlib.AsyncExitStack() as stack:
         port = await _listening(one, listen, stack)
-        await _trackers(one, tuple(trackers), Path(ca) if ca else None, (who, port))
+        one.attempt("announce", lambda: _announced(one, announce))
+        dialled = None if relay == "always" or announce else port
+        await _trackers(one, tuple(trackers), Path(ca) if ca else None, (who, dialled))
     _run_dir(one, where)
     if one.trainer is not None:
         _memory(one, one.trainer)
@@ -318,6 +330,12 @@ async def _trackers(
         if reached:
             await _alive_already(one, asker, urls, who)
             await _reachable(one, asker, urls, port)
+
+
+def _announced(one: _Checked, announce: str | Sequence[str]) -> None:
+    endpoints = announced_endpoints(announce)
+    if endpoints:
+        one.add("announce", "ok", f"others are told {' '.join(map(str, endpoints))}")
 
 
 async def _reachable(

@@ -185,7 +185,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         rounds=rounds,
         trackers=tiers,
         authorities=Path(ca) if ca else None,
-        announced=_announced(announce),
+        announced=announced_endpoints(announce),
         relay=relay,
         seeding_s=seed_for,
         alone=alone,
@@ -225,8 +225,15 @@ def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
     return tuple(given) if isinstance(given, Sequence) else (given,)
 
 
-def _announced(texts: str | Sequence[str]) -> tuple[Endpoint, ...]:
-    """Returns the endpoints that the person says others can dial."""
+def announced_endpoints(texts: str | Sequence[str]) -> tuple[Endpoint, ...]:
+    """Returns the endpoints that the person says others can dial.
+
+    Args:
+        texts: `HOST:PORT`, one or several.
+
+    Raises:
+        InputError: one is none, or there are too many.
+    """
     found = []
     for text in [texts] if isinstance(texts, str) else texts:
         try:
