@@ -298,7 +298,7 @@ def serve(where: str) -> None:
             await wire.publish(Version(1, 1, MODEL))
             here = (HOST, wire.port)
             listener = RelayListener(
-                endpoint.parse(where), speaker, here, pumps=pumps, rng=random.Random()
+                [endpoint.parse(where)], speaker, here, pumps=pumps, rng=random.Random()
             )
             listening = asyncio.create_task(listener.run())
             while not listener.is_listening:  # noqa: ASYNC110

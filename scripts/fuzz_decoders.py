@@ -26,7 +26,7 @@ from torch import nn
 from p2pl.data import describe, tabular
 from p2pl.errors import P2PLError, ProtocolError, RunDirError
 from p2pl.exchange.raft.leadership import SEAT_FILE, Seat, SeatFile
-from p2pl.learning import weights
+from p2pl.learning import quantised, weights
 from p2pl.mixing.trust import opinions
 from p2pl.network import sealed, web
 from p2pl.network.directory import Announcer, TrackerDirectory
@@ -263,6 +263,7 @@ def _frame_decoders() -> list[Decoder]:
         frame.Pull(credential, "checkpoint", None, 0, 0, 1),
         *(frame.Credit(4), frame.FetchBlob(credential, name, 2), frame.Ping()),
         *(hello, frame.Tell(b"payload")),
+        frame.Resume(frame.FetchBlob(credential, name, 2), digest, 1 << 20),
     )
     answers = (
         frame.VersionOffer(credential, 3, 100, 5_000, digest, b"notes"),
@@ -452,6 +453,9 @@ def _model_decoders() -> list[Decoder]:
         decode = partial(weights.decode, layout=LAYOUT, dtype=dtype)
         example = bytes(weights.encode(vector, LAYOUT, dtype))
         made.append(Decoder(f"model-{dtype}", decode, (example, _with_nan(example))))
+    for name in quantised.BITS:
+        codec = quantised.Quantised(LAYOUT, name, torch.device("cpu")).beginning(vector / 2)
+        made.append(Decoder(f"model-{name}", codec.decode, (bytes(codec.encode(vector)),)))
     return made
 
 

@@ -17,6 +17,7 @@ P2PLError
 │   ├── TrackerError        no tracker answered in time and no peer is known      exit 3
 │   ├── QuorumError         too few of the peers that decide are there
 │   └── PullError           one peer did not deliver in time; it is skipped
+│       └── ConnectionLost  what had begun well broke; it may be tried again
 └── ProtocolError           bytes from a stranger are unusable
     ├── AnnounceError       one announce is refused; the tracker answers with `status`
     ├── ProofError          a peer's proof that it is invited is unusable
@@ -110,6 +111,10 @@ class QuorumError(NetworkError):
 
 class PullError(NetworkError):
     """One peer did not deliver its model in time; that peer is skipped this round."""
+
+
+class ConnectionLost(PullError):
+    """A connection on which both ends had proved who they are broke."""
 
 
 class AnnounceError(ProtocolError):

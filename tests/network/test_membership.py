@@ -115,7 +115,7 @@ async def test_a_revoked_key_is_refused_in_the_handshake() -> None:
             await pull(other.wire, one.address)
 
 
-async def test_an_expired_key_is_refused_in_the_handshake() -> None:
+async def test_a_peer_whose_invitation_has_ended_asks_nobody_and_is_refused() -> None:
     tracker, clock, who = Tracker(), Clock(), Identity.generate()
     given = invited(who, not_after_s=int(clock()) + 10)
     async with (
@@ -129,6 +129,7 @@ async def test_an_expired_key_is_refused_in_the_handshake() -> None:
         with pytest.raises(PullError, match="this peer's invitation ended at"):
             await pull(other.wire, one.address)
         assert one.wire.traffic.bytes_out == sent
+        assert "its invitation ended at" in await one.membership.admit(other.wire.curve_key, HOST)
         assert "its invitation ended at" in one.said[-1]
         assert "ask the author" in other.said[-1]
 

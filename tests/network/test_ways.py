@@ -78,6 +78,7 @@ async def peer(
         identity, session_id=SESSION, listen=f"{HOST}:0", chunk_bytes=CHUNK, dialler=ways
     ) as wire:
         pumps.traffic = wire.traffic
+        wire.takes_relayed(pumps.ports)
         await wire.publish(Version(1, 10, MODEL))
         try:
             yield Peer(wire, ways, pumps, speaker)
@@ -102,6 +103,7 @@ def test_two_peers_that_nobody_dials_pull_from_each_other(tmp_path: Path, kind: 
             await until(lambda: all(one.reception.endpoints == (where,) for one in two))
             ann, bob = two
             pulled = await ann.pull(bob.address(where)), await bob.pull(ann.address(where))
+            assert not ann.wire.seen  # nobody is at the address that the relay's copy came from
             traffic = ann.wire.traffic
             return *pulled, traffic.relayed_in, traffic.relayed_out
 

@@ -434,12 +434,12 @@ async def test_openapi_describes_every_route_and_every_refusal() -> None:
     document = (await Tracker().get("/openapi.json")).json()
     assert set(document["paths"]) == {
         "/announce",
+        "/reach",
         "/scrape",
         "/health",
         "/ready",
         "/metrics",
         "/stats.json",
-        "/reach",
         "/session",
         "/proof",
         "/revocations",

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from p2pl import __version__
 from p2pl.errors import AnnounceError, wrong
 from p2pl.protocol import announce as messages
-from p2pl.protocol import reach as reaching
+from p2pl.protocol import reach
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAnnounce, Terms
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl.protocol.invitation import MAX_REVOCATIONS_BYTES
@@ -36,7 +36,7 @@ from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
 from p2pl_tracker.issuer import Issuer, Relays
 from p2pl_tracker.listing import Asker
 from p2pl_tracker.metrics import Metrics
-from p2pl_tracker.reach import DialBack
+from p2pl_tracker.reach import Dialler
 from p2pl_tracker.register import Register, Served
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
 
@@ -83,9 +83,9 @@ class Tracker:
         self.register = Register(policy.served, ttl_s=policy.limits.ttl_s, now=now, wall=wall)
         self._issuer = Issuer(policy.relays, now=now, wall=wall) if policy.relays else None
         rate, burst = policy.address_rate, policy.address_burst
+        self._dialler = Dialler(now=now)
         self._requests = AddressLimit(rate, burst, now=now)
         self._departures = AddressLimit(rate, burst, now=now)
-        self._dial_back = DialBack(now=now)
 
     async def announce(self, request: Request) -> Response:
         """Returns the answer to an announce, or the refusal."""
@@ -182,6 +182,18 @@ class Tracker:
             return ""
         return "" if is_loopback(here) else here
 
+    async def reach(self, request: Request) -> Response:
+        """Returns whether the peer that asks can be dialled where it is seen."""
+        try:
+            question = reach.decode(await bounded_body(request))
+            question.check_time(self._wall())
+            question.check_signature()
+            host = self._host(request)
+            messages.check_host(host)
+            return _json(reach.encode_answer(await self._dialler.dial(host, question.port)))
+        except AnnounceError as fault:
+            return self.refuse(fault)
+
     def refuse(self, fault: AnnounceError) -> Response:
         """Returns the refusal that says what `fault` says, and counts it."""
         self.metrics.count_refusal(fault.status)
@@ -193,15 +205,6 @@ class Tracker:
         if fault.status == 413:
             headers["connection"] = "close"  # do not read the rest
         return Response(messages.encode_other(refusal), fault.status, headers, "application/json")
-
-    async def reach(self, request: Request) -> Response:
-        """Returns whether the address that asks can be dialled at the port that it names."""
-        try:
-            question = reaching.decode_question(await bounded_body(request))
-            reached = await self._dial_back(self._host(request), question.port)
-        except AnnounceError as fault:
-            return self.refuse(fault)
-        return _json(reaching.encode(reached))
 
     async def scrape(self, request: Request) -> Response:
         """Returns the counts of the sessions asked for."""

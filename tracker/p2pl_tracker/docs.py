@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, AnswerBody, Refusal, Scrape, SignedAnnounce
-from p2pl.protocol.reach import Question, Reached
+from p2pl.protocol.reach import Reached, SignedAskReach
 
 MAX_SCRAPED = 64  # sessions in one request (chihaya caps at 50, aquatic at 100)
 
@@ -28,7 +28,9 @@ class Status(msgspec.Struct, frozen=True):
     status: str
 
 
-_MESSAGES = (SignedAnnounce, AnswerBody, Refusal, Scrape, Stats, Status, Question, Reached)
+_MESSAGES = (
+    SignedAnnounce, AnswerBody, Refusal, Scrape, Stats, Status, SignedAskReach, Reached,
+)  # fmt: skip
 
 
 def schemas() -> dict[str, Any]:
@@ -67,17 +69,18 @@ ANNOUNCE = _route(
     requestBody={"required": True, "content": _json(SignedAnnounce)},
 )
 REACH = _route(
-    "Find out whether others can dial the address that asks",
+    "Ask to be dialled, once, at the address that the question comes from",
     _json(Reached),
     {
-        400: "Broken off.",
-        403: "The address that asks can be no peer's.",
-        413: "Longer than a question.",
-        422: "Not a port.",
+        400: "Not JSON, not in canonical form, or broken off.",
+        401: "The signature is not that of the public key.",
+        403: "Dated too far from the tracker's clock, or from where nobody could be dialled.",
+        413: "Too many bytes.",
+        422: "A field is missing, unknown or out of range.",
         429: TOO_MANY,
-        503: "Many are being dialled now.",
+        503: "Too many are dialled now.",
     },
-    requestBody={"required": True, "content": _json(Question)},
+    requestBody={"required": True, "content": _json(SignedAskReach)},
 )
 SCRAPE = _route(
     "Count the peers of sessions",

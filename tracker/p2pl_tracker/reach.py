@@ -1,82 +1,82 @@
-"""Dials back to whoever asks whether it can be dialled.
+"""Dials a peer that asks whether it can be dialled: once, and where it asks from.
 
-It is the one connection that a tracker opens. It goes to the address that the question came from
-and to no other, sends nothing, reads `GREETING_BYTES` at most, and ends within `DIAL_S`. So nobody
-can have another machine dialled, and what is learned of one's own address is whether ZeroMQ greets
-there. An address may ask seldom, and few are dialled at a time.
+Whoever asks can make the tracker open one connection to the asker's own address, at most so often;
+nothing is sent over it, and what comes back is not passed on: only whether its first bytes are
+those of a peer.
 """
 
 import asyncio
 import contextlib
-import time
+import errno
 from collections.abc import Callable
 
 from p2pl.errors import AnnounceError
-from p2pl.protocol.address import dialled
-from p2pl.protocol.reach import GREETING_BYTES, Reached, is_greeting
+from p2pl.protocol.reach import GREETING, Reached, is_greeting
 from p2pl_tracker.address import AddressLimit
 
-DIAL_S = 3.0  # chosen: one lost SYN (1 s) and a slow path
-ASKS_PER_S = 0.1  # of one address, in the long run
-ASKS_AT_ONCE = 50  # chosen: as many peers as may start together behind one address
-MAX_AT_A_TIME = 64
-RETRY_S = 1.0  # told where as many are being dialled
+CONNECT_S = 5.0  # chosen: as long as a peer tries
+GREETING_S = 3.0
+MAX_DIALS = 64  # under way at once
+DIALS_PER_S = 0.2  # of one address; many peers may be behind it, and each asks once or twice
+DIALS_AT_ONCE = 32
+BUSY_RETRY_S = 5.0
+
+SILENT = "nothing answered"
+REFUSED = "nobody takes connections there"
+OTHER = "another program answered"
+_REASONS = {errno.ECONNREFUSED: REFUSED, errno.EHOSTUNREACH: "there is no way to that address"}
 
 
-class DialBack:
-    """Dials whoever asks, within limits.
+class Dialler:
+    """Dials askers back.
 
     Args:
         now: a clock that never steps back, in seconds.
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._limit = AddressLimit(ASKS_PER_S, ASKS_AT_ONCE, now=now)
+    def __init__(self, *, now: Callable[[], float]) -> None:
+        self._limit = AddressLimit(DIALS_PER_S, DIALS_AT_ONCE, now=now)
         self._under_way = 0
 
-    async def __call__(self, host: str, port: int) -> Reached:
-        """Returns whether a peer listens at the address that asked.
+    async def dial(self, host: str, port: int) -> Reached:
+        """Returns whether a peer takes connections at an address.
 
         Args:
-            host: where the question came from, an IP address.
-            port: that was asked for.
+            host: the IP address that the question came from.
+            port: where the peer listens.
 
         Raises:
-            AnnounceError: the address asks too often, or can be no peer's, or too many are being
-                dialled now.
+            AnnounceError: the address asks too often (429), or too many are dialled now (503).
         """
         self._limit.check(host)
-        try:
-            where = dialled(host)
-        except ValueError as fault:
-            raise AnnounceError(f"reach from here: {fault}", status=403) from fault
-        if self._under_way >= MAX_AT_A_TIME:
-            message = "reach: many peers are being dialled now"
-            raise AnnounceError(message, status=503, retry_in_s=RETRY_S)
+        if self._under_way >= MAX_DIALS:
+            raise AnnounceError(
+                "reach: too many are dialled now", status=503, retry_in_s=BUSY_RETRY_S
+            )
         self._under_way += 1
         try:
-            reason = await _fault_at(where, port)
+            reason = await _dial(host, port)
         finally:
             self._under_way -= 1
-        return Reached(host=where, port=port, is_reachable=not reason, reason=reason)
+        return Reached(host=host, port=port, is_reached=not reason, reason=reason)
 
 
-async def _fault_at(host: str, port: int) -> str:
-    """Returns why no peer can be dialled there; "" where one can."""
+async def _dial(host: str, port: int) -> str:
+    """Returns why no peer could be reached; "" where one was."""
     try:
-        async with asyncio.timeout(DIAL_S):
-            reader, writer = await asyncio.open_connection(host, port, limit=GREETING_BYTES)
+        async with asyncio.timeout(CONNECT_S):
+            reader, writer = await asyncio.open_connection(host, port, limit=len(GREETING))
     except TimeoutError:
-        return f"no answer within {DIAL_S:g} s; a firewall or an address translation drops it"
-    except OSError:
-        return "the connection was refused; nothing is forwarded to this peer's port"
+        return SILENT
+    except OSError as fault:
+        return _REASONS.get(fault.errno or 0, "it could not be dialled")
     try:
-        async with asyncio.timeout(DIAL_S):
-            first = await reader.readexactly(GREETING_BYTES)
+        async with asyncio.timeout(GREETING_S):
+            data = await reader.readexactly(len(GREETING))
     except (TimeoutError, OSError, asyncio.IncompleteReadError):
-        first = b""
+        return OTHER
     finally:
-        writer.close()
+        writer.transport.abort()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-    return "" if is_greeting(first) else "something else than a peer answers at this port"
+    return "" if is_greeting(data) else OTHER

@@ -271,13 +271,13 @@ def read_data(
     """Returns the peer's own examples; None where nobody gave any.
 
     Args:
-        session: for whose task they are.
-        given: a data set by its name, or the examples themselves.
-        test: examples to score on, where they are not in `given`.
+        session: that they are for.
+        given: as the person gave them.
+        test: a test set, likewise.
         reading: how they are read.
 
     Raises:
-        DataError: they cannot be read, or are not what the session needs.
+        DataError: they cannot be used, or what was given does not go together.
     """
     shard, test_share = reading.shard, reading.test_share
     if given is None:

@@ -15,7 +15,7 @@ from p2pl.cli import (
     report,
     simulate,
 )
-from p2pl.cli.app import app, main
+from p2pl.cli.app import Command, app, main
 
 __all__ = ["app", "main"]
 
@@ -37,4 +37,4 @@ for _command, _name in (
     (afterwards.predict, None),
     (afterwards.export, None),
 ):
-    app.command(_name)(_command)
+    app.command(_name, cls=Command)(_command)

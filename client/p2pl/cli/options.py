@@ -148,6 +148,7 @@ DpClip: TypeAlias = Annotated[
 
 # --- how their text is read ----------------------------------------------------------------------
 
+WHOLE = "iid"  # the partition that an option has where nobody chose one
 Part: TypeAlias = tuple[int, int, str, int]  # index, count, partition, seed
 
 
@@ -155,9 +156,15 @@ def part_of(shard: str | None, partition: str, seed: int) -> Part | None:
     """Returns which part of the data set is the peer's; None: all of it.
 
     Raises:
-        InputError: `shard` is not I/N.
+        InputError: `shard` is not I/N, or there is none and a partition nevertheless.
     """
     if shard is None:
+        if (partition, seed) != (WHOLE, 0):
+            got = "--partition" if partition != WHOLE else "--partition-seed"
+            raise InputError(
+                f"{got}: allowed only with --shard I/N, which says which part the data are; "
+                "without it they are the whole data set"
+            )
         return None
     index, _, count = shard.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 0 < int(count) <= 100_000):

@@ -74,6 +74,10 @@ OTHER_DATA = (
     "the data, or how they are divided, are not those of this run's earlier rounds: what it is "
     "scored on now may have been trained on then; allowed too: a new --run-dir"
 )
+NOTHING_LEFT = (
+    "all rounds were done before, and nobody is asked for more; allowed too: more --rounds, or a "
+    "new --run-dir"
+)
 NOTHING = torch.arange(0)  # rows
 SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
 SERVE_SHARE = 2 / 3  # of that deadline; then the slowest gives way where others find no place
@@ -186,7 +190,7 @@ async def join(
                 rounds=rounds,
                 worker=worker,
                 stopping=stopping,
-                outreach=_outreach(file, options, identity, events),
+                outreach=_outreach(file, options, identity),
             )
             if on_signals:
                 stopping.listen()
@@ -275,7 +279,7 @@ class _Run:
     outreach: Outreach
 
 
-def _outreach(file: SessionFile, options: Options, identity: Identity, events: Events) -> Outreach:
+def _outreach(file: SessionFile, options: Options, identity: Identity) -> Outreach:
     """Returns the ways to others and theirs to this peer; nothing is open yet."""
     return Outreach(
         identity,
@@ -283,7 +287,6 @@ def _outreach(file: SessionFile, options: Options, identity: Identity, events: E
         mode=options.relay,
         trust=_trust(file, options),
         announced=options.announced,
-        said=events.said,
     )
 
 
@@ -333,6 +336,9 @@ def _compute_with(threads: int | None, trainer: Trainer) -> None:
 
 async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
     """Returns the state after the last round; the swarm is left properly whatever happens."""
+    if state is not None and state.round >= one.rounds:
+        one.events.said(NOTHING_LEFT)
+        return state
     async with contextlib.AsyncExitStack() as stack:
         transport, directory = await _network(one, state, stack)
         swarm = partial(_checkpoint_of_the_swarm, transport, directory, one)
@@ -350,6 +356,7 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         mapped.madvise(mmap.MADV_DONTNEED)  # it is read again where somebody asks for it
         if state is None:
             state = PeerState(round=0, weights=begin)
+        one = replace(one, learner=one.learner.beginning(begin))
         del begin
         node = _node(one, transport, directory, state)
         only = [state]  # nothing here holds the parameters that the peer began with any longer
@@ -386,7 +393,7 @@ async def _network(
     directory = TrackerDirectory(tiers, me, state=saved, trust=trust, membership=membership)
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
-    await stack.enter_async_context(one.outreach.open(wire, directory))
+    await stack.enter_async_context(one.outreach.open(wire, directory, one.events.said))
     return wire, directory
 
 
@@ -404,11 +411,11 @@ def _membership(one: _Run) -> Membership | None:
 
 def _serving(file: SessionFile) -> ServeLimits:
     """Returns what the peer gives to others: nothing for longer than anybody waits for it."""
-    deadline_s = file.session.exchange.pull_deadline_s
-    usual = ServeLimits()
+    exchange, usual = file.session.exchange, ServeLimits()
+    deadline_s = exchange.pull_deadline_s
     return replace(
         usual,
-        transfer_s=min(usual.transfer_s, deadline_s + SERVE_SLACK_S),
+        transfer_s=max(deadline_s, exchange.slow_deadline_s) + SERVE_SLACK_S,
         share_s=min(usual.share_s, SERVE_SHARE * deadline_s),
     )
 
@@ -548,6 +555,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         session_id=one.file.id,
         name=one.file.name,
         peers_met=tuple(sorted(totals.peers_met)),
+        left_out=dict(totals.left_out),
         met_nobody=met_nobody(totals, state, wanted=_wants_company(one.file, one.options)),
         undialled=one.outreach.undialled,
         bytes_in=totals.bytes_in,
@@ -558,6 +566,7 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         samples=trainer.own_samples,
         epsilon=spent.epsilon if spent else None,
         trust_epsilon=spent.trust_epsilon if spent else None,
+        delta=spent.delta if spent else None,
         labels=one.options.labels,
         test_set=_test_set(trainer, one.options),
     )

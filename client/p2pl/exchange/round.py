@@ -36,11 +36,14 @@ async def run(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
         RunDirError: the saved state is of another kind of exchange.
         TrainingDiverged: the local loss is no longer finite.
     """
-    async with exchange.running(node):
-        state = await exchange.enter(node, state)
-        while state.round < node.rounds:
-            state = await run_round(node, exchange, state)
-        return await exchange.finish(node, state)
+    try:
+        async with exchange.running(node):
+            state = await exchange.enter(node, state)
+            while state.round < node.rounds:
+                state = await run_round(node, exchange, state)
+            return await exchange.finish(node, state)
+    finally:
+        await node.stop_coming()
 
 
 async def run_round(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
@@ -250,6 +253,10 @@ def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         cohort=pulls.cohort,
         received=tuple(pulls.models),
         rejected={**pulls.rejected, **outcome.mixed.rejected},
+        resting={
+            **{who: why for who, why in known.resting().items() if who not in pulls.cohort},
+            **pulls.resting,
+        },
         versions={peer_id: model.round for peer_id, model in pulls.models.items()},
         joined=churn.joined,
         left=churn.left,

@@ -9,6 +9,7 @@ its last answer counts, with peers drawn among those that are known.
 
 import asyncio
 import contextlib
+import ipaddress
 import math
 import random
 import ssl
@@ -42,7 +43,8 @@ from p2pl.protocol.announce import (
     PeerAddress,
 )
 from p2pl.protocol.endpoint import Endpoint, usable
-from p2pl.protocol.reach import Reached, decode_reached
+from p2pl.protocol.reach import AskReach, Reached
+from p2pl.protocol.reach import decode_answer as decode_reached
 
 T = TypeVar("T")
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
@@ -232,9 +234,14 @@ class TrackerDirectory:
                 continue
             path = tracker.endpoint.path.removesuffix("/announce") + "/reach"
             where = tracker.endpoint.copy_with(path=path)
-            with contextlib.suppress(_Failure, TimeoutError, ProtocolError):
+            with contextlib.suppress(_Failure, TimeoutError):
                 async with asyncio.timeout(REACH_DEADLINE_S):
-                    body = reaching.encode(reaching.Question(port))
+                    question = AskReach(
+                        public_key=self._me.identity.public_key,
+                        port=port,
+                        time_s=int(self._wall()),
+                    )
+                    body = reaching.encode(question, self._me.identity.private_key)
                     return await self._ask(where, body, lambda data, _: decode_reached(data))
         return None
 
@@ -391,7 +398,8 @@ class TrackerDirectory:
 
     async def _post(self, url: httpx.URL, body: bytes) -> Answer:
         def decode(data: bytes, tracker: Reach) -> Answer:
-            return _from_here(messages.decode_answer(data), tracker, self.external_host)
+            answer = messages.decode_answer(data)
+            return _from_here(answer, tracker, answer.external_host or self.external_host)
 
         return await self._ask(url, body, decode)
 
@@ -462,26 +470,42 @@ def _reach(response: httpx.Response) -> Reach:
     return Reach.MACHINE if theirs == ours else reach_of(theirs)
 
 
-def _from_here(answer: Answer, tracker: Reach, seen: str) -> Answer:
-    """Returns the answer without what means another machine here than it does at the tracker.
+def _from_here(answer: Answer, tracker: Reach, own_host: str = "") -> Answer:
+    """Returns the answer without peers nearer to the tracker than it is to this peer.
 
-    A loopback address is this very machine here, and a private one whatever has it in the network
-    around this peer: they count where the tracker is as near, or where it sees the other peer at
-    the very address where it sees this one.
+    Their addresses mean another machine here than they do there: a loopback address this very
+    machine, and a private one whatever has it in the network around this peer. So do endpoints,
+    unless the peer is behind the same public address as this one.
 
     Args:
-        answer: as it came.
+        answer: of the tracker.
         tracker: from how far away it was reached.
-        seen: where the tracker sees this peer; "": it has not said.
+        own_host: where it sees this peer; "": it has not said so.
     """
-    peers = []
-    for peer in answer.peers:
-        near = Reach.SITE if seen and seen == peer.host else tracker
-        usable_ways = tuple(way for way in peer.endpoints if way.reach >= min(near, tracker))
-        if reach_of(peer.host) >= tracker or usable_ways:
-            peers.append(msgspec.structs.replace(peer, endpoints=usable_ways))
+    peers = tuple(
+        _ways_from_here(peer, tracker, own_host)
+        for peer in answer.peers
+        if reach_of(peer.host) >= tracker
+    )
     unusable = answer.unusable + len(answer.peers) - len(peers)
-    return msgspec.structs.replace(answer, peers=tuple(peers), unusable=unusable)
+    return msgspec.structs.replace(answer, peers=peers, unusable=unusable)
+
+
+def _ways_from_here(peer: PeerAddress, tracker: Reach, own_host: str) -> PeerAddress:
+    nearest = min(tracker, Reach.SITE) if _is_same_place(peer.host, own_host) else tracker
+    ways = tuple(way for way in peer.endpoints if way.reach >= nearest)
+    return peer if ways == peer.endpoints else msgspec.structs.replace(peer, endpoints=ways)
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    """Returns whether two hosts are one address, or of one IPv6 /64."""
+    try:
+        pair = [ipaddress.ip_address(host) for host in (one, other)]
+    except ValueError:
+        return False
+    if any(host.version == 4 for host in pair):
+        return pair[0] == pair[1]
+    return int(pair[0]) >> 64 == int(pair[1]) >> 64
 
 
 class _Written:

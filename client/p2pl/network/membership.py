@@ -9,7 +9,6 @@ author has taken back stands in a numbered list, of which the newest is kept on 
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pl.errors import InvitationError, ProofError, PullError, RunDirError, visible
-from p2pl.network.dial import Dialler
 from p2pl.pace import Rate, RateLimiter
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import Credential
@@ -240,6 +238,16 @@ class Membership:
             return f"this peer's invitation was taken back by the author (list {self.number})"
         return ""
 
+    def check_own(self) -> None:
+        """Returns where others should not refuse this peer.
+
+        Raises:
+            PullError: they should; the person is told, once.
+        """
+        self.tell_own_fault()
+        if fault := self.own_fault():
+            raise PullError(f"not asked: {fault}; {ASK_THE_AUTHOR}")
+
     def tell_own_fault(self) -> None:
         """Tells a person, once, that others refuse this peer from now on."""
         fault = self.own_fault()
@@ -355,32 +363,3 @@ class Membership:
             raise RunDirError(
                 f"{kept}: {fault}; or move it away, then it is asked for anew"
             ) from fault
-
-
-class Invited:
-    """Dials only peers that are of a private session.
-
-    Args:
-        dialler: opens the streams.
-        membership: says who is.
-    """
-
-    def __init__(self, dialler: Dialler, membership: Membership) -> None:
-        self._dialler, self._membership = dialler, membership
-
-    async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
-        """Returns a stream to a peer of the session.
-
-        Args:
-            address: of the peer.
-            deadline_s: seconds for all of it.
-
-        Raises:
-            PullError: it is not of the session, or there is no way to it.
-        """
-        try:
-            async with asyncio.timeout(deadline_s):
-                await self._membership.check(address)
-        except TimeoutError as fault:
-            raise PullError("not of this private session: no tracker says in time") from fault
-        return await self._dialler.open(address, deadline_s=deadline_s)

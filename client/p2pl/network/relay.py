@@ -16,7 +16,8 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -112,10 +113,16 @@ class CountedSocket(socket.socket):
 
 
 class Pumps:
-    """Copies between connections in the background, until it is closed."""
+    """Copies between connections in the background, until it is closed.
+
+    Attributes:
+        traffic: counts what relays carried.
+        ports: from which calls that were taken come to the peer's own listener.
+    """
 
     def __init__(self, traffic: Traffic) -> None:
         self.traffic = traffic
+        self.ports: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -217,7 +224,7 @@ class RelayListener:
     """Takes calls at one relay, or at one meeting, for a peer that cannot be dialled.
 
     Args:
-        relay: where.
+        relays: where; several are ways to the same relay, of which the first that works is used.
         speaker: who listens.
         here: IP address and port of its own listener.
         pumps: copy between the relay and that.
@@ -230,18 +237,23 @@ class RelayListener:
 
     def __init__(
         self,
-        relay: Endpoint,
+        relays: Sequence[Endpoint],
         speaker: Speaker,
         here: tuple[str, int],
         *,
         pumps: Pumps,
         rng: random.Random,
     ) -> None:
-        self.relay = relay
+        self._relays = deque(relays)  # the one that worked last, or is tried next, first
         self.is_listening = False
         self.reason = ""
         self._speaker, self._here, self._pumps, self._rng = speaker, here, pumps, rng
         self._answers = 0
+
+    @property
+    def relay(self) -> Endpoint:
+        """The way to the relay that is used now."""
+        return self._relays[0]
 
     async def run(self) -> None:
         """Listens until cancelled; a connection that is lost is made again, later each time."""
@@ -254,6 +266,7 @@ class RelayListener:
             except PullError as fault:
                 self.reason = str(fault)
                 log.info("no calls by %s: %s", self.relay, fault)
+                self._relays.rotate(-1)
             if loop.time() - begun_s > STEADY_S:
                 rest = NO_REST
             rest = BACK_OFF.after_failure(rest, loop.time(), self._rng)
@@ -309,10 +322,15 @@ class RelayListener:
                         host, port = self._here
                         own = await dial.connect(host, port, deadline_s=ANSWER_S)
                         undo.callback(own.close)
+                        mine = own.getsockname()[1]
+                        self._pumps.ports.add(mine)
                         _expect(await _hear(there), Joined)
                         undo.pop_all()
             count = self._pumps.count if self.relay.kind != MEET else _not_counted
-            await splice(there, SocketPipe(own), count)
+            try:
+                await splice(there, SocketPipe(own), count)
+            finally:
+                self._pumps.ports.discard(mine)
         except PullError as fault:
             log.info("a call by %s came to nothing: %s", self.relay, fault)
         finally:
@@ -400,13 +418,17 @@ def _told_by(relay: Endpoint) -> Iterator[None]:
     try:
         yield
     except TimeoutError as fault:
-        raise PullError(f"unreachable: {relay} does not answer") from fault
+        raise Unreached(f"unreachable: {relay} does not answer") from fault
     except OSError as fault:
-        raise PullError(f"unreachable: {relay}: {fault.strerror or 'connection lost'}") from fault
+        raise Unreached(f"unreachable: {relay}: {fault.strerror or 'connection lost'}") from fault
     except ProtocolError as fault:
         raise PullError(f"unreachable: {relay} is no relay: {fault}") from fault
     except _Refusal as fault:
         raise PullError(f"unreachable: {relay} refuses: {fault}") from fault
+
+
+class Unreached(PullError):
+    """There is no way to a relay, whomever it is called for."""
 
 
 class _Refusal(NetworkError):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -19,14 +19,13 @@ import zmq.asyncio
 
 from p2pl.errors import FrameError, wrong
 from p2pl.network.connections import AcceptedConnections, Inbox
-from p2pl.network.gate import Gate
+from p2pl.network.gate import Gate, peer_port
 from p2pl.network.membership import Membership
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
-from p2pl.protocol.address import Reach, reach_of
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
-    MAX_CREDIT,
+    MAX_OUTSTANDING,
     MAX_REASON_CHARS,
     Busy,
     Chunk,
@@ -38,6 +37,7 @@ from p2pl.protocol.frame import (
     NotModified,
     Pull,
     Refused,
+    Resume,
     VersionOffer,
     decode_ask,
     encode,
@@ -46,7 +46,8 @@ from p2pl.protocol.invitation import ASK_THE_AUTHOR
 
 log = logging.getLogger(__name__)
 
-SEND_MARK = 2 * MAX_CREDIT  # messages a ROUTER may hold for one puller
+# Messages that a ROUTER may hold for one puller; beyond them it drops in silence.
+SEND_MARK = 2 * MAX_OUTSTANDING
 YIELD_MESSAGES = 8  # taken in a row before the rest of the event loop has its turn
 NO_BLOB = Refused("no such parcel")  # the words are as they were first sent
 MAX_SEEN = 1_024  # chosen: more peers than any cohort asks for, about 0.5 MiB
@@ -74,6 +75,7 @@ class _Waiting:
     peer_id: str
     pull: Pull
     timer: asyncio.TimerHandle
+    resume: Resume | None  # that the pull came in
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +112,7 @@ class Server:
     Attributes:
         seen: where peers serve that have asked and proved who they are; the latest stand last.
         inbox: what others have told this peer.
-        sees_this_machine: whether a peer on this machine is remembered as there.
+        relayed_ports: from which this very machine connects for peers that are elsewhere.
     """
 
     def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
@@ -141,7 +143,7 @@ class Server:
         self._busy = Busy(int(limits.retry_in_s * 1_000))
         self._now = asyncio.get_running_loop().time
         self.seen: dict[str, PeerAddress] = {}
-        self.sees_this_machine = True
+        self.relayed_ports: Collection[int] = ()
         self.inbox = Inbox()
         self._accepted = AcceptedConnections(
             credential, lambda: self._versions.get("model"), self.inbox, self._now
@@ -210,12 +212,11 @@ class Server:
             if len(frames) != 1:
                 raise FrameError(wrong("message", got=f"{len(frames)} frames", allowed="1"))
             ask = decode_ask(frames[0].buffer)
-            if isinstance(ask, Pull):
-                peer_id = self._check_credential(ask.credential, frames[0])
-                self._on_pull(route, peer_id, ask)
-            elif isinstance(ask, FetchBlob):
-                peer_id = self._check_credential(ask.credential, frames[0])
-                self._on_fetch_blob(route, peer_id, ask)
+            if isinstance(ask, Pull | FetchBlob | Resume):
+                resume = ask if isinstance(ask, Resume) else None
+                question = ask.question if isinstance(ask, Resume) else ask
+                peer_id = self._check_credential(question.credential, frames[0])
+                self._on_question(route, peer_id, question, resume)
             elif isinstance(ask, Credit):
                 peer_id = self._peer_on(route)
                 self._on_credit(route, ask.chunks)
@@ -245,16 +246,31 @@ class Server:
         known = self._transfers.get(route) or self._waiting.get(route)
         return known.peer_id if known else self._accepted.peer_on(route)
 
-    def _on_pull(self, route: Route, peer_id: str, pull: Pull) -> None:
+    def _on_question(
+        self, route: Route, peer_id: str, question: Pull | FetchBlob, resume: Resume | None
+    ) -> None:
+        if resume is not None and resume.offset % self._chunk_bytes:
+            allowed = f"a multiple of {self._chunk_bytes}"
+            raise FrameError(wrong("resume.offset", got=resume.offset, allowed=allowed))
+        if isinstance(question, Pull):
+            self._on_pull(route, peer_id, question, resume)
+        else:
+            self._on_fetch_blob(route, peer_id, question, resume)
+
+    def _on_pull(self, route: Route, peer_id: str, pull: Pull, resume: Resume | None) -> None:
         self._check_free(route)
         version = self._versions.get(pull.want)
         early = pull.want == "model" and (version is None or version.round < pull.round)
-        if early and pull.wait_ms:
-            self._wait(route, peer_id, pull)
+        given = self._version_for(pull, resume)
+        goes_on = resume is not None and given is not None and given.digest == resume.digest
+        if early and pull.wait_ms and not goes_on:
+            self._wait(route, peer_id, pull, resume)
         else:
-            self._answer(route, peer_id, pull)
+            self._answer(route, peer_id, pull, resume)
 
-    def _on_fetch_blob(self, route: Route, peer_id: str, collect: FetchBlob) -> None:
+    def _on_fetch_blob(
+        self, route: Route, peer_id: str, collect: FetchBlob, resume: Resume | None
+    ) -> None:
         self._check_free(route)
         blob = self._blobs.get(collect.name)
         if blob is None:
@@ -262,7 +278,7 @@ class Server:
         elif self._is_full(peer_id):
             self._send(route, peer_id, self._busy)
         else:
-            self._begin(route, peer_id, collect.credit, blob)
+            self._begin(route, peer_id, collect.credit, blob, resume)
 
     def _check_free(self, route: Route) -> None:
         if route in self._transfers or route in self._waiting:
@@ -285,9 +301,16 @@ class Server:
         )
         with contextlib.suppress(ValueError):  # it has come from where nobody else could reach it
             there = address.checked()
-            if self.sees_this_machine or reach_of(there.host) != Reach.MACHINE:
+            if not self._is_relayed(frame):
                 self._see(there)
         return peer_id
+
+    def _is_relayed(self, frame: zmq.Frame) -> bool:
+        """Returns whether a message came by a relay: its peer is not where it seems to be."""
+        if not self.relayed_ports:
+            return False
+        port = peer_port(int(frame.get(zmq.SRCFD)))
+        return port is None or port in self.relayed_ports
 
     def _check_standing(self, peer_id: str | None) -> None:
         """Refuses a peer whose invitation counts no longer since it connected."""
@@ -302,7 +325,7 @@ class Server:
         if len(self.seen) > MAX_SEEN:
             del self.seen[next(iter(self.seen))]
 
-    def _wait(self, route: Route, peer_id: str, pull: Pull) -> None:
+    def _wait(self, route: Route, peer_id: str, pull: Pull, resume: Resume | None) -> None:
         """Lets a pull wait for its round; a peer waits once, and its newest pull counts."""
         for other, waiting in list(self._waiting.items()):
             if waiting.peer_id == peer_id:
@@ -312,16 +335,16 @@ class Server:
             return
         loop = asyncio.get_running_loop()
         timer = loop.call_later(pull.wait_ms / 1_000, self._end_wait, route)
-        self._waiting[route] = _Waiting(peer_id, pull, timer)
+        self._waiting[route] = _Waiting(peer_id, pull, timer, resume)
 
     def _end_wait(self, route: Route) -> None:
         waiting = self._waiting.pop(route)
         waiting.timer.cancel()
-        self._answer(route, waiting.peer_id, waiting.pull)
+        self._answer(route, waiting.peer_id, waiting.pull, waiting.resume)
         self._look_again()
 
-    def _answer(self, route: Route, peer_id: str, pull: Pull) -> None:
-        version = self._version_for(pull)
+    def _answer(self, route: Route, peer_id: str, pull: Pull, resume: Resume | None) -> None:
+        version = self._version_for(pull, resume)
         if version is None and pull.want == "checkpoint":
             self._send(route, peer_id, Refused("this peer does not hand out the checkpoint"))
         elif version is None:
@@ -331,14 +354,21 @@ class Server:
         elif self._is_full(peer_id):
             self._send(route, peer_id, self._busy)
         else:
-            self._begin(route, peer_id, pull.credit, version)
+            self._begin(route, peer_id, pull.credit, version, resume)
 
-    def _version_for(self, pull: Pull) -> Published | None:
-        """Returns what is served: the newest, or the one before where that is of the very round."""
-        before = self._replaced
-        if pull.want == "model" and before is not None and before.round == pull.round:
+    def _version_for(self, pull: Pull, resume: Resume | None) -> Published | None:
+        """Returns what is served: what was broken off, or the newest, or the one before.
+
+        The one before is for those who ask for its very round.
+        """
+        newest, before = self._versions.get(pull.want), self._replaced
+        if pull.want == "checkpoint" or before is None:
+            return newest
+        if resume and before.digest == resume.digest:
             return before
-        return self._versions.get(pull.want)
+        if newest and resume and newest.digest == resume.digest:
+            return newest
+        return before if before.round == pull.round else newest
 
     def _is_full(self, peer_id: str) -> bool:
         """Returns whether all places are taken; a peer's own oldest transfer makes room for it."""
@@ -364,7 +394,11 @@ class Server:
         self._draining = [last for last in self._draining if last() is not None]
         return len(self._transfers) + len(self._draining) < self._limits.transfers
 
-    def _begin(self, route: Route, peer_id: str, credit: int, version: Published) -> None:
+    def _begin(
+        self, route: Route, peer_id: str, credit: int, version: Published, resume: Resume | None
+    ) -> None:
+        goes_on = resume is not None and version.digest == resume.digest
+        offset = resume.offset if resume and goes_on else 0
         offer = VersionOffer(
             self._credential,
             version.round,
@@ -375,7 +409,9 @@ class Server:
         )
         if self._send(route, peer_id, offer):
             now_s = self._now()
-            transfer = _Transfer(peer_id, version, credit, began_s=now_s, moved_s=now_s)
+            transfer = _Transfer(
+                peer_id, version, credit, began_s=now_s, moved_s=now_s, offset=offset
+            )
             self._transfers[route] = transfer
             self._pump(route)
             self._watch(route, transfer)
@@ -384,7 +420,7 @@ class Server:
         transfer = self._transfers.get(route)
         if transfer is None:
             return  # for a transfer that has just ended
-        transfer.credit += chunks
+        transfer.credit = min(transfer.credit + chunks, MAX_OUTSTANDING)
         transfer.moved_s = self._now()
         self._pump(route)
 
@@ -400,7 +436,7 @@ class Server:
             transfer.last = weakref.ref(chunk)
             transfer.offset += len(chunk)
             transfer.credit -= 1
-        if transfer.offset == len(view):
+        if transfer.offset >= len(view):  # a puller may have asked for what is behind the end
             self._traffic.transfers_out += 1
             self._forget(route)
 

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -26,7 +26,7 @@ from p2pl.network.connections import Connections, Inbox
 from p2pl.network.dial import Dialler, Direct
 from p2pl.network.gate import EVENTS, Gate
 from p2pl.network.keys import CurveKeys, Identity
-from p2pl.network.membership import Invited, Membership
+from p2pl.network.membership import Membership
 from p2pl.network.memory import reuse_freed_memory
 from p2pl.network.pull import Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, ServeLimits, Server
@@ -38,6 +38,8 @@ from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_HEADER_BYTES,
     MAX_TELL_BYTES,
+    PROPERTY,
+    PROPERTY_VALUE,
     Newest,
     Ping,
     Tell,
@@ -106,8 +108,6 @@ class CurveWire:
         self._room = room
         self._membership = membership
         self._dialler = dialler or Direct()
-        if membership is not None:
-            self._dialler = Invited(self._dialler, membership)
         self._keys = (
             CurveKeys.generate() if membership is None else lasting_keys(identity, session_id)
         )
@@ -164,12 +164,15 @@ class CurveWire:
         """Ends all transfers at once, in both directions."""
         await self._stack.aclose()
 
-    def takes_relayed(self) -> None:
-        """Says that connections from this machine may be of peers elsewhere, which a relay brought.
+    def takes_relayed(self, ports: Collection[int]) -> None:
+        """Says that connections from some ports of this machine are of peers elsewhere.
 
-        Where those are is then not remembered: that address means another machine to them.
+        They came by a relay; where those peers are is not remembered.
+
+        Args:
+            ports: of this machine; what is in it may change.
         """
-        self._server.sees_this_machine = False
+        self._server.relayed_ports = ports
 
     async def publish(self, version: Version, *, keep_last: bool = False) -> bytes:
         """Gives `version` to all who ask from now on, and returns its digest.
@@ -227,7 +230,7 @@ class CurveWire:
         question = self._puller.question("model", have=have, round=round, wait_s=wait_s)
         room = Room(size, into, self._room)
         return await self._run(
-            self._puller.pull(address, question, room=room, deadline_s=deadline_s)
+            address, self._puller.pull(address, question, room=room, deadline_s=deadline_s)
         )
 
     async def pull_checkpoint(
@@ -245,7 +248,7 @@ class CurveWire:
         """
         question = self._puller.question("checkpoint", have=None, round=0, wait_s=0)
         answer = await self._run(
-            self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
+            address, self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
         )
         if isinstance(answer, Unchanged):
             raise FrameError("answer: not modified, to someone who holds no version")
@@ -283,7 +286,7 @@ class CurveWire:
         """
         question = self._puller.blob_question(name)
         answer = await self._run(
-            self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
+            address, self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
         )
         if isinstance(answer, Unchanged):
             raise FrameError("answer: not modified, to someone who asked for a blob")
@@ -300,7 +303,9 @@ class CurveWire:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
             FrameError: the peer is not who it should be, or answers something else.
         """
-        return cast("Newest", await self._run(self._connections.ask(address, Ping(), deadline_s)))
+        return cast(
+            "Newest", await self._run(address, self._connections.ask(address, Ping(), deadline_s))
+        )
 
     async def tell(self, address: PeerAddress, payload: bytes, *, deadline_s: float) -> None:
         """Puts `payload` into the inbox of the peer at `address`; when this returns, it is there.
@@ -316,16 +321,16 @@ class CurveWire:
         """
         if len(payload) > MAX_TELL_BYTES:
             raise ValueError(f"payload: got {len(payload)} bytes, allowed {MAX_TELL_BYTES}")
-        await self._run(self._connections.ask(address, Tell(payload), deadline_s))
+        await self._run(address, self._connections.ask(address, Tell(payload), deadline_s))
 
     @property
     def inbox(self) -> Inbox:
         """What others have told this peer, each with the id that its sender has proved."""
         return self._server.inbox
 
-    async def _run(self, asking: Coroutine[None, None, T]) -> T:
+    async def _run(self, address: PeerAddress, asking: Coroutine[None, None, T]) -> T:
         """Returns what `asking` returns; closing the wire ends it with a PullError."""
-        task = asyncio.create_task(asking)
+        task = asyncio.create_task(self._of_the_session(address, asking))
         self._asking.add(task)
         try:
             return await task
@@ -340,6 +345,17 @@ class CurveWire:
             raise PullError(self._membership.explained(str(fault))) from fault
         finally:
             self._asking.discard(task)
+
+    async def _of_the_session(self, address: PeerAddress, asking: Coroutine[None, None, T]) -> T:
+        """Returns what `asking` returns, if the peer at `address` is of the session, and this one.
+
+        It is checked each time: a connection that is kept may be older than what is known now.
+        """
+        with contextlib.closing(asking):
+            if self._membership is not None:
+                self._membership.check_own()
+                await self._membership.check(address)
+            return await asking
 
     async def _guard(self, context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:
         """Has libzmq ask before a handshake ends, and name the key (in Z85) beside each message."""
@@ -360,6 +376,8 @@ class CurveWire:
         router.curve_secretkey = self._keys.secret.encode()
         router.zap_domain = ZAP_DOMAIN
         router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator, no connection
+        with contextlib.suppress(zmq.ZMQError):  # a libzmq that cannot say so is an older peer
+            router.setsockopt(zmq.METADATA, f"{PROPERTY}:{PROPERTY_VALUE}".encode())
         router.linger = 0
         router.ipv6 = True
         router.router_mandatory = True
@@ -416,6 +434,7 @@ class CurveWire:
         await asyncio.gather(*tasks, return_exceptions=True)
         router.disable_monitor()
         self._connections.close()
+        self._puller.close()
 
 
 def lasting_keys(identity: Identity, session_id: str) -> CurveKeys:

@@ -1,90 +1,127 @@
-"""Whether others can dial a peer: what it asks a tracker, and what that answers.
+"""Whether a peer can be dialled: its question to a tracker, and the answer. JSON, as announces are.
 
-A peer cannot see from inside what a firewall or an address translation lets in. The tracker dials
-back once, to the very address that the question came from and to no other, and reads how a ZeroMQ
-listener greets. It says whether somebody did, and not what else answered.
+The tracker dials the address that the question came from and no other, so the question does not
+name one. It is signed, so that whoever asks has a key, and dated, as announces are.
 """
 
 from typing import Annotated
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
 from p2pl.errors import AnnounceError, ProtocolError, visible, wrong
+from p2pl.protocol.announce import MAX_SKEW_S, Port
+from p2pl.protocol.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_signed_by, sign
 
-MAX_QUESTION_BYTES = 64
-MAX_REACH_BYTES = 1_024
-GREETING_BYTES = 10  # of ZMTP: 0xff, eight bytes of a length, and 0x7f
-NOT_DIALLED = "it could not be dialled back"
+MAX_QUESTION_BYTES = 512  # the longest has 226
+MAX_ANSWER_BYTES = 2_048
+PURPOSE = b"p2pl reach 1"
+# What every ZeroMQ socket says first, to whoever connects (ZMTP 3.1, section 3.2: `signature`).
+GREETING = b"\xff" + bytes(8) + b"\x7f"
 
 
-class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Can others dial this address at this port?"""
+def is_greeting(data: bytes) -> bool:
+    """Returns whether the first bytes that a listener says are those of a peer's.
 
-    port: Annotated[int, Meta(ge=1, le=65_535)]
+    Args:
+        data: as many as `GREETING` has; between its ends, older versions count what follows.
+    """
+    return len(data) == len(GREETING) and (data[0], data[-1]) == (GREETING[0], GREETING[-1])
+
+
+class AskReach(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A peer asks to be dialled at the address that the tracker sees."""
+
+    public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
+    port: Port
+    time_s: Annotated[int, Meta(ge=0, lt=1 << 40)]  # seconds since 1970
+
+    def check_time(self, now_s: float) -> None:
+        """Raises AnnounceError unless it was made within `MAX_SKEW_S` of the tracker's clock.
+
+        Args:
+            now_s: that clock, in seconds since 1970.
+        """
+        if abs(self.time_s - now_s) > MAX_SKEW_S:
+            got = f"{self.time_s}, the tracker's clock says {now_s:.0f}"
+            message = wrong("reach time_s", got=got, allowed=f"within {MAX_SKEW_S} s")
+            raise AnnounceError(message, status=403)
+
+
+class SignedAskReach(AskReach, frozen=True, kw_only=True):
+    """The question with the signature of its public key over everything before the signature."""
+
+    signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+
+    def check_signature(self) -> None:
+        """Raises AnnounceError unless the holder of `public_key` asks."""
+        statement = _ENCODER.encode(self)[:-_SIGNATURE_JSON_BYTES] + b"}"
+        if not is_signed_by(self.public_key, PURPOSE, statement, self.signature):
+            raise AnnounceError("reach signature: it is not that of public_key", status=401)
 
 
 class Reached(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What came of dialling back.
+    """What came of it."""
 
-    Attributes:
-        host: the address that the question came from, which was dialled.
-        port: that was dialled.
-        is_reachable: whether a peer listens there, as seen from the tracker.
-        reason: why not; "": it is reachable.
-    """
-
-    host: Annotated[str, Meta(min_length=2, max_length=45)]
-    port: Annotated[int, Meta(ge=1, le=65_535)]
-    is_reachable: bool
-    reason: Annotated[str, Meta(max_length=200)] = ""
+    host: Annotated[str, Meta(max_length=45)]  # that was dialled
+    port: Port
+    is_reached: bool
+    reason: Annotated[str, Meta(max_length=200)] = ""  # why not
 
 
-_QUESTIONS = msgspec.json.Decoder(Question)
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+_QUESTIONS = msgspec.json.Decoder(SignedAskReach)
 _ANSWERS = msgspec.json.Decoder(Reached)
+_SIGNATURE_JSON_BYTES = len(',"signature":""}') + 88  # 64 bytes in base64
 
 
-def encode(message: Question | Reached) -> bytes:
-    """Returns a message as it travels."""
-    return msgspec.json.encode(message)
+def encode(question: AskReach, key: Ed25519PrivateKey) -> bytes:
+    """Returns the body of a question, signed with `key`.
+
+    Args:
+        question: what is asked.
+        key: of the peer that asks.
+    """
+    signature = sign(key, PURPOSE, _ENCODER.encode(question))
+    return _ENCODER.encode(SignedAskReach(**msgspec.structs.asdict(question), signature=signature))
 
 
-def decode_question(body: bytes) -> Question:
-    """Returns the question in a body.
+def decode(body: bytes) -> SignedAskReach:
+    """Returns the question in `body`; its signature and its time are not checked yet.
 
     Raises:
-        AnnounceError: it is no question; 413 where it is too long, else 422.
+        AnnounceError: the body is too long, not JSON, out of range, or not as `encode` writes it.
     """
     if len(body) > MAX_QUESTION_BYTES:
-        got = f"more than {MAX_QUESTION_BYTES} bytes"
-        raise AnnounceError(wrong("question", got=got, allowed='{"port":PORT}'), status=413)
+        message = wrong("reach", got=f"{len(body)} bytes", allowed=f"{MAX_QUESTION_BYTES}")
+        raise AnnounceError(message, status=413)
     try:
-        return _QUESTIONS.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-        raise AnnounceError(f"question: {fault}", status=422) from fault
+        question = _QUESTIONS.decode(body)
+    except msgspec.ValidationError as fault:
+        raise AnnounceError(f"reach: {fault}", status=422) from fault
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise AnnounceError(f"reach: not JSON ({fault})") from fault
+    if _ENCODER.encode(question) != body:
+        raise AnnounceError("reach: not in canonical form")
+    return question
 
 
-def decode_reached(body: bytes) -> Reached:
-    """Returns the answer in a body.
+def encode_answer(answer: Reached) -> bytes:
+    """Returns the body of an answer."""
+    return _ENCODER.encode(answer)
+
+
+def decode_answer(body: bytes) -> Reached:
+    """Returns the answer in `body`.
 
     Raises:
         ProtocolError: it is none.
     """
-    if len(body) > MAX_REACH_BYTES:
-        raise ProtocolError(
-            wrong("answer", got=f"{len(body)} bytes", allowed=f"at most {MAX_REACH_BYTES}")
-        )
+    if len(body) > MAX_ANSWER_BYTES:
+        raise ProtocolError(wrong("reach", got=f"{len(body)} bytes", allowed=f"{MAX_ANSWER_BYTES}"))
     try:
         answer = _ANSWERS.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-        raise ProtocolError(f"answer: {fault}") from fault
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise ProtocolError(f"reach: {fault}") from fault
     return msgspec.structs.replace(answer, host=visible(answer.host), reason=visible(answer.reason))
-
-
-def is_greeting(first: bytes) -> bool:
-    """Returns whether a connection began as a ZeroMQ listener begins it.
-
-    Args:
-        first: its first `GREETING_BYTES` bytes.
-    """
-    return len(first) == GREETING_BYTES and (first[0], first[-1]) == (0xFF, 0x7F)
