@@ -348,7 +348,7 @@ async def _reachable(
         if found is None:
             continue
         where = f"at {found.host}, port {found.port}"
-        if found.is_reachable:
+        if found.is_reached:
             one.add("reachable", "ok", f"{where}, as seen from {url}")
             return
         said = f"not {where}: {found.reason}; it is reached by a relay, or calls others itself"

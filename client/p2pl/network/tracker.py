@@ -6,6 +6,7 @@ Each is one small request with a deadline; a tracker that fails costs that answe
 import asyncio
 import math
 import ssl
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -15,11 +16,12 @@ import msgspec
 
 from p2pl.errors import InputError, ProtocolError, visible, wrong
 from p2pl.network import web
+from p2pl.network.keys import Identity
 from p2pl.protocol import announce as messages
 from p2pl.protocol import invitation
 from p2pl.protocol import reach as reaching
 from p2pl.protocol.invitation import MAX_REVOCATIONS_BYTES, Revocations
-from p2pl.protocol.reach import Reached
+from p2pl.protocol.reach import AskReach, Reached
 
 DEADLINE_S = 5.0  # as of an announce
 REACH_DEADLINE_S = 10.0  # the tracker dials for some seconds itself
@@ -205,9 +207,11 @@ class Asker:
         """Returns whether a tracker can dial this machine at a port; None: it does not say."""
         try:
             where = route(announce_url(url), "reach")
-            body = reaching.encode(reaching.Question(port))
+            one = Identity.generate()  # any key may ask
+            question = AskReach(public_key=one.public_key, port=port, time_s=int(time.time()))
+            body = reaching.encode(question, one.private_key)
             answer = await ask(self._client, where, body, deadline_s=REACH_DEADLINE_S)
-            return reaching.decode_reached(answer.data) if answer.status == 200 else None
+            return reaching.decode_answer(answer.data) if answer.status == 200 else None
         except (InputError, ProtocolError, *FAULTS):
             return None
 
