@@ -156,7 +156,11 @@ without feedback, 92.28 with half and 92.15 with all of it (float32: 92.55), so 
 helps is a reference that moves along: the differences to what the same peer sent last lose nothing
 at 2 bits. But a receiver must then hold the sender's last version, and in a random cohort of a
 large swarm it hardly ever does; the reference here is one that everybody holds. The bits of the
-sparse ones leave out where their numbers stand, which takes another 0.5."""
+sparse ones leave out where their numbers stand, which takes another 0.5.
+
+The small network, Dirichlet 0.5, seeds 100 and 101, a sixth of the images, 12 rounds: float32 44.38 and 40.64 %, *int3* 43.49 and 38.89, the differences to what was sent last, 2 bits, 43.26 and
+38.89. Two seeds of a network that has hardly begun to learn: the two codecs are alike, and whether
+both lose a point is not known."""
 
 
 STUDY = Study(
