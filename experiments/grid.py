@@ -105,15 +105,8 @@ class Study:
 STUDIES = (
     *("tables", "trust", "privacy", "flower", "exchanges", "raft", "figures", "cnn", "batchnorm"),
     "codecs",
-    *(
-        "tabular",
-        "segmentation",
-        "privacy_cnn",
-        "audit",
-        "tuning",
-        "trust_tuning",
-        "privacy_tuning",
-    ),
+    *("tabular", "segmentation", "text", "trust_tasks", "backdoor"),
+    *("privacy_cnn", "audit", "tuning", "trust_tuning", "privacy_tuning"),
 )
 # What the founding document showed and promised: two hours on two cores.
 ALL = ("tuning", "tables", "figures")

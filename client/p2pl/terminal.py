@@ -230,7 +230,7 @@ class LiveView:
         self._metric = header.metrics[0]  # the primary one
         self._scores: tuple[float | None, ...] = ()
         self._loss: tuple[float | None, ...] = ()
-        self._in, self._out, self._tracker = 0, 0, 0
+        self._in, self._out, self._relayed, self._tracker = 0, 0, 0, 0
         self._entry: RoundEntry | None = None
         self._doing = "starting"
         self._ended = False
@@ -272,6 +272,7 @@ class LiveView:
         self._scores = (*self._scores, entry.value(self._metric))[-HISTORY_ROUNDS:]
         self._loss = (*self._loss, entry.train_loss)[-HISTORY_ROUNDS:]
         self._in += entry.bytes_in
+        self._relayed += entry.bytes_relayed
         self._out += entry.bytes_out
         self._tracker += entry.tracker_bytes
         self._doing = f"round {entry.round} took {duration(entry.seconds)}"
@@ -350,7 +351,7 @@ class LiveView:
             "traffic",
             _one_line(
                 f"in {decimal(self._in)} (+{decimal(entry.bytes_in)})  "
-                f"out {decimal(self._out)} (+{decimal(entry.bytes_out)})"
+                f"out {decimal(self._out)} (+{decimal(entry.bytes_out)})" + _by_relay(self._relayed)
             ),
         )
         if entry.cohort or self._tracker:  # else this run is alone on purpose
@@ -418,7 +419,8 @@ def round_line(entry: RoundEntry, rounds: int, metrics: Sequence[Metric]) -> lis
         f"loss {figure(entry.train_loss)}",
         score_of(entry, metrics),
         f"cohort {len(entry.cohort)} (rejected {len(entry.rejected)}{': ' + why if why else ''})",
-        f"in {decimal(entry.bytes_in)} out {decimal(entry.bytes_out)}",
+        f"in {decimal(entry.bytes_in)} out {decimal(entry.bytes_out)}"
+        + _by_relay(entry.bytes_relayed),
         duration(entry.seconds),
     ]
     if entry.epsilon is not None:
@@ -431,12 +433,19 @@ def summary_line(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
     return [
         f"{summary.state} after round {summary.rounds}",
         score_of(summary, metrics),
-        f"in {decimal(summary.bytes_in)} out {decimal(summary.bytes_out)}",
+        f"in {decimal(summary.bytes_in)} out {decimal(summary.bytes_out)}"
+        + _by_relay(summary.bytes_relayed),
         duration(summary.seconds),
         "met nobody: trained alone"
         if summary.met_nobody
         else f"peers met {len(summary.peers_met)}",
+        *(["nobody could dial it"] if summary.undialled else []),
     ]
+
+
+def _by_relay(count: int) -> str:
+    """Returns how many bytes relays carried, where they carried any."""
+    return f", {decimal(count)} by relay" if count else ""
 
 
 def left_out_lines(summary: Summary) -> list[str]:

@@ -108,6 +108,7 @@ class Meter:
     total_in: int
     total_out: int
     messages_out: int
+    relayed: int
     tracker_bytes: int
     tracker_seconds: float
     answer: Answer | None  # the tracker's last
@@ -123,6 +124,7 @@ class Meter:
             total_in=traffic.bytes_in,
             total_out=traffic.bytes_out,
             messages_out=traffic.messages_out,
+            relayed=traffic.relayed_in + traffic.relayed_out,
             tracker_bytes=node.directory.bytes_in + node.directory.bytes_out,
             tracker_seconds=node.directory.seconds,
             answer=node.answer,
@@ -261,6 +263,7 @@ def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         bytes_in=now.total_in - meter.total_in,
         bytes_out=now.total_out - meter.total_out,
         messages_out=now.messages_out - meter.messages_out,
+        bytes_relayed=now.relayed - meter.relayed,
         bytes_by_peer={peer_id: both for peer_id, both in moved.items() if any(both)},
         tracker_bytes=now.tracker_bytes - meter.tracker_bytes,
         tracker_seconds=None if silent else now.tracker_seconds - meter.tracker_seconds,

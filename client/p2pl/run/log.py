@@ -113,6 +113,7 @@ class RoundEntry(_Record, frozen=True):
     left: dict[PeerId, Seconds] = {}  # who is no longer there, and how long it had been
     bytes_in: Count = 0
     bytes_out: Count = 0
+    bytes_relayed: Count = 0  # of connections by relays, both ways, their framing included
     bytes_by_peer: dict[PeerId, tuple[Count, Count]] = {}  # (in, out)
     messages_out: Count = 0  # to other peers
     tracker_bytes: Count = 0  # both ways
@@ -181,14 +182,17 @@ class Summary(_Record, frozen=True):
     peer_id: PeerId = ""
     epsilon: float | None = None
     trust_epsilon: float | None = None
+    delta: float | None = None  # of both; None: training is not private, or an older p2pl
     state: Literal["finished", "interrupted"] = "finished"
     session_id: str = ""
     name: str = ""  # of the session
     peers_met: tuple[PeerId, ...] = ()  # those that delivered something usable
     left_out: dict[PeerId, LeftOut] = {}  # who was left out of which rounds, and why
     met_nobody: bool = False  # it was to train with others, and mixed with nobody in any round
+    undialled: str = ""  # why others could not dial it; "": they could, or nobody has tried
     bytes_in: Count = 0
     bytes_out: Count = 0
+    bytes_relayed: Count = 0  # of connections by relays, both ways, their framing included
     tracker_bytes: Count = 0
     seconds: Seconds = 0.0  # sum over the rounds
     samples: Count | None = None  # of its own, to train on
@@ -233,6 +237,7 @@ class Totals:
     rounds: int = 0  # how many are in the log
     bytes_in: int = 0
     bytes_out: int = 0
+    bytes_relayed: int = 0
     tracker_bytes: int = 0
     seconds: float = 0.0
     peers_met: frozenset[PeerId] = frozenset()
@@ -244,6 +249,7 @@ class Totals:
             rounds=self.rounds + 1,
             bytes_in=self.bytes_in + entry.bytes_in,
             bytes_out=self.bytes_out + entry.bytes_out,
+            bytes_relayed=self.bytes_relayed + entry.bytes_relayed,
             tracker_bytes=self.tracker_bytes + entry.tracker_bytes,
             seconds=self.seconds + entry.seconds,
             peers_met=self.peers_met.union(entry.received),
@@ -579,6 +585,18 @@ def _has_company(entry: RoundEntry) -> bool:
     """Whether the peer asked a tracker or another peer in this round, or was asked."""
     bytes_moved = entry.bytes_in + entry.bytes_out + entry.tracker_bytes
     return bool(entry.cohort or entry.received or bytes_moved)
+
+
+def is_in_use(directory: Path) -> bool:
+    """Returns whether a process is writing to a run directory now; changes nothing."""
+    try:
+        with (directory / LOCK_FILE).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @contextmanager
