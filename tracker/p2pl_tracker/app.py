@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -163,6 +164,8 @@ class Tracker:
         headers = {}
         if retry_in_s is not None:
             headers["retry-after"] = str(int(retry_in_s) + 1)
+        if fault.status == 403:  # perhaps for its date: the peer may go by this clock
+            headers["date"] = formatdate(self._wall(), usegmt=True)
         if fault.status == 413:
             headers["connection"] = "close"  # do not read the rest
         return Response(messages.encode_other(refusal), fault.status, headers, "application/json")
