@@ -70,6 +70,7 @@ OTHER_DATA = (
 NOTHING = torch.arange(0)  # rows
 SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
 SERVE_SHARE = 2 / 3  # of that deadline; then the slowest gives way where others find no place
+BLOB_IDLE_SHARE = 0.1  # of the longest transfer between members; chosen: one chunk at 20 kB/s
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +349,8 @@ def _serving(file: SessionFile) -> ServeLimits:
     usual = ServeLimits()
     return replace(
         usual,
+        blob_s=file.session.exchange.raft.term_s,
+        blob_idle_s=max(usual.idle_s, BLOB_IDLE_SHARE * file.session.exchange.raft.term_s),
         transfer_s=min(usual.transfer_s, deadline_s + SERVE_SLACK_S),
         share_s=min(usual.share_s, SERVE_SHARE * deadline_s),
     )

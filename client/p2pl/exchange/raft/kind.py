@@ -117,6 +117,7 @@ class RaftExchange(Exchange):
             QuorumError: there was no leader for too long.
         """
         start = Start(state.weights, state.optimizer)
+        self._peer.trained_s = node.clock() - self._meter.clock_s
         done = Done(self._peer.held, Local(state.round + 1, start, trained, self._meter))
         self._done = (*self._done[-1:], done)
         came = await self._next_model(node, state)
