@@ -364,6 +364,7 @@ class Server:
             return  # for a transfer that has just ended
         transfer.credit += chunks
         transfer.moved_s = self._now()
+        self._traffic.credited(transfer.peer_id)
         self._pump(route)
 
     def _pump(self, route: Route) -> None:

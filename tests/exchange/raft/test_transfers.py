@@ -1,7 +1,6 @@
 """Models that hardly get through: what moves is waited for, and the wait for the rest ends."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from support.announces import Clock
@@ -27,10 +26,10 @@ def transfers(clock: Clock) -> Transfers:
 
 
 @pytest.fixture
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets no time pass between two looks; the tests' clock alone goes on."""
     monkeypatch.setattr(module, "LOOK_S", 0.0)
-    yield
+    return
 
 
 def test_what_stood_still_gets_twice_as_long_up_to_the_patience(transfers: Transfers) -> None:

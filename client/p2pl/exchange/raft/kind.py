@@ -97,6 +97,7 @@ class RaftExchange(Exchange):
         if peer.me in members:
             leadership = peer.take_seat(members)
             self._begin(leadership.run())
+            self._begin(peer.watch_transfers())
             self._begin(self._aggregator.lead_when_elected(leadership))
         else:
             node.events.said("the members are chosen; taking part without a vote")

@@ -203,6 +203,11 @@ class Leadership:
         with contextlib.suppress(asyncio.QueueFull):
             self._arrived.put_nowait(MessageReceived(sender, message))
 
+    def moves(self, sender: str) -> None:
+        """Takes in that a part of a model came from a member, or went to it, just now."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._arrived.put_nowait(election.Moves(sender))
+
     async def hold(self, model_id: ModelId) -> None:
         """Takes in that the peer holds this model now, and will after a crash."""
         await self._arrived.put(election.Holds(model_id))

@@ -295,6 +295,22 @@ class Participant:
             elif not self.leadership:
                 await self.look_for_the_leader()
 
+    async def watch_transfers(self) -> None:
+        """Tells the election whose models move, until cancelled."""
+        traffic, before_s = self.node.transport.traffic, self.node.clock()
+        members = sorted(self.founders.members - {self.me})
+        before = dict.fromkeys(members, (0, 0))
+        while self.leadership is not None:
+            await asyncio.sleep(self.settings.heartbeat_s)
+            least = LEAST_BYTES_S * (self.node.clock() - before_s)
+            before_s = self.node.clock()
+            for one in members:
+                came = traffic.bytes_in_by_peer.get(one, 0)
+                taken = traffic.credits_by_peer.get(one, 0)
+                if came - before[one][0] > least or taken > before[one][1]:
+                    self.leadership.moves(one)
+                before[one] = came, taken
+
     async def look_for_the_leader(self) -> None:
         """Asks the leader, if it is known and speaks, or else everybody, who leads; without a vote.
 
@@ -439,11 +455,11 @@ class Participant:
             Moved: there is another leader or another model meanwhile.
             QuorumError: there was no answer for as long as the session's `patience_s`.
         """
-        suite, went = self.settings.suite, self.node.transport.traffic.bytes_out_by_peer
+        suite, credits_of = self.settings.suite, self.node.transport.traffic.credits_by_peer
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         try:
             while True:
-                sent = went.get(notice.leader, 0)
+                taken = credits_of.get(notice.leader, 0)
                 pair = await asyncio.to_thread(KeyPair.generate, suite)
                 self.asked = [*self.asked, Asked(pair, notice.term, answer)][-MAX_ASKED:]
                 about = raft.about(self.node.file.id, notice.term, "request")
@@ -456,7 +472,7 @@ class Participant:
                         self.transfers.answered()
                         return reply
                 self.transfers.unanswered(notice.leader)
-                if went.get(notice.leader, 0) - sent > ASK_AGAIN_S * LEAST_BYTES_S:
+                if credits_of.get(notice.leader, 0) > taken:
                     self.transfers.moves()  # it takes a result in, and answers when it has it
                 self.transfers.check()
         finally:
