@@ -104,15 +104,9 @@ class Study:
 # In the order of the index: what matters first, how settings were chosen last.
 STUDIES = (
     *("tables", "trust", "privacy", "flower", "exchanges", "raft", "figures", "cnn", "batchnorm"),
-    *(
-        "tabular",
-        "segmentation",
-        "privacy_cnn",
-        "audit",
-        "tuning",
-        "trust_tuning",
-        "privacy_tuning",
-    ),
+    "codecs",
+    *("tabular", "segmentation", "text", "trust_tasks", "backdoor"),
+    *("privacy_cnn", "audit", "tuning", "trust_tuning", "privacy_tuning"),
 )
 # What the founding document showed and promised: two hours on two cores.
 ALL = ("tuning", "tables", "figures")

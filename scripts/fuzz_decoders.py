@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fuzz_curve
 import fuzz_inputs
 import msgspec
 import torch
@@ -23,20 +24,21 @@ from hypothesis import strategies as st
 from torch import nn
 
 from p2pl.data import describe, tabular
-from p2pl.errors import P2PLError, RunDirError
+from p2pl.errors import P2PLError, ProtocolError, RunDirError
 from p2pl.exchange.raft.leadership import SEAT_FILE, Seat, SeatFile
-from p2pl.learning import weights
+from p2pl.learning import quantised, weights
 from p2pl.mixing.trust import opinions
 from p2pl.network import sealed, web
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.privacy.accountant import Account, Charge
 from p2pl.privacy.ledger import LEDGER_FILE, Ledger, load_ledger, save_ledger
-from p2pl.protocol import announce, bencode, frame, gossip
+from p2pl.protocol import announce, bencode, endpoint, frame, gossip, invitation, relay, ticket
 from p2pl.protocol.announce import Announce, PeerAddress, Terms
 from p2pl.protocol.raft import bootstrap, election, messages
 from p2pl.protocol.session import Session, Task, metainfo, schema
 from p2pl.protocol.session.schema import Column, Table
+from p2pl.rendezvous.service import Messages
 from p2pl.run.log import (
     MARKER_FILE,
     ROUNDS_FILE,
@@ -56,6 +58,7 @@ KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 CURVE = CurveKeys.generate().public
 LAYOUT = weights.Layout.of(nn.Linear(8, 4))
 ABOUT = b"about"
+ENDPOINTS = (b"tcp://192.0.2.7:7000", b"tcp://[2001:db8::5]:7000", b"relays://r.example:443")
 CSV = b"age,city,ill\n30,a,no\n41.5,b,yes\n,a,no\n"
 # An image that a person names may be as large as `MAX_IMAGE_PIXELS`, and is held a few times over.
 OWN_IMAGE_BYTES = 1 << 30
@@ -96,6 +99,8 @@ def decoders() -> Iterator[list[Decoder]]:
             *_session_decoders(),
             *_tracker_decoders(loop),
             *_frame_decoders(),
+            *_invitation_decoders(),
+            *_relay_decoders(),
             *_raft_decoders(),
             *_model_decoders(),
             *_file_decoders(folder),
@@ -121,6 +126,7 @@ def _session_decoders() -> list[Decoder]:
         Decoder("bencode", bencode.decode, words, BENCODE, refuses=(ValueError,)),
         Decoder("spec", _as_text(schema.read_spec), tuple(specs)),
         Decoder("url", _as_text(web.parse_url), urls),
+        Decoder("endpoint", _as_text(endpoint.parse), ENDPOINTS, refuses=(ValueError,)),
     ]
 
 
@@ -155,8 +161,12 @@ def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
         time_s=NOW_S,
         numwant=50,
     )
+    texts = tuple(one.decode() for one in ENDPOINTS)
+    newer = msgspec.structs.replace(said, version=2, endpoints=texts, proof=b"proof")
     terms = Terms(interval_s=60, min_interval_s=1.0, epoch="e", alive=2, external_host="192.0.2.7")
     rows = [announce.encode_row(said, host) for host in ("192.0.2.7", "2001:db8::5")]
+    told, proof = announce.encode_endpoints(texts), announce.encode_proof(newer.proof)
+    rows.append(announce.row_of_six(rows[0], told, proof))
     asked = (
         b"POST /announce\n" + announce.encode(said, KEY),
         b"GET /scrape?session=" + SESSION.encode(),
@@ -167,7 +177,7 @@ def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
         Decoder(
             "announce",
             _take_announce,
-            (announce.encode(said, KEY),),
+            (announce.encode(said, KEY), announce.encode(newer, KEY)),
             JSON,
             fuzz_inputs.values_of(Announce).map(_signed),
         ),
@@ -253,6 +263,7 @@ def _frame_decoders() -> list[Decoder]:
         frame.Pull(credential, "checkpoint", None, 0, 0, 1),
         *(frame.Credit(4), frame.FetchBlob(credential, name, 2), frame.Ping()),
         *(hello, frame.Tell(b"payload")),
+        frame.Resume(frame.FetchBlob(credential, name, 2), digest, 1 << 20),
     )
     answers = (
         frame.VersionOffer(credential, 3, 100, 5_000, digest, b"notes"),
@@ -262,7 +273,16 @@ def _frame_decoders() -> list[Decoder]:
     hint = PeerAddress(id="ab" * 32, host="192.0.2.7", port=7_000, curve_key=CURVE)
     pushes = (gossip.push(3, [hint]), gossip.push(0, []))
     notes = (opinions.encode({"a": 0.1, "b": -0.2}), opinions.encode({"a": 9.0}))
+    streams, scripts = fuzz_curve.examples()
     return [
+        Decoder("zmtp", fuzz_curve.read_stream, streams),
+        Decoder(
+            "zmtp-sealed",
+            fuzz_curve.read_sealed,
+            scripts,
+            MSGPACK,
+            _packed(fuzz_curve.Script),
+        ),
         Decoder("ask", _checked(frame.decode_ask), _encoded(asks), MSGPACK, _packed(frame.Ask)),
         Decoder(
             "answer",
@@ -281,6 +301,70 @@ def _frame_decoders() -> list[Decoder]:
         Decoder("gossip", _take_push, pushes, MSGPACK, _packed(gossip.Push)),
         Decoder("notes", opinions.decode, notes, MSGPACK, _packed(opinions._Notes)),
     ]
+
+
+def _invitation_decoders() -> list[Decoder]:
+    credential = frame.issue_credential(KEY, session_id=SESSION, curve_key=CURVE, port=7_000)
+    invited = invitation.invite(KEY, session_id=SESSION, peer_id=credential.peer_id)
+    listed = invitation.revoke(KEY, session_id=SESSION, number=3, peer_ids=["ab" * 32, "cd" * 32])
+    author = KEY.public_key().public_bytes_raw()
+
+    def proof(data: bytes) -> None:
+        invitation.decode_proof(data).check(session_id=SESSION, author=author, now_s=NOW_S)
+
+    def revocations(data: bytes) -> None:
+        invitation.decode_revocations(data).check(session_id=SESSION, author=author)
+
+    def text(data: bytes) -> None:
+        read = invitation.invitation_in(data.decode("latin-1"))
+        read.check(session_id=SESSION, author=author, now_s=NOW_S)
+
+    proofs = (invitation.encode(invitation.Proof(credential, invited)),)
+    kind = _packed(invitation.Proof)
+    lists = _packed(invitation.Revocations)
+    return [
+        Decoder("proof", proof, proofs, MSGPACK, kind),
+        Decoder("revocations", revocations, (invitation.encode(listed),), MSGPACK, lists),
+        Decoder("invitation", text, (invitation.to_text(invited).encode(),)),
+    ]
+
+
+def _relay_decoders() -> list[Decoder]:
+    session, digest = bytes.fromhex(SESSION), bytes(32)
+    paper = ticket.issue(KEY, session=session, peer=digest, not_after_s=NOW_S)
+    said = (
+        relay.listen(KEY, session=session, time_s=NOW_S, ticket=paper),
+        relay.call(KEY, session=session, target=digest, time_s=NOW_S),
+        *(relay.Accept(bytes(relay.NONCE_BYTES)), relay.Ping()),
+    )
+    told = (
+        relay.Ring(bytes(relay.NONCE_BYTES), digest),
+        *(relay.Listening(20.0), relay.Joined(), relay.Ping(), relay.Refused("no", 1.0)),
+    )
+    stream = relay.PREFACE + b"".join(relay.encode(one) for one in said)
+    bodies = [
+        tuple(relay.encode(one)[relay.LENGTH_BYTES :] for one in some) for some in (said, told)
+    ]
+    return [
+        Decoder("relay-said", _take_said, bodies[0], MSGPACK, _packed(relay.Said)),
+        Decoder("relay-told", relay.decode_told, bodies[1], MSGPACK, _packed(relay.Told)),
+        Decoder("relay-stream", lambda data: Messages().feed(data), (stream,)),
+        Decoder("ticket", _take_ticket, (paper,), MSGPACK, _packed(ticket.Ticket)),
+    ]
+
+
+def _take_said(body: bytes) -> None:
+    said = relay.decode_said(body)
+    if isinstance(said, relay.Listen | relay.Call):
+        said.check("listen" if isinstance(said, relay.Listen) else "call", NOW_S)
+
+
+def _take_ticket(data: bytes) -> None:
+    key = KEY.public_key().public_bytes_raw()
+    session = bytes.fromhex(SESSION)
+    with contextlib.suppress(ProtocolError):
+        ticket.check(data, session=session, public_key=key, issuers=(key,), now_s=NOW_S)
+    ticket.decode(data)
 
 
 def _encoded(headers: tuple[frame.Header, ...]) -> tuple[bytes, ...]:
@@ -369,6 +453,9 @@ def _model_decoders() -> list[Decoder]:
         decode = partial(weights.decode, layout=LAYOUT, dtype=dtype)
         example = bytes(weights.encode(vector, LAYOUT, dtype))
         made.append(Decoder(f"model-{dtype}", decode, (example, _with_nan(example))))
+    for name in quantised.BITS:
+        codec = quantised.Quantised(LAYOUT, name, torch.device("cpu")).beginning(vector / 2)
+        made.append(Decoder(f"model-{name}", codec.decode, (bytes(codec.encode(vector)),)))
     return made
 
 

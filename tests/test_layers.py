@@ -27,6 +27,7 @@ LEVELS = {
     "p2pl.events": 3,
     "p2pl.run": 2,
     "p2pl.data": 2,
+    "p2pl.rendezvous": 2,
     "p2pl.registry": 1,
     "p2pl.protocol": 1,
     "p2pl.metric": 1,
@@ -35,7 +36,13 @@ LEVELS = {
     "p2pl.pages": 1,
     "p2pl.errors": 0,
 }
-TRACKER_MAY_IMPORT = ("p2pl.protocol", "p2pl.errors", "p2pl.pace", "p2pl_tracker")
+TRACKER_MAY_IMPORT = (
+    "p2pl.protocol",
+    "p2pl.rendezvous",
+    "p2pl.errors",
+    "p2pl.pace",
+    "p2pl_tracker",
+)
 
 
 def unit(module: str) -> str:

@@ -179,4 +179,5 @@ def test_a_private_run_is_for_tables_too(table: Path, tmp_path: Path) -> None:
         test_share=0.2,
     )
     assert summary_of(run).epsilon
+    assert summary_of(run).delta == pytest.approx(1e-5)
     assert summary_of(run).test_set == ScoredOn(source="drawn", examples=12, share=0.2)

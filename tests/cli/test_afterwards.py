@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from support.commands import Done, p2pl
 from support.processes import ROOT
 
 import p2pl as api
+from p2pl.api.card import card_of
 from p2pl.api.tables import csv_of
 from p2pl.data.digits import digits
 from p2pl.errors import DataError, InputError
@@ -140,6 +143,15 @@ def test_the_weights_are_exported_with_a_card(runs: Path) -> None:
         f"{summary['peer_id'][:8]} | 100.0 % |",
     ):
         assert words in card
+
+
+def test_a_card_says_what_private_training_has_spent_and_with_which_chance(runs: Path) -> None:
+    run = api.load(runs / "good")
+    assert run.summary
+    spent = msgspec.structs.replace(run.summary, epsilon=1.5, delta=1e-5)
+    card = card_of(replace(run, summary=spent), "model.safetensors")
+    assert "epsilon of the examples trained on | 1.500 |" in card
+    assert "delta | 1e-05 |" in card
 
 
 @pytest.mark.slow

@@ -7,13 +7,12 @@ import random
 import time
 
 import pytest
-import zmq.asyncio
 from support.wires import CHUNK, HOST, SESSION, Served, late, served, until
 from xxhash import xxh3_128
 
 from p2pl.errors import InputError, P2PLError, PullError
-from p2pl.network.keys import CurveKeys, Identity
-from p2pl.network.pull import Pulled, Unchanged, dealing
+from p2pl.network.keys import Identity
+from p2pl.network.pull import Pulled, Unchanged
 from p2pl.network.serve import ServeLimits
 from p2pl.network.version import Version
 from p2pl.network.wire import CurveWire
@@ -193,7 +192,7 @@ async def test_a_full_peer_lets_others_wait_for_their_turn() -> None:
 
 async def test_both_ends_count_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     # Else a pull that takes a second sends credit, which may still be under way when it is over.
-    monkeypatch.setattr("p2pl.network.pull.CREDIT_S", math.inf)
+    monkeypatch.setattr("p2pl.network.credit.CREDIT_S", math.inf)
     async with served() as alice, served() as bob:
         await alice.wire.publish(Version(1, 1, some_bytes(MIB)))
         await pull_whole(bob, alice.address, size=MIB)
@@ -338,11 +337,3 @@ async def test_a_sender_that_closes_in_mid_transfer_is_noticed_before_the_deadli
         with pytest.raises(PullError, match=r"unreachable: connection lost"):
             await task
         assert time.monotonic() - began_s < 30
-
-
-async def test_a_socket_whose_context_is_gone_is_closed_without_complaint() -> None:
-    context, keys = zmq.asyncio.Context(), CurveKeys.generate()
-    address = PeerAddress(id="ab" * 32, host=HOST, port=1, curve_key=keys.public)
-    with dealing(context, keys, address) as (dealer, _):
-        context.destroy(linger=0)
-    assert dealer.closed

@@ -22,6 +22,7 @@ from p2pl.protocol.announce import (
     Refusal,
     Terms,
 )
+from p2pl.protocol.endpoint import Endpoint
 from p2pl.protocol.identity import is_signed_by, sign
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -318,3 +319,125 @@ def test_what_a_tracker_says_moves_no_cursor() -> None:
     assert messages.decode_answer(answer).warning == "no?[2J? ?here?or there"
     refusal = messages.decode_refusal(messages.encode_other(Refusal(reason=nasty)))
     assert refusal.reason == "no?[2J? ?here?or there"
+
+
+ENDPOINTS = ("tcp://[2001:db8::1]:9000", "tcp://192.0.2.1:9000", "relays://relay.example.org:443")
+NEWER = msgspec.structs.replace(ANNOUNCE, version=2, endpoints=ENDPOINTS, proof=b"\x07" * 9)
+LONGEST = msgspec.structs.replace(
+    NEWER,
+    port=65_535,
+    event="completed",
+    sequence=(1 << 53) - 1,
+    time_s=(1 << 40) - 1,
+    numwant=256,
+    endpoints=tuple(f"relays://{n}{'a' * 62}.{'b' * 49}:65535" for n in range(8)),
+    proof=b"\xff" * 1_024,
+)
+
+
+def six(announce: Announce, host: str) -> bytes:
+    return messages.row_of_six(
+        messages.encode_row(announce, host),
+        messages.encode_endpoints(announce.endpoints),
+        messages.encode_proof(announce.proof),
+    )
+
+
+def test_an_announce_of_version_2_reads_back_and_keeps_its_bytes_for_ever() -> None:
+    body = messages.encode(NEWER, KEY)
+    announce = messages.decode(body)
+    announce.check_signature()
+    assert (announce.version, announce.endpoints, announce.proof) == (2, ENDPOINTS, b"\x07" * 9)
+    assert (
+        b'"numwant":4,"version":2,"endpoints":["tcp://[2001:db8::1]:9000","tcp://192.0.2.1:9000",'
+        b'"relays://relay.example.org:443"],"proof":"BwcHBwcHBwcH","signature":"'
+    ) in body
+
+
+def test_the_longest_announce_and_the_longest_rows_are_within_their_limits() -> None:
+    body = messages.encode(LONGEST, KEY)
+    assert len(body) == 2_827 <= MAX_ANNOUNCE_BYTES
+    messages.decode(body).check_signature()
+    row = six(LONGEST, ":".join(["2fff"] * 8))
+    assert len(row) == 2_560
+    terms = msgspec.structs.replace(
+        TERMS,
+        warning="w" * 500,
+        external_host="f" * 45,
+        relays=LONGEST.endpoints,
+        ticket=b"\xff" * 512,
+    )
+    answer = messages.encode_answer(terms, [row] * MAX_NUMWANT)
+    read = messages.decode_answer(answer)
+    assert (len(read.peers), read.relays, read.ticket) == (256, LONGEST.endpoints, b"\xff" * 512)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 3},
+        {"version": 0},
+        {"version": True},
+        {"endpoints": ["tcp://192.0.2.1:9000"]},  # version 1 has none
+        {"version": 2, "endpoints": ["tcp://192.0.2.1:9000"] * 2},
+        {"version": 2, "endpoints": [f"tcp://192.0.2.1:{n}" for n in range(1, 10)]},
+        {"version": 2, "endpoints": ["tcp://[2001:DB8::1]:9000"]},
+        {"version": 2, "endpoints": ["tcp://[2001:db8:0::1]:9000"]},
+        {"version": 2, "endpoints": ["tcp://169.254.169.254:80"]},
+        {"version": 2, "endpoints": ["tcp://127.1:80"]},
+        {"version": 2, "endpoints": ["tcp://a\u202eb:80"]},
+        {"version": 2, "endpoints": ["tcp://" + "a" * 130 + ":1"]},
+        {"version": 2, "proof": base64.b64encode(bytes(1_025)).decode()},
+    ],
+)
+def test_endpoints_out_of_range_are_refused(changes: dict[str, object]) -> None:
+    assert refused(resigned(**changes)).status == 422
+
+
+def test_a_default_that_is_written_out_is_refused() -> None:
+    assert refused(resigned(version=1)).status == 400
+
+
+def test_a_row_of_six_reads_back_as_an_address_with_endpoints() -> None:
+    row = six(NEWER, "198.51.100.7")
+    assert row == messages.encode_row(NEWER, "198.51.100.7")[:-1] + (
+        b',["tcp://[2001:db8::1]:9000","tcp://192.0.2.1:9000","relays://relay.example.org:443"],'
+        b'"BwcHBwcHBwcH"]'
+    )
+    (address,) = messages.decode_answer(messages.encode_answer(TERMS, [row])).peers
+    assert tuple(map(str, address.ways)) == ENDPOINTS
+    assert (address.host, address.version, address.proof) == ("198.51.100.7", 2, b"\x07" * 9)
+
+
+def test_an_endpoint_that_may_not_be_dialled_costs_itself() -> None:
+    row = six(NEWER, "198.51.100.7").replace(b"192.0.2.1", b"169.254.169.254")
+    (address,) = messages.decode_answer(messages.encode_answer(TERMS, [row])).peers
+    assert tuple(map(str, address.ways)) == (ENDPOINTS[0], ENDPOINTS[2])
+
+
+def test_who_says_no_endpoints_is_dialled_where_it_was_seen_only_in_version_1() -> None:
+    newer = msgspec.structs.replace(NEWER, endpoints=(), proof=b"")
+    rows = [messages.encode_row(ANNOUNCE, "192.0.2.9"), six(newer, "192.0.2.9")]
+    older, nowhere = messages.decode_answer(messages.encode_answer(TERMS, rows)).peers
+    assert older.ways == (Endpoint("tcp", "192.0.2.9", 9_000),)
+    assert nowhere.ways == ()
+
+
+def test_an_address_keeps_the_bytes_it_had_before_there_were_endpoints() -> None:
+    assert msgspec.json.encode(ADDRESS) == (
+        b'{"id":"%s","host":"127.0.0.1","port":9000,"curve_key":"%s"}'
+        % (ADDRESS.id.encode(), CURVE.encode())
+    )
+    (address,) = messages.decode_answer(
+        messages.encode_answer(TERMS, [six(NEWER, "192.0.2.9")])
+    ).peers
+    saved = msgspec.convert(msgspec.to_builtins(address), PeerAddress)
+    assert saved == saved.checked() == address
+    worse = msgspec.structs.replace(address, endpoints=(Endpoint("tcp", "0.0.0.0", 1),))
+    assert worse.checked().ways == ()
+
+
+def test_a_trackers_relay_that_is_none_is_left_out() -> None:
+    terms = msgspec.structs.replace(TERMS, relays=("relay://127.1:1", "relay://relay.example:1"))
+    answer = messages.decode_answer(messages.encode_answer(terms, []))
+    assert answer.relays == ("relay://relay.example:1",)

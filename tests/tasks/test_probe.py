@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from p2pl.data.examples import Examples
 from p2pl.learning.judge import SHARE
 from p2pl.tasks import probe
-from p2pl.tasks.probe import Probe
+from p2pl.tasks.probe import LabelsProbe, Probe
 
 # Two classes, told apart by the sign of the first input; the second input is noise.
 X = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
@@ -109,3 +109,51 @@ def test_harm_is_a_difference_of_probabilities() -> None:
     harm, _ = Probe(MODEL, Examples(x, y)).harm(GOOD, -GOOD)
     right = 1 / (1 + math.exp(-4))
     assert harm == pytest.approx(2 * right - 1, rel=1e-3)
+
+
+# Two labels, each told by the sign of one input.
+LABELS = nn.Linear(2, 2)
+BOTH = (X > 0).float()
+
+
+def two(own: float, bias: float = 0.0) -> Tensor:
+    """Returns parameters that tell both labels by `own`, and say yes to all by `bias`."""
+    return torch.cat([torch.full((2,), bias), (own * torch.eye(2)).flatten()])
+
+
+def test_an_honest_peer_that_sees_a_label_more_often_does_no_harm() -> None:
+    harm, _ = LabelsProbe(LABELS, Examples(X, BOTH)).harm(two(3.0), two(3.0, 2.0))
+    assert harm == pytest.approx(0.0, abs=1e-5)
+
+
+def test_who_turns_labels_around_undoes_more_than_all_that_was_learned() -> None:
+    harm, noise = LabelsProbe(LABELS, Examples(X, BOTH)).harm(two(3.0), two(-3.0))
+    assert harm == pytest.approx(2.0, abs=0.05)
+    assert noise < 0.1
+
+
+def test_who_forgets_all_labels_undoes_all_that_was_learned() -> None:
+    assert LabelsProbe(LABELS, Examples(X, BOTH)).harm(two(3.0), two(0.0))[0] == pytest.approx(
+        1.0, abs=0.02
+    )
+
+
+def test_who_shifts_my_labels_and_turns_them_around_is_not_excused() -> None:
+    lie = (1 - SHARE) * two(3.0) + SHARE * two(-3.0, 4.0)
+    harm, noise = LabelsProbe(LABELS, Examples(X, BOTH)).harm(two(3.0), lie)
+    assert harm > 0.2 > 5 * noise
+
+
+def test_a_label_that_few_examples_have_counts_like_the_others() -> None:
+    rare = torch.cat([torch.arange(400)[BOTH[:, 0] == 0], torch.arange(400)[BOTH[:, 0] == 1][:20]])
+    x, y = X[rare], BOTH[rare]
+    says_no = torch.cat([torch.tensor([0.0, 0.0]), torch.tensor([0.0, 0.0, 0.0, 3.0])])
+    assert LabelsProbe(LABELS, Examples(x, y)).harm(two(3.0), says_no)[0] > 0.3
+
+
+def test_the_error_of_labels_shrinks_with_the_number_of_examples() -> None:
+    few, many = (
+        LabelsProbe(LABELS, Examples(X[:n], BOTH[:n])).harm(two(3.0), two(2.0))[1]
+        for n in (25, 400)
+    )
+    assert many < 0.6 * few

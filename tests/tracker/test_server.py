@@ -7,6 +7,7 @@ import ipaddress
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -83,7 +84,7 @@ def test_strangers_are_refused_and_the_tracker_lives_on(swarm: Swarm) -> None:
     assert post(swarm, forged).status_code == 401
     assert post(swarm, body.replace(b'"sequence":1', b'"sequence":NaN')).status_code == 400
     assert post(swarm, body.replace(b'"port":10001', b'"port":99999')).status_code == 422
-    assert post(swarm, b"x" * 2_000).status_code == 413
+    assert post(swarm, b"x" * 4_000).status_code == 413
     flood = [post(swarm, one.body()) for _ in range(12)]
     assert [answer.status_code for answer in flood] == [200] * 9 + [429] * 3
     assert float(flood[-1].headers["retry-after"]) >= 1
@@ -94,7 +95,7 @@ def test_strangers_are_refused_and_the_tracker_lives_on(swarm: Swarm) -> None:
 def test_an_endless_chunked_body_is_cut_off(swarm: Swarm) -> None:
     swarm.tracker()
     head = b"POST /announce HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-    answer = conversation(swarm.port, head + (b"100\r\n" + b"x" * 256 + b"\r\n") * 8)
+    answer = conversation(swarm.port, head + (b"100\r\n" + b"x" * 256 + b"\r\n") * 16)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer
 
@@ -447,7 +448,21 @@ def test_a_tracker_with_a_certificate_serves_https(swarm: Swarm) -> None:
     url = f"https://127.0.0.1:{swarm.port}"
     wait_until(lambda: f"listening on {url}" in tracker.text(), DEADLINE_S, "ready")
     asyncio.run(_announces_where_its_authority_is_trusted(url, chain))
+    before = shown_by(swarm.port)
+    key.write_bytes(b"half written")
+    tracker.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "stays as it was" in tracker.text(), DEADLINE_S, "the old one")
+    assert shown_by(swarm.port) == before
+    certificate(swarm.folder)
+    tracker.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "read the certificate anew" in tracker.text(), DEADLINE_S, "the new one")
+    assert shown_by(swarm.port) != before
     assert tracker.stop() == 0
+
+
+def shown_by(port: int) -> str:
+    """Returns the certificate that a server on this machine shows."""
+    return ssl.get_server_certificate(("127.0.0.1", port))
 
 
 async def _announces_where_its_authority_is_trusted(url: str, chain: Path) -> None:

@@ -1,14 +1,23 @@
-"""The command line: p2pl-tracker serve."""
+"""The command line: p2pl-tracker serve, relay."""
 
+import asyncio
+import contextlib
 import logging
 import sys
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from p2pl.errors import InputError, P2PLError, wrong
+
+if TYPE_CHECKING:  # what a command needs is loaded by it
+    from p2pl_tracker.issuer import Relays
+
+RELAY_DRAIN_S = 20.0
+MAX_RELAYS = 8
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -75,21 +84,51 @@ def serve(
             help="A network of your own proxies, whose X-Forwarded-For is believed; repeatable.",
         ),
     ] = None,
+    sessions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Session file to serve, a folder of them, or a file with one session id a line; "
+            "others are refused. Repeatable.  [default: all sessions]",
+        ),
+    ] = None,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="Serve private sessions alone: whoever has no valid invitation of a session's "
+            "author is refused.",
+        ),
+    ] = False,
+    relay_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="A relay that peers are told of, relay://HOST:PORT or relays://HOST:443 (TLS), "
+            "with a ticket to it; repeatable.",
+        ),
+    ] = None,
+    relay_key: Annotated[
+        Path, typer.Option(help="Key that signs tickets; made if it is missing.")
+    ] = Path("relay-key.pem"),
+    relay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Run a relay in this process as well; with --relay-url, where others reach it.",
+        ),
+    ] = None,
     log_level: LogLevel = LogLevel.info,
 ) -> None:
     """Serve announces until SIGTERM (exit code 0) or Ctrl-C (130)."""
     try:
-        from p2pl_tracker import address, server
+        from p2pl_tracker import address, register, server
         from p2pl_tracker import app as application
         from p2pl_tracker.swarm import Limits
     except ModuleNotFoundError as missing:
         raise InputError(f"{missing.name} is missing: pip install 'p2pl[tracker]'") from missing
 
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    if log_level is not LogLevel.debug:  # what strangers send wrong is counted, not logged
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    _log(log_level)
     if ttl is not None and ttl <= interval:
         raise InputError(wrong("--ttl", got=ttl, allowed=f"more than --interval ({interval})"))
     limits = Limits(
@@ -106,6 +145,8 @@ def serve(
         interval_s=interval,
         trusted_proxies=address.networks(trusted_proxy or ()),
         address_rate=address_rate,
+        served=register.served(sessions or (), private_only=private),
+        relays=_relays(relay_url, relay_key, relay),
     )
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key: allowed only together")
@@ -113,8 +154,11 @@ def serve(
     if certificate:
         certificate.check()
     listener = server.listen(host, port)
+    beside = None
+    if relay is not None and policy.relays is not None:
+        beside = _relay_beside(relay, policy.relays)
     server.serve(
-        application.create_app(policy),
+        application.create_app(policy, beside=beside),
         listener,
         on_ready=lambda url: print(f"listening on {url}", flush=True),
         patience=server.Patience(
@@ -123,6 +167,157 @@ def serve(
         proxies=policy.trusted_proxies,
         certificate=certificate,
     )
+
+
+def _log(level: LogLevel) -> None:
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if level is not LogLevel.debug:  # what strangers send wrong is counted, not logged
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        logging.getLogger("websockets").setLevel(logging.CRITICAL)
+
+
+def _relays(urls: list[str] | None, key: Path, relay: str | None) -> "Relays | None":
+    """Returns the relays that peers are told of."""
+    from p2pl.protocol.endpoint import parse
+    from p2pl_tracker.issuer import Relays, load_or_create
+
+    if not urls:
+        if relay is not None:
+            hint = "name it by --relay-url relay://HOST:PORT"
+            raise InputError(f"--relay: peers must be told where they reach it; {hint}")
+        return None
+    texts = []
+    for url in urls:
+        try:
+            endpoint = parse(url)
+        except ValueError as fault:
+            raise InputError(f"--relay-url: {fault}") from fault
+        if endpoint.kind not in ("relay", "relays"):
+            allowed = "relay://HOST:PORT or relays://HOST:PORT"
+            raise InputError(wrong("--relay-url", got=url, allowed=allowed))
+        texts.append(str(endpoint))
+    if len(set(texts)) > MAX_RELAYS:
+        raise InputError(wrong("--relay-url", got=len(texts), allowed=f"at most {MAX_RELAYS}"))
+    relays = Relays(tuple(dict.fromkeys(texts)), load_or_create(key))
+    print(f"tickets to relays are of the issuer {relays.issuer}", flush=True)
+    return relays
+
+
+def _relay_beside(where: str, relays: "Relays") -> AbstractAsyncContextManager[None]:
+    """Returns a relay that runs for as long as the context is open."""
+    from p2pl.rendezvous.board import Policy
+    from p2pl_tracker.relay import Doors, Relay, parse_listen
+    from p2pl_tracker.server import listen
+
+    issuers = frozenset({bytes.fromhex(relays.issuer)})
+    doors = Doors(listen(*parse_listen("--relay", where)))
+    print(f"relaying on {' '.join(doors.addresses)}", flush=True)
+    return Relay(Policy(issuers=issuers), doors, drain_s=RELAY_DRAIN_S).running()
+
+
+@app.command()
+def relay(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; :: is all, IPv4 and IPv6.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 4001,
+    issuer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Whose tickets count: `serve --relay-url …` prints its key; repeatable.",
+        ),
+    ] = None,
+    is_open: Annotated[
+        bool, typer.Option("--open", help="Want no ticket: anybody may use this relay.")
+    ] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="Certificate for relays:// (WebSocket over TLS), with those up to its authority "
+            "(PEM)."
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Private key of --tls-cert, without a password (PEM).")
+    ] = None,
+    tls_port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="For relays://; the one that is let out.")
+    ] = 443,
+    max_connections: Annotated[int, typer.Option(min=1)] = 4_096,
+    max_connections_per_address: Annotated[
+        int, typer.Option(min=1, help="Connections of one IPv4 address or IPv6 /64.")
+    ] = 512,
+    max_connections_per_session: Annotated[int, typer.Option(min=1)] = 2_048,
+    max_connections_per_peer: Annotated[int, typer.Option(min=1)] = 64,
+    max_bytes_per_second: Annotated[
+        float, typer.Option(min=0, help="Copied for all together; 0 = no limit.")
+    ] = 0.0,
+    max_bytes_per_second_per_peer: Annotated[
+        float, typer.Option(min=0, help="Copied to and from one peer; 0 = no limit.")
+    ] = 0.0,
+    idle_s: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a pair ends that carries nothing.")
+    ] = 300.0,
+    total_s: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a pair ends, whatever it carries.")
+    ] = 21_600.0,
+    total_bytes: Annotated[
+        int, typer.Option(min=1, help="Bytes after which a pair ends, both directions together.")
+    ] = 256 << 30,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="Seconds that running pairs have after SIGTERM.")
+    ] = RELAY_DRAIN_S,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="[HOST:]PORT", help="Serve metrics for Prometheus, on /metrics."),
+    ] = None,
+    log_level: LogLevel = LogLevel.info,
+) -> None:
+    """Relay between peers that cannot be dialled, until SIGTERM (exit code 0) or Ctrl-C (130).
+
+    What is copied is encrypted between the peers; a relay sees who talks to whom, and how much.
+    """
+    try:
+        from p2pl.protocol.ticket import parse_issuer
+        from p2pl.rendezvous.board import Policy
+        from p2pl_tracker import relay as relays
+        from p2pl_tracker import server
+    except ModuleNotFoundError as missing:
+        raise InputError(f"{missing.name} is missing: pip install 'p2pl[tracker]'") from missing
+
+    _log(log_level)
+    if bool(issuer) == is_open:
+        raise InputError("--issuer and --open: allowed is one of them; nobody could use it, else")
+    if (tls_cert is None) != (tls_key is None):
+        raise InputError("--tls-cert and --tls-key: allowed only together")
+    policy = Policy(
+        issuers=frozenset(map(parse_issuer, issuer or ())),
+        is_open=is_open,
+        max_lines=max_connections,
+        max_per_address=max_connections_per_address,
+        max_per_session=max_connections_per_session,
+        max_per_peer=max_connections_per_peer,
+        bytes_per_s=max_bytes_per_second,
+        bytes_per_s_per_peer=max_bytes_per_second_per_peer,
+        idle_s=idle_s,
+        total_s=total_s,
+        total_bytes=total_bytes,
+    )
+    context = server.Certificate(tls_cert, tls_key).context() if tls_cert and tls_key else None
+    server.raise_file_limit(max_connections + server.SPARE_FILES)
+    with contextlib.ExitStack() as stack:
+        plain = stack.enter_context(server.listen(host, port))
+        secure = stack.enter_context(server.listen(host, tls_port)) if context else None
+        doors = relays.Doors(plain, secure, context)
+        one = relays.Relay(policy, doors, drain_s=drain_s)
+        if metrics is not None:
+            print(f"metrics on {stack.enter_context(relays.shown(one, metrics))}", flush=True)
+        ready = f"relaying on {' '.join(doors.addresses)}"
+        if asyncio.run(relays.run(one, lambda: print(ready, flush=True))):
+            raise KeyboardInterrupt
 
 
 def main() -> None:

@@ -138,6 +138,8 @@ def _privacy(run: Run) -> str:
     rows = {"epsilon of the examples trained on": figure(summary.epsilon)}
     if summary.trust_epsilon is not None:
         rows["epsilon of the examples held back"] = figure(summary.trust_epsilon)
+    if summary.delta is not None:
+        rows["delta"] = figure(summary.delta)
     demanded = msgspec.to_builtins(run.session.session.privacy)
     rows["demanded by the session"] = ", ".join(f"{name} {one}" for name, one in demanded.items())
     return _table(rows) + "\n\nThe figures above were measured without noise."

@@ -92,11 +92,13 @@ class Spent:
         trust_epsilon: of those held back, by being asked about others; None: none is asked. It does
             not add to the other: an example pays for one of them.
         charged: steps and answers paid for, all together.
+        delta: chance that a guarantee does not hold, of either; None: not known.
     """
 
     epsilon: float
     trust_epsilon: float | None = None
     charged: int = 0
+    delta: float | None = None
 
 
 def trains_in(session: Session, index: int) -> bool:

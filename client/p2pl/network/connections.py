@@ -11,21 +11,21 @@ told waits in an inbox, bounded for each peer as well, until the exchange takes 
 """
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import zmq.asyncio
-
 from p2pl.errors import FrameError, PullError, wrong
+from p2pl.network.dial import Dialler
 from p2pl.network.keys import CurveKeys
-from p2pl.network.pull import MIN_RETRY_MS, connect, dealing, endpoint, unless_lost
+from p2pl.network.pull import MIN_RETRY_MS
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
+from p2pl.network.zmtp import Connection
 from p2pl.pace import Rate, RateLimiter
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
+    MAX_HEADER_BYTES,
     Busy,
     ConnectionAnswer,
     ConnectionAsk,
@@ -170,25 +170,24 @@ class AcceptedConnections:
 
 
 @dataclass(slots=True)
-class _Connection:
-    """One connection that was opened; closed when `held` is."""
+class _Kept:
+    """One connection, once it was opened."""
 
     address: PeerAddress
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    dealer: zmq.asyncio.Socket | None = None
-    monitor: zmq.asyncio.Socket | None = None
+    open: Connection | None = None
 
     def close(self) -> None:
-        self.held.close()
-        self.dealer = self.monitor = None
+        if self.open is not None:
+            self.open.close()
+        self.open = None
 
 
 class Connections:
     """The asking end of all connections that this peer has opened, one to each other peer.
 
     Args:
-        context: that its sockets are made in.
+        dialler: opens streams to peers.
         keys: of this peer's connections.
         credential: of this peer, shown once on each.
         traffic: counts what comes and goes.
@@ -196,19 +195,15 @@ class Connections:
 
     def __init__(
         self,
-        context: zmq.asyncio.Context,
+        dialler: Dialler,
         *,
         keys: CurveKeys,
         credential: Credential,
         traffic: Traffic,
     ) -> None:
-        self._context, self._keys, self._credential, self._traffic = (
-            context,
-            keys,
-            credential,
-            traffic,
-        )
-        self._connections: dict[str, _Connection] = {}  # by peer id; the least recently used first
+        self._dialler, self._keys = dialler, keys
+        self._credential, self._traffic = credential, traffic
+        self._connections: dict[str, _Kept] = {}  # by peer id; the least recently used first
 
     async def ask(
         self, address: PeerAddress, ask: Ping | Tell, deadline_s: float
@@ -224,13 +219,12 @@ class Connections:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
             FrameError: the peer is not who it should be, or answers something else.
         """
-        where = endpoint(address)
         try:
             async with asyncio.timeout(deadline_s):
                 connection = self._connection(address)
                 try:
                     async with connection.lock:
-                        return await self._ask(connection, where, ask)
+                        return await self._ask(connection, ask, deadline_s)
                 finally:
                     if self._connections.get(address.id) is not connection:
                         connection.close()  # replaced meanwhile
@@ -243,13 +237,13 @@ class Connections:
             connection.close()
         self._connections.clear()
 
-    def _connection(self, address: PeerAddress) -> _Connection:
+    def _connection(self, address: PeerAddress) -> _Kept:
         """Returns the connection to a peer; not open yet where it is new, or the peer has moved."""
         connection = self._connections.pop(address.id, None)
         if connection is None or connection.address != address:
             if connection and not connection.lock.locked():
                 connection.close()
-            connection = _Connection(address)
+            connection = _Kept(address)
         self._connections[address.id] = connection
         if len(self._connections) > MAX_CONNECTIONS:
             idle = next((one for one in self._connections.values() if not one.lock.locked()), None)
@@ -258,17 +252,19 @@ class Connections:
                 del self._connections[idle.address.id]
         return connection
 
-    async def _ask(self, connection: _Connection, where: str, ask: Ping | Tell) -> ConnectionAnswer:
+    async def _ask(
+        self, connection: _Kept, ask: Ping | Tell, deadline_s: float
+    ) -> ConnectionAnswer:
         """Returns the answer; a connection found dead or forgotten is opened again, once."""
-        was_open = connection.dealer is not None
+        was_open = connection.open is not None
         try:
             try:
-                answer = await self._converse(connection, where, ask)
+                answer = await self._converse(connection, ask, deadline_s)
             except PullError:
                 if not was_open:
                     raise
                 connection.close()
-                answer = await self._converse(connection, where, ask)
+                answer = await self._converse(connection, ask, deadline_s)
         except FrameError:
             self._traffic.broke(connection.address.id)
             connection.close()
@@ -279,10 +275,10 @@ class Connections:
         return answer
 
     async def _converse(
-        self, connection: _Connection, where: str, ask: Ping | Tell
+        self, connection: _Kept, ask: Ping | Tell, deadline_s: float
     ) -> ConnectionAnswer:
-        if connection.dealer is None:
-            await self._open(connection, where)
+        if connection.open is None:
+            await self._open(connection, deadline_s)
         allowed = Newest if isinstance(ask, Ping) else Told
         while True:
             answer = await self._exchange(connection, ask)
@@ -297,12 +293,14 @@ class Connections:
                     wrong("answer", got=type(answer).__name__, allowed=allowed.__name__)
                 )
 
-    async def _open(self, connection: _Connection, where: str) -> None:
-        dealer, monitor = connection.held.enter_context(
-            dealing(self._context, self._keys, connection.address)
+    async def _open(self, connection: _Kept, deadline_s: float) -> None:
+        connection.open = await Connection.open(
+            self._dialler,
+            self._keys,
+            connection.address,
+            max_payload_bytes=MAX_HEADER_BYTES,
+            deadline_s=deadline_s,
         )
-        connect(dealer, where)
-        connection.dealer, connection.monitor = dealer, monitor
         answer = await self._exchange(connection, Hello(self._credential))
         if isinstance(answer, Refused):
             raise PullError(f"refused: {answer.reason!r}")
@@ -318,21 +316,14 @@ class Connections:
                 )
             )
 
-    async def _exchange(self, connection: _Connection, ask: ConnectionAsk) -> ConnectionAnswer:
+    async def _exchange(self, connection: _Kept, ask: ConnectionAsk) -> ConnectionAnswer:
         """Returns the next message on an open connection after `ask` was sent."""
-        if connection.dealer is None or connection.monitor is None:
+        if connection.open is None:
             raise ValueError("the connection is not open")
-        return await unless_lost(
-            self._send_and_hear(connection, connection.dealer, ask), connection.monitor
-        )
-
-    async def _send_and_hear(
-        self, connection: _Connection, dealer: zmq.asyncio.Socket, ask: ConnectionAsk
-    ) -> ConnectionAnswer:
         data = encode(ask)
-        await dealer.send(data)
+        await connection.open.send(data)
         self._traffic.went(connection.address.id, len(data))
-        frames = await dealer.recv_multipart()
+        frames = await connection.open.receive()
         self._traffic.came(connection.address.id, sum(map(len, frames)))
         if len(frames) != 1:
             raise FrameError(wrong("message", got=f"{len(frames)} frames", allowed="1"))

@@ -1,34 +1,36 @@
 """The pulling half of the wire: one peer, one question, one deadline.
 
-Each pull has a DEALER socket of its own, closed when it ends. What a stalled or lying peer still
-has in flight is gone with the socket and cannot be mistaken for an answer to the next question, and
-there is no pool to bound or to age. The price is a TCP connection and a CURVE handshake a pull: a
-few milliseconds on loopback, two round trips more on a network (`scripts/bench wire` measures it).
+A connection on which a pull has ended well is kept for the next one from that peer, so that only
+the first costs the dialling and the handshake: three round trips. Any other end closes it, and what
+a stalled or lying peer still has in flight is gone with it. Few are kept, those used last, and each
+is looked at before it is used again: one that has said anything meanwhile is closed.
+
+A connection that breaks in the middle of a version is opened again, within the deadline, and the
+peer is asked for what is missing.
 """
 
 import asyncio
 import contextlib
-import functools
 import mmap
-import operator
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
-import zmq
-import zmq.asyncio
 from xxhash import xxh3_128
-from zmq.utils.monitor import recv_monitor_message
 
-from p2pl.errors import FrameError, PullError, wrong
+from p2pl.errors import ConnectionLost, FrameError, PullError, wrong
+from p2pl.network.credit import Allowance, window
+from p2pl.network.dial import Dialler
 from p2pl.network.keys import CurveKeys
 from p2pl.network.traffic import Traffic
+from p2pl.network.zmtp import Connection
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
-    MAX_CREDIT,
     MAX_HEADER_BYTES,
     MAX_WAIT_MS,
+    PROPERTY,
+    PROPERTY_VALUE,
     Answer,
     Busy,
     Chunk,
@@ -36,37 +38,22 @@ from p2pl.protocol.frame import (
     Credit,
     FetchBlob,
     Header,
+    NotModified,
     Pull,
     Refused,
+    Resume,
     VersionOffer,
     decode_answer,
     encode,
 )
 
-WINDOW_BYTES = 60 << 20  # in flight at most; chosen: a smaller one stalls the sender on two cores
-MIN_WINDOW = 2  # chunks: one on its way while one is taken in
-CREDIT_STEPS = 4  # credit goes back each quarter of the window: each message wakes four threads…
-CREDIT_S = 1.0  # …but at least so often, or the sender takes this peer for a slow loris
-YIELD_MESSAGES = 8  # taken in a row before the rest of the event loop has its turn
 MIN_RETRY_MS = 50  # whatever a busy peer says
 HASH_BYTES = 1 << 20  # chosen: hashed while it is still in the processor's cache
-CONNECT_MS = 5_000  # chosen: two lost SYNs (1 s, 2 s) and a slow path
-HANDSHAKE_MS = 5_000
-RECONNECT_MS, RECONNECT_MAX_MS = 100, 1_000
-FRAMING_BYTES = 128  # what CURVE adds to a frame: 33 bytes, and its handshake commands
+MAX_KEPT = 32  # connections without a pull; chosen: two rounds of a usual cohort
+REOPEN_PAUSES_S = (0.0, 0.25, 1.0)  # before each try to open what broke
 # For an offer, beside the wait that was asked for. Chosen: who is there says at once that it is
 # busy, and has a place before so long; who never has must not cost a round its whole deadline.
 FIRST_ANSWER_S = 10.0
-GRACE_S = 0.5  # to read what a peer sent before its connection was lost
-
-T = TypeVar("T")
-LOST: dict[int, str] = {
-    zmq.EVENT_CLOSED: "unreachable: no connection",
-    zmq.EVENT_DISCONNECTED: "unreachable: connection lost",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "unreachable: no CURVE handshake",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "unreachable: not a p2pl peer",
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unreachable: refused the CURVE key",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +103,7 @@ class Puller:
     """Asks peers for their newest version.
 
     Args:
-        context: that its sockets are made in.
+        dialler: opens streams to peers.
         keys: of this peer's connections.
         credential: of this peer, shown with every question.
         chunk_bytes: of the session.
@@ -125,19 +112,20 @@ class Puller:
 
     def __init__(
         self,
-        context: zmq.asyncio.Context,
+        dialler: Dialler,
         *,
         keys: CurveKeys,
         credential: Credential,
         chunk_bytes: int,
         traffic: Traffic,
     ) -> None:
-        self._context = context
+        self._dialler = dialler
         self._keys = keys
         self._credential = credential
         self._chunk_bytes = chunk_bytes
-        self._window = min(MAX_CREDIT, max(MIN_WINDOW, WINDOW_BYTES // chunk_bytes))
+        self._window = window(chunk_bytes)
         self._traffic = traffic
+        self._kept: dict[str, Connection] = {}  # by CURVE key; the one used last is the last
 
     def question(
         self, want: Literal["model", "checkpoint"], *, have: bytes | None, round: int, wait_s: float
@@ -172,87 +160,100 @@ class Puller:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
             FrameError: the peer is not who it should be, or what it sent is not what it promised.
         """
-        where = endpoint(address)
-        with dealing(self._context, self._keys, address) as (dealer, monitor):
-            dealer.maxmsgsize = max(self._chunk_bytes, MAX_HEADER_BYTES) + FRAMING_BYTES
-            dealer.rcvhwm = self._window + 1  # chunks, and the offer before them
-            talk = _Talk(dealer, address, room, self._chunk_bytes, self._traffic)
+        talk = _Talk(question, address, room, self._chunk_bytes, self._traffic)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._converse(talk, address, deadline_s)
+        except TimeoutError as fault:
+            raise PullError(f"late: {talk.stage} after {deadline_s:g} s") from fault
+        except FrameError:
+            self._traffic.broke(talk.peer_id)
+            raise
+
+    def close(self) -> None:
+        """Closes the connections that are kept."""
+        for connection in self._kept.values():
+            connection.close()
+        self._kept.clear()
+
+    async def _converse(
+        self, talk: "_Talk", address: PeerAddress, deadline_s: float
+    ) -> Pulled | Unchanged:
+        """Returns the answer; what breaks in the middle of it is taken up again."""
+        kept = self._take(address)
+        if kept is not None:
+            with contextlib.suppress(ConnectionLost):  # it was dead, and nobody had been told
+                return await self._over(kept, talk)
+        connection = await self._open(address, deadline_s)
+        while True:
+            before = talk.offset
             try:
-                async with asyncio.timeout(deadline_s):
-                    connect(dealer, where)
-                    return await unless_lost(talk.ask(question), monitor)
-            except TimeoutError as fault:
-                raise PullError(f"late: {talk.stage} after {deadline_s:g} s") from fault
-            except FrameError:
-                self._traffic.broke(talk.peer_id)
-                raise
+                return await self._over(connection, talk)
+            except ConnectionLost as fault:
+                if not talk.can_resume or talk.offset == before:
+                    raise
+                connection = await self._open_again(address, deadline_s, fault)
 
+    async def _over(self, connection: Connection, talk: "_Talk") -> Pulled | Unchanged:
+        """Returns the answer to what is asked over a connection, which is kept or closed."""
+        with contextlib.ExitStack() as held:
+            held.callback(connection.close)
+            answer = await talk.ask(connection)
+            if connection.rest():
+                held.pop_all()
+                self._keep(talk.address, connection)
+        return answer
 
-@contextlib.contextmanager
-def dealing(
-    context: zmq.asyncio.Context, keys: CurveKeys, address: PeerAddress
-) -> Iterator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]]:
-    """Yields a socket that will talk to one peer only, and the socket that tells its fate.
+    async def _open(self, address: PeerAddress, deadline_s: float) -> Connection:
+        return await Connection.open(
+            self._dialler,
+            self._keys,
+            address,
+            max_payload_bytes=max(self._chunk_bytes, MAX_HEADER_BYTES),
+            deadline_s=deadline_s,
+        )
 
-    Both are closed at the end. The first is not connected yet.
+    async def _open_again(
+        self, address: PeerAddress, deadline_s: float, lost: ConnectionLost
+    ) -> Connection:
+        """Returns a new connection in place of one that broke, or raises why that one did."""
+        for pause_s in REOPEN_PAUSES_S:
+            await asyncio.sleep(pause_s)
+            with contextlib.suppress(PullError):
+                return await self._open(address, deadline_s)
+        raise lost
 
-    Raises:
-        PullError: there is no socket for it, or ZeroMQ does not take the address: what is wrong
-            with one address costs that address.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            pair = stack.enter_context(_dealing(context, keys, address))
-        except zmq.ZMQError as fault:
-            raise PullError(f"unreachable: {fault.strerror}") from fault
-        yield pair
+    def _take(self, address: PeerAddress) -> Connection | None:
+        """Returns the connection that was kept, if it is as it was left."""
+        connection = self._kept.pop(address.curve_key, None)
+        if connection is not None and not connection.rest():
+            connection.close()
+            return None
+        return connection
 
-
-def connect(dealer: zmq.asyncio.Socket, where: str) -> None:
-    """Connects a socket; raises PullError where ZeroMQ does not take the address."""
-    try:
-        dealer.connect(where)
-    except zmq.ZMQError as fault:
-        raise PullError(f"unreachable: {fault.strerror}") from fault
-
-
-@contextlib.contextmanager
-def _dealing(
-    context: zmq.asyncio.Context, keys: CurveKeys, address: PeerAddress
-) -> Iterator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]]:
-    dealer = context.socket(zmq.DEALER)
-    try:
-        dealer.linger = 0
-        dealer.ipv6 = True
-        dealer.maxmsgsize = MAX_HEADER_BYTES + FRAMING_BYTES
-        dealer.connect_timeout = CONNECT_MS
-        dealer.handshake_ivl = HANDSHAKE_MS
-        dealer.reconnect_ivl, dealer.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
-        dealer.curve_serverkey = address.curve_key.encode()
-        dealer.curve_publickey = keys.public.encode()
-        dealer.curve_secretkey = keys.secret.encode()
-        monitor = dealer.get_monitor_socket(functools.reduce(operator.or_, LOST))
-        try:
-            yield dealer, monitor
-        finally:
-            if not dealer.closed:  # else its context was destroyed, and the monitor with it
-                dealer.disable_monitor()
-            monitor.close()  # not left to the collector: an open socket holds up the whole context
-    finally:
-        dealer.close()
+    def _keep(self, address: PeerAddress, connection: Connection) -> None:
+        older = self._kept.pop(address.curve_key, None)
+        self._kept[address.curve_key] = connection
+        if older is None and len(self._kept) > MAX_KEPT:
+            older = self._kept.pop(next(iter(self._kept)))
+        if older is not None:
+            older.close()
 
 
 class _Talk:
-    """One conversation with one peer, over a socket of its own.
+    """One question to one peer, over one connection after the other.
 
     Attributes:
+        address: of the peer.
         peer_id: of the other end, once it has proved who it is.
         stage: how far it has come; for the message, should it fail.
+        offset: bytes of the version that have come in a row.
+        can_resume: whether the peer understands what asks for the rest.
     """
 
     def __init__(
         self,
-        dealer: zmq.asyncio.Socket,
+        question: Pull | FetchBlob,
         address: PeerAddress,
         room: Room,
         chunk_bytes: int,
@@ -260,86 +261,116 @@ class _Talk:
     ) -> None:
         self.peer_id: str | None = None
         self.stage = "no answer"
-        # The same socket without pyzmq's futures, which cost a tenth of the speed.
-        self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(dealer.underlying)
-        self._address = address
+        self.offset = 0
+        self.can_resume = False
+        self.address = address
+        self._question = question
         self._room = room
         self._chunk_bytes = chunk_bytes
         self._traffic = traffic
-        self._heard = 0
+        self._offered = b""  # the digest of the version that comes
+        self._view = memoryview(b"")
+        self._digest, self._hashed = xxh3_128(), 0
 
-    async def ask(self, question: Pull | FetchBlob) -> Pulled | Unchanged:
+    async def ask(self, connection: Connection) -> Pulled | Unchanged:
         """Returns the peer's answer; asks again for as long as it is busy."""
-        wait_s = question.wait_ms / 1_000 if isinstance(question, Pull) else 0.0
-        most_s = wait_s + FIRST_ANSWER_S
-        until_s = time.monotonic() + most_s
-        while True:
-            self._say(question)
-            try:
-                async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
-                    answer, _ = await self._hear()
-            except TimeoutError as fault:
-                raise PullError(
-                    f"late: {self.stage} after {wait_s + FIRST_ANSWER_S:g} s"
-                ) from fault
-            if isinstance(answer, Refused):
-                raise PullError(f"refused: {answer.reason!r}")
-            if isinstance(answer, Chunk):
-                raise FrameError(wrong("answer", got="a chunk", allowed="an offer before it"))
-            if not isinstance(answer, Busy):
-                break
-            self.stage = "busy"
-            await asyncio.sleep(max(answer.retry_in_ms, MIN_RETRY_MS) / 1_000)
+        self._connection = connection
+        said = connection.properties.get(PROPERTY.lower().encode())
+        self.can_resume = said == PROPERTY_VALUE.encode()
+        question = self._question
+        answer = await self._first_answer()
         self._check_credential(answer.credential, question.credential.session.hex())
         if isinstance(answer, VersionOffer):
             return await self._download(answer, question.credit)
         if isinstance(question, FetchBlob) or question.have is None:
             raise FrameError("answer: not modified, to someone who holds no version")
-        return Unchanged(self._address.id, answer.round)
+        return Unchanged(self.address.id, answer.round)
+
+    async def _first_answer(self) -> VersionOffer | NotModified:
+        """Returns what the peer says once it is not busy."""
+        question = self._question
+        wait_s = question.wait_ms / 1_000 if isinstance(question, Pull) else 0.0
+        most_s = wait_s + FIRST_ANSWER_S
+        until_s = time.monotonic() + most_s
+        again = self.offset and self.can_resume
+        while True:
+            await self._say(Resume(question, self._offered, self.offset) if again else question)
+            try:
+                async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
+                    answer, _ = await self._hear()
+            except TimeoutError as fault:
+                raise PullError(f"late: {self.stage} after {most_s:g} s") from fault
+            if isinstance(answer, Refused):
+                raise PullError(f"refused: {answer.reason!r}")
+            if isinstance(answer, Chunk):
+                raise FrameError(wrong("answer", got="a chunk", allowed="an offer before it"))
+            if not isinstance(answer, Busy):
+                return answer
+            self.stage = "busy"
+            await asyncio.sleep(max(answer.retry_in_ms, MIN_RETRY_MS) / 1_000)
 
     def _check_credential(self, credential: Credential, session_id: str) -> None:
         """Raises FrameError unless the other end is the peer that was to be asked."""
-        peer_id = credential.check(session_id=session_id, curve_key=self._address.curve_key)
-        if peer_id != self._address.id:
+        peer_id = credential.check(session_id=session_id, curve_key=self.address.curve_key)
+        if peer_id != self.address.id:
             raise FrameError(
-                wrong("peer id", got=peer_id, allowed=f"{self._address.id}, who was to be asked")
+                wrong("peer id", got=peer_id, allowed=f"{self.address.id}, who was to be asked")
             )
         self.peer_id = peer_id
 
-    async def _download(self, offer: VersionOffer, window: int) -> Pulled:
+    async def _download(self, offer: VersionOffer, granted: int) -> Pulled:
         """Returns what was offered, received straight into its place."""
         size = self._room.size
         if offer.size != size:
             raise FrameError(wrong("offer.size", got=offer.size, allowed=f"{size}, by the session"))
-        view = self._room.view()
-        digest, hashed = xxh3_128(), 0
-        step, offset, owed, last_s = max(1, window // CREDIT_STEPS), 0, 0, time.monotonic()
-        while offset < size:
-            self.stage = f"{offset} of {size} bytes"
-            payload = await self._next_chunk(offset)
-            end = offset + len(payload)
-            view[offset:end] = payload
-            offset, owed = end, owed + 1
-            if offset - hashed >= HASH_BYTES or offset == size:
-                digest.update(view[hashed:offset])
-                hashed = offset
-            if offset < size and (owed >= step or time.monotonic() - last_s > CREDIT_S):
-                self._say(Credit(owed))
-                owed, last_s = 0, time.monotonic()
-        if digest.digest() != offer.digest:
-            raise FrameError(wrong("digest", got=digest.hexdigest(), allowed=offer.digest.hex()))
+        if offer.digest != self._offered or not self.can_resume:
+            self._begin(offer)
+        self._connection.place(self._view, self._chunk_bytes, self.offset)
+        allowance = Allowance(
+            -(-(size - self.offset) // self._chunk_bytes),
+            granted,
+            chunk_bytes=self._chunk_bytes,
+            can_hold_more=self.can_resume,
+            now_s=time.monotonic(),
+        )
+        while self.offset < size:
+            self.stage = f"{self.offset} of {size} bytes"
+            self._grow(await self._next_chunk(self.offset))
+            for chunks in allowance.arrived(time.monotonic()):
+                await self._say(Credit(chunks))
+        got = self._digest.digest()
+        if got != offer.digest:
+            raise FrameError(wrong("digest", got=got.hex(), allowed=offer.digest.hex()))
         self._traffic.transfers_in += 1
         return Pulled(
-            peer_id=self._address.id,
+            peer_id=self.address.id,
             round=offer.round,
             samples=offer.samples,
             digest=offer.digest,
             notes=offer.notes,
-            payload=view,
+            payload=self._view,
         )
 
-    async def _next_chunk(self, offset: int) -> memoryview:
-        """Returns the bytes that stand at `offset`; they must be the next that come."""
+    def _begin(self, offer: VersionOffer) -> None:
+        """Forgets what has come so far, which is of another version."""
+        self._offered = offer.digest
+        if not self.offset:
+            self._view = self._room.view()
+        self.offset = 0
+        self._digest, self._hashed = xxh3_128(), 0
+
+    def _grow(self, count: int) -> None:
+        """Takes in a chunk that stands in its place; hashes it while it is in the cache."""
+        self.offset += count
+        if self.offset - self._hashed >= HASH_BYTES or self.offset == self._room.size:
+            self._digest.update(self._view[self._hashed : self.offset])
+            self._hashed = self.offset
+
+    async def _next_chunk(self, offset: int) -> int:
+        """Returns how many bytes now stand at `offset`; they must be the next that come.
+
+        A chunk of the size that it must have was put into its place by the connection.
+        """
         answer, payload = await self._hear()
         if isinstance(answer, Refused):
             raise PullError(f"refused: {answer.reason!r} after {self.stage}")
@@ -349,90 +380,20 @@ class _Talk:
         if answer.offset != offset or len(payload) != expected:
             got = f"{len(payload)} bytes at {answer.offset}"
             raise FrameError(wrong("chunk", got=got, allowed=f"{expected} at {offset}"))
-        return payload
+        return expected
 
-    def _say(self, header: Header) -> None:
+    async def _say(self, header: Header) -> None:
         data = encode(header)
-        try:
-            self._at_once.send(data, zmq.DONTWAIT)
-        except zmq.Again as fault:
-            raise PullError(f"unreachable: reads nothing; {self.stage}") from fault
+        await self._connection.send(data)
         self._traffic.went(self.peer_id, len(data))
 
-    async def _hear(self) -> tuple[Answer, memoryview | None]:
+    async def _hear(self) -> tuple[Answer, memoryview | bytes | None]:
         """Returns the next header, and the bytes that belong to it if it is a chunk."""
-        while True:
-            try:
-                header, *rest = self._at_once.recv_multipart(zmq.DONTWAIT, copy=False)
-                break
-            except zmq.Again:
-                await _news(self._at_once.fileno())
-        self._heard += 1
-        if self._heard % YIELD_MESSAGES == 0:
-            await asyncio.sleep(0)  # with messages waiting, the line above never yields
+        header, *rest = await self._connection.receive()
         self._traffic.came(self.peer_id, len(header) + sum(map(len, rest)))
-        answer = decode_answer(header.buffer)
+        answer = decode_answer(header)
         if len(rest) != isinstance(answer, Chunk):
             raise FrameError(
                 wrong("message", got=f"{len(rest) + 1} frames", allowed="2 for a chunk, else 1")
             )
-        return answer, rest[0].buffer if rest else None
-
-
-async def _news(fd: int) -> None:
-    """Returns when a socket has news, of which its descriptor tells once.
-
-    So it is for those who have just found nothing to receive, and have done nothing since. The
-    reader that pyzmq had put there is replaced: nobody else waits for this socket.
-    """
-    loop = asyncio.get_running_loop()
-    news: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, lambda: None if news.done() else news.set_result(None))
-    try:
-        await news
-    finally:
-        loop.remove_reader(fd)
-
-
-async def unless_lost(talk: Coroutine[None, None, T], monitor: zmq.asyncio.Socket) -> T:
-    """Returns what `talk` returns, unless its connection is lost.
-
-    Args:
-        talk: a conversation; it is cancelled when this returns or raises.
-        monitor: of the socket that it goes over.
-
-    Raises:
-        PullError: there is no connection, or it broke and `talk` had not read all that came.
-    """
-    talking = asyncio.create_task(talk)
-    watching = asyncio.create_task(_lost(monitor))
-    try:
-        await asyncio.wait({talking, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not talking.done() and watching.result() == zmq.EVENT_DISCONNECTED:
-            await asyncio.wait({talking}, timeout=GRACE_S)
-        if talking.done():
-            return talking.result()
-        raise PullError(LOST[watching.result()])
-    finally:
-        talking.cancel()
-        watching.cancel()
-        await asyncio.gather(talking, watching, return_exceptions=True)
-
-
-async def _lost(monitor: zmq.asyncio.Socket) -> int:
-    """Returns the event that says that a connection failed, when it comes."""
-    message = await recv_monitor_message(monitor)
-    return int(message["event"])
-
-
-def endpoint(address: PeerAddress) -> str:
-    """Returns what ZeroMQ connects to, for example `tcp://[::1]:4000`.
-
-    Raises:
-        PullError: the address can be no peer's; a name is never looked up.
-    """
-    try:
-        host = address.checked().host
-    except ValueError as fault:
-        raise PullError(f"address: {fault}") from fault
-    return f"tcp://{f'[{host}]' if ':' in host else host}:{address.port}"
+        return answer, rest[0] if rest else None

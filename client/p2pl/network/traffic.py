@@ -14,6 +14,8 @@ class Traffic:
     messages_out: int = 0  # headers, each with its chunk
     transfers_in: int = 0  # complete and verified
     transfers_out: int = 0  # handed to the network to the last byte
+    relayed_in: int = 0  # by relays: all that came over such a connection, framing included
+    relayed_out: int = 0
     garbage: int = 0  # frames that broke the protocol
     bytes_in_by_peer: dict[str, int] = field(default_factory=dict)
     bytes_out_by_peer: dict[str, int] = field(default_factory=dict)

@@ -56,6 +56,7 @@ class PrivateTrainer(TorchTrainer):
             self.private.accountant.account.spent_epsilon,
             None if trust is None else trust.account.spent_epsilon,
             self.private.charged,
+            self.private.accountant.account.delta,
         )
 
     def fit(self, start: Start, round: Round) -> Trained:

@@ -12,8 +12,13 @@ the peer's next announce puts that right, and HTTPS prevents it.
 
 Hashes and keys travel as base64 and peers as `[id, host, port, curve_key]`: the tracker's traffic
 must stay below 1 % of the peers' own, also where a model has 31 KB.
+
+Version 2 of an announce may also say by which endpoints the peer can be reached, and carry a proof
+for other peers, which means nothing to a tracker. Who announces in version 2 gets peers that did so
+as well as `[id, host, port, curve_key, endpoints, proof]`; to all others nothing has changed.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -24,6 +29,7 @@ from msgspec import Meta
 
 from p2pl.errors import AnnounceError, ProtocolError, visible, wrong
 from p2pl.protocol.address import ALLOWED_KEY, dialled, is_curve_key
+from p2pl.protocol.endpoint import MAX_ENDPOINT_CHARS, MAX_ENDPOINTS, Endpoint, usable, written
 from p2pl.protocol.identity import (
     CURVE_KEY_CHARS,
     PUBLIC_KEY_BYTES,
@@ -31,9 +37,11 @@ from p2pl.protocol.identity import (
     is_signed_by,
     sign,
 )
+from p2pl.protocol.ticket import MAX_TICKET_BYTES
 
-MAX_ANNOUNCE_BYTES = 1_024  # the longest valid announce has 374
-MAX_ANSWER_BYTES = 65_536  # MAX_NUMWANT peers of at most 150 bytes, and the rest
+MAX_PROOF_BYTES = 1_024
+MAX_ANNOUNCE_BYTES = 3_072  # the longest valid announce has 2,827; the longest of version 1, 374
+MAX_ANSWER_BYTES = 704 * 1_024  # MAX_NUMWANT peers of at most 2,560 bytes, and the rest
 MAX_NUMWANT = 256  # the largest cohort a session file may ask for
 MAX_SKEW_S = 300  # chosen: a clock without NTP drifts seconds a day; bounds what can be replayed
 PURPOSE = b"p2pl announce 1"
@@ -47,6 +55,10 @@ Port = Annotated[int, Meta(ge=1, le=65_535)]
 Host = Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]{2,45}$", max_length=45)]
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+EndpointText = Annotated[str, Meta(pattern=r"^[0-9a-z.:/\[\]-]+$", max_length=MAX_ENDPOINT_CHARS)]
+EndpointTexts = Annotated[tuple[EndpointText, ...], Meta(max_length=MAX_ENDPOINTS)]
+Proof = Annotated[bytes, Meta(max_length=MAX_PROOF_BYTES)]
+Version = Annotated[int, Meta(ge=1, le=2)]
 Event = Literal["started", "update", "stopped", "completed"]
 
 
@@ -54,8 +66,11 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A JSON object: frozen, and an unknown field is an error."""
 
 
-class Announce(_Message, frozen=True, kw_only=True):
-    """A peer tells the tracker that it is there, and asks for others."""
+class Announce(_Message, frozen=True, omit_defaults=True, kw_only=True):
+    """A peer tells the tracker that it is there, and asks for others.
+
+    A default is left out of the canonical form, so that announces of version 1 keep their bytes.
+    """
 
     session: Digest  # the session id
     public_key: Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
@@ -65,6 +80,9 @@ class Announce(_Message, frozen=True, kw_only=True):
     sequence: Annotated[int, Meta(ge=0, lt=1 << 53)]  # grows with each announce of one key
     time_s: Annotated[int, Meta(ge=0, lt=1 << 40)]  # seconds since 1970
     numwant: Annotated[int, Meta(ge=0, le=MAX_NUMWANT)]
+    version: Version = 1  # 2: `endpoints` are all the ways to it, and it reads rows of six
+    endpoints: EndpointTexts = ()  # in order of preference, each in its one form
+    proof: Proof = b""  # for other peers
 
     @property
     def digest(self) -> bytes:
@@ -99,7 +117,7 @@ class Announce(_Message, frozen=True, kw_only=True):
             raise AnnounceError(message, status=403)
 
 
-class SignedAnnounce(Announce, frozen=True, kw_only=True):
+class SignedAnnounce(Announce, frozen=True, omit_defaults=True, kw_only=True):
     """An announce with the signature of its public key over everything before the signature."""
 
     signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
@@ -115,16 +133,26 @@ class SignedAnnounce(Announce, frozen=True, kw_only=True):
             )
 
 
-class PeerAddress(_Message, frozen=True, kw_only=True):
+class PeerAddress(_Message, frozen=True, omit_defaults=True, kw_only=True):
     """Where a peer can be reached, as somebody said; it proves its id when met."""
 
     id: HexDigest
-    host: Host  # an IP address
+    host: Host  # an IP address: where the peer was seen
     port: Port
     curve_key: CurveKey
+    version: Version = 1  # 2: its endpoints are all the ways to it, even where they are none
+    endpoints: Annotated[tuple[Endpoint, ...], Meta(max_length=MAX_ENDPOINTS)] = ()  # best first
+    proof: Proof = b""  # for the peer's listener; nobody has checked it
+
+    @property
+    def ways(self) -> tuple[Endpoint, ...]:
+        """What can be dialled, the best first; empty where nobody here can dial the peer."""
+        if self.version == 1 and not self.endpoints:
+            return (Endpoint("tcp", self.host, self.port),)
+        return self.endpoints
 
     def checked(self) -> "PeerAddress":
-        """Returns the address with its host in the one form that this has.
+        """Returns the address with hosts in their one form, without endpoints that are unusable.
 
         Raises:
             ValueError: the key is no CURVE key, or the host none that a peer may have.
@@ -132,13 +160,19 @@ class PeerAddress(_Message, frozen=True, kw_only=True):
         if not is_curve_key(self.curve_key):
             raise ValueError(wrong("curve_key", got=self.curve_key, allowed=ALLOWED_KEY))
         host = dialled(self.host)
-        return self if host == self.host else msgspec.structs.replace(self, host=host)
+        endpoints = usable(map(str, self.endpoints))
+        if (host, endpoints) == (self.host, self.endpoints):
+            return self
+        return msgspec.structs.replace(self, host=host, endpoints=endpoints)
 
 
 class PeerRow(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, array_like=True
 ):
-    """A peer's address as it travels: `[id in base64, host, port, curve_key]`."""
+    """A peer's address as it travels: `[id in base64, host, port, curve_key]`.
+
+    A row of six ends with `endpoints, proof`; a peer of version 1 has a row of four.
+    """
 
     id: Digest
     host: Host
@@ -152,6 +186,24 @@ class PeerRow(
         ).checked()
 
 
+class RowOfSix(PeerRow, frozen=True, forbid_unknown_fields=True, kw_only=True, array_like=True):
+    """The row of a peer that announced in version 2."""
+
+    # Looser than what trackers accept: an endpoint of a form that is unknown here costs itself.
+    endpoints: Annotated[
+        tuple[Annotated[str, Meta(max_length=MAX_ENDPOINT_CHARS)], ...],
+        Meta(max_length=MAX_ENDPOINTS),
+    ]
+    proof: Proof
+
+    def address(self) -> PeerAddress:
+        """Returns the address; raises ValueError where it can be no peer's."""
+        address = super().address()
+        return msgspec.structs.replace(
+            address, version=2, endpoints=usable(self.endpoints), proof=self.proof
+        )
+
+
 class Terms(_Message, frozen=True, omit_defaults=True, kw_only=True):
     """Everything in an answer except the peers."""
 
@@ -162,6 +214,10 @@ class Terms(_Message, frozen=True, omit_defaults=True, kw_only=True):
     training: Count = 0  # those of them that have not announced `completed`
     external_host: Annotated[str, Meta(max_length=45)] = ""  # in answers to `started`: as seen
     warning: Annotated[str, Meta(max_length=500)] = ""
+    revocations: Count = 0  # number of the newest list; of private sessions only
+    # For askers of version 2 only: others would refuse the answer.
+    relays: EndpointTexts = ()  # that the tracker offers, best first
+    ticket: Annotated[bytes, Meta(max_length=MAX_TICKET_BYTES)] = b""  # the asker's, for these
 
 
 class AnswerBody(Terms, frozen=True, omit_defaults=True, kw_only=True):
@@ -200,7 +256,7 @@ class Scrape(_Message, frozen=True, kw_only=True):
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _ANNOUNCES = msgspec.json.Decoder(SignedAnnounce)
 _ANSWERS = msgspec.json.Decoder(AnswerBody)
-_ROWS = msgspec.json.Decoder(PeerRow)
+_ROWS = (msgspec.json.Decoder(PeerRow), msgspec.json.Decoder(RowOfSix))
 _REFUSALS = msgspec.json.Decoder(Refusal)
 _SIGNATURE_JSON_BYTES = len(',"signature":""}') + 88  # 64 bytes in base64
 
@@ -241,7 +297,23 @@ def decode(body: bytes) -> SignedAnnounce:
     if not is_curve_key(announce.curve_key):
         message = wrong("announce curve_key", got=announce.curve_key, allowed=ALLOWED_KEY)
         raise AnnounceError(message, status=422)
+    _check_details(announce)
     return announce
+
+
+def _check_details(announce: Announce) -> None:
+    """Raises AnnounceError unless what version 2 adds is said by version 2, in its one form."""
+    if announce.version == 1 and (announce.endpoints or announce.proof):
+        message = wrong("announce version", got=1, allowed="2, for one with endpoints or a proof")
+        raise AnnounceError(message, status=422)
+    if len(set(announce.endpoints)) != len(announce.endpoints):
+        message = wrong("announce endpoints", got=announce.endpoints, allowed="each once")
+        raise AnnounceError(message, status=422)
+    try:
+        for text in announce.endpoints:
+            written(text)
+    except ValueError as fault:
+        raise AnnounceError(f"announce: {fault}", status=422) from fault
 
 
 def check_host(host: str) -> None:
@@ -253,18 +325,15 @@ def check_host(host: str) -> None:
         raise AnnounceError(f"announce from here: {fault}; {hint}", status=403) from fault
 
 
-def too_long() -> AnnounceError:
-    """Returns the refusal of a body that is longer than any announce."""
-    return AnnounceError(
-        wrong(
-            "announce", got=f"more than {MAX_ANNOUNCE_BYTES} bytes", allowed=f"{MAX_ANNOUNCE_BYTES}"
-        ),
-        status=413,
-    )
+def too_long(max_bytes: int = MAX_ANNOUNCE_BYTES) -> AnnounceError:
+    """Returns the refusal of a body that is longer than it may be; by default, of an announce."""
+    what = "announce" if max_bytes == MAX_ANNOUNCE_BYTES else "body"
+    got = f"more than {max_bytes} bytes"
+    return AnnounceError(wrong(what, got=got, allowed=f"{max_bytes}"), status=413)
 
 
 def encode_row(announce: Announce, host: str) -> bytes:
-    """Returns the address of the announcing peer as others will receive it.
+    """Returns the address of the announcing peer as others will receive it, a row of four.
 
     Args:
         announce: of the peer.
@@ -272,6 +341,31 @@ def encode_row(announce: Announce, host: str) -> bytes:
     """
     row = PeerRow(id=announce.digest, host=host, port=announce.port, curve_key=announce.curve_key)
     return _ENCODER.encode(row)
+
+
+def encode_endpoints(endpoints: Iterable[str]) -> bytes:
+    """Returns the fifth element of a row of six.
+
+    Args:
+        endpoints: in order of preference.
+    """
+    return _ENCODER.encode(tuple(endpoints))
+
+
+def encode_proof(proof: bytes) -> bytes:
+    """Returns the sixth element of a row of six."""
+    return _ENCODER.encode(proof)
+
+
+def row_of_six(row: bytes, endpoints: bytes, proof: bytes) -> bytes:
+    """Returns a row of six; its parts are encoded once, for all who will receive them.
+
+    Args:
+        row: as `encode_row` made it.
+        endpoints: as `encode_endpoints` made it.
+        proof: as `encode_proof` made it.
+    """
+    return row[:-1] + b"," + endpoints + b"," + proof + b"]"
 
 
 def encode_answer(terms: Terms, rows: Iterable[bytes]) -> bytes:
@@ -308,14 +402,15 @@ def decode_answer(body: bytes) -> Answer:
     peers = tuple(address for row in answer.peers if (address := _address_in(row)) is not None)
     terms = {name: getattr(answer, name) for name in Terms.__struct_fields__}
     terms["warning"] = visible(answer.warning)
+    terms["relays"] = tuple(map(str, usable(answer.relays)))
     return Answer(**terms, peers=peers, unusable=len(answer.peers) - len(peers))
 
 
 def _address_in(row: msgspec.Raw) -> PeerAddress | None:
-    try:
-        return _ROWS.decode(row).address()
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return None
+    for rows in _ROWS:
+        with contextlib.suppress(msgspec.DecodeError, ValueError, RecursionError):
+            return rows.decode(row).address()
+    return None
 
 
 def decode_refusal(body: bytes) -> Refusal:

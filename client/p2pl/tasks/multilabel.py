@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from p2pl.data.examples import Examples
+from p2pl.data.examples import Examples, Source
 from p2pl.errors import DataError, wrong
+from p2pl.learning.judge import Judge
 from p2pl.learning.task import TASKS, Task, check_settings, chosen
 from p2pl.metric import Metric
 from p2pl.protocol.session import Task as TaskSettings
 from p2pl.tasks import measures
 from p2pl.tasks.measures import AUROC, F1
+from p2pl.tasks.probe import LabelsProbe
 
 KNOWN = (Metric(AUROC, "%"), Metric(F1, "%"))
 
@@ -65,6 +67,10 @@ class Multilabel(Task):
     def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
         """Returns whether each label is given, [n, L] of 0 and 1, and its probability, [n, L]."""
         return {"label": (outputs > 0).long(), "probability": outputs.sigmoid()}
+
+    def judge(self, model: nn.Module, examples: Source) -> Judge:
+        """Returns a judge that is fair to peers with other labels."""
+        return LabelsProbe(model, examples)
 
     def check(self, examples: Examples, what: str = "data") -> None:
         """Raises DataError unless the targets are 0 or 1 for each label."""

@@ -1,0 +1,248 @@
+"""A peer that nobody dials is reached by a relay or at a meeting; a fault costs that call."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from support.relays import HOST, certificate, relaying
+from support.wires import DEADLINE_S, SESSION, Served, served, until
+
+from p2pl.errors import PullError
+from p2pl.network.keys import Identity
+from p2pl.network.relay import Meeting, Pumps, RelayListener, Speaker, dial_through
+from p2pl.network.traffic import Traffic
+from p2pl.protocol import ticket
+from p2pl.protocol.endpoint import Endpoint
+from p2pl.rendezvous.board import Policy
+
+RAW_SESSION = bytes.fromhex(SESSION)
+GREETING = b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f"  # how a listener of ZeroMQ begins
+ISSUER = Identity.generate()
+POLICY = Policy(issuers=frozenset({ISSUER.public_key}))
+
+
+def speaker(identity: Identity | None = None, **named: object) -> Speaker:
+    return Speaker(identity or Identity.generate(), RAW_SESSION, **named)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def pumping() -> AsyncIterator[Pumps]:
+    pumps = Pumps(Traffic())
+    try:
+        yield pumps
+    finally:
+        await pumps.close()
+
+
+@asynccontextmanager
+async def hidden(
+    relay: Endpoint, pumps: Pumps, **named: object
+) -> AsyncIterator[tuple[Served, RelayListener]]:
+    """Yields a peer that takes calls at a relay."""
+    async with served() as peer:
+        own = speaker(peer.identity, **named)
+        at = (HOST, peer.wire.port)
+        listener = RelayListener([relay], own, at, pumps=pumps, rng=random.Random(1))
+        task = asyncio.create_task(listener.run())
+        try:
+            yield peer, listener
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def first_bytes(stream: socket.socket) -> bytes:
+    """Returns what the listener of a peer says first."""
+    loop, said = asyncio.get_running_loop(), b""
+    with stream:
+        async with asyncio.timeout(DEADLINE_S):
+            await loop.sock_sendall(stream, GREETING)
+            while len(said) < len(GREETING):
+                said += await loop.sock_recv(stream, len(GREETING) - len(said))
+    return said
+
+
+@pytest.mark.parametrize("kind", ["relay", "relays", "name"])
+def test_a_peer_that_nobody_dials_is_reached(tmp_path: Path, kind: str) -> None:
+    paper = certificate(tmp_path)
+
+    async def scenario() -> tuple[bytes, Traffic]:
+        async with relaying(context=paper.server) as relay, pumping() as pumps:
+            where = {
+                "relay": relay.plain,
+                "relays": relay.secure,
+                "name": Endpoint("relay", "localhost", relay.plain.port),
+            }[kind]
+            async with hidden(where, pumps, trust=paper.client) as (peer, listener):
+                await until(lambda: listener.is_listening)
+                stream = await dial_through(
+                    where,
+                    peer.identity.peer_id,
+                    speaker(trust=paper.client),
+                    pumps=pumps,
+                    deadline_s=DEADLINE_S,
+                )
+                assert not stream.getblocking()
+                return await first_bytes(stream), pumps.traffic
+
+    said, traffic = asyncio.run(scenario())
+    assert said == GREETING
+    assert traffic.relayed_in >= len(GREETING)
+    assert traffic.relayed_out >= len(GREETING)
+
+
+def test_a_relay_that_comes_back_is_listened_at_again() -> None:
+    async def scenario() -> bytes:
+        async with pumping() as pumps, contextlib.AsyncExitStack() as stack:
+            async with relaying() as first:
+                where = first.plain
+                peer, listener = await stack.enter_async_context(hidden(where, pumps))
+                await until(lambda: listener.is_listening)
+            await until(lambda: not listener.is_listening)
+            with pytest.raises(PullError, match=f"unreachable: {where}: no connection"):
+                await call(where, peer, pumps)
+            async with relaying(port=where.port):
+                await until(lambda: listener.is_listening)
+                return await first_bytes(await call(where, peer, pumps))
+
+    assert asyncio.run(scenario()) == GREETING
+
+
+async def call(relay: Endpoint, peer: Served, pumps: Pumps) -> socket.socket:
+    return await dial_through(
+        relay, peer.identity.peer_id, speaker(), pumps=pumps, deadline_s=DEADLINE_S
+    )
+
+
+def test_a_ticket_of_the_tracker_opens_a_relay_and_nothing_else_does() -> None:
+    def ticket_for(identity: Identity) -> bytes:
+        digest = bytes.fromhex(identity.peer_id)
+        until_s = int(time.time()) + 600
+        return ticket.issue(
+            ISSUER.private_key, session=RAW_SESSION, peer=digest, not_after_s=until_s
+        )
+
+    async def scenario() -> bytes:
+        async with relaying(POLICY) as relay, pumping() as pumps, served() as peer:
+            own = speaker(peer.identity, ticket=lambda: ticket_for(peer.identity))
+            at = (HOST, peer.wire.port)
+            listener = RelayListener([relay.plain], own, at, pumps=pumps, rng=random.Random(1))
+            task = asyncio.create_task(listener.run())
+            await until(lambda: listener.is_listening)
+            with pytest.raises(PullError, match=r"refuses: ticket: got 'none'"):
+                await call(relay.plain, peer, pumps)
+            other = Identity.generate()
+            caller = speaker(other, ticket=lambda: ticket_for(other))
+            stream = await dial_through(
+                relay.plain, peer.identity.peer_id, caller, pumps=pumps, deadline_s=DEADLINE_S
+            )
+            said = await first_bytes(stream)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return said
+
+    assert asyncio.run(scenario()) == GREETING
+
+
+def test_whoever_is_not_at_the_relay_cannot_be_reached_by_it() -> None:
+    async def scenario() -> None:
+        async with relaying() as relay, pumping() as pumps, served() as peer:
+            await call(relay.plain, peer, pumps)
+
+    with pytest.raises(PullError, match="refuses: the peer that is called is not here"):
+        asyncio.run(scenario())
+
+
+async def _nonsense(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    writer.close()
+
+
+async def _hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.closing(writer):
+        await reader.read()
+
+
+@pytest.mark.parametrize(
+    ("behave", "told"),
+    [
+        (_nonsense, "is no relay"),
+        (_hang_up, "[Cc]onnection (lost|reset)"),
+        (_say_nothing, "does not answer"),
+    ],
+)
+def test_what_is_no_relay_costs_that_call(
+    behave: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], told: str
+) -> None:
+    async def scenario() -> None:
+        server = await asyncio.start_server(behave, HOST, 0)
+        async with server, pumping() as pumps:
+            relay = Endpoint("relay", HOST, server.sockets[0].getsockname()[1])
+            await dial_through(relay, "ab" * 32, speaker(), pumps=pumps, deadline_s=0.5)
+
+    with pytest.raises(PullError, match=f"unreachable: relay://.* ?{told}"):
+        asyncio.run(scenario())
+
+
+def test_a_relay_that_nobody_trusts_is_not_used(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with relaying(context=certificate(tmp_path).server) as relay, pumping() as pumps:
+            await dial_through(
+                relay.secure, "ab" * 32, speaker(), pumps=pumps, deadline_s=DEADLINE_S
+            )
+
+    with pytest.raises(PullError, match="--ca"):
+        asyncio.run(scenario())
+
+
+def test_a_peer_that_can_be_dialled_calls_one_that_cannot() -> None:
+    async def scenario() -> tuple[bytes, Traffic]:
+        meeting = Meeting(RAW_SESSION)
+        async with meeting.open(HOST), pumping() as pumps:
+            where = Endpoint("meet", HOST, meeting.port)
+            async with hidden(where, pumps) as (peer, listener):
+                assert not meeting.holds(peer.identity.peer_id)
+                await until(lambda: listener.is_listening)
+                assert meeting.holds(peer.identity.peer_id)
+                called = await meeting.call(peer.identity.peer_id, deadline_s=DEADLINE_S)
+                with pytest.raises(PullError, match="no calls are taken here"):
+                    await call(where, peer, pumps)
+                return await first_bytes(called), pumps.traffic
+
+    said, traffic = asyncio.run(scenario())
+    assert said == GREETING
+    assert (traffic.relayed_in, traffic.relayed_out) == (0, 0)
+
+
+def test_a_meeting_is_for_one_session() -> None:
+    async def scenario() -> str:
+        meeting = Meeting(bytes(32))
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(meeting.open(HOST))
+            pumps = await stack.enter_async_context(pumping())
+            where = Endpoint("meet", HOST, meeting.port)
+            _, listener = await stack.enter_async_context(hidden(where, pumps))
+            await until(lambda: listener.reason)
+            return listener.reason
+
+    assert "not a session that is served here" in asyncio.run(scenario())
+
+
+def test_a_meeting_calls_nobody_who_is_not_there() -> None:
+    async def scenario() -> None:
+        meeting = Meeting(RAW_SESSION)
+        async with meeting.open(HOST):
+            await meeting.call("ab" * 32, deadline_s=DEADLINE_S)
+
+    with pytest.raises(PullError, match="is not here"):
+        asyncio.run(scenario())
