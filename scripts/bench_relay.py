@@ -7,12 +7,21 @@ relay`, and its clock begins when the two are joined.
 
     scripts/bench relay                     1 GiB, 9 times
     scripts/bench relay --mib 4096 --repeats 3 --json
+    scripts/bench relay --round-trip 0.1    how long a pull takes to its first byte, 5 times
+
+With `--round-trip`, caller, relay and callee each have a network namespace, and every byte takes
+half that time between a peer and the relay (`soak_lines.py`; needs root). The callee listens at the
+relay already. The clock runs from nothing to: joined by the relay; CURVE with the callee; and the
+callee's model, of one chunk, the handshake of a pull included. The bare line between the two peers,
+through the same switch, is pulled over as well.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
+import random
 import socket
 import statistics
 import subprocess
@@ -21,21 +30,40 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
+import soak_lines
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from p2pl.protocol import relay
+from p2pl.network.dial import Direct
+from p2pl.network.keys import Identity
+from p2pl.network.relay import Pumps, RelayListener, Speaker
+from p2pl.network.traffic import Traffic
+from p2pl.network.version import Version
+from p2pl.network.ways import Ways
+from p2pl.network.wire import CurveWire
+from p2pl.protocol import endpoint, relay
+from p2pl.protocol.announce import PeerAddress
 
 MIB = 1 << 20
 HOST = "127.0.0.1"
 SESSION = bytes(32)
 DEADLINE_S = 300.0
 READ_BYTES = 256 << 10  # of the bare splice, at once
+MODEL = bytes(1_000)
 PROGRAM = Path(sys.executable).with_name("p2pl-tracker")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who is pulled from."""
+
+    id: str
+    curve_key: str
+    port: int
 
 
 @dataclass(frozen=True)
@@ -200,15 +228,155 @@ def measure(mib: int, repeats: int) -> Row:
     return Row(mib, middle["bare"], middle["relay"], *ratio, *cpu)
 
 
+@dataclass(frozen=True)
+class Start:
+    """How long one pull took, in seconds."""
+
+    joined_s: float
+    handshake_s: float
+    model_s: float
+
+
+def pull_once(where: str, peer: Peer) -> Start:
+    """Returns how long it takes until a peer's model is here.
+
+    Args:
+        where: an endpoint, `relay://` or `tcp://`.
+        peer: whose.
+    """
+
+    async def scenario() -> Start:
+        way, session_id = endpoint.parse(where), SESSION.hex()
+        speaker, pumps = Speaker(Identity.generate(), SESSION), Pumps(Traffic())
+        ways = Timed(Ways(Direct(), speaker, pumps))
+        direct = way if way.kind == "tcp" else endpoint.Endpoint("tcp", HOST, 1)
+        address = PeerAddress(
+            id=peer.id,
+            host=direct.host,
+            port=direct.port,
+            curve_key=peer.curve_key,
+            version=2,
+            endpoints=(way,),
+        )
+        async with CurveWire(speaker.identity, session_id=session_id, dialler=ways) as wire:
+            begun_s = time.perf_counter()
+            await wire.ping(address, deadline_s=DEADLINE_S)
+            joined_s, handshake_s = ways.opened_s - begun_s, time.perf_counter() - begun_s
+            begun_s = time.perf_counter()
+            await wire.pull(
+                address, have=None, round=0, wait_s=0.0, deadline_s=DEADLINE_S, size=len(MODEL)
+            )
+            took_s = time.perf_counter() - begun_s
+        await pumps.close()
+        return Start(joined_s, handshake_s, took_s)
+
+    return asyncio.run(scenario())
+
+
+class Timed:
+    """A dialler that says when it had a stream."""
+
+    def __init__(self, ways: Ways) -> None:
+        self.opened_s = 0.0
+        self._ways = ways
+
+    async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
+        """Returns a stream to a peer."""
+        stream = await self._ways.open(address, deadline_s=deadline_s)
+        self.opened_s = time.perf_counter()
+        return stream
+
+
+def serve(where: str) -> None:
+    """Serves a model to whoever comes, directly or by the relay `where`; says who it is."""
+
+    async def scenario() -> None:
+        identity = Identity.generate()
+        pumps = Pumps(Traffic())
+        speaker = Speaker(identity, SESSION)
+        async with CurveWire(identity, session_id=SESSION.hex()) as wire:
+            await wire.publish(Version(1, 1, MODEL))
+            here = (HOST, wire.port)
+            listener = RelayListener(
+                [endpoint.parse(where)], speaker, here, pumps=pumps, rng=random.Random()
+            )
+            listening = asyncio.create_task(listener.run())
+            while not listener.is_listening:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            peer = Peer(identity.peer_id, wire.curve_key, wire.port)
+            print(json.dumps(asdict(peer)), flush=True)
+            await listening
+
+    asyncio.run(scenario())
+
+
+def starts(round_trip_s: float, repeats: int) -> dict[str, list[Start]]:
+    """Returns how long pulls took through a relay, and over a bare line as long as both legs."""
+    names = ("relay", "callee", "caller")
+    own = [sys.executable, __file__]
+    with soak_lines.Switch(names, random.Random(1)) as switch, contextlib.ExitStack() as stack:
+        for name in ("callee", "caller"):
+            switch.lines[name].delay_s = round_trip_s / 2
+        at = {name: switch.lines[name].address for name in names}
+
+        def begin(name: str, *words: str) -> subprocess.Popen[str]:
+            inside = [*switch.inside(name), *words]
+            process = subprocess.Popen(inside, stdout=subprocess.PIPE, text=True)
+            stack.enter_context(process)
+            stack.callback(process.terminate)
+            return process
+
+        relay_at = f"relay://{at['relay']}:4001"
+        options = ["--open", "--host", "0.0.0.0", "--drain-s", "0", "--log-level", "error"]
+        begin("relay", str(PROGRAM), "relay", *options)
+        told = begin("callee", *own, "--serve", relay_at).stdout
+        assert told is not None
+        peer = Peer(**json.loads(told.readline()))
+        found: dict[str, list[Start]] = {}
+        for name, where in (
+            ("by the relay", relay_at),
+            ("directly", f"tcp://{at['callee']}:{peer.port}"),
+        ):
+            pulling = [*own, "--pull", where, "--of", json.dumps(asdict(peer))]
+            pulling += ["--repeats", str(repeats)]
+            said = begin("caller", *pulling).communicate()[0]
+            found[name] = [Start(**json.loads(line)) for line in said.splitlines()]
+        return found
+
+
+def show_starts(found: dict[str, list[Start]]) -> None:
+    """Prints medians and the longest."""
+    print(f"{'':<14} {'joined':>8} {'CURVE':>8} {'model':>8} {'longest':>8}")
+    for name, times in found.items():
+        middle = [
+            statistics.median(getattr(one, field.name) for one in times) for field in fields(Start)
+        ]
+        shown = " ".join(f"{1e3 * one:>5.0f} ms" for one in middle)
+        print(f"{name:<14} {shown} {1e3 * max(one.model_s for one in times):>5.0f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--mib", type=int, default=1_024, help="to copy in a turn")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--round-trip", type=float, metavar="S", help="of a peer and the relay")
+    for hidden in ("--serve", "--pull", "--of"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    row = measure(asked.mib, asked.repeats)
+    if asked.serve:
+        serve(asked.serve)
+        return
+    if asked.pull:
+        for _ in range(asked.repeats):
+            print(json.dumps(asdict(pull_once(asked.pull, Peer(**json.loads(asked.of))))))
+        return
+    if asked.round_trip is not None:
+        show_starts(starts(asked.round_trip, asked.repeats or 5))
+        return
+    row = measure(asked.mib, asked.repeats or 9)
     if asked.json:
         print(json.dumps(asdict(row)))
         return

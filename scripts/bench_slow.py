@@ -3,8 +3,9 @@
 Each line is made of two network namespaces (root on Linux; else this says so and ends). The bare
 connection is opened, says one byte, and takes as many bytes as the model has; the clock runs from
 before it is dialled. The wire is measured at its first pull from a peer, which dials and shakes
-hands, and at the next one. They take turns. At last five peers pull at once from the same one, and
-Jain's index says how evenly: of the bytes that each has when the first of them is done.
+hands, and at the next one, after a pause in which the connection is kept. They take turns. At last
+five peers pull at once from the same one, and Jain's index says how evenly: of the bytes that each
+has when the first of them is done; and the same for five bare connections.
 
     scripts/bench slow                       the three lines, three times each
     scripts/bench slow --mib 5 --lines 200,0,100 --repeats 5 --json
@@ -34,6 +35,7 @@ MIB = 1 << 20
 SESSION_ID = "00" * 32
 DEADLINE_S = 300.0
 AT_ONCE = 5
+PAUSE_S = 3.0  # many times what makes the kernel begin slowly again
 LINES = ("100,1,20", "200,0,100", "300,0.1,50")  # round trip in ms, loss in %, Mbit/s
 
 
@@ -48,6 +50,7 @@ class Row:
     first_ratio: float
     next_ratio: float
     jain: float
+    bare_jain: float
 
 
 async def serve(size: int, chunk: int) -> None:
@@ -70,14 +73,13 @@ async def serve(size: int, chunk: int) -> None:
         await asyncio.Event().wait()
 
 
-async def take_bare(host: str, port: int, size: int) -> float:
-    """Returns the seconds that a bare connection takes."""
-    began_s = time.perf_counter()
+async def take_bare(host: str, port: int, size: int, had: list[int] | None = None) -> float:
+    """Returns the seconds that a bare connection takes; counts in `had[0]` what came."""
+    began_s, had = time.perf_counter(), had or [0]
     reader, writer = await asyncio.open_connection(host, port, limit=MIB)
     writer.write(b"x")
-    left = size
-    while left:
-        left -= len(await reader.read(MIB))
+    while had[0] < size:
+        had[0] += len(await reader.read(MIB))
     took_s = time.perf_counter() - began_s
     writer.close()
     return took_s
@@ -108,8 +110,10 @@ async def take(options: argparse.Namespace, size: int, chunk: int) -> None:
         times["bare"].append(await take_bare(host, bare_port, size))
         async with a_wire(chunk) as wire:
             times["first"].append(await pull(wire, address, size))
+            await asyncio.sleep(PAUSE_S)
             times["next"].append(await pull(wire, address, size))
-    print(json.dumps([times, await at_once(address, size, chunk)]), flush=True)
+    even = await at_once(address, size, chunk)
+    print(json.dumps([times, even, await bare_at_once(host, bare_port, size)]), flush=True)
 
 
 async def at_once(address: PeerAddress, size: int, chunk: int) -> float:
@@ -120,6 +124,21 @@ async def at_once(address: PeerAddress, size: int, chunk: int) -> float:
         await asyncio.wait(pulls, return_when=asyncio.FIRST_COMPLETED)
         have = [wire.traffic.bytes_in for wire in wires]
         await asyncio.gather(*pulls)
+    return jain(have)
+
+
+async def bare_at_once(host: str, port: int, size: int) -> float:
+    """Returns Jain's index over bare connections at the same time."""
+    had = [[0] for _ in range(AT_ONCE)]
+    taking = [asyncio.create_task(take_bare(host, port, size, one)) for one in had]
+    await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
+    have = [one[0] for one in had]
+    await asyncio.gather(*taking)
+    return jain(have)
+
+
+def jain(have: list[int]) -> float:
+    """Returns Jain's index: 1 where all have the same, a fifth where one of five has everything."""
     return sum(have) ** 2 / (len(have) * sum(one**2 for one in have))
 
 
@@ -147,7 +166,7 @@ def measure(line: str, options: argparse.Namespace) -> Row:
         finally:
             serving.kill()
             serving.wait()
-    times, jain = json.loads(taken.stdout)
+    times, even, bare_even = json.loads(taken.stdout)
     bare, first, later = (statistics.median(times[kind]) for kind in ("bare", "first", "next"))
     return Row(
         line=line,
@@ -156,7 +175,8 @@ def measure(line: str, options: argparse.Namespace) -> Row:
         next_s=round(later, 2),
         first_ratio=round(bare / first, 3),
         next_ratio=round(bare / later, 3),
-        jain=round(jain, 3),
+        jain=round(even, 3),
+        bare_jain=round(bare_even, 3),
     )
 
 
@@ -186,11 +206,12 @@ def main() -> None:
     if options.json:
         print(json.dumps({"mib": options.mib, "rows": [asdict(row) for row in rows]}))
         return
-    print("ms, loss %, Mbit/s   bare s  first s   next s  first/bare  next/bare  Jain of 5")
+    print("ms, loss %, Mbit/s   bare s  first s   next s  first/bare  next/bare  Jain of 5  bare")
     for row in rows:
         print(
             f"{row.line:>18}  {row.bare_s:7.2f}  {row.first_s:7.2f}  {row.next_s:7.2f}"
-            f"  {row.first_ratio:10.2f}  {row.next_ratio:9.2f}  {row.jain:9.3f}"
+            f"  {row.first_ratio:10.2f}  {row.next_ratio:9.2f}"
+            f"  {row.jain:9.3f}  {row.bare_jain:.3f}"
         )
 
 

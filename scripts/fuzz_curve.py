@@ -132,6 +132,7 @@ class Script(msgspec.Struct, array_like=True):
 
 
 MAX_FRAMES = 200
+MAX_SCRIPT_BYTES = 1 << 18  # of an input; what a listener can say in one is bounded elsewhere
 _PAYLOAD_BYTES, _PIECE_BYTES = 70_000, 5_000
 _KEYS = CurveKeys.generate()
 _SHORT = sodium.crypto_box_keypair()
@@ -170,6 +171,8 @@ def read_stream(data: bytes) -> None:
 
 def read_sealed(data: bytes) -> None:
     """Takes what a listener has sealed; it is told as a `Script`, or as something like it."""
+    if len(data) > MAX_SCRIPT_BYTES:
+        raise FrameError("script")
     try:
         script = _items(msgspec.msgpack.decode(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:

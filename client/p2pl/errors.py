@@ -7,6 +7,7 @@ P2PLError
 │   ├── ModelError          a model name or its arguments are unusable
 │   ├── DataError           a dataset is missing, or is not what the session needs
 │   ├── IdentityError       a key file is missing, unreadable or not one of p2pl
+│   ├── InvitationError     a private session's invitation is missing, over or another's
 │   ├── RunDirError         a run directory belongs to another session, or is damaged
 │   └── PrivacyError        a privacy budget that cannot be, or that the session forbids
 ├── TrainingDiverged        the local loss is no longer finite
@@ -16,8 +17,10 @@ P2PLError
 │   ├── TrackerError        no tracker answered in time and no peer is known      exit 3
 │   ├── QuorumError         too few of the peers that decide are there
 │   └── PullError           one peer did not deliver in time; it is skipped
+│       └── ConnectionLost  what had begun well broke; it may be tried again
 └── ProtocolError           bytes from a stranger are unusable
     ├── AnnounceError       one announce is refused; the tracker answers with `status`
+    ├── ProofError          a peer's proof that it is invited is unusable
     └── FrameError          one peer's frame is unusable; that peer is skipped
 
 A message says what was wrong, what it got, what is allowed, and, where that is not obvious, what to
@@ -78,6 +81,10 @@ class IdentityError(InputError):
     """A key file is missing, unreadable or not one of p2pl."""
 
 
+class InvitationError(InputError):
+    """A private session's invitation is missing, over, taken back, or somebody else's."""
+
+
 class RunDirError(InputError):
     """A run directory belongs to another session, or is damaged."""
 
@@ -106,6 +113,10 @@ class PullError(NetworkError):
     """One peer did not deliver its model in time; that peer is skipped this round."""
 
 
+class ConnectionLost(PullError):
+    """A connection on which both ends had proved who they are broke."""
+
+
 class AnnounceError(ProtocolError):
     """One announce is refused.
 
@@ -118,6 +129,10 @@ class AnnounceError(ProtocolError):
         super().__init__(message)
         self.status = status
         self.retry_in_s = retry_in_s
+
+
+class ProofError(ProtocolError):
+    """A peer's proof that it is invited, or a list of those who no longer are, is unusable."""
 
 
 class FrameError(ProtocolError):

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from p2pl.data.examples import Examples, Source
-from p2pl.errors import FrameError, ModelError
+from p2pl.errors import FrameError, ModelError, PrivacyError, wrong
 from p2pl.learning.codec import Codec, WholeModel
+from p2pl.learning.quantised import Quantised
 from p2pl.learning.task import Scores
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
@@ -55,6 +56,21 @@ class Learner:
     codec: Codec
     mixer: Mixer
 
+    def __post_init__(self) -> None:
+        """Raises PrivacyError for a codec that may tell more than parameters in private training.
+
+        Those that p2pl brings make a payload of the parameters alone, which are paid for: whatever
+        is computed from them costs nothing more (Dwork and Roth 2014, proposition 2.1).
+        """
+        if self.trainer.spent is not None and not self.codec.keeps_privacy:
+            raise PrivacyError(
+                wrong(
+                    "codec, for private training",
+                    got=type(self.codec).__name__,
+                    allowed="one whose keeps_privacy is True: made of parameters, of nothing else",
+                )
+            )
+
     @classmethod
     def around(cls, session: Session, names: tuple[str, str], trainer: Trainer) -> "Learner":
         """Returns the learner of a peer that trains with `trainer`.
@@ -70,8 +86,15 @@ class Learner:
         layout = trainer.layout
         if session.training.buffers == "local":
             layout = layout.travelling
-        codec = WholeModel(layout, session.wire.dtype, trainer.device)
+        wire = session.wire
+        codec: Codec = WholeModel(layout, wire.dtype, trainer.device)
+        if wire.compression != "none":
+            codec = Quantised(layout, wire.compression, trainer.device)
         return cls(session, *names, trainer, codec, rule_of(session)(session, names[1]))
+
+    def beginning(self, vector: Tensor) -> "Learner":
+        """Returns the learner of a session whose initial checkpoint holds these parameters, [P]."""
+        return replace(self, codec=self.codec.beginning(vector))
 
     @classmethod
     def of(

@@ -36,6 +36,7 @@ HISTORY_ROUNDS = 1_000  # kept for the small graphs
 GRAPH_CHARS = 24
 BAR_CHARS = 16
 MAX_REASON_CHARS = 60  # of why a peer was rejected; the run log has all of it
+MAX_LEFT_OUT_LINES = 5  # peers that are named when a run ends; the summary has all of them
 NARROW_COLUMNS = 60  # below this the live view leaves out what is not essential
 SPARE_LINES = 14  # of the screen that are not rows of the cohort
 
@@ -204,6 +205,8 @@ class PlainView:
 
     def finish(self, summary: Summary) -> None:
         """Writes how the run ended."""
+        for line in left_out_lines(summary):
+            self._write(line)
         self._write(*summary_line(summary, self._header.metrics))
 
     def _write(self, *parts: str) -> None:
@@ -227,10 +230,11 @@ class LiveView:
         self._metric = header.metrics[0]  # the primary one
         self._scores: tuple[float | None, ...] = ()
         self._loss: tuple[float | None, ...] = ()
-        self._in, self._out, self._tracker = 0, 0, 0
+        self._in, self._out, self._relayed, self._tracker = 0, 0, 0, 0
         self._entry: RoundEntry | None = None
         self._doing = "starting"
         self._ended = False
+        self._left_out: tuple[str, ...] = ()
         self._live = Live(
             console=console,
             get_renderable=self.screen,
@@ -268,6 +272,7 @@ class LiveView:
         self._scores = (*self._scores, entry.value(self._metric))[-HISTORY_ROUNDS:]
         self._loss = (*self._loss, entry.train_loss)[-HISTORY_ROUNDS:]
         self._in += entry.bytes_in
+        self._relayed += entry.bytes_relayed
         self._out += entry.bytes_out
         self._tracker += entry.tracker_bytes
         self._doing = f"round {entry.round} took {duration(entry.seconds)}"
@@ -276,6 +281,7 @@ class LiveView:
     def finish(self, summary: Summary) -> None:
         """Shows how the run ended."""
         self._ended = True
+        self._left_out = tuple(left_out_lines(summary))
         self._doing = "  ".join(summary_line(summary, self._header.metrics))
 
     def screen(self) -> RenderableType:
@@ -289,6 +295,7 @@ class LiveView:
                 Padding(cohort_table(self._entry, self._header.peer_id, rows, narrow), (1, 0)),
                 self._traffic(self._entry),
             ]
+        parts += [_one_line(line, "yellow") for line in self._left_out]
         parts.append(_one_line(self._doing, "bold" if self._ended else "cyan"))
         return Group(*parts)
 
@@ -344,7 +351,7 @@ class LiveView:
             "traffic",
             _one_line(
                 f"in {decimal(self._in)} (+{decimal(entry.bytes_in)})  "
-                f"out {decimal(self._out)} (+{decimal(entry.bytes_out)})"
+                f"out {decimal(self._out)} (+{decimal(entry.bytes_out)})" + _by_relay(self._relayed)
             ),
         )
         if entry.cohort or self._tracker:  # else this run is alone on purpose
@@ -387,10 +394,9 @@ def cohort_table(entry: RoundEntry, me: PeerId, rows: int, narrow: bool) -> Tabl
 
 def _by_trust(entry: RoundEntry, me: PeerId) -> list[PeerId]:
     """Returns the peer itself and the round's cohort, most trusted first, the rejected last."""
-    peers = {me, *entry.cohort, *entry.rejected}
-    return sorted(
-        peers, key=lambda peer: (peer in entry.rejected, -entry.trust.get(peer, 0.0), peer)
-    )
+    absent = {**entry.resting, **entry.rejected}
+    peers = {me, *entry.cohort, *absent}
+    return sorted(peers, key=lambda peer: (peer in absent, -entry.trust.get(peer, 0.0), peer))
 
 
 def _state(entry: RoundEntry, peer: PeerId, me: PeerId) -> Text:
@@ -398,6 +404,8 @@ def _state(entry: RoundEntry, peer: PeerId, me: PeerId) -> Text:
         return _one_line(f"rejected: {_reason(entry.rejected[peer])}", "red")
     if peer == me:
         return Text("")
+    if peer in entry.resting:
+        return _one_line(f"left alone for now: {_reason(entry.resting[peer])}", "yellow")
     if peer in entry.received:
         return _one_line("received", "green")
     return _one_line("nothing received", "yellow")
@@ -411,7 +419,8 @@ def round_line(entry: RoundEntry, rounds: int, metrics: Sequence[Metric]) -> lis
         f"loss {figure(entry.train_loss)}",
         score_of(entry, metrics),
         f"cohort {len(entry.cohort)} (rejected {len(entry.rejected)}{': ' + why if why else ''})",
-        f"in {decimal(entry.bytes_in)} out {decimal(entry.bytes_out)}",
+        f"in {decimal(entry.bytes_in)} out {decimal(entry.bytes_out)}"
+        + _by_relay(entry.bytes_relayed),
         duration(entry.seconds),
     ]
     if entry.epsilon is not None:
@@ -424,12 +433,35 @@ def summary_line(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
     return [
         f"{summary.state} after round {summary.rounds}",
         score_of(summary, metrics),
-        f"in {decimal(summary.bytes_in)} out {decimal(summary.bytes_out)}",
+        f"in {decimal(summary.bytes_in)} out {decimal(summary.bytes_out)}"
+        + _by_relay(summary.bytes_relayed),
         duration(summary.seconds),
         "met nobody: trained alone"
         if summary.met_nobody
         else f"peers met {len(summary.peers_met)}",
+        *(["nobody could dial it"] if summary.undialled else []),
     ]
+
+
+def _by_relay(count: int) -> str:
+    """Returns how many bytes relays carried, where they carried any."""
+    return f", {decimal(count)} by relay" if count else ""
+
+
+def left_out_lines(summary: Summary) -> list[str]:
+    """Returns a line for each of those who were left out of rounds most often, and why."""
+    often = sorted(summary.left_out.items(), key=lambda item: (-item[1].times, item[0]))
+    lines = []
+    for peer, one in often[:MAX_LEFT_OUT_LINES]:
+        named = ", ".join(map(str, one.rounds))
+        more = f" and {one.times - len(one.rounds)} more" if one.times > len(one.rounds) else ""
+        rounds = "round" if one.times == 1 else "rounds"
+        lines.append(
+            f"peer {short_id(peer)} left out of {rounds} {named}{more}: {visible(one.why)}"
+        )
+    if len(often) > MAX_LEFT_OUT_LINES:
+        lines.append(f"and {len(often) - MAX_LEFT_OUT_LINES} more peers: see summary.json")
+    return lines
 
 
 def primary(scored: RoundEntry | Summary, metrics: Sequence[Metric]) -> Metric:

@@ -10,16 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from support.processes import ROOT
+from support.nodes import ROUNDS, node, session_file
 
-from p2pl.data.load import Shard, load
-from p2pl.events import Event, Events, RoundEnded, Said
+from p2pl.data.load import load
+from p2pl.events import Event, RoundEnded, Said
 from p2pl.exchange import swap
 from p2pl.exchange.base import EXCHANGES
 from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.round import run
 from p2pl.exchange.swap import announce
-from p2pl.learner import Learner
 from p2pl.learning import models
 from p2pl.learning.checkpoint import build
 from p2pl.learning.weights import flatten
@@ -28,48 +27,15 @@ from p2pl.network.keys import Identity
 from p2pl.protocol import session as sessions
 from p2pl.protocol.session import SessionFile
 from p2pl.run.state import PeerState
-
-SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
-ROUNDS = 3
-
-
-def session_file(kind: str) -> SessionFile:
-    """Returns a short session for three peers."""
-    wanted = sessions.read_spec(SPEC).session()
-    exchange = msgspec.structs.replace(
-        wanted.exchange, kind=kind, rounds=ROUNDS, cohort=2, min_peers=3, wait_s=60.0
-    )
-    wanted = msgspec.structs.replace(wanted, exchange=exchange)
-    return SessionFile("digits", wanted, build(wanted)[1], trackers=())
-
-
-def node(
-    file: SessionFile, network: MemoryNetwork, folder: Path, number: int, told: list[Event]
-) -> Node:
-    """Returns one of three nodes, with its shard of the digits."""
-    identity = Identity.generate()
-    data = load("digits", file.session.task, shard=Shard(number, 3, "iid"))
-    transport, directory = network.join(identity)
-    names = (file.id, identity.peer_id)
-    model = models.build(file.session)
-    where = folder / str(number)
-    where.mkdir()
-    return Node(
-        file=file,
-        learner=Learner.of(file.session, names, model, data.train, data.test),
-        transport=transport,
-        directory=directory,
-        events=Events((told.append,)),
-        run_dir=where,
-        rounds=ROUNDS,
-        seeding_s=60.0,
-    )
+from p2pl.simulation.engine import run as simulate
+from p2pl.simulation.setup import Setup
 
 
 async def take_part(one: Node) -> PeerState:
     """Returns how a node ends that begins with the session's own numbers."""
     kind = EXCHANGES.find(one.session.exchange.kind)()
     begin = PeerState(round=0, weights=flatten(models.build(one.session)))
+    one.learner = one.learner.beginning(begin.weights)
     with closing(one.worker):
         state = await run(one, kind, begin)
         await one.directory.leave()
@@ -95,6 +61,27 @@ def test_three_nodes_of_one_process_learn_from_each_other(kind: str, tmp_path: P
         assert len({peer for entry in entries for peer in entry.received}) == 2
         assert (entries[-1].accuracy or 0) > 60
         assert sum(entry.bytes_in for entry in entries) > 0
+
+
+@pytest.mark.parametrize("wire", ["float16", "int8", "int3"])
+def test_nodes_and_a_simulation_compute_the_same_from_what_travels(
+    wire: str, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    field = "wire.dtype" if wire == "float16" else "wire.compression"
+    in_step = session_file("cohort").session
+    wanted = sessions.changed(in_step, ("exchange.lockstep", True), (field, wire))
+    file, network = SessionFile("digits", wanted, build(wanted)[1], trackers=()), MemoryNetwork()
+    nodes = [node(file, network, tmp_path, number, []) for number in range(3)]
+    states = asyncio.run(all_of(nodes))
+    ids = tuple(one.peer_id for one in nodes)
+    setup = Setup(wanted, file.id, 3, "iid", peer_ids=ids, engine="sequential")
+    made = simulate(setup, load("digits", wanted.task), torch.device("cpu"))
+    for one, state, vector in zip(nodes, states, made.vectors, strict=True):
+        torch.testing.assert_close(state.weights, vector, rtol=0, atol=1e-6)
+        assert one.transport.traffic.bytes_in % made.payload_bytes == 0
+    exact = build(wanted)[1].size
+    assert exact / made.payload_bytes > {"float16": 1.8, "int8": 3.0, "int3": 5.0}[wire]
 
 
 def test_a_peer_that_is_cut_off_is_missed_and_the_others_go_on(tmp_path: Path) -> None:

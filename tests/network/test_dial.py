@@ -1,16 +1,20 @@
 """A byte stream to a peer: opened, or said why not, and nothing left open."""
 
 import asyncio
+import random
 import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import pytest
+from support.announces import Clock
 
 from p2pl.errors import PullError
 from p2pl.network.dial import Direct
 from p2pl.protocol.announce import PeerAddress
+from p2pl.protocol.endpoint import Endpoint
 
 pytestmark = pytest.mark.anyio
 KEY = "0" * 40
@@ -79,3 +83,151 @@ async def test_a_process_without_descriptors_says_so() -> None:
                 await Direct().open(address, deadline_s=DEADLINE_S)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Net:
+    """Hosts that take connections, refuse them or never answer; and what was dialled."""
+
+    def __init__(self, *, takes: str = "", names: dict[str, list[str]] | None = None) -> None:
+        self.takes, self.names = set(takes.split()), names or {}
+        self.silent: set[str] = set()
+        self.dialled: list[str] = []
+        self.most = self.under_way = 0
+        self.made: list[socket.socket] = []
+
+    async def connect(self, host: str, port: int, *, deadline_s: float) -> socket.socket:
+        self.dialled.append(host)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            if host in self.silent:
+                await asyncio.Event().wait()
+            if host not in self.takes:
+                raise PullError("unreachable: no connection")
+            self.made.append(socket.socket())
+            return self.made[-1]
+        finally:
+            self.under_way -= 1
+
+    async def resolve(self, name: str, port: int) -> list[str]:
+        if name not in self.names:
+            raise OSError("no such name")
+        return self.names[name]
+
+    def direct(self, clock: Clock | None = None, stagger_s: float = 0.0) -> Direct:
+        return Direct(
+            connect=self.connect,
+            resolve=self.resolve,
+            now=clock or Clock(),
+            rng=random.Random(1),
+            stagger_s=stagger_s,
+        )
+
+
+def by(*hosts: str, seen: str = "192.0.2.9") -> PeerAddress:
+    ways = tuple(Endpoint("tcp", host, 1) for host in hosts)
+    return msgspec.structs.replace(at(seen, 9), version=2, endpoints=ways)
+
+
+async def dialled(direct: Direct, address: PeerAddress) -> None:
+    (await direct.open(address, deadline_s=DEADLINE_S)).close()
+
+
+async def test_endpoints_are_dialled_in_their_order_and_never_where_the_peer_was_seen() -> None:
+    net = Net(takes="192.0.2.3")
+    await dialled(net.direct(stagger_s=DEADLINE_S), by("192.0.2.1", "192.0.2.2", "192.0.2.3"))
+    assert net.dialled == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    with pytest.raises(PullError, match=r"^unreachable: no connection$"):
+        await dialled(net.direct(), by("192.0.2.1", "192.0.2.2"))
+    with pytest.raises(PullError, match="nobody can dial it"):
+        await dialled(net.direct(), by())
+    assert "192.0.2.9" not in net.dialled
+
+
+async def test_what_worked_is_dialled_first_and_what_failed_comes_last_until_it_has_rested() -> (
+    None
+):
+    net, clock = Net(takes="192.0.2.2 192.0.2.3"), Clock()
+    direct, address = net.direct(clock, stagger_s=DEADLINE_S), by("192.0.2.1", "192.0.2.2")
+    await dialled(direct, address)
+    await dialled(direct, address)
+    assert net.dialled == ["192.0.2.1", "192.0.2.2", "192.0.2.2"]
+    net.takes.remove("192.0.2.2")
+    net.dialled.clear()
+    await dialled(direct, by("192.0.2.1", "192.0.2.2", "192.0.2.3"))
+    assert net.dialled == ["192.0.2.2", "192.0.2.3"]
+    other = msgspec.structs.replace(by("192.0.2.1", "192.0.2.3"), id="cd" * 32)
+    net.dialled.clear()
+    await dialled(direct, other)
+    assert net.dialled == ["192.0.2.3"]  # the other has failed, whoever's endpoint it is
+    clock.advance(300.0)
+    direct._worked.clear()
+    net.dialled.clear()
+    await dialled(direct, other)
+    assert net.dialled == ["192.0.2.1", "192.0.2.3"]
+
+
+async def test_the_next_one_does_not_wait_for_who_says_nothing() -> None:
+    net = Net(takes="192.0.2.3")
+    net.silent = {"192.0.2.1", "192.0.2.2"}
+    await dialled(net.direct(), by("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"))
+    assert net.dialled[:3] == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    assert net.under_way == 0
+
+
+async def test_at_most_three_are_dialled_at_once() -> None:
+    net = Net()
+    hosts = [f"192.0.2.{n}" for n in range(1, 8)]
+    net.silent = set(hosts)
+    with pytest.raises(PullError, match="no connection"):
+        await net.direct().open(by(*hosts), deadline_s=0.2)
+    assert (net.most, net.under_way, net.dialled) == (3, 0, hosts[:3])
+
+
+async def test_a_connection_that_came_second_is_closed() -> None:
+    net = Net(takes="192.0.2.1 192.0.2.2")
+    gate = asyncio.Event()
+    plain = net.connect
+
+    async def connect(host: str, port: int, *, deadline_s: float) -> socket.socket:
+        if host == "192.0.2.2":
+            gate.set()
+        await gate.wait()
+        return await plain(host, port, deadline_s=deadline_s)
+
+    direct = Direct(connect=connect, resolve=net.resolve, stagger_s=0.0)
+    with await direct.open(by("192.0.2.1", "192.0.2.2"), deadline_s=DEADLINE_S) as stream:
+        assert [one.fileno() == -1 for one in net.made if one is not stream] == [True] * (
+            len(net.made) - 1
+        )
+
+
+@pytest.mark.parametrize(
+    ("found", "seen", "expected"),
+    [
+        (["192.0.2.1"], "192.0.2.9", ["192.0.2.1"]),
+        (["127.0.0.1", "10.0.0.1", "169.254.169.254", "0.0.0.0", "192.0.2.1"], "192.0.2.9",
+         ["192.0.2.1"]),
+        (["10.0.0.1", "::ffff:127.0.0.1"], "10.0.0.9", ["10.0.0.1"]),
+        (["::ffff:192.0.2.1", "fe80::1%eth0"], "192.0.2.9", ["192.0.2.1"]),
+        ([f"192.0.2.{n}" for n in range(1, 9)], "192.0.2.9", ["192.0.2.1"]),
+    ],
+)  # fmt: skip
+async def test_a_name_is_dialled_where_an_address_might_be(
+    found: list[str], seen: str, expected: list[str]
+) -> None:
+    net = Net(takes="192.0.2.1 10.0.0.1 127.0.0.1", names={"peer.example": found})
+    await dialled(net.direct(stagger_s=DEADLINE_S), by("peer.example", seen=seen))
+    assert net.dialled == expected
+
+
+@pytest.mark.parametrize("found", [[], ["127.0.0.1"], ["10.0.0.1"], ["169.254.169.254", "::"]])
+async def test_a_name_of_something_near_is_not_dialled_for_a_peer_far_away(
+    found: list[str],
+) -> None:
+    net = Net(takes="127.0.0.1 10.0.0.1", names={"peer.example": found})
+    with pytest.raises(PullError, match=r"peer\.example is no address that a peer may have"):
+        await dialled(net.direct(), by("peer.example"))
+    with pytest.raises(PullError, match=r"there is no other\.example"):
+        await dialled(net.direct(), by("other.example"))
+    assert net.dialled == []

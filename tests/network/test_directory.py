@@ -29,6 +29,7 @@ from p2pl.protocol.announce import (
     SignedAnnounce,
     Terms,
 )
+from p2pl.protocol.endpoint import Endpoint
 
 pytestmark = pytest.mark.anyio
 
@@ -486,7 +487,7 @@ def test_an_address_that_means_another_machine_here_than_at_the_tracker_is_left_
         for number, host in enumerate(["127.0.0.1", "10.0.0.9", "192.0.2.7"])
     )
     answer = Answer(interval_s=60, min_interval_s=0, epoch="a", alive=4, peers=peers)
-    kept = _from_here(answer, tracker)
+    kept = _from_here(answer, tracker, "")
     assert [one.host for one in kept.peers] == heard
     assert kept.unusable == 3 - len(heard)
 
@@ -605,3 +606,28 @@ async def _until_answered(peer: TrackerDirectory) -> Any:  # noqa: ANN401
                 return await peer.announce(numwant=2)
             except TrackerError:
                 await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("tracker", "seen", "own", "kept"),
+    [
+        (Reach.MACHINE, "127.0.0.1", "127.0.0.1", ["127.0.0.1", "10.0.0.9", "192.0.2.7"]),
+        (Reach.SITE, "10.0.0.9", "10.0.0.8", ["10.0.0.9", "192.0.2.7"]),
+        (Reach.WORLD, "192.0.2.7", "192.0.2.8", ["192.0.2.7"]),
+        (Reach.WORLD, "192.0.2.7", "", ["192.0.2.7"]),
+        # Behind one NAT, or in one IPv6 network; never of the machine itself.
+        (Reach.WORLD, "192.0.2.7", "192.0.2.7", ["10.0.0.9", "192.0.2.7"]),
+        (Reach.WORLD, "2001:db8::7", "2001:db8::8", ["10.0.0.9", "192.0.2.7"]),
+        (Reach.WORLD, "2001:db8::7", "2001:db8:0:1::7", ["192.0.2.7"]),
+    ],
+)
+def test_an_endpoint_that_means_another_machine_here_is_left_out(
+    tracker: Reach, seen: str, own: str, kept: list[str]
+) -> None:
+    ways = tuple(Endpoint("tcp", host, 1) for host in ("127.0.0.1", "10.0.0.9", "192.0.2.7"))
+    peer = PeerAddress(
+        id="ab" * 32, host=seen, port=1, curve_key=CURVE_KEY, version=2, endpoints=ways
+    )
+    answer = Answer(interval_s=60, min_interval_s=0, epoch="a", alive=2, peers=(peer,))
+    (heard,) = _from_here(answer, tracker, own).peers
+    assert [way.host for way in heard.ways] == kept

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -10,14 +11,16 @@ import pytest
 import zmq
 import zmq.asyncio
 from fuzz_curve import GREETING, SMALL_ORDER, Listener
-from support.wires import DEADLINE_S, HOST, SESSION, Served, served, until
+from support.wires import CHUNK, DEADLINE_S, HOST, SESSION, Served, served, until
 from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
 
 from p2pl.errors import PullError
 from p2pl.network.dial import Direct
 from p2pl.network.keys import CurveKeys, Identity
+from p2pl.network.pull import Pulled
 from p2pl.network.version import Version
+from p2pl.network.wire import CurveWire
 from p2pl.network.zmtp import Client, Connection
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import Hello, encode, issue_credential
@@ -148,6 +151,60 @@ async def test_a_dialler_whose_short_term_key_is_of_small_order_gets_no_answer(k
                     heard += data
         assert len(heard) <= len(GREETING), "it was welcomed"
         assert await pull(bob, alice.address)
+
+
+class Piped:
+    """Dials by TCP, and gives one end of a socket pair: what is said passes through here."""
+
+    def __init__(self) -> None:
+        self.said: list[int] = []  # bytes of each flight from here
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
+        there = await Direct().open(address, deadline_s=deadline_s)
+        here, ours = socket.socketpair()
+        here.setblocking(False)
+        ours.setblocking(False)
+        for start, end, said in ((ours, there, self.said), (there, ours, [])):
+            self._tasks.add(asyncio.create_task(self._pump(start, end, said)))
+        return here
+
+    async def _pump(self, start: socket.socket, end: socket.socket, said: list[int]) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError), start:
+            while data := await loop.sock_recv(start, 1 << 20):
+                said.append(len(data))
+                await loop.sock_sendall(end, data)
+            end.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def test_a_pull_takes_three_flights_over_any_stream_and_the_next_takes_one() -> None:
+    data = bytes(range(256)) * 1_000
+    dialler, identity = Piped(), Identity.generate()
+    async with served() as alice:
+        await alice.wire.publish(Version(1, 1, data))
+        wire = CurveWire(
+            identity, session_id=SESSION, listen=f"{HOST}:0", chunk_bytes=CHUNK, dialler=dialler
+        )
+        async with wire:
+            for flights in (3, 4):  # greeting and HELLO; INITIATE; the question; the next question
+                pulled = await wire.pull(
+                    alice.address,
+                    have=None,
+                    round=0,
+                    wait_s=0,
+                    deadline_s=DEADLINE_S,
+                    size=len(data),
+                )
+                assert isinstance(pulled, Pulled)
+                assert pulled.payload == data
+                assert len(dialler.said) == flights
+        await dialler.aclose()
 
 
 async def test_a_connection_is_kept_for_many_messages_and_closed_at_once() -> None:

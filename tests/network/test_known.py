@@ -3,10 +3,12 @@
 import random
 from collections import Counter
 
+import msgspec
 from support.announces import Clock
 
 from p2pl.network.known import MAX_KNOWN, KnownPeers
 from p2pl.protocol.announce import PeerAddress
+from p2pl.protocol.endpoint import Endpoint
 
 
 def address(number: int, host: str = "10.0.0.1") -> PeerAddress:
@@ -134,3 +136,16 @@ def test_strangers_can_be_blamed_and_forgotten_without_being_kept() -> None:
     peers.hear([address(1)])
     peers.forget(address(1).id)
     assert address(1).id not in peers
+
+
+def test_where_a_peer_was_seen_does_not_replace_what_it_said_of_itself() -> None:
+    peers = known()
+    said = msgspec.structs.replace(
+        address(1), version=2, endpoints=(Endpoint("tcp", "192.0.2.1", 1),)
+    )
+    peers.hear([said])
+    peers.hear([address(1, host="10.0.0.7")])
+    assert peers.addresses() == [said]
+    restarted = msgspec.structs.replace(address(1), curve_key="n" * 40)
+    peers.hear([restarted])
+    assert peers.addresses() == [restarted]

@@ -48,7 +48,7 @@ async def hidden(
     async with served() as peer:
         own = speaker(peer.identity, **named)
         at = (HOST, peer.wire.port)
-        listener = RelayListener(relay, own, at, pumps=pumps, rng=random.Random(1))
+        listener = RelayListener([relay], own, at, pumps=pumps, rng=random.Random(1))
         task = asyncio.create_task(listener.run())
         try:
             yield peer, listener
@@ -132,7 +132,7 @@ def test_a_ticket_of_the_tracker_opens_a_relay_and_nothing_else_does() -> None:
         async with relaying(POLICY) as relay, pumping() as pumps, served() as peer:
             own = speaker(peer.identity, ticket=lambda: ticket_for(peer.identity))
             at = (HOST, peer.wire.port)
-            listener = RelayListener(relay.plain, own, at, pumps=pumps, rng=random.Random(1))
+            listener = RelayListener([relay.plain], own, at, pumps=pumps, rng=random.Random(1))
             task = asyncio.create_task(listener.run())
             await until(lambda: listener.is_listening)
             with pytest.raises(PullError, match=r"refuses: ticket: got 'none'"):

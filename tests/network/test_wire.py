@@ -192,7 +192,7 @@ async def test_a_full_peer_lets_others_wait_for_their_turn() -> None:
 
 async def test_both_ends_count_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     # Else a pull that takes a second sends credit, which may still be under way when it is over.
-    monkeypatch.setattr("p2pl.network.pull.CREDIT_S", math.inf)
+    monkeypatch.setattr("p2pl.network.credit.CREDIT_S", math.inf)
     async with served() as alice, served() as bob:
         await alice.wire.publish(Version(1, 1, some_bytes(MIB)))
         await pull_whole(bob, alice.address, size=MIB)

@@ -121,7 +121,10 @@ async def test_a_giant_header_loses_the_connection() -> None:
         await still_serves(alice)
 
 
-async def test_credit_without_reading_ends_the_transfer_before_anything_is_dropped() -> None:
+async def test_credit_without_reading_ends_the_transfer_before_anything_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2pl.network.wire.SEND_MARK", 128)
     async with served() as alice, puller_by_hand(alice.address) as mallory:
         await alice.wire.publish(Version(1, 1, DATA * 40))
         await begin(mallory, credit=1)

@@ -11,9 +11,9 @@ from support.announces import Clock, Speaker
 
 from p2pl.errors import AnnounceError
 from p2pl.protocol.announce import Counts
+from p2pl_tracker.address import SITE_SHARE
 from p2pl_tracker.swarm import (
     EXPIRED_PER_CALL,
-    SITE_SHARE,
     Limits,
     MemoryStore,
     Store,

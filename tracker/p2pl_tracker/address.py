@@ -8,12 +8,14 @@ from typing import TypeAlias
 
 import msgspec
 
-from p2pl.errors import InputError, wrong
+from p2pl.errors import AnnounceError, InputError, wrong
 from p2pl.pace import Rate, RateLimiter
 from p2pl.protocol.announce import PeerRow
-from p2pl_tracker.swarm import SITE_BITS, SITE_SHARE, address_group, too_often
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+ADDRESS_BITS = 64  # of an IPv6 address: whoever has one has all that begin with these
+SITE_BITS = 48  # which one site is given: RFC 6177
+SITE_SHARE = 16  # chosen: a site's 65,536 networks together may have as much as so many of them
 MAX_ADDRESSES = 100_000  # chosen: 20 MB of rate limits; the longest idle is forgotten first
 
 
@@ -85,6 +87,20 @@ def from_outside(row: bytes, here: str) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(peer, host=here))
 
 
+@lru_cache(maxsize=65_536)
+def address_group(host: str, bits: int = ADDRESS_BITS) -> str:
+    """Returns what the per-address limits count by: an IPv4 address, or an IPv6 /64.
+
+    Args:
+        host: an IP address.
+        bits: of an IPv6 address, that those who count together have in common.
+    """
+    address = ipaddress.ip_address(host)
+    if address.version == 4:
+        return host
+    return str(ipaddress.IPv6Network((address, bits), strict=False).network_address)
+
+
 class AddressLimit:
     """How often one address (an IPv4 address, an IPv6 /64) may ask.
 
@@ -130,3 +146,15 @@ class AddressLimit:
             raise too_often("this address", self._rate, wait_s)
         if ":" in host and (wait_s := self._sites.take(address_group(host, SITE_BITS))):
             raise too_often("this address's /48", SITE_SHARE * self._rate, wait_s)
+
+
+def too_often(who: str, rate: float, retry_in_s: float) -> AnnounceError:
+    """Returns the refusal of one request too many.
+
+    Args:
+        who: asked too often, for the message.
+        rate: how often is allowed, a second.
+        retry_in_s: seconds until one more is allowed.
+    """
+    message = f"too many requests from {who}: allowed {rate:g} a second; wait {retry_in_s:.1f} s"
+    return AnnounceError(message, status=429, retry_in_s=retry_in_s)

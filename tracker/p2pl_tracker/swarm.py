@@ -8,27 +8,24 @@ then among the peers of each: a thousand peers that one address makes up, dead o
 nobody who is elsewhere.
 """
 
-import ipaddress
 import math
 import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from p2pl.errors import AnnounceError, wrong
 from p2pl.pace import Rate
-from p2pl.protocol.announce import MAX_SKEW_S, Announce, Counts, Event, encode_row
+from p2pl.protocol.announce import MAX_SKEW_S, Announce, Counts, Event
+from p2pl_tracker.address import SITE_BITS, SITE_SHARE, address_group, too_often
+from p2pl_tracker.listing import Listing
 
 EXPIRED_PER_CALL = 256  # chosen: about half a millisecond; drains far faster than peers can join
 # An announce may be dated MAX_SKEW_S ahead and is accepted until MAX_SKEW_S after its date, so an
 # old one can come back for twice that long; the sequence number of a peer outlives that.
 REMEMBER_SEQUENCE_S = 2 * MAX_SKEW_S
-ADDRESS_BITS = 64  # of an IPv6 address: whoever has one has all that begin with these
-SITE_BITS = 48  # which one site is given: RFC 6177
-SITE_SHARE = 16  # chosen: a site's 65,536 networks together may have as much as so many of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,7 @@ class Limits:
     max_peers_per_session: int = 100_000
     max_peers_per_address: int = 1_000  # of an IPv4 address, or of an IPv6 /64
     max_sessions_per_address: int = 100  # that such an address has peers in
+    max_detail_bytes: int = 512 << 20  # of all peers' endpoints and proofs; of one, 3.5 KB at most
     min_interval_s: float = 0.5  # sustained, per peer; 0 = no limit
     burst: int = 10  # announces in a row before `min_interval_s` counts
 
@@ -49,10 +47,15 @@ class Limits:
 class Welcome:
     """What the store says to an announce."""
 
-    rows: Sequence[bytes]  # other peers as `encode_row` wrote them
+    peers: Sequence[Listing]  # others
     alive: int  # peers in the session, the asker included
     training: int  # those of them that have not announced `completed`
     warning: str = ""  # why the asker was not added
+
+    @property
+    def rows(self) -> list[bytes]:
+        """The others as they are told to peers of version 1 on the tracker's own machine."""
+        return [peer.row for peer in self.peers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,8 @@ class _Peer:
         "digest",
         "due_s",
         "expires_s",
+        "listing",
         "place",
-        "row",
         "sequence",
         "swarm",
     )
@@ -131,7 +134,7 @@ class _Peer:
         self.completed = False
         self.due_s = 0.0  # what `Rate` knows of its announces so far
         self.expires_s = 0.0
-        self.row = b""
+        self.listing: Listing | None = None
         self.sequence = 0
 
 
@@ -225,20 +228,6 @@ class _Swarm:
         places[left].at, places[right].at = left, right
 
 
-@lru_cache(maxsize=65_536)
-def address_group(host: str, bits: int = ADDRESS_BITS) -> str:
-    """Returns what the per-address limits count by: an IPv4 address, or an IPv6 /64.
-
-    Args:
-        host: an IP address.
-        bits: of an IPv6 address, that those who count together have in common.
-    """
-    address = ipaddress.ip_address(host)
-    if address.version == 4:
-        return host
-    return str(ipaddress.IPv6Network((address, bits), strict=False).network_address)
-
-
 class _Census:
     """How many there are of something at each address, and at each site of an IPv6 address."""
 
@@ -303,6 +292,7 @@ class MemoryStore:
         self._sessions_at = _Census(limits.max_sessions_per_address)
         # By session + digest, soonest forgotten first.
         self._departed: OrderedDict[bytes, _Departed] = OrderedDict()
+        self._detail_bytes = 0  # that all listings hold
 
     async def announce(self, announce: Announce, host: str) -> Welcome:
         """Records an announce; returns a uniform sample of the others. See `Store.announce`.
@@ -327,12 +317,12 @@ class MemoryStore:
             self._remove(peer, announce.sequence)  # gone from there, and no room here
             peer = None
         if peer is None and (warning := self._fullness(session, group)):
-            rows = self._sample(session, announce.numwant, None, now)
-            return self._welcome(session, rows, warning)
+            others = self._sample(session, announce.numwant, None, now)
+            return self._welcome(session, others, warning)
         peer = peer or self._add(session, digest)
         peer.due_s = due_s
-        self._renew(peer, announce, host, now)
-        return self._welcome(session, self._sample(session, announce.numwant, peer, now))
+        warning = self._renew(peer, announce, host, now)
+        return self._welcome(session, self._sample(session, announce.numwant, peer, now), warning)
 
     async def scrape(self, session: bytes) -> Counts:
         """Returns the counts of a session; zeros when nobody is in it."""
@@ -351,11 +341,11 @@ class MemoryStore:
         """Returns True: what is in memory is there."""
         return True
 
-    def _welcome(self, session: bytes, rows: Sequence[bytes], warning: str = "") -> Welcome:
+    def _welcome(self, session: bytes, peers: Sequence[Listing], warning: str = "") -> Welcome:
         swarm = self._swarms.get(session)
         if swarm is None:
-            return Welcome(rows, 0, 0, warning)
-        return Welcome(rows, len(swarm.peers), swarm.training, warning)
+            return Welcome(peers, 0, 0, warning)
+        return Welcome(peers, len(swarm.peers), swarm.training, warning)
 
     def _count(self, session: bytes) -> int:
         swarm = self._swarms.get(session)
@@ -417,7 +407,8 @@ class MemoryStore:
         swarm.add(peer)
         return peer
 
-    def _renew(self, peer: _Peer, announce: Announce, host: str, now: float) -> None:
+    def _renew(self, peer: _Peer, announce: Announce, host: str, now: float) -> str:
+        """Takes in an announce; returns what of it was not kept, as a warning."""
         group = address_group(host)
         if peer.place is None or peer.place.group != group:
             self._leave_place(peer)
@@ -426,10 +417,22 @@ class MemoryStore:
                 self._sessions_at.count(group, 1)
         peer.swarm.mark(peer, announce.event)
         peer.sequence = announce.sequence
-        peer.row = encode_row(announce, host)
         peer.expires_s = now + self._limits.ttl_s
         self._by_expiry[peer] = None
         self._by_expiry.move_to_end(peer)
+        return self._list(peer, Listing(announce, host))
+
+    def _list(self, peer: _Peer, listing: Listing | None) -> str:
+        """Replaces what others are told of a peer; returns what was not kept, as a warning."""
+        warning = ""
+        self._detail_bytes -= peer.listing.detail_bytes if peer.listing else 0
+        if listing is not None:
+            if self._detail_bytes + listing.detail_bytes > self._limits.max_detail_bytes:
+                listing.forget_details()
+                warning = "endpoints and proof not kept: the tracker is full of others'"
+            self._detail_bytes += listing.detail_bytes
+        peer.listing = listing
+        return warning
 
     def _leave_place(self, peer: _Peer) -> None:
         if peer.place is None:
@@ -446,6 +449,7 @@ class MemoryStore:
             del self._swarms[swarm.session]
         del self._by_expiry[peer]
         self._leave_place(peer)
+        self._list(peer, None)
         self._departed[swarm.session + peer.digest] = _Departed(
             sequence, peer.due_s, self._now() + REMEMBER_SEQUENCE_S
         )
@@ -467,7 +471,9 @@ class MemoryStore:
             del self._departed[key]
         return True
 
-    def _sample(self, session: bytes, wanted: int, asker: _Peer | None, now: float) -> list[bytes]:
+    def _sample(
+        self, session: bytes, wanted: int, asker: _Peer | None, now: float
+    ) -> list[Listing]:
         """Returns `wanted` of the others, without replacement: places first, then peers of each.
 
         Where every peer has an address of its own, and where all have the same one, the sample is
@@ -478,28 +484,28 @@ class MemoryStore:
         if swarm is None:
             return []
         draw = _Draw(self, asker, now)
-        rows: list[bytes] = []
+        found: list[Listing] = []
         drawn = 0
-        while len(rows) < wanted and drawn < len(swarm.places) and draw.may_go_on:
+        while len(found) < wanted and drawn < len(swarm.places) and draw.may_go_on:
             at = drawn + int(self._random() * (len(swarm.places) - drawn))
             place = swarm.places[at]
-            if peer := draw.next_of(place):
-                rows.append(peer.row)
+            if listing := draw.next_of(place):
+                found.append(listing)
             if place.peers:  # else it is gone
                 swarm.swap(drawn, at)
                 drawn += 1
-        if len(rows) == wanted:
-            return rows
+        if len(found) == wanted:
+            return found
         left = list(swarm.places)  # fewer than were wanted
-        while len(rows) < wanted and left and draw.may_go_on:
+        while len(found) < wanted and left and draw.may_go_on:
             at = int(self._random() * len(left))
-            peer = draw.next_of(left[at])
-            if peer is None:
+            listing = draw.next_of(left[at])
+            if listing is None:
                 left[at] = left[-1]
                 left.pop()
             else:
-                rows.append(peer.row)
-        return rows
+                found.append(listing)
+        return found
 
 
 class _Draw:
@@ -515,7 +521,7 @@ class _Draw:
         """Whether not too many were found to have expired."""
         return self._removed < EXPIRED_PER_CALL
 
-    def next_of(self, place: _Place) -> _Peer | None:
+    def next_of(self, place: _Place) -> Listing | None:
         """Returns one more peer of a place; None where there is none."""
         drawn = self._drawn.get(place, 0)
         found = None
@@ -529,18 +535,6 @@ class _Draw:
             place.swap(drawn, at)
             drawn += 1
             if peer is not self._asker:
-                found = peer
+                found = peer.listing
         self._drawn[place] = drawn
         return found
-
-
-def too_often(who: str, rate: float, retry_in_s: float) -> AnnounceError:
-    """Returns the refusal of one request too many.
-
-    Args:
-        who: asked too often, for the message.
-        rate: how often is allowed, a second.
-        retry_in_s: seconds until one more is allowed.
-    """
-    message = f"too many requests from {who}: allowed {rate:g} a second; wait {retry_in_s:.1f} s"
-    return AnnounceError(message, status=429, retry_in_s=retry_in_s)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,15 @@ from p2pl.protocol.session import Session
 if TYPE_CHECKING:
     from p2pl.data.load import Data
     from p2pl.learning.flower import NumPyClient
+
+
+class Relay(StrEnum):
+    """Whether others reach this peer by a relay."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
 
 MAX_SHOWN = 10  # classes on one line; chosen
 
@@ -65,10 +75,14 @@ def join(
     identity: Annotated[
         Path | None,
         typer.Option(
+            "--identity",
+            "--key",
             help="Key file of this peer, created if it does not exist. Keep it to be the same peer "
-            "in another session.  [default: RUN_DIR/identity.pem]"
+            "in another session.  [default: RUN_DIR/identity.pem; in a private session, where "
+            "there is none, this machine's, as `p2pl id` shows it]",
         ),
     ] = None,
+    invitation: options.Invitation = None,
     tracker: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,7 +90,22 @@ def join(
             "[default: the session file's]"
         ),
     ] = None,
+    announce: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where others can dial this peer from elsewhere: an address or a name, where a "
+            "router forwards a port to the one of --listen. May be repeated, the best first.",
+        ),
+    ] = None,
     ca: options.Authorities = None,
+    relay: Annotated[
+        Relay,
+        typer.Option(
+            help="Whether others reach this peer by a relay that the tracker names: always, never, "
+            "or where it cannot be dialled. What passes a relay stays encrypted between peers."
+        ),
+    ] = Relay.auto,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     threads: options.Threads = None,
@@ -138,10 +167,13 @@ def join(
                 mine,
                 on_event=screen,
                 run_dir=where,
-                identity=identity,
+                identity=identity or key_of(read.session, where, alone=alone),
+                invitation=invitation,
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
+                announce=announce or (),
+                relay=relay.value,
                 rounds=rounds,
                 seed_for=seed_for,
                 alone=alone,
@@ -161,8 +193,16 @@ def join(
         print("interrupted; the same command resumes", file=sys.stderr)
         raise typer.Exit(130)
     if run.summary and run.summary.met_nobody:
-        print(f"p2pl: {MET_NOBODY}", file=sys.stderr)
+        undialled = run.summary.undialled
+        why = f"; nobody could dial this peer: {undialled}" if undialled else ""
+        print(f"p2pl: {MET_NOBODY}{why}", file=sys.stderr)
         raise typer.Exit(MET_NOBODY_CODE)
+
+
+def key_of(session: Session, run_dir: Path, *, alone: bool) -> Path | None:
+    """Returns the key file of a peer that named none; None: that of the run directory."""
+    is_there = (run_dir / "identity.pem").exists()
+    return None if alone or is_there or not session.private else options.machine_identity()
 
 
 def _trains_with(

@@ -12,6 +12,7 @@ tracker introduces them, and everybody begins whenever it has fine-tuned.
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -22,7 +23,7 @@ from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet, waiting_for
 from p2pl.exchange.linger import linger
 from p2pl.exchange.node import Held, Node
 from p2pl.exchange.round import save
-from p2pl.exchange.swap import Pulls, all_of, announce, fetch, publish
+from p2pl.exchange.swap import Pulls, announce, answers_of, fetch, publish
 from p2pl.learning.train import Trained
 from p2pl.mixing.base import PeerModel
 from p2pl.network.known import MAX_KNOWN
@@ -220,8 +221,7 @@ async def wait_for_news(node: Node, vector: VersionVector) -> News:
 
 async def fetch_moved(node: Node, news: News) -> Pulls:
     """Returns the models of exactly those peers that moved, and why others gave none."""
-    answers = await all_of(node, {one.id: fetch(node, one) for one in news.moved})
-    fetched = {address.id: it for address, it in zip(news.moved, answers, strict=True)}
+    fetched = await answers_of(node, {one.id: partial(fetch, node, one) for one in news.moved})
     node.held = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, Held)}
     models = {peer_id: held.model for peer_id, held in node.held.items()}
     failed = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, str)}

@@ -25,6 +25,7 @@ from p2pl.protocol.announce import PeerAddress
 from p2pl.run.state import PeerState
 
 TRACKER_PATIENCE_S = 15.0  # at the start; chosen: a tracker's restart takes a few seconds
+NOT_TRUSTED = "not asked: its models did harm before; it is tried again later"
 MAX_LAG_ROUNDS = 2  # chosen: within it the wait for each other's round closes the gap
 MAX_WORSE_NATS = 0.7  # chosen: half the likelihood; a model of liars is far beyond it
 POLL_S = 1.0  # between two looks at the swarm while waiting for others
@@ -39,6 +40,7 @@ class Cohort(Exchange):
 
     def __init__(self) -> None:
         self._envelope = Envelope()
+        self._index = 0  # of the round that was collected last
 
     async def enter(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state to begin with: the peer's own, or the swarm's."""
@@ -46,16 +48,26 @@ class Cohort(Exchange):
 
     async def collect(self, node: Node, state: PeerState, trained: Trained) -> Collected:
         """Serves what was trained, and returns what a new cohort serves."""
-        index = state.round + 1
+        index = self._index = state.round + 1
         await publish(node, index, trained.vector, node.learner.notes(state.trust))
         blocked = await node.worker(partial(node.learner.blocked, state.trust))
-        cohort = await find_cohort(node, without=blocked)
+        cohort = await find_cohort(node, without=blocked.union(node.coming))
         pulls = await pull_all(node, cohort, index)
+        pulls = replace(pulls, resting=not_asked(node, blocked, pulls))
         believed = self._envelope.believed(index, node.clock(), pulls.models)
         reached = swarm_round(index, believed)
         if node.session.exchange.lockstep:
             pulls = in_step(pulls, index)
         return Collected(pulls, pulls.models, age=index, reached=reached)
+
+    async def saved(self, node: Node, state: PeerState) -> None:
+        """Serves the mix as well, where the swarm is rounds ahead of what this peer has trained.
+
+        What it has trained is of a round that is long over for the others, who pass it over. The
+        mix is of theirs, and what this peer has learned is in it.
+        """
+        if self._index < state.round < node.rounds and not node.session.exchange.lockstep:
+            await publish(node, state.round, state.weights, node.learner.notes(state.trust))
 
     async def finish(self, node: Node, state: PeerState) -> PeerState:
         """Serves the final model until the others are done, or nobody asks for it any more."""
@@ -75,6 +87,18 @@ async def find_cohort(node: Node, without: Collection[str]) -> list[PeerAddress]
     except TrackerError as fault:
         node.events.said(f"training alone this round: {fault}")
         return []
+
+
+def not_asked(node: Node, blocked: Collection[str], pulls: Pulls) -> dict[str, str]:
+    """Returns which of the peers that are known were not asked for their record's sake, and why.
+
+    Args:
+        node: the peer.
+        blocked: ids of those whose models the mixing rule would reject.
+        pulls: of the round.
+    """
+    known = node.directory.known
+    return {who: NOT_TRUSTED for who in blocked if who in known and who not in pulls.cohort}
 
 
 def in_step(pulls: Pulls, index: int) -> Pulls:

@@ -231,7 +231,16 @@ def take_pushes(node: Node) -> list[PeerAddress]:
             hints = [one for one in told.addresses() if reach_of(one.host) >= near]
             known.hear(one for one in hints if one.id not in known)
     limit = max(MIN_PUSHES, 2 * node.session.exchange.cohort)
-    return [seen[peer_id] for peer_id in list(pushers)[-limit:] if peer_id in seen]
+    found = (_where(node, peer_id) for peer_id in list(pushers)[-limit:])
+    return [address for address in found if address is not None]
+
+
+def _where(node: Node, peer_id: str) -> PeerAddress | None:
+    """Returns where a peer is reached that was heard: as it says itself, or where it was seen."""
+    told = node.directory.known.find(peer_id)
+    if told is not None and told.version > 1:
+        return told
+    return node.transport.seen.get(peer_id)
 
 
 async def merge_pushes(node: Node, state: PeerState) -> PeerState:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import mmap
 import signal
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from p2pl import pages
 from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
 from p2pl.attacks.peer import Attacker
-from p2pl.errors import FrameError, InputError, PullError, TrackerError
+from p2pl.errors import FrameError, InputError, InvitationError, PullError, TrackerError
 from p2pl.events import Ended, Events, Sink, Started, Stop, into
 from p2pl.exchange import checkpoint, cohort
 from p2pl.exchange.alone import Alone
@@ -40,12 +41,17 @@ from p2pl.network import web
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
+from p2pl.network.membership import Group, Membership
+from p2pl.network.outreach import Outreach
 from p2pl.network.serve import ServeLimits
 from p2pl.network.transport import Directory, Transport
+from p2pl.network.ways import RelayMode
 from p2pl.network.wire import CurveWire
 from p2pl.privacy.ledger import PURPOSE
 from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
+from p2pl.protocol.endpoint import Endpoint
+from p2pl.protocol.invitation import Invitation
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
 from p2pl.run.log import (
@@ -62,10 +68,15 @@ from p2pl.run.log import (
 from p2pl.run.state import Best, PeerState, load_state
 
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
+REVOKED_FILE = "revoked.txt"  # in the run directory: the newest list of a private session
 LEAVE_DEADLINE_S = 3.0
 OTHER_DATA = (
     "the data, or how they are divided, are not those of this run's earlier rounds: what it is "
     "scored on now may have been trained on then; allowed too: a new --run-dir"
+)
+NOTHING_LEFT = (
+    "all rounds were done before, and nobody is asked for more; allowed too: more --rounds, or a "
+    "new --run-dir"
 )
 NOTHING = torch.arange(0)  # rows
 SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
@@ -84,6 +95,8 @@ class Options:
         rounds: to do in all; None: the session's.
         trackers: tiers of URLs; (): the session file's.
         authorities: a PEM file of those who may vouch for HTTPS servers; None: the usual ones.
+        announced: what the person says that others can dial, the best first.
+        relay: `always`: others reach the peer by relays alone; `never`: no relay is used.
         seeding_s: how long others are served at most, once all rounds are done; seconds.
         alone: whether the peer trains without anybody.
         privacy: None: parameters say what they like of the peer's examples.
@@ -92,6 +105,7 @@ class Options:
         attack: to test a swarm on this machine with; None: the peer is honest.
         labels: names of the classes, in the order of their numbers; (): nobody gave any.
         test_share: of the data, that the test set was drawn from; None: it was given, if any.
+        invitation: to a private session, checked; None: it is open, or the peer trains alone.
     """
 
     run_dir: Path
@@ -101,6 +115,8 @@ class Options:
     rounds: int | None = None
     trackers: tuple[tuple[str, ...], ...] = ()
     authorities: Path | None = None
+    announced: tuple[Endpoint, ...] = ()
+    relay: RelayMode = "auto"
     seeding_s: float = 60.0
     alone: bool = False
     privacy: Wanted | None = None
@@ -109,6 +125,7 @@ class Options:
     attack: Attack | None = None
     labels: tuple[str, ...] = ()
     test_share: float | None = None
+    invitation: Invitation | None = None
 
 
 async def join(
@@ -163,7 +180,18 @@ async def join(
             company = Company(log.totals, events.said)
             events = Events((*events.sinks, company))
         with contextlib.closing(Worker()) as worker, _Stopping() as stopping:
-            one = _Run(file, options, identity, learner, exchange, events, rounds, worker, stopping)
+            one = _Run(
+                file=file,
+                options=options,
+                identity=identity,
+                learner=learner,
+                exchange=exchange,
+                events=events,
+                rounds=rounds,
+                worker=worker,
+                stopping=stopping,
+                outreach=_outreach(file, options, identity),
+            )
             if on_signals:
                 stopping.listen()
             try:
@@ -248,6 +276,25 @@ class _Run:
     rounds: int
     worker: Worker
     stopping: _Stopping
+    outreach: Outreach
+
+
+def _outreach(file: SessionFile, options: Options, identity: Identity) -> Outreach:
+    """Returns the ways to others and theirs to this peer; nothing is open yet."""
+    return Outreach(
+        identity,
+        file.id,
+        mode=options.relay,
+        trust=_trust(file, options),
+        announced=options.announced,
+    )
+
+
+def _trust(file: SessionFile, options: Options) -> ssl.SSLContext | None:
+    """Returns whom HTTPS trusts; None: nothing is asked over it, as far as is known."""
+    tiers = options.trackers or file.trackers
+    is_secure = any(url.startswith("https:") for tier in tiers for url in tier)
+    return web.trust(options.authorities) if is_secure or options.authorities else None
 
 
 def _as_asked(
@@ -289,6 +336,9 @@ def _compute_with(threads: int | None, trainer: Trainer) -> None:
 
 async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
     """Returns the state after the last round; the swarm is left properly whatever happens."""
+    if state is not None and state.round >= one.rounds:
+        one.events.said(NOTHING_LEFT)
+        return state
     async with contextlib.AsyncExitStack() as stack:
         transport, directory = await _network(one, state, stack)
         swarm = partial(_checkpoint_of_the_swarm, transport, directory, one)
@@ -306,6 +356,7 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         mapped.madvise(mmap.MADV_DONTNEED)  # it is read again where somebody asks for it
         if state is None:
             state = PeerState(round=0, weights=begin)
+        one = replace(one, learner=one.learner.beginning(begin))
         del begin
         node = _node(one, transport, directory, state)
         only = [state]  # nothing here holds the parameters that the peer began with any longer
@@ -321,6 +372,7 @@ async def _network(
     file, options = one.file, one.options
     if options.alone:
         return MemoryNetwork().join(one.identity)
+    membership = _membership(one)
     wire = await stack.enter_async_context(
         CurveWire(
             one.identity,
@@ -329,26 +381,41 @@ async def _network(
             chunk_bytes=file.session.wire.chunk_bytes,
             limits=_serving(file),
             room=partial(pages.room, options.run_dir),
+            dialler=one.outreach.ways,
+            membership=membership,
         )
     )
-    me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
-    tiers = options.trackers or file.trackers
-    is_secure = any(url.startswith("https:") for tier in tiers for url in tier)
-    trust = web.trust(options.authorities) if is_secure else None
+    info = file.info if membership is not None else b""
+    me = Announcer(file.id, one.identity, wire.curve_key, wire.port, wire.proof, info)
     saved = state.directory if state else None
-    directory = TrackerDirectory(tiers, me, state=saved, trust=trust)
+    tiers = options.trackers or file.trackers
+    trust = _trust(file, options)
+    directory = TrackerDirectory(tiers, me, state=saved, trust=trust, membership=membership)
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
+    await stack.enter_async_context(one.outreach.open(wire, directory, one.events.said))
     return wire, directory
+
+
+def _membership(one: _Run) -> Membership | None:
+    """Returns who is of a private session, as far as the peer knows; None: the session is open."""
+    session, invitation = one.file.session, one.options.invitation
+    if not session.private:
+        return None
+    if invitation is None:
+        raise InvitationError("--invitation: missing, and this session is private")
+    kept = one.options.run_dir / REVOKED_FILE
+    group = Group(one.file.id, bytes.fromhex(session.author), invitation, kept)
+    return Membership(group, said=one.events.said)
 
 
 def _serving(file: SessionFile) -> ServeLimits:
     """Returns what the peer gives to others: nothing for longer than anybody waits for it."""
-    deadline_s = file.session.exchange.pull_deadline_s
-    usual = ServeLimits()
+    exchange, usual = file.session.exchange, ServeLimits()
+    deadline_s = exchange.pull_deadline_s
     return replace(
         usual,
-        transfer_s=min(usual.transfer_s, deadline_s + SERVE_SLACK_S),
+        transfer_s=max(deadline_s, exchange.slow_deadline_s) + SERVE_SLACK_S,
         share_s=min(usual.share_s, SERVE_SHARE * deadline_s),
     )
 
@@ -488,9 +555,12 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
         session_id=one.file.id,
         name=one.file.name,
         peers_met=tuple(sorted(totals.peers_met)),
+        left_out=dict(totals.left_out),
         met_nobody=met_nobody(totals, state, wanted=_wants_company(one.file, one.options)),
+        undialled=one.outreach.undialled,
         bytes_in=totals.bytes_in,
         bytes_out=totals.bytes_out,
+        bytes_relayed=totals.bytes_relayed,
         tracker_bytes=totals.tracker_bytes,
         seconds=totals.seconds,
         samples=trainer.own_samples,

@@ -21,6 +21,7 @@ from p2pl import pages
 from p2pl.attacks.peer import Attacker
 from p2pl.errors import ClientError
 from p2pl.events import Events, Step, Stop
+from p2pl.exchange.patience import Patience, Waits
 from p2pl.learner import Learner, Scored
 from p2pl.learning.train import OnStep, Start, Trained
 from p2pl.mixing.base import Mixed, PeerModel
@@ -39,6 +40,17 @@ class Held:
 
     digest: bytes
     model: PeerModel
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A transfer that is under way."""
+
+    task: asyncio.Task[Held | str]
+    begun_s: float  # on the node's clock
+    bytes_before: int  # that had come from this peer when it began
+    seen_s: float  # when more of it was seen last
+    seen_bytes: int  # that had come from this peer by then
 
 
 class Worker:
@@ -96,6 +108,9 @@ class Node:
         held: versions pulled in the last round, by peer id.
         met: peers that asked this one, as last passed on to the directory.
         mine: the version that is served now.
+        coming: transfers that are under way, some of which no round waits for, by peer id.
+        patience: how long a transfer from each peer may take.
+        waits: for whose rounds it is worth waiting.
         attacker: makes what is served of what was trained; None: the peer is honest.
         keeps_personal: whether a model of the peer's own distribution is kept beside.
         personal: that model, [P].
@@ -120,12 +135,20 @@ class Node:
     held: Mapping[str, Held] = field(default_factory=dict)
     met: dict[str, PeerAddress] = field(default_factory=dict)
     mine: Held | None = None
+    coming: dict[str, Coming] = field(default_factory=dict)
+    patience: Patience = field(init=False)
+    waits: Waits = field(default_factory=Waits)
     attacker: Attacker | None = None
     presence: Presence = field(default_factory=Presence)
     keeps_personal: bool = False
     personal: Tensor | None = None
     keeps_best: bool = False
     best: Best | None = None
+
+    def __post_init__(self) -> None:
+        """Begins without knowing how fast anybody is."""
+        exchange = self.session.exchange
+        self.patience = Patience(least_s=exchange.pull_deadline_s, most_s=exchange.slow_deadline_s)
 
     @property
     def session(self) -> Session:
@@ -188,6 +211,14 @@ class Node:
     async def score(self, before: Tensor, after: Tensor) -> Scored:
         """Returns how good the parameters before and after mixing are, [P] each."""
         return await self.worker(partial(self.learner.score, before, after))
+
+    async def stop_coming(self) -> None:
+        """Ends the transfers that no round waits for."""
+        tasks = [one.task for one in self.coming.values()]
+        self.coming.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def newly_met(self) -> list[PeerAddress]:
         """Returns the peers that asked this one from an address that was not passed on yet."""

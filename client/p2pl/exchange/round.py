@@ -36,11 +36,14 @@ async def run(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
         RunDirError: the saved state is of another kind of exchange.
         TrainingDiverged: the local loss is no longer finite.
     """
-    async with exchange.running(node):
-        state = await exchange.enter(node, state)
-        while state.round < node.rounds:
-            state = await run_round(node, exchange, state)
-        return await exchange.finish(node, state)
+    try:
+        async with exchange.running(node):
+            state = await exchange.enter(node, state)
+            while state.round < node.rounds:
+                state = await run_round(node, exchange, state)
+            return await exchange.finish(node, state)
+    finally:
+        await node.stop_coming()
 
 
 async def run_round(node: Node, exchange: Exchange, state: PeerState) -> PeerState:
@@ -105,6 +108,7 @@ class Meter:
     total_in: int
     total_out: int
     messages_out: int
+    relayed: int
     tracker_bytes: int
     tracker_seconds: float
     answer: Answer | None  # the tracker's last
@@ -120,6 +124,7 @@ class Meter:
             total_in=traffic.bytes_in,
             total_out=traffic.bytes_out,
             messages_out=traffic.messages_out,
+            relayed=traffic.relayed_in + traffic.relayed_out,
             tracker_bytes=node.directory.bytes_in + node.directory.bytes_out,
             tracker_seconds=node.directory.seconds,
             answer=node.answer,
@@ -248,12 +253,17 @@ def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         cohort=pulls.cohort,
         received=tuple(pulls.models),
         rejected={**pulls.rejected, **outcome.mixed.rejected},
+        resting={
+            **{who: why for who, why in known.resting().items() if who not in pulls.cohort},
+            **pulls.resting,
+        },
         versions={peer_id: model.round for peer_id, model in pulls.models.items()},
         joined=churn.joined,
         left=churn.left,
         bytes_in=now.total_in - meter.total_in,
         bytes_out=now.total_out - meter.total_out,
         messages_out=now.messages_out - meter.messages_out,
+        bytes_relayed=now.relayed - meter.relayed,
         bytes_by_peer={peer_id: both for peer_id, both in moved.items() if any(both)},
         tracker_bytes=now.tracker_bytes - meter.tracker_bytes,
         tracker_seconds=None if silent else now.tracker_seconds - meter.tracker_seconds,

@@ -3,27 +3,27 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from p2pl import pages
 from p2pl.errors import FrameError, PullError, TrackerError
-from p2pl.exchange.node import Held, Node
+from p2pl.exchange.node import Coming, Held, Node
 from p2pl.mixing.base import PeerModel
 from p2pl.network.pull import Unchanged
 from p2pl.network.version import Version
 from p2pl.protocol.announce import Event, PeerAddress
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 FIRST_INTERVAL_S = 30.0  # until a tracker has said how often it wants to hear from the peer
 MAX_SPARE = 8  # asked for beyond the cohort, in the place of peers that will not be asked
 TOLD_AFTER_S = 3.0  # of waiting for others: a person should know for whom
+PROGRESS_BYTES = 4_096  # more than any header: a chunk has come
 MAX_WAITED_LAG = 2  # rounds; who is further behind is not waited for, and so holds nobody up
 
 
@@ -34,6 +34,7 @@ class Pulls:
     cohort: tuple[str, ...]  # ids of the peers asked
     models: Mapping[str, PeerModel]  # by peer id, the usable ones
     rejected: Mapping[str, str]  # peer id -> why there is nothing usable from it
+    resting: Mapping[str, str] = field(default_factory=dict)  # peer id -> why it was not asked
 
 
 async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") -> None:
@@ -128,51 +129,102 @@ async def keep_announcing(node: Node) -> None:
 async def pull_all(node: Node, cohort: Sequence[PeerAddress], index: int) -> Pulls:
     """Returns what the cohort serves, within one deadline; a late or lying peer is only named.
 
+    What has begun to come when the deadline is over goes on to come beside the rounds that follow,
+    and is among the models of the round in which it is there.
+
     Args:
         node: the peer that asks.
         cohort: whom to ask, all at the same time.
         index: the peer's round; who is not far behind it gets `exchange.wait_s` to reach it.
     """
-    answers = await all_of(node, {one.id: _pull(node, one, index) for one in cohort})
-    held: dict[str, Held] = {}
-    rejected: dict[str, str] = {}
-    for address, answer in zip(cohort, answers, strict=True):
-        if isinstance(answer, str):
-            rejected[address.id] = answer
-        else:
-            held[address.id] = answer
+    answers = await answers_of(node, {one.id: partial(_pull, node, one, index) for one in cohort})
+    held = {peer_id: answer for peer_id, answer in answers.items() if isinstance(answer, Held)}
     node.held = held
     models = {peer_id: one.model for peer_id, one in held.items()}
-    return Pulls(tuple(address.id for address in cohort), models, rejected)
+    rejected = {peer_id: answer for peer_id, answer in answers.items() if isinstance(answer, str)}
+    return Pulls(tuple(answers), models, rejected)
 
 
-async def all_of(node: Node, works: Mapping[str, Coroutine[Any, Any, T]]) -> list[T]:
-    """Returns what all works return; where that takes long, tells for which peers it waits.
+async def answers_of(
+    node: Node, asks: Mapping[str, Callable[[], Coroutine[Any, Any, Held | str]]]
+) -> dict[str, Held | str]:
+    """Returns what each peer gives within a round's deadline, or why there is nothing.
+
+    Transfers that are under way from a round before are not waited for again: what of them is there
+    is among the answers, and so is how far the others are. What takes long is told.
 
     Args:
         node: the peer that waits.
-        works: by peer id.
+        asks: by peer id, what asks that peer.
     """
-    tasks = {peer_id: asyncio.create_task(work) for peer_id, work in works.items()}
-    try:
-        if tasks:
-            _, late = await asyncio.wait(tasks.values(), timeout=TOLD_AFTER_S)
-            if late:
-                names = (peer_id[:8] for peer_id, task in tasks.items() if task in late)
-                node.events.said(f"waiting for the models of {', '.join(names)}")
-        return await asyncio.gather(*tasks.values())
-    finally:
-        for task in tasks.values():
-            task.cancel()
+    fresh = {who: _begin(node, who, ask()) for who, ask in asks.items() if who not in node.coming}
+    node.coming |= fresh  # where they are ended, should this peer be stopped meanwhile
+    if fresh:
+        tasks = {one.task: who for who, one in fresh.items()}
+        deadline_s = node.session.exchange.pull_deadline_s
+        first_s = min(TOLD_AFTER_S, deadline_s)
+        _, late = await asyncio.wait(tasks, timeout=first_s)
+        if late:
+            names = ", ".join(who[:8] for task, who in tasks.items() if task in late)
+            node.events.said(f"waiting for the models of {names}")
+            await asyncio.wait(late, timeout=deadline_s - first_s)
+    answers: dict[str, Held | str] = {}
+    for peer_id, one in list(node.coming.items()):
+        if one.task.done():
+            del node.coming[peer_id]
+            answers[peer_id] = one.task.result()
+        else:
+            answers[peer_id] = await _late(node, peer_id, one)
+    return answers
+
+
+def _begin(node: Node, peer_id: str, asking: Coroutine[Any, Any, Held | str]) -> Coming:
+    now_s, before = node.clock(), node.transport.traffic.bytes_in_by_peer.get(peer_id, 0)
+    return Coming(asyncio.create_task(asking), now_s, before, now_s, before)
+
+
+async def _late(node: Node, peer_id: str, one: Coming) -> str:
+    """Returns why a peer's model is not here; ends a transfer that does not move.
+
+    Args:
+        node: the peer that waits.
+        peer_id: of the other one.
+        one: the transfer.
+    """
+    size, now_s = node.learner.codec.payload_bytes, node.clock()
+    there = node.transport.traffic.bytes_in_by_peer.get(peer_id, 0)
+    came, after = there - one.bytes_before, f"after {now_s - one.begun_s:.0f} s"
+    why = f"late: {mebibytes(came)} of {mebibytes(size)} MiB {after}"
+    if came <= PROGRESS_BYTES:
+        why = f"late: no answer {after}"
+    elif there > one.seen_bytes:
+        node.coming[peer_id] = replace(one, seen_s=now_s, seen_bytes=there)
+        return f"{why}, and going on"
+    elif now_s - one.seen_s < node.session.exchange.pull_deadline_s:
+        return f"{why}, and going on"
+    del node.coming[peer_id]
+    one.task.cancel()
+    await asyncio.gather(one.task, return_exceptions=True)
+    node.directory.known.blame(peer_id, why=why)
+    return why
+
+
+def mebibytes(count: int) -> str:
+    """Returns bytes in MiB, to three digits."""
+    return f"{count / (1 << 20):.3g}"
 
 
 async def _pull(node: Node, address: PeerAddress, index: int) -> Held | str:
     """Returns one peer's newest version, or why there is none."""
-    known = node.held.get(address.id)
+    known, exchange = node.held.get(address.id), node.session.exchange
     lags = known is not None and known.model.round < index - MAX_WAITED_LAG
-    wait_s = 0.0 if lags else node.session.exchange.wait_s
+    waits = exchange.lockstep or node.waits.is_worth(address.id, index)
+    wait_s = exchange.wait_s if waits and not lags else 0.0
     before = known or node.mine  # at the start, everybody has the initial checkpoint
-    return await _ask_for(node, address, index, wait_s, before)
+    answer = await _ask_for(node, address, index, wait_s, before)
+    if isinstance(answer, Held) and (wait_s or answer.model.round >= index):
+        node.waits.ended(address.id, index, in_vain=answer.model.round < index)
+    return answer
 
 
 async def pull_next(node: Node, addresses: Sequence[PeerAddress]) -> None:
@@ -206,14 +258,15 @@ async def _ask_for(
         wait_s: how long to wait for that.
         before: a version that need not be sent again.
     """
-    known = node.directory.known
+    known, begun_s = node.directory.known, node.clock()
+    deadline_s = node.patience.deadline_s(address.id)
     try:
         pulled = await node.transport.pull(
             address,
             have=before.digest if before else None,
             round=index,
             wait_s=wait_s,
-            deadline_s=node.session.exchange.pull_deadline_s,
+            deadline_s=deadline_s,
             size=node.learner.codec.payload_bytes,
         )
         if isinstance(pulled, Unchanged):
@@ -223,16 +276,19 @@ async def _ask_for(
             model = replace(before.model, round=min(pulled.round, before.model.round))
             held = replace(before, model=model)
         else:
+            node.patience.came(address.id, node.clock() - begun_s)
             vector = await asyncio.to_thread(node.learner.codec.decode, pulled.payload)
             if node.mine:
                 vector = node.learner.at_home(vector, node.mine.model.vector)
             model = PeerModel(pulled.round, pulled.samples, vector, pulled.notes)
             held = Held(pulled.digest, model)
     except PullError as fault:
-        known.blame(address.id)
+        if (took_s := node.clock() - begun_s) >= deadline_s:
+            node.patience.failed(address.id, took_s)
+        known.blame(address.id, why=str(fault))
         return str(fault)
     except FrameError as fault:
-        known.blame(address.id, answered=True)
+        known.blame(address.id, answered=True, why=str(fault))
         return str(fault)
     known.learn(address)
     return held

@@ -11,12 +11,33 @@ from p2pl.learning.weights import Dtype, Layout, Payload
 
 
 class Codec(Protocol):
-    """How parameters become bytes for other peers, and bytes become parameters again."""
+    """How parameters become bytes for other peers, and bytes become parameters again.
+
+    A class that names `Codec` as its base inherits what is written out here.
+    """
+
+    @property
+    def keeps_privacy(self) -> bool:
+        """Whether it may be used with private training: payloads are made of parameters alone.
+
+        What is made of parameters that may be told says nothing more of the examples behind them.
+        A codec is refused until it says so.
+        """
+        return False
 
     @property
     def payload_bytes(self) -> int:
         """The exact size of every payload of the session, bytes."""
         ...
+
+    def beginning(self, vector: Tensor) -> "Codec":
+        """Returns the codec of a session that begins with these parameters, known to all its peers.
+
+        Args:
+            vector: [P] float32, of the initial checkpoint.
+        """
+        del vector
+        return self
 
     def encode(self, vector: Tensor) -> memoryview:
         """Returns the payload to serve, read-only.
@@ -55,7 +76,7 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class WholeModel:
+class WholeModel(Codec):
     """All that travels of the model, as a safetensors file of one number type.
 
     Attributes:
@@ -67,6 +88,11 @@ class WholeModel:
     layout: Layout
     dtype: Dtype
     device: torch.device
+
+    @property
+    def keeps_privacy(self) -> bool:
+        """True: a payload is the parameters, and nothing else."""
+        return True
 
     @property
     def payload_bytes(self) -> int:

@@ -131,11 +131,7 @@ def decode(payload: Payload, layout: Layout, dtype: Dtype) -> Tensor:
         )
     vector = numbers(payload, len(header), _TORCH[dtype]).to(torch.float32)
     check_finite(vector)
-    for name, where in layout.variances():
-        if bool((vector[where] < 0).any()):
-            raise FrameError(
-                wrong(f"tensor {name!r}", got="a variance below 0", allowed="0 or more")
-            )
+    check_variances(vector, layout)
     return vector
 
 
@@ -143,6 +139,15 @@ def check_finite(vector: Tensor) -> None:
     """Raises FrameError where a number is NaN or infinity."""
     if not is_finite(vector):
         raise FrameError("payload: got NaN or infinity among the numbers, allowed finite numbers")
+
+
+def check_variances(vector: Tensor, layout: Layout) -> None:
+    """Raises FrameError where a running variance in the vector, [P], is below 0."""
+    for name, where in layout.variances():
+        if bool((vector[where] < 0).any()):
+            raise FrameError(
+                wrong(f"tensor {name!r}", got="a variance below 0", allowed="0 or more")
+            )
 
 
 def in_place(payload: Payload, layout: Layout) -> Tensor:

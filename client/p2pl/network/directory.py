@@ -9,6 +9,7 @@ its last answer counts, with peers drawn among those that are known.
 
 import asyncio
 import contextlib
+import ipaddress
 import math
 import random
 import ssl
@@ -16,18 +17,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import httpx
 import msgspec
 from msgspec import Meta
 
 from p2pl.errors import InputError, ProtocolError, RunDirError, TrackerError, visible, wrong
+from p2pl.network import tracker as asking
 from p2pl.network import web
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
+from p2pl.network.membership import Membership
 from p2pl.pace import NO_REST, BackOff, Rate, Rest
 from p2pl.protocol import announce as messages
+from p2pl.protocol import reach as reaching
 from p2pl.protocol.address import Reach, dialled, reach_of
 from p2pl.protocol.announce import (
     MAX_ANSWER_BYTES,
@@ -38,16 +42,21 @@ from p2pl.protocol.announce import (
     Event,
     PeerAddress,
 )
+from p2pl.protocol.endpoint import Endpoint, usable
+from p2pl.protocol.reach import AskReach, Reached
+from p2pl.protocol.reach import decode_answer as decode_reached
 
+T = TypeVar("T")
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
 BACK_OFF = BackOff(first_s=1.0, max_s=60.0)  # libtorrent issue 4873: uncapped, it grew to 20 hours
+REACH_DEADLINE_S = 10.0  # the tracker dials for some seconds itself
 MAX_RETRY_S = 3_600.0  # however long a tracker says to stay away
 IN_A_ROW = 4  # announces before a tracker's minimum interval counts; chosen: it allows ten
 # A sequence number is the time of a clock that was at most MAX_SKEW_S wrong, in milliseconds: one
 # that is so much ahead of a clock that is right now is ahead of all that were ever said before.
 LEAP_MS = 2 * MAX_SKEW_S * 1_000
-KEEP_ALIVE_S = 10.0  # shorter than the tracker's, so that no announce meets a closing connection
+SEND_INFO = 428  # a tracker wants to be told first what a private session is
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,8 @@ class Announcer:
     identity: Identity  # signs
     curve_key: str  # its public CURVE key, in Z85
     port: int  # where it listens
+    proof: bytes = b""  # that it is invited; b"": the session is open
+    info: bytes = b""  # of a private session's file, for trackers that do not know it
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,6 +90,7 @@ class _Tracker:
     refused: bool = False  # the last failure was an answer
     answer: Answer | None = None  # its last
     said: str = ""  # what it was told last
+    told: tuple[Endpoint, ...] | None = None  # the ways to this peer, as it was told last
     due_s: float = -math.inf  # what `Rate` knows of the announces so far
 
     @property
@@ -108,6 +120,10 @@ class TrackerDirectory:
         seconds: time spent talking to trackers.
         bytes_out: bytes written to trackers, HTTP headers included.
         bytes_in: bytes of their answers, HTTP headers included.
+        endpoints: the ways to this peer, best first; None: where trackers see it.
+        relays: that the trackers named last.
+        ticket: to those, the newest; b"": none.
+        external_host: where a tracker saw this peer; "": none has said so.
     """
 
     def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
@@ -117,6 +133,7 @@ class TrackerDirectory:
         *,
         state: Mapping[str, Any] | None = None,
         trust: ssl.SSLContext | None = None,
+        membership: Membership | None = None,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -128,27 +145,39 @@ class TrackerDirectory:
             me: who announces, in which session.
             state: from `state()` of an earlier run.
             trust: whom HTTPS trusts; None: `web.trust(None)`.
+            membership: who is of the session, where it is private: it learns what trackers say of
+                invitations, and looks keys up at them. None: the session is open.
             now: a clock that never steps back, in seconds.
             wall: seconds since 1970.
             rng: shuffles tiers, jitters waits and draws samples.
 
         Raises:
             RunDirError: `state` is not what `state()` returned.
+            InputError: the environment names a proxy that cannot be used.
         """
+        self._membership = membership
         self._now, self._wall = now, wall
         self._rng = rng or random.Random()
         self._me = me
         self._tiers = [[_tracker(url) for url in tier] for tier in tiers]
         for tier in self._tiers:
             self._rng.shuffle(tier)
-        self.known = KnownPeers(me.identity.peer_id, now=now, rng=self._rng)
+        is_invited = membership.hear if membership is not None else None
+        self.known = KnownPeers(me.identity.peer_id, now=now, rng=self._rng, is_invited=is_invited)
         self._sequence = 0
         if state is not None:
             self._restore(state)
         self.seconds = 0.0
         self.bytes_out = 0
         self.bytes_in = 0
-        self._client = _client(trust or web.trust(None))
+        urls = [tracker.url for tier in self._tiers for tracker in tier]
+        self._client = web.client(trust or web.trust(None), urls, deadline_s=TRACKER_DEADLINE_S)
+        if membership is not None:
+            membership.lookup = self._proofs
+        self.endpoints: tuple[Endpoint, ...] | None = None
+        self.relays: tuple[Endpoint, ...] = ()
+        self.ticket = b""
+        self.external_host = ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -191,6 +220,31 @@ class TrackerDirectory:
         self.known.hear(answer.peers)
         return answer
 
+    async def ask_reach(self, port: int) -> Reached | None:
+        """Returns whether the first tracker that takes the question can dial this peer.
+
+        Args:
+            port: at which it listens.
+
+        Returns:
+            None where no tracker answers, or none knows the question.
+        """
+        for tracker in (one for tier in self._tiers for one in tier):
+            if tracker.endpoint is None or not tracker.is_greeted:
+                continue
+            path = tracker.endpoint.path.removesuffix("/announce") + "/reach"
+            where = tracker.endpoint.copy_with(path=path)
+            with contextlib.suppress(_Failure, TimeoutError):
+                async with asyncio.timeout(REACH_DEADLINE_S):
+                    question = AskReach(
+                        public_key=self._me.identity.public_key,
+                        port=port,
+                        time_s=int(self._wall()),
+                    )
+                    body = reaching.encode(question, self._me.identity.private_key)
+                    return await self._ask(where, body, lambda data, _: decode_reached(data))
+        return None
+
     async def leave(self) -> None:
         """Says `stopped` to every tracker that lists this peer, as far as they can be reached.
 
@@ -221,6 +275,8 @@ class TrackerDirectory:
         answer = tracker.answer
         if answer is None or event != tracker.said or not tracker.is_greeted:
             return None
+        if tracker.told != self.endpoints:
+            return None
         if not tracker.rate.wait_s(tracker.due_s, self._now()):
             return None
         return msgspec.structs.replace(answer, peers=tuple(self.known.sample(numwant)))
@@ -228,6 +284,7 @@ class TrackerDirectory:
     async def _try(self, tracker: _Tracker, event: Event, numwant: int) -> Answer | None:
         """Returns the tracker's answer; None after a failure, which is remembered."""
         said: Event = "started" if event == "update" and not tracker.is_greeted else event
+        told = self.endpoints
         try:
             try:
                 async with asyncio.timeout(TRACKER_DEADLINE_S):
@@ -244,12 +301,49 @@ class TrackerDirectory:
         tracker.rest, tracker.reason, tracker.answer = NO_REST, "", answer
         # `started` is the update of a tracker that was not greeted.
         tracker.said = "update" if said == "started" else said
+        tracker.told = told
         tracker.is_greeted = said == "started" or (
             tracker.is_greeted and answer.epoch == tracker.epoch
         )
         tracker.lists_peer = said != "stopped"
         tracker.epoch = answer.epoch
-        return answer
+        self._take_terms(answer)
+        return await self._among_the_invited(tracker, answer)
+
+    async def _among_the_invited(self, tracker: _Tracker, answer: Answer) -> Answer:
+        """Returns the answer without peers that are not of a private session.
+
+        A list of revocations that is newer than the one known is fetched first.
+        """
+        members = self._membership
+        if members is None:
+            return answer
+        members.tell_own_fault()
+        if answer.revocations > members.number and tracker.endpoint is not None:
+            listed = await asking.revocations(self._client, tracker.endpoint, self._me.session_id)
+            with contextlib.suppress(ProtocolError):  # a tracker may say what it likes
+                members.take_revocations(listed or b"")
+        peers = tuple(peer for peer in answer.peers if members.hear(peer))
+        return msgspec.structs.replace(answer, peers=peers)
+
+    async def _proofs(self, curve_key: str) -> Sequence[bytes]:
+        """Returns the proofs that trackers have of a CURVE key, unchecked."""
+        for tier in self._tiers:
+            for tracker in list(tier):
+                if tracker.lists_peer and tracker.endpoint is not None:
+                    session_id = self._me.session_id
+                    found = await asking.proofs(
+                        self._client, tracker.endpoint, session_id, curve_key
+                    )
+                    if found:
+                        return found
+        return ()
+
+    def _take_terms(self, answer: Answer) -> None:
+        """Keeps what a tracker says now and then only."""
+        self.external_host = answer.external_host or self.external_host
+        if answer.ticket:
+            self.relays, self.ticket = usable(answer.relays), answer.ticket
 
     async def _say(self, tracker: _Tracker, said: Event, numwant: int) -> Answer:
         """Returns the tracker's answer.
@@ -262,6 +356,12 @@ class TrackerDirectory:
         try:
             return await self._post(tracker.endpoint, self._body(said, numwant))
         except _Failure as fault:
+            if fault.status == SEND_INFO and self._me.info:
+                if why := await asking.tell(
+                    self._client, tracker.endpoint, "session", self._me.info
+                ):
+                    raise _Failure(why, status=fault.status) from fault
+                return await self._post(tracker.endpoint, self._body(said, numwant))
             if fault.status != 409:
                 raise
             self._sequence = max(self._sequence, int(self._wall() * 1_000) + LEAP_MS)
@@ -290,16 +390,27 @@ class TrackerDirectory:
             sequence=self._sequence,
             time_s=int(wall_s),
             numwant=min(numwant, MAX_NUMWANT),
+            version=1 if self.endpoints is None and not self._me.proof else 2,
+            endpoints=tuple(map(str, self.endpoints or ())),
+            proof=self._me.proof,
         )
         return messages.encode(announce, self._me.identity.private_key)
 
     async def _post(self, url: httpx.URL, body: bytes) -> Answer:
+        def decode(data: bytes, tracker: Reach) -> Answer:
+            answer = messages.decode_answer(data)
+            return _from_here(answer, tracker, answer.external_host or self.external_host)
+
+        return await self._ask(url, body, decode)
+
+    async def _ask(self, url: httpx.URL, body: bytes, decode: Callable[[bytes, Reach], T]) -> T:
+        """Returns what a tracker answers, decoded; `decode` also gets how far away that is."""
         try:
             request = self._client.build_request("POST", url, content=body)
             request.extensions["trace"] = _Written(self, _request_bytes(request, body)).trace
             response = await self._client.send(request, stream=True)
             try:
-                reach = _reach(response)
+                reach = Reach.WORLD if web.is_proxied(url) else _reach(response)
                 data = await self._read(response)
             finally:
                 await response.aclose()
@@ -308,7 +419,7 @@ class TrackerDirectory:
             raise _Failure(reason + web.advice(fault)) from fault
         try:
             if response.status_code == 200:
-                return _from_here(messages.decode_answer(data), reach)
+                return decode(data, reach)
             raise _refusal(response, data)
         except ProtocolError as fault:
             raise _Failure(str(fault)) from fault
@@ -359,15 +470,42 @@ def _reach(response: httpx.Response) -> Reach:
     return Reach.MACHINE if theirs == ours else reach_of(theirs)
 
 
-def _from_here(answer: Answer, tracker: Reach) -> Answer:
+def _from_here(answer: Answer, tracker: Reach, own_host: str = "") -> Answer:
     """Returns the answer without peers nearer to the tracker than it is to this peer.
 
     Their addresses mean another machine here than they do there: a loopback address this very
-    machine, and a private one whatever has it in the network around this peer.
+    machine, and a private one whatever has it in the network around this peer. So do endpoints,
+    unless the peer is behind the same public address as this one.
+
+    Args:
+        answer: of the tracker.
+        tracker: from how far away it was reached.
+        own_host: where it sees this peer; "": it has not said so.
     """
-    peers = tuple(peer for peer in answer.peers if reach_of(peer.host) >= tracker)
+    peers = tuple(
+        _ways_from_here(peer, tracker, own_host)
+        for peer in answer.peers
+        if reach_of(peer.host) >= tracker
+    )
     unusable = answer.unusable + len(answer.peers) - len(peers)
     return msgspec.structs.replace(answer, peers=peers, unusable=unusable)
+
+
+def _ways_from_here(peer: PeerAddress, tracker: Reach, own_host: str) -> PeerAddress:
+    nearest = min(tracker, Reach.SITE) if _is_same_place(peer.host, own_host) else tracker
+    ways = tuple(way for way in peer.endpoints if way.reach >= nearest)
+    return peer if ways == peer.endpoints else msgspec.structs.replace(peer, endpoints=ways)
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    """Returns whether two hosts are one address, or of one IPv6 /64."""
+    try:
+        pair = [ipaddress.ip_address(host) for host in (one, other)]
+    except ValueError:
+        return False
+    if any(host.version == 4 for host in pair):
+        return pair[0] == pair[1]
+    return int(pair[0]) >> 64 == int(pair[1]) >> 64
 
 
 class _Written:
@@ -384,29 +522,10 @@ class _Written:
 def _tracker(text: str) -> _Tracker:
     """Returns a tracker that was not asked yet; one whose URL is none rests for ever."""
     try:
-        url = web.parse_url(text)
+        endpoint = asking.announce_url(text)
     except InputError as fault:
         return _Tracker(text, None, rest=Rest(until_s=math.inf), reason=str(fault))
-    path = url.path.rstrip("/")
-    if not path.endswith("/announce"):  # it is the tracker's base
-        path += "/announce"
-    endpoint = url.copy_with(path=path, fragment=None)
     return _Tracker(str(endpoint), endpoint)
-
-
-def _client(trust: ssl.SSLContext) -> httpx.AsyncClient:
-    """Returns a client that follows no redirect, reads no environment and wastes no bytes."""
-    client = httpx.AsyncClient(
-        verify=trust,
-        trust_env=False,
-        follow_redirects=False,
-        timeout=TRACKER_DEADLINE_S,
-        limits=httpx.Limits(max_connections=8, keepalive_expiry=KEEP_ALIVE_S),
-        headers={"user-agent": "p2pl"},
-    )
-    for name in ("accept", "accept-encoding", "connection"):
-        del client.headers[name]
-    return client
 
 
 def _request_bytes(request: httpx.Request, body: bytes) -> int:

@@ -146,6 +146,15 @@ class Gate:
             yield there
 
 
+def peer_port(fd: int) -> int | None:
+    """Returns the port at the other end of a connection of ZeroMQ's; None where it is gone."""
+    try:
+        with _borrowed(fd) as there:
+            return int(there.getpeername()[1])
+    except OSError:
+        return None
+
+
 @contextlib.contextmanager
 def _borrowed(fd: int) -> Iterator[socket.socket]:
     """Yields the socket of a descriptor that stays ZeroMQ's."""

@@ -1,9 +1,12 @@
 """The pulling half of the wire: one peer, one question, one deadline.
 
-Each pull has a connection of its own, closed when it ends. What a stalled or lying peer still has
-in flight is gone with it and cannot be mistaken for an answer to the next question, and there is no
-pool to bound or to age. The price is a handshake a pull: a few milliseconds on loopback, and three
-round trips on a network.
+A connection on which a pull has ended well is kept for the next one from that peer, so that only
+the first costs the dialling and the handshake: three round trips. Any other end closes it, and what
+a stalled or lying peer still has in flight is gone with it. Few are kept, those used last, and each
+is looked at before it is used again: one that has said anything meanwhile is closed.
+
+A connection that breaks in the middle of a version is opened again, within the deadline, and the
+peer is asked for what is missing.
 """
 
 import asyncio
@@ -16,16 +19,18 @@ from typing import Literal
 
 from xxhash import xxh3_128
 
-from p2pl.errors import FrameError, PullError, wrong
+from p2pl.errors import ConnectionLost, FrameError, PullError, wrong
+from p2pl.network.credit import Allowance, window
 from p2pl.network.dial import Dialler
 from p2pl.network.keys import CurveKeys
 from p2pl.network.traffic import Traffic
 from p2pl.network.zmtp import Connection
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
-    MAX_CREDIT,
     MAX_HEADER_BYTES,
     MAX_WAIT_MS,
+    PROPERTY,
+    PROPERTY_VALUE,
     Answer,
     Busy,
     Chunk,
@@ -33,19 +38,19 @@ from p2pl.protocol.frame import (
     Credit,
     FetchBlob,
     Header,
+    NotModified,
     Pull,
     Refused,
+    Resume,
     VersionOffer,
     decode_answer,
     encode,
 )
 
-WINDOW_BYTES = 60 << 20  # in flight at most; chosen: a smaller one stalls the sender on two cores
-MIN_WINDOW = 2  # chunks: one on its way while one is taken in
-CREDIT_STEPS = 4  # credit goes back each quarter of the window: each message wakes three threads…
-CREDIT_S = 1.0  # …but at least so often, or the sender takes this peer for a slow loris
 MIN_RETRY_MS = 50  # whatever a busy peer says
 HASH_BYTES = 1 << 20  # chosen: hashed while it is still in the processor's cache
+MAX_KEPT = 32  # connections without a pull; chosen: two rounds of a usual cohort
+REOPEN_PAUSES_S = (0.0, 0.25, 1.0)  # before each try to open what broke
 # For an offer, beside the wait that was asked for. Chosen: who is there says at once that it is
 # busy, and has a place before so long; who never has must not cost a round its whole deadline.
 FIRST_ANSWER_S = 10.0
@@ -118,8 +123,9 @@ class Puller:
         self._keys = keys
         self._credential = credential
         self._chunk_bytes = chunk_bytes
-        self._window = min(MAX_CREDIT, max(MIN_WINDOW, WINDOW_BYTES // chunk_bytes))
+        self._window = window(chunk_bytes)
         self._traffic = traffic
+        self._kept: dict[str, Connection] = {}  # by CURVE key; the one used last is the last
 
     def question(
         self, want: Literal["model", "checkpoint"], *, have: bytes | None, round: int, wait_s: float
@@ -154,112 +160,211 @@ class Puller:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
             FrameError: the peer is not who it should be, or what it sent is not what it promised.
         """
-        talk = _Talk(address, room, self._chunk_bytes, self._traffic)
+        talk = _Talk(question, address, room, self._chunk_bytes, self._traffic)
         try:
-            async with asyncio.timeout(deadline_s), contextlib.AsyncExitStack() as held:
-                connection = await Connection.open(
-                    self._dialler,
-                    self._keys,
-                    address,
-                    max_payload_bytes=max(self._chunk_bytes, MAX_HEADER_BYTES),
-                    deadline_s=deadline_s,
-                )
-                held.callback(connection.close)
-                return await talk.ask(connection, question)
+            async with asyncio.timeout(deadline_s):
+                return await self._converse(talk, address, deadline_s)
         except TimeoutError as fault:
             raise PullError(f"late: {talk.stage} after {deadline_s:g} s") from fault
         except FrameError:
             self._traffic.broke(talk.peer_id)
             raise
 
+    def close(self) -> None:
+        """Closes the connections that are kept."""
+        for connection in self._kept.values():
+            connection.close()
+        self._kept.clear()
+
+    async def _converse(
+        self, talk: "_Talk", address: PeerAddress, deadline_s: float
+    ) -> Pulled | Unchanged:
+        """Returns the answer; what breaks in the middle of it is taken up again."""
+        kept = self._take(address)
+        if kept is not None:
+            with contextlib.suppress(ConnectionLost):  # it was dead, and nobody had been told
+                return await self._over(kept, talk)
+        connection = await self._open(address, deadline_s)
+        while True:
+            before = talk.offset
+            try:
+                return await self._over(connection, talk)
+            except ConnectionLost as fault:
+                if not talk.can_resume or talk.offset == before:
+                    raise
+                connection = await self._open_again(address, deadline_s, fault)
+
+    async def _over(self, connection: Connection, talk: "_Talk") -> Pulled | Unchanged:
+        """Returns the answer to what is asked over a connection, which is kept or closed."""
+        with contextlib.ExitStack() as held:
+            held.callback(connection.close)
+            answer = await talk.ask(connection)
+            if connection.rest():
+                held.pop_all()
+                self._keep(talk.address, connection)
+        return answer
+
+    async def _open(self, address: PeerAddress, deadline_s: float) -> Connection:
+        return await Connection.open(
+            self._dialler,
+            self._keys,
+            address,
+            max_payload_bytes=max(self._chunk_bytes, MAX_HEADER_BYTES),
+            deadline_s=deadline_s,
+        )
+
+    async def _open_again(
+        self, address: PeerAddress, deadline_s: float, lost: ConnectionLost
+    ) -> Connection:
+        """Returns a new connection in place of one that broke, or raises why that one did."""
+        for pause_s in REOPEN_PAUSES_S:
+            await asyncio.sleep(pause_s)
+            with contextlib.suppress(PullError):
+                return await self._open(address, deadline_s)
+        raise lost
+
+    def _take(self, address: PeerAddress) -> Connection | None:
+        """Returns the connection that was kept, if it is as it was left."""
+        connection = self._kept.pop(address.curve_key, None)
+        if connection is not None and not connection.rest():
+            connection.close()
+            return None
+        return connection
+
+    def _keep(self, address: PeerAddress, connection: Connection) -> None:
+        older = self._kept.pop(address.curve_key, None)
+        self._kept[address.curve_key] = connection
+        if older is None and len(self._kept) > MAX_KEPT:
+            older = self._kept.pop(next(iter(self._kept)))
+        if older is not None:
+            older.close()
+
 
 class _Talk:
-    """One conversation with one peer, over a connection of its own.
+    """One question to one peer, over one connection after the other.
 
     Attributes:
+        address: of the peer.
         peer_id: of the other end, once it has proved who it is.
         stage: how far it has come; for the message, should it fail.
+        offset: bytes of the version that have come in a row.
+        can_resume: whether the peer understands what asks for the rest.
     """
 
     def __init__(
-        self, address: PeerAddress, room: Room, chunk_bytes: int, traffic: Traffic
+        self,
+        question: Pull | FetchBlob,
+        address: PeerAddress,
+        room: Room,
+        chunk_bytes: int,
+        traffic: Traffic,
     ) -> None:
         self.peer_id: str | None = None
         self.stage = "no answer"
-        self._address = address
+        self.offset = 0
+        self.can_resume = False
+        self.address = address
+        self._question = question
         self._room = room
         self._chunk_bytes = chunk_bytes
         self._traffic = traffic
+        self._offered = b""  # the digest of the version that comes
+        self._view = memoryview(b"")
+        self._digest, self._hashed = xxh3_128(), 0
 
-    async def ask(self, connection: Connection, question: Pull | FetchBlob) -> Pulled | Unchanged:
+    async def ask(self, connection: Connection) -> Pulled | Unchanged:
         """Returns the peer's answer; asks again for as long as it is busy."""
         self._connection = connection
-        wait_s = question.wait_ms / 1_000 if isinstance(question, Pull) else 0.0
-        most_s = wait_s + FIRST_ANSWER_S
-        until_s = time.monotonic() + most_s
-        while True:
-            await self._say(question)
-            try:
-                async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
-                    answer, _ = await self._hear()
-            except TimeoutError as fault:
-                raise PullError(
-                    f"late: {self.stage} after {wait_s + FIRST_ANSWER_S:g} s"
-                ) from fault
-            if isinstance(answer, Refused):
-                raise PullError(f"refused: {answer.reason!r}")
-            if isinstance(answer, Chunk):
-                raise FrameError(wrong("answer", got="a chunk", allowed="an offer before it"))
-            if not isinstance(answer, Busy):
-                break
-            self.stage = "busy"
-            await asyncio.sleep(max(answer.retry_in_ms, MIN_RETRY_MS) / 1_000)
+        said = connection.properties.get(PROPERTY.lower().encode())
+        self.can_resume = said == PROPERTY_VALUE.encode()
+        question = self._question
+        answer = await self._first_answer()
         self._check_credential(answer.credential, question.credential.session.hex())
         if isinstance(answer, VersionOffer):
             return await self._download(answer, question.credit)
         if isinstance(question, FetchBlob) or question.have is None:
             raise FrameError("answer: not modified, to someone who holds no version")
-        return Unchanged(self._address.id, answer.round)
+        return Unchanged(self.address.id, answer.round)
+
+    async def _first_answer(self) -> VersionOffer | NotModified:
+        """Returns what the peer says once it is not busy."""
+        question = self._question
+        wait_s = question.wait_ms / 1_000 if isinstance(question, Pull) else 0.0
+        most_s = wait_s + FIRST_ANSWER_S
+        until_s = time.monotonic() + most_s
+        again = self.offset and self.can_resume
+        while True:
+            await self._say(Resume(question, self._offered, self.offset) if again else question)
+            try:
+                async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
+                    answer, _ = await self._hear()
+            except TimeoutError as fault:
+                raise PullError(f"late: {self.stage} after {most_s:g} s") from fault
+            if isinstance(answer, Refused):
+                raise PullError(f"refused: {answer.reason!r}")
+            if isinstance(answer, Chunk):
+                raise FrameError(wrong("answer", got="a chunk", allowed="an offer before it"))
+            if not isinstance(answer, Busy):
+                return answer
+            self.stage = "busy"
+            await asyncio.sleep(max(answer.retry_in_ms, MIN_RETRY_MS) / 1_000)
 
     def _check_credential(self, credential: Credential, session_id: str) -> None:
         """Raises FrameError unless the other end is the peer that was to be asked."""
-        peer_id = credential.check(session_id=session_id, curve_key=self._address.curve_key)
-        if peer_id != self._address.id:
+        peer_id = credential.check(session_id=session_id, curve_key=self.address.curve_key)
+        if peer_id != self.address.id:
             raise FrameError(
-                wrong("peer id", got=peer_id, allowed=f"{self._address.id}, who was to be asked")
+                wrong("peer id", got=peer_id, allowed=f"{self.address.id}, who was to be asked")
             )
         self.peer_id = peer_id
 
-    async def _download(self, offer: VersionOffer, window: int) -> Pulled:
+    async def _download(self, offer: VersionOffer, granted: int) -> Pulled:
         """Returns what was offered, received straight into its place."""
         size = self._room.size
         if offer.size != size:
             raise FrameError(wrong("offer.size", got=offer.size, allowed=f"{size}, by the session"))
-        view = self._room.view()
-        self._connection.place(view, self._chunk_bytes)
-        digest, hashed = xxh3_128(), 0
-        step, offset, owed, last_s = max(1, window // CREDIT_STEPS), 0, 0, time.monotonic()
-        lacking = -(-size // self._chunk_bytes) - window  # chunks that no credit was given for
-        while offset < size:
-            self.stage = f"{offset} of {size} bytes"
-            offset, owed = offset + await self._next_chunk(offset), owed + 1
-            if offset - hashed >= HASH_BYTES or offset == size:
-                digest.update(view[hashed:offset])
-                hashed = offset
-            if lacking > 0 and (owed >= step or time.monotonic() - last_s > CREDIT_S):
-                await self._say(Credit(min(owed, lacking)))
-                lacking, owed, last_s = lacking - owed, 0, time.monotonic()
-        if digest.digest() != offer.digest:
-            raise FrameError(wrong("digest", got=digest.hexdigest(), allowed=offer.digest.hex()))
+        if offer.digest != self._offered or not self.can_resume:
+            self._begin(offer)
+        self._connection.place(self._view, self._chunk_bytes, self.offset)
+        allowance = Allowance(
+            -(-(size - self.offset) // self._chunk_bytes),
+            granted,
+            chunk_bytes=self._chunk_bytes,
+            can_hold_more=self.can_resume,
+            now_s=time.monotonic(),
+        )
+        while self.offset < size:
+            self.stage = f"{self.offset} of {size} bytes"
+            self._grow(await self._next_chunk(self.offset))
+            for chunks in allowance.arrived(time.monotonic()):
+                await self._say(Credit(chunks))
+        got = self._digest.digest()
+        if got != offer.digest:
+            raise FrameError(wrong("digest", got=got.hex(), allowed=offer.digest.hex()))
         self._traffic.transfers_in += 1
         return Pulled(
-            peer_id=self._address.id,
+            peer_id=self.address.id,
             round=offer.round,
             samples=offer.samples,
             digest=offer.digest,
             notes=offer.notes,
-            payload=view,
+            payload=self._view,
         )
+
+    def _begin(self, offer: VersionOffer) -> None:
+        """Forgets what has come so far, which is of another version."""
+        self._offered = offer.digest
+        if not self.offset:
+            self._view = self._room.view()
+        self.offset = 0
+        self._digest, self._hashed = xxh3_128(), 0
+
+    def _grow(self, count: int) -> None:
+        """Takes in a chunk that stands in its place; hashes it while it is in the cache."""
+        self.offset += count
+        if self.offset - self._hashed >= HASH_BYTES or self.offset == self._room.size:
+            self._digest.update(self._view[self._hashed : self.offset])
+            self._hashed = self.offset
 
     async def _next_chunk(self, offset: int) -> int:
         """Returns how many bytes now stand at `offset`; they must be the next that come.

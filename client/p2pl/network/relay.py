@@ -16,7 +16,8 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -51,6 +52,7 @@ BACK_OFF = BackOff(first_s=0.5, max_s=15.0)  # a relay that was restarted is fou
 STEADY_S = 30.0  # after so long a connection was good, and the next failure is the first
 ANSWER_S = 15.0  # for a relay to answer
 CONNECT_S = 5.0  # to one of its addresses
+CLOSE_S = 2.0  # chosen: two round trips of a slow line
 MAX_HOSTS = 4  # of a relay's name, that are tried
 MIN_KEEPALIVE_S, MAX_KEEPALIVE_S = 1.0, 120.0  # whatever a relay says
 MAX_ANSWERS = 64  # calls at the same time; as many as a relay joins for one peer
@@ -111,11 +113,18 @@ class CountedSocket(socket.socket):
 
 
 class Pumps:
-    """Copies between connections in the background, until it is closed."""
+    """Copies between connections in the background, until it is closed.
+
+    Attributes:
+        traffic: counts what relays carried.
+        ports: from which calls that were taken come to the peer's own listener.
+    """
 
     def __init__(self, traffic: Traffic) -> None:
         self.traffic = traffic
+        self.ports: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -141,12 +150,23 @@ class Pumps:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def run_to_its_end(self, closing: Coroutine[Any, Any, None]) -> None:
+        """Runs what closes something; it may go on for `CLOSE_S` when all else is ended."""
+        task = asyncio.create_task(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
         """Ends all of them."""
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._closing:
+            _, late = await asyncio.wait(self._closing, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.sleep(0)  # for transports that were given up
 
 
 async def dial_through(
@@ -170,7 +190,7 @@ async def dial_through(
     key = speaker.identity.private_key
     with _told_by(relay):
         async with asyncio.timeout(deadline_s):
-            pipe = await _reach(relay, speaker)
+            pipe = await _reach(relay, speaker, pumps)
             with contextlib.ExitStack() as undo:
                 undo.callback(pipe.close)
                 undo.callback(pipe.shut)
@@ -204,7 +224,7 @@ class RelayListener:
     """Takes calls at one relay, or at one meeting, for a peer that cannot be dialled.
 
     Args:
-        relay: where.
+        relays: where; several are ways to the same relay, of which the first that works is used.
         speaker: who listens.
         here: IP address and port of its own listener.
         pumps: copy between the relay and that.
@@ -217,18 +237,23 @@ class RelayListener:
 
     def __init__(
         self,
-        relay: Endpoint,
+        relays: Sequence[Endpoint],
         speaker: Speaker,
         here: tuple[str, int],
         *,
         pumps: Pumps,
         rng: random.Random,
     ) -> None:
-        self.relay = relay
+        self._relays = deque(relays)  # the one that worked last, or is tried next, first
         self.is_listening = False
         self.reason = ""
         self._speaker, self._here, self._pumps, self._rng = speaker, here, pumps, rng
         self._answers = 0
+
+    @property
+    def relay(self) -> Endpoint:
+        """The way to the relay that is used now."""
+        return self._relays[0]
 
     async def run(self) -> None:
         """Listens until cancelled; a connection that is lost is made again, later each time."""
@@ -241,6 +266,7 @@ class RelayListener:
             except PullError as fault:
                 self.reason = str(fault)
                 log.info("no calls by %s: %s", self.relay, fault)
+                self._relays.rotate(-1)
             if loop.time() - begun_s > STEADY_S:
                 rest = NO_REST
             rest = BACK_OFF.after_failure(rest, loop.time(), self._rng)
@@ -251,7 +277,7 @@ class RelayListener:
         speaker = self._speaker
         async with contextlib.AsyncExitStack() as stack:
             async with asyncio.timeout(ANSWER_S):
-                pipe = await _reach(self.relay, speaker)
+                pipe = await _reach(self.relay, speaker, self._pumps)
                 stack.callback(pipe.close)
                 stack.callback(pipe.shut)
                 said = messages.listen(
@@ -288,7 +314,7 @@ class RelayListener:
         try:
             with _told_by(self.relay):
                 async with asyncio.timeout(ANSWER_S):
-                    there = await _reach(self.relay, self._speaker)
+                    there = await _reach(self.relay, self._speaker, self._pumps)
                     with contextlib.ExitStack() as undo:
                         undo.callback(there.close)
                         undo.callback(there.shut)
@@ -296,10 +322,15 @@ class RelayListener:
                         host, port = self._here
                         own = await dial.connect(host, port, deadline_s=ANSWER_S)
                         undo.callback(own.close)
+                        mine = own.getsockname()[1]
+                        self._pumps.ports.add(mine)
                         _expect(await _hear(there), Joined)
                         undo.pop_all()
             count = self._pumps.count if self.relay.kind != MEET else _not_counted
-            await splice(there, SocketPipe(own), count)
+            try:
+                await splice(there, SocketPipe(own), count)
+            finally:
+                self._pumps.ports.discard(mine)
         except PullError as fault:
             log.info("a call by %s came to nothing: %s", self.relay, fault)
         finally:
@@ -387,25 +418,29 @@ def _told_by(relay: Endpoint) -> Iterator[None]:
     try:
         yield
     except TimeoutError as fault:
-        raise PullError(f"unreachable: {relay} does not answer") from fault
+        raise Unreached(f"unreachable: {relay} does not answer") from fault
     except OSError as fault:
-        raise PullError(f"unreachable: {relay}: {fault.strerror or 'connection lost'}") from fault
+        raise Unreached(f"unreachable: {relay}: {fault.strerror or 'connection lost'}") from fault
     except ProtocolError as fault:
         raise PullError(f"unreachable: {relay} is no relay: {fault}") from fault
     except _Refusal as fault:
         raise PullError(f"unreachable: {relay} refuses: {fault}") from fault
 
 
+class Unreached(PullError):
+    """There is no way to a relay, whomever it is called for."""
+
+
 class _Refusal(NetworkError):
     """A relay does not do what was asked."""
 
 
-async def _reach(relay: Endpoint, speaker: Speaker) -> Pipe:
+async def _reach(relay: Endpoint, speaker: Speaker, pumps: Pumps) -> Pipe:
     """Returns a connection to a relay; the preface is not said yet."""
     if relay.kind == "relays":
         from p2pl.network.web_socket import open_web_socket  # most peers never need it
 
-        return await open_web_socket(relay, speaker.trust)
+        return await open_web_socket(relay, speaker.trust, pumps.run_to_its_end)
     if relay.kind not in PLAIN:
         raise ProtocolError(wrong("endpoint", got=str(relay), allowed="relay:// or relays://"))
     return SocketPipe(await _connect(relay))

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -19,12 +19,14 @@ import zmq.asyncio
 
 from p2pl.errors import FrameError, wrong
 from p2pl.network.connections import AcceptedConnections, Inbox
-from p2pl.network.gate import Gate
+from p2pl.network.gate import Gate, peer_port
+from p2pl.network.membership import Membership
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
-    MAX_CREDIT,
+    MAX_OUTSTANDING,
+    MAX_REASON_CHARS,
     Busy,
     Chunk,
     Credential,
@@ -35,14 +37,17 @@ from p2pl.protocol.frame import (
     NotModified,
     Pull,
     Refused,
+    Resume,
     VersionOffer,
     decode_ask,
     encode,
 )
+from p2pl.protocol.invitation import ASK_THE_AUTHOR
 
 log = logging.getLogger(__name__)
 
-SEND_MARK = 2 * MAX_CREDIT  # messages a ROUTER may hold for one puller
+# Messages that a ROUTER may hold for one puller; beyond them it drops in silence.
+SEND_MARK = 2 * MAX_OUTSTANDING
 YIELD_MESSAGES = 8  # taken in a row before the rest of the event loop has its turn
 NO_BLOB = Refused("no such parcel")  # the words are as they were first sent
 MAX_SEEN = 1_024  # chosen: more peers than any cohort asks for, about 0.5 MiB
@@ -70,6 +75,7 @@ class _Waiting:
     peer_id: str
     pull: Pull
     timer: asyncio.TimerHandle
+    resume: Resume | None  # that the pull came in
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +93,10 @@ class _Transfer:
     )  # the newest chunk, while libzmq has it
 
 
+class _NotOfTheSession(Exception):
+    """A peer on an open connection is not, or no longer, of this private session."""
+
+
 class Server:
     """Answers pulls on a bound ROUTER socket, of which it is the only user.
 
@@ -97,13 +107,15 @@ class Server:
         chunk_bytes: of the session.
         limits: what is given to others at most.
         traffic: counts what comes and goes.
+        membership: who is of the session, where it is private; None: it is open.
 
     Attributes:
         seen: where peers serve that have asked and proved who they are; the latest stand last.
         inbox: what others have told this peer.
+        relayed_ports: from which this very machine connects for peers that are elsewhere.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         router: zmq.asyncio.Socket,
         *,
@@ -112,8 +124,10 @@ class Server:
         chunk_bytes: int,
         limits: ServeLimits,
         traffic: Traffic,
+        membership: Membership | None = None,
     ) -> None:
         self._router, self._gate = router, gate
+        self._membership = membership
         self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(router.underlying)  # no futures
         self._credential = credential
         self._session_id = credential.session.hex()
@@ -129,6 +143,7 @@ class Server:
         self._busy = Busy(int(limits.retry_in_s * 1_000))
         self._now = asyncio.get_running_loop().time
         self.seen: dict[str, PeerAddress] = {}
+        self.relayed_ports: Collection[int] = ()
         self.inbox = Inbox()
         self._accepted = AcceptedConnections(
             credential, lambda: self._versions.get("model"), self.inbox, self._now
@@ -197,12 +212,11 @@ class Server:
             if len(frames) != 1:
                 raise FrameError(wrong("message", got=f"{len(frames)} frames", allowed="1"))
             ask = decode_ask(frames[0].buffer)
-            if isinstance(ask, Pull):
-                peer_id = self._check_credential(ask.credential, frames[0])
-                self._on_pull(route, peer_id, ask)
-            elif isinstance(ask, FetchBlob):
-                peer_id = self._check_credential(ask.credential, frames[0])
-                self._on_fetch_blob(route, peer_id, ask)
+            if isinstance(ask, Pull | FetchBlob | Resume):
+                resume = ask if isinstance(ask, Resume) else None
+                question = ask.question if isinstance(ask, Resume) else ask
+                peer_id = self._check_credential(question.credential, frames[0])
+                self._on_question(route, peer_id, question, resume)
             elif isinstance(ask, Credit):
                 peer_id = self._peer_on(route)
                 self._on_credit(route, ask.chunks)
@@ -211,7 +225,13 @@ class Server:
                 self._send(route, peer_id, self._accepted.greet(route, peer_id))
             else:
                 peer_id = self._accepted.peer_on(route)
+                self._check_standing(peer_id)
                 self._send(route, peer_id, self._accepted.answer(route, ask))
+        except _NotOfTheSession as fault:
+            peer_id = self._peer_on(route)
+            self._forget(route)
+            self._accepted.forget(route)
+            self._send(route, peer_id, Refused(f"{fault}; {ASK_THE_AUTHOR}"[:MAX_REASON_CHARS]))
         except FrameError as fault:
             peer_id = peer_id or self._peer_on(route)
             self._traffic.broke(peer_id)
@@ -226,16 +246,31 @@ class Server:
         known = self._transfers.get(route) or self._waiting.get(route)
         return known.peer_id if known else self._accepted.peer_on(route)
 
-    def _on_pull(self, route: Route, peer_id: str, pull: Pull) -> None:
+    def _on_question(
+        self, route: Route, peer_id: str, question: Pull | FetchBlob, resume: Resume | None
+    ) -> None:
+        if resume is not None and resume.offset % self._chunk_bytes:
+            allowed = f"a multiple of {self._chunk_bytes}"
+            raise FrameError(wrong("resume.offset", got=resume.offset, allowed=allowed))
+        if isinstance(question, Pull):
+            self._on_pull(route, peer_id, question, resume)
+        else:
+            self._on_fetch_blob(route, peer_id, question, resume)
+
+    def _on_pull(self, route: Route, peer_id: str, pull: Pull, resume: Resume | None) -> None:
         self._check_free(route)
         version = self._versions.get(pull.want)
         early = pull.want == "model" and (version is None or version.round < pull.round)
-        if early and pull.wait_ms:
-            self._wait(route, peer_id, pull)
+        given = self._version_for(pull, resume)
+        goes_on = resume is not None and given is not None and given.digest == resume.digest
+        if early and pull.wait_ms and not goes_on:
+            self._wait(route, peer_id, pull, resume)
         else:
-            self._answer(route, peer_id, pull)
+            self._answer(route, peer_id, pull, resume)
 
-    def _on_fetch_blob(self, route: Route, peer_id: str, collect: FetchBlob) -> None:
+    def _on_fetch_blob(
+        self, route: Route, peer_id: str, collect: FetchBlob, resume: Resume | None
+    ) -> None:
         self._check_free(route)
         blob = self._blobs.get(collect.name)
         if blob is None:
@@ -243,7 +278,7 @@ class Server:
         elif self._is_full(peer_id):
             self._send(route, peer_id, self._busy)
         else:
-            self._begin(route, peer_id, collect.credit, blob)
+            self._begin(route, peer_id, collect.credit, blob, resume)
 
     def _check_free(self, route: Route) -> None:
         if route in self._transfers or route in self._waiting:
@@ -256,12 +291,33 @@ class Server:
         except zmq.ZMQError as fault:
             raise FrameError("connection: it has no CURVE key") from fault
         peer_id = credential.check(session_id=self._session_id, curve_key=curve_key)
+        proof = b""
+        if self._membership is not None:
+            if why := self._membership.fault(curve_key, peer_id):
+                raise _NotOfTheSession(why)
+            proof = self._membership.proof_of(curve_key, peer_id)
         address = PeerAddress(
-            id=peer_id, host=host, port=credential.port, curve_key=credential.curve_key
+            id=peer_id, host=host, port=credential.port, curve_key=curve_key, proof=proof
         )
         with contextlib.suppress(ValueError):  # it has come from where nobody else could reach it
-            self._see(address.checked())
+            there = address.checked()
+            if not self._is_relayed(frame):
+                self._see(there)
         return peer_id
+
+    def _is_relayed(self, frame: zmq.Frame) -> bool:
+        """Returns whether a message came by a relay: its peer is not where it seems to be."""
+        if not self.relayed_ports:
+            return False
+        port = peer_port(int(frame.get(zmq.SRCFD)))
+        return port is None or port in self.relayed_ports
+
+    def _check_standing(self, peer_id: str | None) -> None:
+        """Refuses a peer whose invitation counts no longer since it connected."""
+        if self._membership is None or peer_id is None:
+            return
+        if why := self._membership.standing(peer_id):
+            raise _NotOfTheSession(why)
 
     def _see(self, address: PeerAddress) -> None:
         self.seen.pop(address.id, None)
@@ -269,7 +325,7 @@ class Server:
         if len(self.seen) > MAX_SEEN:
             del self.seen[next(iter(self.seen))]
 
-    def _wait(self, route: Route, peer_id: str, pull: Pull) -> None:
+    def _wait(self, route: Route, peer_id: str, pull: Pull, resume: Resume | None) -> None:
         """Lets a pull wait for its round; a peer waits once, and its newest pull counts."""
         for other, waiting in list(self._waiting.items()):
             if waiting.peer_id == peer_id:
@@ -279,16 +335,16 @@ class Server:
             return
         loop = asyncio.get_running_loop()
         timer = loop.call_later(pull.wait_ms / 1_000, self._end_wait, route)
-        self._waiting[route] = _Waiting(peer_id, pull, timer)
+        self._waiting[route] = _Waiting(peer_id, pull, timer, resume)
 
     def _end_wait(self, route: Route) -> None:
         waiting = self._waiting.pop(route)
         waiting.timer.cancel()
-        self._answer(route, waiting.peer_id, waiting.pull)
+        self._answer(route, waiting.peer_id, waiting.pull, waiting.resume)
         self._look_again()
 
-    def _answer(self, route: Route, peer_id: str, pull: Pull) -> None:
-        version = self._version_for(pull)
+    def _answer(self, route: Route, peer_id: str, pull: Pull, resume: Resume | None) -> None:
+        version = self._version_for(pull, resume)
         if version is None and pull.want == "checkpoint":
             self._send(route, peer_id, Refused("this peer does not hand out the checkpoint"))
         elif version is None:
@@ -298,14 +354,21 @@ class Server:
         elif self._is_full(peer_id):
             self._send(route, peer_id, self._busy)
         else:
-            self._begin(route, peer_id, pull.credit, version)
+            self._begin(route, peer_id, pull.credit, version, resume)
 
-    def _version_for(self, pull: Pull) -> Published | None:
-        """Returns what is served: the newest, or the one before where that is of the very round."""
-        before = self._replaced
-        if pull.want == "model" and before is not None and before.round == pull.round:
+    def _version_for(self, pull: Pull, resume: Resume | None) -> Published | None:
+        """Returns what is served: what was broken off, or the newest, or the one before.
+
+        The one before is for those who ask for its very round.
+        """
+        newest, before = self._versions.get(pull.want), self._replaced
+        if pull.want == "checkpoint" or before is None:
+            return newest
+        if resume and before.digest == resume.digest:
             return before
-        return self._versions.get(pull.want)
+        if newest and resume and newest.digest == resume.digest:
+            return newest
+        return before if before.round == pull.round else newest
 
     def _is_full(self, peer_id: str) -> bool:
         """Returns whether all places are taken; a peer's own oldest transfer makes room for it."""
@@ -331,7 +394,11 @@ class Server:
         self._draining = [last for last in self._draining if last() is not None]
         return len(self._transfers) + len(self._draining) < self._limits.transfers
 
-    def _begin(self, route: Route, peer_id: str, credit: int, version: Published) -> None:
+    def _begin(
+        self, route: Route, peer_id: str, credit: int, version: Published, resume: Resume | None
+    ) -> None:
+        goes_on = resume is not None and version.digest == resume.digest
+        offset = resume.offset if resume and goes_on else 0
         offer = VersionOffer(
             self._credential,
             version.round,
@@ -342,7 +409,9 @@ class Server:
         )
         if self._send(route, peer_id, offer):
             now_s = self._now()
-            transfer = _Transfer(peer_id, version, credit, began_s=now_s, moved_s=now_s)
+            transfer = _Transfer(
+                peer_id, version, credit, began_s=now_s, moved_s=now_s, offset=offset
+            )
             self._transfers[route] = transfer
             self._pump(route)
             self._watch(route, transfer)
@@ -351,7 +420,7 @@ class Server:
         transfer = self._transfers.get(route)
         if transfer is None:
             return  # for a transfer that has just ended
-        transfer.credit += chunks
+        transfer.credit = min(transfer.credit + chunks, MAX_OUTSTANDING)
         transfer.moved_s = self._now()
         self._pump(route)
 
@@ -367,7 +436,7 @@ class Server:
             transfer.last = weakref.ref(chunk)
             transfer.offset += len(chunk)
             transfer.credit -= 1
-        if transfer.offset == len(view):
+        if transfer.offset >= len(view):  # a puller may have asked for what is behind the end
             self._traffic.transfers_out += 1
             self._forget(route)
 

@@ -17,16 +17,26 @@ from typing import Literal, TypeAlias
 
 from p2pl.errors import PullError
 from p2pl.network.dial import Dialler
-from p2pl.network.relay import MEET, Meeting, Pumps, RelayListener, Speaker, dial_through
+from p2pl.network.relay import (
+    MEET,
+    Meeting,
+    Pumps,
+    RelayListener,
+    Speaker,
+    Unreached,
+    dial_through,
+)
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.endpoint import Endpoint
 
 RelayMode: TypeAlias = Literal["auto", "always", "never"]
+Place: TypeAlias = tuple[Endpoint, ...]  # a relay by all ways to it, or a meeting
 RELAYS = ("relay", "relays")
 MAX_RELAYS = 2  # that a peer takes calls at; chosen: one may be down
 MAX_MEETINGS = 32  # that it waits at; each is one quiet connection
 MAX_REMEMBERED = 1_024  # peers, and what worked
 LOOK_S = 0.5  # how often it is looked whether relays or meetings are new
+REST_S = 60.0  # for which a way to a relay that led nowhere is tried last
 SHARE = 0.5  # of the time left, that one way has while there are others
 
 
@@ -54,6 +64,7 @@ class Ways:
         self._direct, self._speaker, self._pumps = direct, speaker, pumps
         self._uses_relays = uses_relays
         self._worked: dict[str, str] = {}  # by peer id
+        self._rests: dict[str, float] = {}  # ways to relays that led nowhere, and until when
 
     async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
         """Returns a connected, non-blocking stream socket to the listener of a peer.
@@ -90,20 +101,36 @@ class Ways:
             found.append(MEET)
         if self._uses_relays:
             found += [way for way in address.ways if way.kind in RELAYS]
-        last = self._worked.get(address.id)
-        return sorted(found, key=lambda way: str(way) != last)  # the sort is stable
+        last, now_s = self._worked.get(address.id), asyncio.get_running_loop().time()
+
+        def rank(way: Endpoint | str) -> int:
+            if self._rests.get(str(way), 0.0) > now_s:
+                return 2
+            return int(str(way) != last)
+
+        return sorted(found, key=rank)  # the sort is stable
 
     async def _try(
         self, way: Endpoint | str, address: PeerAddress, deadline_s: float
     ) -> socket.socket:
         if isinstance(way, Endpoint):
-            return await dial_through(
-                way, address.id, self._speaker, pumps=self._pumps, deadline_s=deadline_s
-            )
+            try:
+                return await dial_through(
+                    way, address.id, self._speaker, pumps=self._pumps, deadline_s=deadline_s
+                )
+            except Unreached:
+                self._rest(str(way))
+                raise
         if way == MEET:
             assert self.meeting is not None
             return await self.meeting.call(address.id, deadline_s=deadline_s)
         return await self._direct.open(address, deadline_s=deadline_s)
+
+    def _rest(self, way: str) -> None:
+        self._rests.pop(way, None)
+        self._rests[way] = asyncio.get_running_loop().time() + REST_S
+        if len(self._rests) > MAX_REMEMBERED:
+            del self._rests[next(iter(self._rests))]
 
     def _remember(self, peer_id: str, way: str) -> None:
         self._worked.pop(peer_id, None)
@@ -125,6 +152,14 @@ class Places:
     peers: Callable[[], Iterable[PeerAddress]]
 
 
+def by_host(relays: Iterable[Endpoint]) -> list[Place]:
+    """Returns relays, each with all ways to it: those of one host are ways to one relay."""
+    places: dict[str, list[Endpoint]] = {}
+    for relay in relays:
+        places.setdefault(relay.host, []).append(relay)
+    return [tuple(ways) for ways in places.values()]
+
+
 class Reception:
     """Takes calls at relays and meetings, for a peer that cannot be dialled.
 
@@ -139,21 +174,23 @@ class Reception:
         self, speaker: Speaker, here: tuple[str, int], pumps: Pumps, rng: random.Random
     ) -> None:
         self._speaker, self._here, self._pumps, self._rng = speaker, here, pumps, rng
-        self._listening: dict[Endpoint, tuple[RelayListener, asyncio.Task[None]]] = {}
+        self._listening: dict[Place, tuple[RelayListener, asyncio.Task[None]]] = {}
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """The relays at which calls are taken now."""
+        """The ways to the relays at which calls are taken now."""
         return tuple(
-            where
-            for where, (listener, _) in self._listening.items()
-            if where.kind in RELAYS and listener.is_listening
+            way
+            for place, (listener, _) in self._listening.items()
+            if listener.is_listening
+            for way in place
+            if way.kind in RELAYS
         )
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why no calls are taken at relays where they should be."""
-        listeners = (one for where, (one, _) in self._listening.items() if where.kind in RELAYS)
+        listeners = [one for one, _ in self._listening.values() if one.relay.kind in RELAYS]
         return tuple(one.reason for one in listeners if one.reason)
 
     @contextlib.asynccontextmanager
@@ -181,11 +218,15 @@ class Reception:
 
     def _go_to(self, places: Places) -> None:
         """Begins to take calls where that is new, and ends it where nobody is any more."""
-        relays = [one for one in places.relays() if one.kind in RELAYS][:MAX_RELAYS]
-        if not relays:  # a tracker that says nothing now has not taken back what it said
-            relays = [one for one in self._listening if one.kind in RELAYS]
-        meetings = {way: None for peer in places.peers() for way in peer.ways if way.kind == MEET}
-        wanted = [*relays, *list(meetings)[-MAX_MEETINGS:]]
+        relays = by_host(one for one in places.relays() if one.kind in RELAYS)[:MAX_RELAYS]
+        meetings = {
+            (way,): None
+            for peer in places.peers()
+            for way in peer.ways
+            # Where a tracker saw the peer itself: nobody sends others to a third machine.
+            if way.kind == MEET and way.host == peer.host
+        }
+        wanted: list[Place] = [*relays, *list(meetings)[-MAX_MEETINGS:]]
         for where in set(self._listening) - set(wanted):
             _, task = self._listening.pop(where)
             task.cancel()

@@ -2,6 +2,8 @@
 
 import contextlib
 import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
@@ -12,30 +14,37 @@ from p2pl.protocol.endpoint import Endpoint, joined
 from p2pl.rendezvous.websocket import SETTINGS, WebSocketPipe
 
 OPEN_S = 15.0  # for TCP, TLS and the WebSocket
+Runs: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
 
 
 class _Pipe(WebSocketPipe):
     """The client's end, which closes the connection itself."""
 
-    def __init__(self, there: ClientConnection, host: str) -> None:
+    def __init__(self, there: ClientConnection, host: str, run: Runs) -> None:
         super().__init__(there, host)
-        self._client = there
+        self._client, self._run = there, run
 
     def close(self) -> None:
-        """Drops the connection, once what was asked of it is done or cannot be."""
-        self._later(self._closed())
+        """Closes the connection in the background, once what was sent is on its way."""
+        self._run(self._closed())
 
     async def _closed(self) -> None:
-        with contextlib.suppress(WebSocketException, OSError):
-            await self._client.close()
+        try:
+            with contextlib.suppress(WebSocketException, OSError):
+                await self._client.close()
+        finally:
+            self._client.transport.abort()
 
 
-async def open_web_socket(relay: Endpoint, trust: ssl.SSLContext | None) -> WebSocketPipe:
+async def open_web_socket(
+    relay: Endpoint, trust: ssl.SSLContext | None, run: Runs
+) -> WebSocketPipe:
     """Returns a connection to a relay.
 
     Args:
         relay: of the kind `relays`.
         trust: whom TLS trusts; None: the authorities of this machine.
+        run: runs a coroutine in the background, to its end or until the run of the peer ends.
 
     Raises:
         OSError: it cannot be reached, or is not trusted.
@@ -54,4 +63,4 @@ async def open_web_socket(relay: Endpoint, trust: ssl.SSLContext | None) -> WebS
         raise OSError(fault.errno, f"{fault.reason or fault}{web.advice(fault)}") from fault
     except (InvalidHandshake, InvalidURI) as fault:
         raise ProtocolError(f"no WebSocket ({fault})") from fault
-    return _Pipe(there, relay.host)
+    return _Pipe(there, relay.host, run)

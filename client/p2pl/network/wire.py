@@ -2,9 +2,10 @@
 
 One event loop owns every socket. One ROUTER serves strangers (`serve`), each pull has a connection
 of its own (`pull`), and short messages go over kept ones (`connections`); both are dialled (`dial`)
-and speak what a ROUTER understands (`zmtp`). Any CURVE key may connect;
-who is behind it is settled by the credential in the first message, which both ends check against
-the key that this connection was made with.
+and speak what a ROUTER understands (`zmtp`). In an open session any CURVE key may connect; who is
+behind it is settled by the credential in the first message, which both ends check against the key
+that this connection was made with. In a private one, the key alone decides whether there is a
+connection at all (`admission`, `membership`).
 """
 
 import asyncio
@@ -12,30 +13,33 @@ import contextlib
 import errno
 import re
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import zmq
 import zmq.asyncio
-from zmq.auth import CURVE_ALLOW_ANY
-from zmq.auth.asyncio import AsyncioAuthenticator
 
 from p2pl.errors import FrameError, InputError, PullError, wrong
+from p2pl.network.admission import Admission, everybody
 from p2pl.network.connections import Connections, Inbox
 from p2pl.network.dial import Dialler, Direct
 from p2pl.network.gate import EVENTS, Gate
 from p2pl.network.keys import CurveKeys, Identity
+from p2pl.network.membership import Membership
 from p2pl.network.memory import reuse_freed_memory
 from p2pl.network.pull import Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, ServeLimits, Server
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Payload, Version, prepare
-from p2pl.network.zmtp import HANDSHAKE_S
+from p2pl.network.zmtp import HANDSHAKE_S, KEY_REFUSED
+from p2pl.protocol import invitation
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_HEADER_BYTES,
     MAX_TELL_BYTES,
+    PROPERTY,
+    PROPERTY_VALUE,
     Newest,
     Ping,
     Tell,
@@ -59,6 +63,7 @@ class CurveWire:
     Attributes:
         traffic: bytes and transfers so far.
         curve_key: the public CURVE key to announce, in Z85.
+        host: the IP address that it serves at, once it is open; 0.0.0.0 or :: is all.
         port: where it serves, once it is open.
         gate: bounds the connections of others.
     """
@@ -75,6 +80,7 @@ class CurveWire:
         limits: ServeLimits | None = None,
         room: Callable[[int], memoryview] | None = None,
         dialler: Dialler | None = None,
+        membership: Membership | None = None,
     ) -> None:
         """Makes the keys of its connections; nothing is open yet.
 
@@ -87,20 +93,24 @@ class CurveWire:
             limits: what this peer gives to others at most.
             room: returns so many writable bytes to receive a model in; None: usual memory.
             dialler: opens streams to other peers; None: by TCP, where their addresses say.
+            membership: who is of the session, where it is private; None: it is open.
 
         Raises:
             P2PLError: this libzmq has no CURVE.
         """
         self.traffic = Traffic()
-        self.port = 0
+        self.host, self.port = "", 0
         self._identity = identity
         self._session_id = session_id
         self._listen = listen
         self._chunk_bytes = chunk_bytes
         self._limits = limits or ServeLimits()
         self._room = room
+        self._membership = membership
         self._dialler = dialler or Direct()
-        self._keys = CurveKeys.generate()
+        self._keys = (
+            CurveKeys.generate() if membership is None else lasting_keys(identity, session_id)
+        )
         self._asking: set[asyncio.Task[Any]] = set()
 
     @property
@@ -114,6 +124,13 @@ class CurveWire:
         return self._keys.public
 
     @property
+    def proof(self) -> bytes:
+        """What shows others that this peer is invited, once it is open; b"" in an open session."""
+        if self._membership is None:
+            return b""
+        return self._membership.proof_of(self.curve_key, self._identity.peer_id)
+
+    @property
     def seen(self) -> Mapping[str, PeerAddress]:
         """Peers that have asked this one and proved who they are, by id, most recent last."""
         return self._server.seen
@@ -125,11 +142,12 @@ class CurveWire:
             InputError: `listen` is not an address of this machine, or its port is in use.
         """
         host, port = await _resolve(self._listen)
+        self.host = host.strip("[]")
         reuse_freed_memory()
         async with contextlib.AsyncExitStack() as stack:
             context = zmq.asyncio.Context()
             stack.callback(context.destroy, linger=0)
-            _admit_every_key(context, stack)
+            await self._guard(context, stack)
             router = context.socket(zmq.ROUTER)
             self._secure(router)
             self.port = _bind(router, host, port)
@@ -145,6 +163,16 @@ class CurveWire:
     ) -> None:
         """Ends all transfers at once, in both directions."""
         await self._stack.aclose()
+
+    def takes_relayed(self, ports: Collection[int]) -> None:
+        """Says that connections from some ports of this machine are of peers elsewhere.
+
+        They came by a relay; where those peers are is not remembered.
+
+        Args:
+            ports: of this machine; what is in it may change.
+        """
+        self._server.relayed_ports = ports
 
     async def publish(self, version: Version, *, keep_last: bool = False) -> bytes:
         """Gives `version` to all who ask from now on, and returns its digest.
@@ -202,7 +230,7 @@ class CurveWire:
         question = self._puller.question("model", have=have, round=round, wait_s=wait_s)
         room = Room(size, into, self._room)
         return await self._run(
-            self._puller.pull(address, question, room=room, deadline_s=deadline_s)
+            address, self._puller.pull(address, question, room=room, deadline_s=deadline_s)
         )
 
     async def pull_checkpoint(
@@ -220,7 +248,7 @@ class CurveWire:
         """
         question = self._puller.question("checkpoint", have=None, round=0, wait_s=0)
         answer = await self._run(
-            self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
+            address, self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
         )
         if isinstance(answer, Unchanged):
             raise FrameError("answer: not modified, to someone who holds no version")
@@ -258,7 +286,7 @@ class CurveWire:
         """
         question = self._puller.blob_question(name)
         answer = await self._run(
-            self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
+            address, self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
         )
         if isinstance(answer, Unchanged):
             raise FrameError("answer: not modified, to someone who asked for a blob")
@@ -275,7 +303,9 @@ class CurveWire:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
             FrameError: the peer is not who it should be, or answers something else.
         """
-        return cast("Newest", await self._run(self._connections.ask(address, Ping(), deadline_s)))
+        return cast(
+            "Newest", await self._run(address, self._connections.ask(address, Ping(), deadline_s))
+        )
 
     async def tell(self, address: PeerAddress, payload: bytes, *, deadline_s: float) -> None:
         """Puts `payload` into the inbox of the peer at `address`; when this returns, it is there.
@@ -291,16 +321,16 @@ class CurveWire:
         """
         if len(payload) > MAX_TELL_BYTES:
             raise ValueError(f"payload: got {len(payload)} bytes, allowed {MAX_TELL_BYTES}")
-        await self._run(self._connections.ask(address, Tell(payload), deadline_s))
+        await self._run(address, self._connections.ask(address, Tell(payload), deadline_s))
 
     @property
     def inbox(self) -> Inbox:
         """What others have told this peer, each with the id that its sender has proved."""
         return self._server.inbox
 
-    async def _run(self, asking: Coroutine[None, None, T]) -> T:
+    async def _run(self, address: PeerAddress, asking: Coroutine[None, None, T]) -> T:
         """Returns what `asking` returns; closing the wire ends it with a PullError."""
-        task = asyncio.create_task(asking)
+        task = asyncio.create_task(self._of_the_session(address, asking))
         self._asking.add(task)
         try:
             return await task
@@ -309,8 +339,36 @@ class CurveWire:
             if task in self._asking or (caller and caller.cancelling()):
                 raise
             raise PullError("the wire was closed") from None
+        except PullError as fault:
+            if self._membership is None or str(fault) != KEY_REFUSED:
+                raise
+            raise PullError(self._membership.explained(str(fault))) from fault
         finally:
             self._asking.discard(task)
+
+    async def _of_the_session(self, address: PeerAddress, asking: Coroutine[None, None, T]) -> T:
+        """Returns what `asking` returns, if the peer at `address` is of the session, and this one.
+
+        It is checked each time: a connection that is kept may be older than what is known now.
+        """
+        with contextlib.closing(asking):
+            if self._membership is not None:
+                self._membership.check_own()
+                await self._membership.check(address)
+            return await asking
+
+    async def _guard(self, context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:
+        """Has libzmq ask before a handshake ends, and name the key (in Z85) beside each message."""
+        admit = everybody if self._membership is None else self._membership.admit
+        admission = Admission(context, admit)
+        stack.callback(admission.close)
+        task = asyncio.create_task(admission.run())
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        stack.push_async_callback(stop)
 
     def _secure(self, router: zmq.asyncio.Socket) -> None:
         router.curve_server = True  # before bind: libzmq then speaks nothing else on this socket
@@ -318,6 +376,8 @@ class CurveWire:
         router.curve_secretkey = self._keys.secret.encode()
         router.zap_domain = ZAP_DOMAIN
         router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator, no connection
+        with contextlib.suppress(zmq.ZMQError):  # a libzmq that cannot say so is an older peer
+            router.setsockopt(zmq.METADATA, f"{PROPERTY}:{PROPERTY_VALUE}".encode())
         router.linger = 0
         router.ipv6 = True
         router.router_mandatory = True
@@ -335,6 +395,9 @@ class CurveWire:
             curve_key=self._keys.public,
             port=self.port,
         )
+        if self._membership is not None:
+            proof = invitation.Proof(credential, self._membership.group.invitation)
+            self._membership.take(invitation.encode(proof))
         self.gate = Gate(self.port)
         self._server = Server(
             router,
@@ -343,6 +406,7 @@ class CurveWire:
             chunk_bytes=self._chunk_bytes,
             limits=self._limits,
             traffic=self.traffic,
+            membership=self._membership,
         )
         self._puller = Puller(
             self._dialler,
@@ -354,7 +418,9 @@ class CurveWire:
         self._connections = Connections(
             self._dialler, keys=self._keys, credential=credential, traffic=self.traffic
         )
-        watching = asyncio.create_task(self.gate.run(router.get_monitor_socket(EVENTS)))
+        monitor = router.get_monitor_socket(EVENTS)
+        stack.callback(monitor.close)
+        watching = asyncio.create_task(self.gate.run(monitor))
         serving = asyncio.create_task(self._server.run())
         stack.push_async_callback(self._stop, router, [serving, watching])
 
@@ -368,14 +434,36 @@ class CurveWire:
         await asyncio.gather(*tasks, return_exceptions=True)
         router.disable_monitor()
         self._connections.close()
+        self._puller.close()
 
 
-def _admit_every_key(context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:
-    """Lets any CURVE key connect, and has libzmq name the key (in Z85) beside each message."""
-    authenticator = AsyncioAuthenticator(context)
-    authenticator.start()
-    stack.callback(authenticator.stop)
-    authenticator.configure_curve(domain="*", location=CURVE_ALLOW_ANY)
+def lasting_keys(identity: Identity, session_id: str) -> CurveKeys:
+    """Returns the keys of a member of a private session, the same in each of its runs.
+
+    So others who have met it admit it again, also while no tracker tells them of it.
+    """
+    return CurveKeys.from_secret(identity.secret_for(f"p2pl curve {session_id}"))
+
+
+async def free_to_listen(listen: str) -> str:
+    """Returns what a peer would listen on, having tried; nothing listens there afterwards.
+
+    Args:
+        listen: as of `CurveWire`.
+
+    Raises:
+        InputError: it is not an address of this machine, or its port is in use.
+    """
+    host, port = await _resolve(listen)
+    context = zmq.asyncio.Context()
+    router = context.socket(zmq.ROUTER)
+    try:
+        router.ipv6 = True
+        free = _bind(router, host, port)
+    finally:
+        router.close(linger=0)
+        context.term()
+    return f"{host}:{free}" if port else f"{host}, any free port"
 
 
 async def _resolve(listen: str) -> tuple[str, int]:

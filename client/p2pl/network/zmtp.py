@@ -23,7 +23,7 @@ from typing import Self, TypeAlias
 
 from zmq.utils import z85
 
-from p2pl.errors import FrameError, PullError, wrong
+from p2pl.errors import ConnectionLost, FrameError, PullError, wrong
 from p2pl.network import box
 from p2pl.network.dial import Dialler
 from p2pl.network.keys import CurveKeys
@@ -147,6 +147,7 @@ class Client:
     Attributes:
         stage: what must come next.
         unsent: bytes for the other end, in order; whoever sends them removes them.
+        properties: that the other end says it has, by name in small letters, once it is open.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class Client:
         short: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.stage = Stage.GREETING
+        self.properties: dict[bytes, bytes] = {}
         self._server_key = server_key
         self._public, self._secret = z85.decode(keys.public), z85.decode(keys.secret)
         self._max_frame_bytes = max_payload_bytes + OVERHEAD_BYTES
@@ -193,6 +195,11 @@ class Client:
             offset: of the first piece.
         """
         self._place = _Place(view, piece_bytes, offset)
+
+    def rest(self) -> bool:
+        """Returns whether nothing came after the last message; forgets where frames belong."""
+        self._place = None
+        return self._begin == self._end and not self._large and not self._frames
 
     def room(self) -> list[memoryview]:
         """Returns the memory to read into: fill the first before the second."""
@@ -276,7 +283,7 @@ class Client:
             raise self._broken(wrong("frame size", got=size, allowed=f"at most {most} bytes"))
 
     def _broken(self, what: str) -> PullError:
-        fault = PullError(LOST if self.is_open else NO_PEER)
+        fault = ConnectionLost(LOST) if self.is_open else PullError(NO_PEER)
         fault.__cause__ = FrameError(what)
         return fault
 
@@ -348,7 +355,8 @@ class Client:
     def _ready(self, body: bytes) -> None:
         short = body[6 : 6 + NONCE_BYTES]
         plain = _opened(body[14:], b"CurveZMQREADY---" + short, self._key)
-        kind = _properties(plain).get(b"socket-type")
+        self.properties = _properties(plain)
+        kind = self.properties.get(b"socket-type")
         if kind not in SERVER_TYPES:
             raise ValueError(wrong("socket type", got=kind, allowed="ROUTER"))
         self._their_nonce = int.from_bytes(short)
@@ -519,6 +527,26 @@ class Connection:
             await self._read()
         return message
 
+    @property
+    def properties(self) -> dict[bytes, bytes]:
+        """What the other end says of itself, by name in small letters."""
+        return self._client.properties
+
+    def rest(self) -> bool:
+        """Returns whether the connection can be kept: it is there, and nobody speaks on it.
+
+        Where second frames belong is forgotten.
+        """
+        if not self._client.rest():
+            return False
+        try:
+            self._stream.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
     def close(self) -> None:
         """Closes the connection, and forgets what is under way in either direction."""
         self._stream.close()
@@ -556,7 +584,7 @@ class Connection:
         self._client.took(count)
 
     def _lost(self) -> PullError:
-        return PullError(LOST if self._client.is_open else NO_HANDSHAKE)
+        return ConnectionLost(LOST) if self._client.is_open else PullError(NO_HANDSHAKE)
 
 
 async def _readable(stream: socket.socket) -> None:

@@ -11,6 +11,10 @@ bytes, and an answer may be `Busy` or `Refused` as well.
 
 A blob is for those who were told its name (`FetchBlob`), and comes like a version.
 
+What broke is asked for again from where it broke (`Resume`), of a peer that says in the handshake
+that it understands this (`PROPERTY`): its offer is followed by chunks from there where it still has
+the same version, else by all chunks of what it has.
+
 The session fixes the size of the model and of a chunk, so both sides know every length before a
 byte arrives. Times travel as whole milliseconds: no NaN, no infinity.
 """
@@ -30,8 +34,13 @@ MAX_NOTES_BYTES = 1_024
 BLOB_NAME_BYTES = 16  # random, so nobody guesses one
 MAX_TELL_BYTES = 1_536  # chosen: room for a sealed message with its keys; models are pulled
 MAX_REASON_CHARS = 200
-MAX_CREDIT = 64  # chunks; a ROUTER's high-water mark must hold them, or it drops in silence
+MAX_CREDIT = 64  # chunks in one message, and all that a peer of before holds for a puller
+MAX_OUTSTANDING = 1_024  # that a peer with `PROPERTY` holds: 16 MiB of the smallest chunks
 MAX_WAIT_MS = 60_000
+PROPERTY, PROPERTY_VALUE = (
+    "X-p2pl",
+    "2",
+)  # of a peer's READY, since it understands `Resume` and holds more
 SESSION_BYTES = 32
 DIGEST_BYTES = 16  # see p2pl.network.version
 PURPOSE = b"p2pl card 1"  # of a credential; what is signed never changes
@@ -204,15 +213,23 @@ class FetchBlob(Header, frozen=True, tag=13):
     credit: Chunks  # as in `Pull`
 
 
+class Resume(Header, frozen=True, tag=14):
+    """Asks for the same once more, but not for what has come already."""
+
+    question: Pull | FetchBlob
+    digest: Digest  # of what was offered
+    offset: Annotated[int, Meta(ge=1, lt=1 << 53)]  # of the first byte that is missing
+
+
 ConnectionAsk: TypeAlias = Hello | Ping | Tell
 ConnectionAnswer: TypeAlias = Hello | Newest | Told | Busy | Refused
-Ask: TypeAlias = Pull | Credit | FetchBlob | ConnectionAsk
+Ask: TypeAlias = Pull | Credit | FetchBlob | Resume | ConnectionAsk
 Answer: TypeAlias = VersionOffer | NotModified | Busy | Refused | Chunk
 T = TypeVar("T")
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ASK: msgspec.msgpack.Decoder[Ask] = msgspec.msgpack.Decoder(
-    Pull | Credit | FetchBlob | Hello | Ping | Tell
+    Pull | Credit | FetchBlob | Resume | Hello | Ping | Tell
 )
 _ANSWER: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(
     VersionOffer | NotModified | Busy | Refused | Chunk

@@ -17,6 +17,7 @@ those of parameters and their headers on the wire between peers. JSON has no NaN
 finite is written as null, and a metric that is not finite is left out.
 """
 
+import dataclasses
 import fcntl
 import math
 import os
@@ -44,6 +45,8 @@ CHECKPOINT_FILE = "initial.safetensors"  # from which all peers of the session b
 BEST_FILE = "model-best.safetensors"
 PERSONAL_FILE = "personal.safetensors"
 LOCK_FILE = "lock"
+MAX_LEFT_OUT = 256  # peers that a summary names for it
+NAMED_ROUNDS = 20  # of each of them
 MAX_RECORD_BYTES = 64 << 20  # of one JSON file, or one line; 100,000 peers by id fit
 
 Percent = Annotated[float, Meta(ge=0, le=100)]
@@ -104,11 +107,13 @@ class RoundEntry(_Record, frozen=True):
     cohort: tuple[PeerId, ...] = ()  # whom it asked
     received: tuple[PeerId, ...] = ()  # who delivered something usable
     rejected: dict[PeerId, str] = {}  # who did not, and why
+    resting: dict[PeerId, str] = {}  # who was met before and is left alone for now, and why
     versions: dict[PeerId, Count] = {}  # of those who delivered: which of their versions
     joined: tuple[PeerId, ...] = ()  # who was not there, as far as it knew, and now is
     left: dict[PeerId, Seconds] = {}  # who is no longer there, and how long it had been
     bytes_in: Count = 0
     bytes_out: Count = 0
+    bytes_relayed: Count = 0  # of connections by relays, both ways, their framing included
     bytes_by_peer: dict[PeerId, tuple[Count, Count]] = {}  # (in, out)
     messages_out: Count = 0  # to other peers
     tracker_bytes: Count = 0  # both ways
@@ -156,6 +161,14 @@ class ScoredOn(_Record, frozen=True):
         )
 
 
+class LeftOut(_Record, frozen=True):
+    """A peer whose model was not mixed in some rounds."""
+
+    rounds: tuple[Count, ...] = ()  # the first of them
+    times: Count = 0  # in how many
+    why: str = ""  # the last time
+
+
 class Summary(_Record, frozen=True):
     """How a run ended."""
 
@@ -174,9 +187,12 @@ class Summary(_Record, frozen=True):
     session_id: str = ""
     name: str = ""  # of the session
     peers_met: tuple[PeerId, ...] = ()  # those that delivered something usable
+    left_out: dict[PeerId, LeftOut] = {}  # who was left out of which rounds, and why
     met_nobody: bool = False  # it was to train with others, and mixed with nobody in any round
+    undialled: str = ""  # why others could not dial it; "": they could, or nobody has tried
     bytes_in: Count = 0
     bytes_out: Count = 0
+    bytes_relayed: Count = 0  # of connections by relays, both ways, their framing included
     tracker_bytes: Count = 0
     seconds: Seconds = 0.0  # sum over the rounds
     samples: Count | None = None  # of its own, to train on
@@ -221,9 +237,11 @@ class Totals:
     rounds: int = 0  # how many are in the log
     bytes_in: int = 0
     bytes_out: int = 0
+    bytes_relayed: int = 0
     tracker_bytes: int = 0
     seconds: float = 0.0
     peers_met: frozenset[PeerId] = frozenset()
+    left_out: Mapping[PeerId, LeftOut] = dataclasses.field(default_factory=dict)
 
     def plus(self, entry: RoundEntry) -> "Totals":
         """Returns the sums with one more round."""
@@ -231,10 +249,28 @@ class Totals:
             rounds=self.rounds + 1,
             bytes_in=self.bytes_in + entry.bytes_in,
             bytes_out=self.bytes_out + entry.bytes_out,
+            bytes_relayed=self.bytes_relayed + entry.bytes_relayed,
             tracker_bytes=self.tracker_bytes + entry.tracker_bytes,
             seconds=self.seconds + entry.seconds,
             peers_met=self.peers_met.union(entry.received),
+            left_out=_left_out(self.left_out, entry),
         )
+
+
+def _left_out(before: Mapping[PeerId, LeftOut], entry: RoundEntry) -> Mapping[PeerId, LeftOut]:
+    """Returns who was left out of rounds so far; of very many peers, the first ones."""
+    absent = {**entry.resting, **entry.rejected}
+    if not absent:
+        return before
+    after = dict(before)
+    for peer_id, why in absent.items():
+        if peer_id in after or len(after) < MAX_LEFT_OUT:
+            known = after.get(peer_id, LeftOut())
+            rounds = (
+                known.rounds if len(known.rounds) >= NAMED_ROUNDS else (*known.rounds, entry.round)
+            )
+            after[peer_id] = LeftOut(rounds=rounds, times=known.times + 1, why=why)
+    return after
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,6 +585,18 @@ def _has_company(entry: RoundEntry) -> bool:
     """Whether the peer asked a tracker or another peer in this round, or was asked."""
     bytes_moved = entry.bytes_in + entry.bytes_out + entry.tracker_bytes
     return bool(entry.cohort or entry.received or bytes_moved)
+
+
+def is_in_use(directory: Path) -> bool:
+    """Returns whether a process is writing to a run directory now; changes nothing."""
+    try:
+        with (directory / LOCK_FILE).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @contextmanager

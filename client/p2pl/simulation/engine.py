@@ -125,6 +125,7 @@ def run(
     else:
         engine = Engine("sequential", threads, threads)
     initial = flatten(space)
+    learners = tuple(learner.beginning(initial) for learner in learners)
     states: Sequence[_State] = [_State(initial) for _ in learners]
     honest = tuple(range(len(learners) - setup.bad))
     memory = attackers.Memory()
