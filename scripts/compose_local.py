@@ -6,12 +6,11 @@ no YAML library is needed to read them here; a linter checks that the whole of i
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from launcher import BIN, ROOT, Running, Swarm, wait_until
+from launcher import BIN, ROOT, Fault, Running, Swarm, new_folder, wait_until
 
 READY_S = 120.0
 DONE_S = 300.0
@@ -19,9 +18,10 @@ DONE_S = 300.0
 
 def main() -> None:
     """Runs all services and writes their output into the folder given on the command line."""
-    out = Path(sys.argv[1]).resolve()
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    try:
+        out = new_folder(sys.argv[1:], ROOT / "runs" / "compose")
+    except Fault as fault:
+        sys.exit(f"compose_local: {fault}")
     swarm = Swarm(out, cwd=ROOT)
     commands = services(ROOT / "compose.yaml", out, swarm.port)
     tracker, report = commands.pop("tracker"), commands.pop("report")

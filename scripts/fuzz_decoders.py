@@ -33,7 +33,7 @@ from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.privacy.accountant import Account, Charge
 from p2pl.privacy.ledger import LEDGER_FILE, Ledger, load_ledger, save_ledger
-from p2pl.protocol import announce, bencode, endpoint, frame, gossip, relay, ticket
+from p2pl.protocol import announce, bencode, endpoint, frame, gossip, invitation, relay, ticket
 from p2pl.protocol.announce import Announce, PeerAddress, Terms
 from p2pl.protocol.raft import bootstrap, election, messages
 from p2pl.protocol.session import Session, Task, metainfo, schema
@@ -99,6 +99,7 @@ def decoders() -> Iterator[list[Decoder]]:
             *_session_decoders(),
             *_tracker_decoders(loop),
             *_frame_decoders(),
+            *_invitation_decoders(),
             *_relay_decoders(),
             *_raft_decoders(),
             *_model_decoders(),
@@ -299,6 +300,32 @@ def _frame_decoders() -> list[Decoder]:
         ),
         Decoder("gossip", _take_push, pushes, MSGPACK, _packed(gossip.Push)),
         Decoder("notes", opinions.decode, notes, MSGPACK, _packed(opinions._Notes)),
+    ]
+
+
+def _invitation_decoders() -> list[Decoder]:
+    credential = frame.issue_credential(KEY, session_id=SESSION, curve_key=CURVE, port=7_000)
+    invited = invitation.invite(KEY, session_id=SESSION, peer_id=credential.peer_id)
+    listed = invitation.revoke(KEY, session_id=SESSION, number=3, peer_ids=["ab" * 32, "cd" * 32])
+    author = KEY.public_key().public_bytes_raw()
+
+    def proof(data: bytes) -> None:
+        invitation.decode_proof(data).check(session_id=SESSION, author=author, now_s=NOW_S)
+
+    def revocations(data: bytes) -> None:
+        invitation.decode_revocations(data).check(session_id=SESSION, author=author)
+
+    def text(data: bytes) -> None:
+        read = invitation.invitation_in(data.decode("latin-1"))
+        read.check(session_id=SESSION, author=author, now_s=NOW_S)
+
+    proofs = (invitation.encode(invitation.Proof(credential, invited)),)
+    kind = _packed(invitation.Proof)
+    lists = _packed(invitation.Revocations)
+    return [
+        Decoder("proof", proof, proofs, MSGPACK, kind),
+        Decoder("revocations", revocations, (invitation.encode(listed),), MSGPACK, lists),
+        Decoder("invitation", text, (invitation.to_text(invited).encode(),)),
     ]
 
 

@@ -41,6 +41,33 @@ def free_port() -> int:
             return port
 
 
+def new_folder(asked: Sequence[str], otherwise: Path) -> Path:
+    """Returns a folder with nothing in it, made where there is none; nothing is ever deleted.
+
+    Args:
+        asked: the command line after the script's name: a folder, or nothing.
+        otherwise: where nobody asked: this one, or the same with -2, -3, …
+
+    Raises:
+        Fault: there is something in the folder that was asked for, or it cannot be made.
+    """
+    if len(asked) > 1:
+        raise Fault(f"got {len(asked)} arguments, allowed: one folder")
+    out = Path(asked[0]).resolve() if asked else otherwise
+    number = 1
+    while not asked and out.exists():
+        number += 1
+        out = otherwise.with_name(f"{otherwise.name}-{number}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        is_taken = any(out.iterdir())
+    except OSError as fault:
+        raise Fault(f"{out}: {fault.strerror}; name another folder") from fault
+    if is_taken:
+        raise Fault(f"{out}: got a folder with something in it, allowed: a new or an empty one")
+    return out
+
+
 def wait_until(reached: Callable[[], object], deadline_s: float, what: str) -> None:
     """Returns when `reached()` is true; raises `Fault` with `what` after the deadline."""
     end = time.monotonic() + deadline_s

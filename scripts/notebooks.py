@@ -32,12 +32,20 @@ COLAB = "https://colab.research.google.com"
 BADGE_PREFIX = "[![Open in Colab]"
 BEGIN, END = "<!-- notebooks: scripts/notebooks badges -->", "<!-- end -->"
 FAST_CELL_S = 400  # ends what hangs; a quarter of a minute on an idle machine
-EXTRAS = {"04_privacy": "[demo,dp,hf]"}  # that a notebook needs
-FEW_EXTRAS = "[demo,hf]"  # that the others need
+# What a notebook needs: the extras, and a module by which each is known to be there.
+FEW_EXTRAS = {
+    "tracker": "fastapi",
+    "client": "zmq",
+    "data": "sklearn",
+    "report": "matplotlib",
+    "hf": "datasets",
+}
+EXTRAS = {"04_privacy": {**FEW_EXTRAS, "dp": "opacus"}}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 INSTALL = """\
-# Installs p2pl, unless it is there: from the checkout around this notebook, else from its address.
+# Installs what is missing: from the checkout around this notebook, else from the project's address.
 import importlib.util
+import shutil
 import site
 import subprocess
 import sys
@@ -45,12 +53,26 @@ import sysconfig
 from pathlib import Path
 
 ADDRESS = "{address}"
-if importlib.util.find_spec("p2pl") is None:
-    here = Path.cwd()
-    around = [f for f in (here, *here.parents) if (f / "client/p2pl/__init__.py").is_file()]
-    wanted = ["-e", f"{{around[0]}}{extras}"] if around else [f"p2pl{extras} @ git+{{ADDRESS}}"]
+NEEDS = {{  # extra: a module of it
+{needs}
+}}
+
+
+def install(*wanted):
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
-    site.addsitedir(sysconfig.get_path("purelib"))  # so that this very process finds it"""
+    site.addsitedir(sysconfig.get_path("purelib"))  # so that this very process finds it
+
+
+there = importlib.util.find_spec
+if not there("torch") and not shutil.which("nvidia-smi"):  # a build for the CPU: a tenth the size
+    install("torch=={torch}+cpu", "--extra-index-url", "{cpu}")
+missing = [extra for extra, module in NEEDS.items() if not there(module)]
+if missing or not there("p2pl"):
+    around = [f for f in (Path.cwd(), *Path.cwd().parents) if (f / "client/p2pl").is_dir()]
+    extras = ",".join(missing or NEEDS)
+    given = f"{{around[0]}}[{{extras}}]" if around else f"p2pl[{{extras}}] @ git+{{ADDRESS}}"
+    install(*["-e"] * bool(around), given)"""
+CPU = "https://download.pytorch.org/whl/cpu"
 
 
 def main() -> None:
@@ -101,9 +123,16 @@ def with_address(path: Path, address: str) -> str:
     _, _, text = first.source.rpartition(BADGE_PREFIX)
     rest = text.partition("\n\n")[2] if BADGE_PREFIX in first.source else first.source
     first.source = f"{badge(path.stem, address)}\n\n{rest}"
-    extras = EXTRAS.get(path.stem, FEW_EXTRAS)
-    install.source = INSTALL.format(address=address, extras=extras)
+    install.source = install_cell(path.stem, address)
     return encoded(notebook)
+
+
+def install_cell(name: str, address: str) -> str:
+    """Returns the cell that installs what a notebook needs and is not there."""
+    extras = EXTRAS.get(name, FEW_EXTRAS).items()
+    needs = "\n".join(f'    "{extra}": "{module}",' for extra, module in extras)
+    torch = (ROOT / "constraints.txt").read_text().split("torch==")[1].split()[0]
+    return INSTALL.format(address=address, needs=needs, torch=torch, cpu=CPU)
 
 
 def badge(name: str, address: str) -> str:

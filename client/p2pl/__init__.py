@@ -11,8 +11,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from p2pl import events
+    from p2pl.api.check import Preflight, check
     from p2pl.api.export import export
     from p2pl.api.join import join, join_async
+    from p2pl.api.private import invite, peer_id, revoke
     from p2pl.api.register import (
         register_exchange,
         register_mixing,
@@ -55,6 +57,7 @@ _HOME = {
     "Own": "p2pl.mixing.base",
     "P2PLError": "p2pl.errors",
     "PeerModel": "p2pl.mixing.base",
+    "Preflight": "p2pl.api.check",
     "Round": "p2pl.learning.trainer",
     "Run": "p2pl.api.run",
     "Scores": "p2pl.learning.task",
@@ -68,18 +71,22 @@ _HOME = {
     "Trained": "p2pl.learning.train",
     "Trainer": "p2pl.learning.trainer",
     "Transport": "p2pl.network.transport",
+    "check": "p2pl.api.check",
     "create": "p2pl.api.session",
     "evaluate": "p2pl.api.use",
     "export": "p2pl.api.export",
+    "invite": "p2pl.api.private",
     "join": "p2pl.api.join",
     "join_async": "p2pl.api.join",
     "load": "p2pl.api.run",
+    "peer_id": "p2pl.api.private",
     "predict": "p2pl.api.use",
     "read_session": "p2pl.api.session",
     "register_exchange": "p2pl.api.register",
     "register_mixing": "p2pl.api.register",
     "register_model": "p2pl.api.register",
     "register_task": "p2pl.api.register",
+    "revoke": "p2pl.api.private",
     "simulate": "p2pl.api.simulate",
     "weighted_mean": "p2pl.mixing.base",
 }
@@ -99,6 +106,7 @@ __all__ = [
     "Own",
     "P2PLError",
     "PeerModel",
+    "Preflight",
     "Round",
     "Run",
     "Scores",
@@ -112,19 +120,23 @@ __all__ = [
     "Trained",
     "Trainer",
     "Transport",
+    "check",
     "create",
     "evaluate",
     "events",
     "export",
+    "invite",
     "join",
     "join_async",
     "load",
+    "peer_id",
     "predict",
     "read_session",
     "register_exchange",
     "register_mixing",
     "register_model",
     "register_task",
+    "revoke",
     "simulate",
     "weighted_mean",
 ]

@@ -7,6 +7,7 @@ P2PLError
 │   ├── ModelError          a model name or its arguments are unusable
 │   ├── DataError           a dataset is missing, or is not what the session needs
 │   ├── IdentityError       a key file is missing, unreadable or not one of p2pl
+│   ├── InvitationError     a private session's invitation is missing, over or another's
 │   ├── RunDirError         a run directory belongs to another session, or is damaged
 │   └── PrivacyError        a privacy budget that cannot be, or that the session forbids
 ├── TrainingDiverged        the local loss is no longer finite
@@ -19,6 +20,7 @@ P2PLError
 │       └── ConnectionLost  what had begun well broke; it may be tried again
 └── ProtocolError           bytes from a stranger are unusable
     ├── AnnounceError       one announce is refused; the tracker answers with `status`
+    ├── ProofError          a peer's proof that it is invited is unusable
     └── FrameError          one peer's frame is unusable; that peer is skipped
 
 A message says what was wrong, what it got, what is allowed, and, where that is not obvious, what to
@@ -79,6 +81,10 @@ class IdentityError(InputError):
     """A key file is missing, unreadable or not one of p2pl."""
 
 
+class InvitationError(InputError):
+    """A private session's invitation is missing, over, taken back, or somebody else's."""
+
+
 class RunDirError(InputError):
     """A run directory belongs to another session, or is damaged."""
 
@@ -123,6 +129,10 @@ class AnnounceError(ProtocolError):
         super().__init__(message)
         self.status = status
         self.retry_in_s = retry_in_s
+
+
+class ProofError(ProtocolError):
+    """A peer's proof that it is invited, or a list of those who no longer are, is unusable."""
 
 
 class FrameError(ProtocolError):

@@ -60,11 +60,11 @@ class Metric:
 
     @property
     def axis(self) -> str:
-        """What stands beside an axis: accuracy on the test set (%)."""
+        """What stands beside an axis: accuracy (%)."""
         about = [self.unit] if self.unit else []
         if not self.higher_is_better:
             about.append("lower is better")
-        return f"{self.name} on the test set" + (f" ({', '.join(about)})" if about else "")
+        return self.name + (f" ({', '.join(about)})" if about else "")
 
     @property
     def title(self) -> str:

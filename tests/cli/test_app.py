@@ -64,6 +64,13 @@ def test_every_option_says_what_it_does_by_itself(name: str) -> None:
     assert not FIRST_PERSON.search(command.help), command.help
 
 
+def test_a_mistyped_option_is_met_with_hints_and_with_none_of_what_is_hidden() -> None:
+    said = p2pl("join", "some.torrent", "--atack", "x")
+    assert said.returncode == 2
+    assert "--data" in said.stderr
+    assert "--attack" not in said.stderr
+
+
 def test_the_list_of_commands_has_room_for_what_each_does() -> None:
     assert "..." not in p2pl("--help").stdout.partition("Commands:")[2]
 

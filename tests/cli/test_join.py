@@ -32,6 +32,14 @@ def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
     assert "(1, 28, 28)" in done.stderr
 
 
+def test_a_partition_without_a_shard_is_not_passed_over(tmp_path: Path) -> None:
+    for words in (("--partition", "dirichlet:0.5"), ("--partition-seed", "3")):
+        asked = ("--data", "digits", "--alone", *words)
+        done = p2pl("join", DIGITS.with_suffix(".torrent"), *asked, cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"p2pl: {words[0]}: allowed only with --shard" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -117,6 +117,19 @@ def test_a_finished_run_is_not_run_again_and_more_rounds_go_on_from_it(swarm: Sw
     assert len(read_run(swarm.folder / "peer-0").rounds) == 6
 
 
+def test_a_finished_run_asks_nobody_when_it_is_run_again(swarm: Swarm) -> None:
+    tracker = swarm.tracker()
+    file, view = session_file(swarm), Watching()
+
+    async def both() -> list[Summary]:
+        return list(await asyncio.gather(run(swarm, file, "peer-0"), run(swarm, file, "peer-1")))
+
+    first, _ = asyncio.run(both())
+    tracker.kill()
+    assert asyncio.run(run(swarm, file, "peer-0", view=view)) == first
+    assert "all rounds were done before" in view.text.getvalue()
+
+
 def test_a_peer_whose_tracker_stays_silent_gives_up(
     swarm: Swarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,13 @@
 """The notebooks run from top to bottom, and what is committed in them is what a reader wants."""
 
+import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,58 @@ def test_it_is_written_to_be_read(path: Path) -> None:
 def test_it_ends_with_a_floor_and_a_ceiling(path: Path) -> None:
     last = "".join(cells(path, "code")[-1]["source"])
     assert re.search(r"assert [^\n]+ < [^\n]+ < ", last)
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        ({"p2pl", "torch", "fastapi", "zmq", "sklearn", "matplotlib", "datasets"}, ["[dp]"]),
+        ({"p2pl", "torch", "zmq", "opacus"}, ["[tracker,data,report,hf]"]),
+        (set(), ["torch==", "[tracker,client,data,report,hf,dp]"]),
+        ({"p2pl", "torch", "fastapi", "zmq", "sklearn", "matplotlib", "datasets", "opacus"}, []),
+    ],
+)
+def test_the_first_cell_installs_what_is_missing_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, there: set[str], wanted: list[str]
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # no GPU
+    monkeypatch.setattr(subprocess, "run", lambda words, check: asked.append(words))
+    cell = "".join(cells(ROOT / "notebooks" / "04_privacy.ipynb", "code")[0]["source"])
+    exec(cell, {"__name__": "cell"})  # noqa: S102  # our own notebook
+    assert len(asked) == len(wanted)
+    assert all(words in " ".join(command) for words, command in zip(wanted, asked, strict=True))
+
+
+def test_the_figures_of_the_tables_are_those_of_the_results_or_nearly() -> None:
+    """The notebook has half the rounds, and says so."""
+    page = (ROOT / "docs" / "results" / "tables.md").read_text()
+    notebook = ROOT / "notebooks" / "02_tables.ipynb"
+    tables = [text for kind, text in shown(notebook) if "in the document" in text]
+    assert len(tables) == 2
+    for name, table in zip(("MNIST", "Fashion-MNIST"), tables, strict=True):
+        there = page.split(f": {name}\n")[1].split("##")[0]
+        for split in ("iid balanced", "non-iid balanced", "iid non-balanced"):
+            ours = re.search(rf"^\| {split} \|(.*)\|$", table, re.MULTILINE)
+            theirs = re.search(rf"^\| {split} \|(.*)\|$", there, re.MULTILINE)
+            assert ours is not None
+            assert theirs is not None
+            learned = float(ours[1].split("|")[2].split("±")[0])
+            full = float(theirs[1].split("|")[3].split("±")[0])
+            assert abs(learned - full) < 0.7, (name, split)
+    said = "".join("".join(cell["source"]) for cell in cells(notebook, "markdown"))
+    assert "RESULTS.md" in said
+
+
+def test_a_release_has_an_address() -> None:
+    command = [sys.executable, str(ROOT / "scripts/check_version.py"), "--release"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    is_known = "_" not in project["urls"]["Repository"].split("/")[3]
+    assert (done.returncode == 0) == is_known
+    assert is_known or "[project.urls]" in done.stderr
+    assert subprocess.run(command[:-1], timeout=60).returncode == 0
 
 
 def test_badges_and_install_cells_are_made_from_the_projects_address() -> None:

@@ -196,6 +196,27 @@ def test_what_no_argument_can_be_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("magic = 1\n", "session: unknown field: got 'magic', allowed name, task, model"),
+        ("[mixing]\nrul = 'uniform'\n", "mixing: unknown field: got 'rul', allowed rule,"),
+        ("[text]\nlenght = 2\n", "text: unknown field: got 'lenght', allowed length, column"),
+        (
+            "[table]\ntarget = 'a'\ncolumns = [{name = 'b', knd = 'numeric'}]\n",
+            r"table.columns\[0\]: unknown field: got 'knd', allowed name, kind, mean",
+        ),
+    ],
+)
+def test_an_unknown_field_is_met_with_those_that_there_are(table: str, words: str) -> None:
+    toml = (
+        'name = "t"\ntask = { input = [2], classes = 2 }\nmodel = { name = "logreg" }\n'
+        "training = { learning_rate = 0.1 }\nexchange = { rounds = 1, cohort = 1 }\n"
+    )
+    with pytest.raises(SessionFileError, match=words):
+        session.read_spec(toml + table)
+
+
+@pytest.mark.parametrize(
     ("change", "path", "value"),
     [
         (("seed", 5), "seed", 5),

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from support.pictures import colours_in, rgb
 
 from p2pl.report import plots
 from p2pl.report.plots import canvas
+from p2pl.report.plots.maps import trust_title
 
 
 def test_each_peer_has_a_line_of_its_own_colour(tmp_path: Path) -> None:
@@ -82,6 +84,71 @@ def test_peers_that_never_met_are_grey_in_the_trust_picture(tmp_path: Path) -> N
     weights[1, 0] = 0.0
     (tmp_path / "full.png").write_bytes(plots.draw_trust(["a", "b"], ["a", "b"], weights))
     assert grey not in colours_in(tmp_path / "full.png", pixels=2_000)
+
+
+def test_who_was_turned_down_is_crossed_out_and_who_never_met_is_not(tmp_path: Path) -> None:
+    weights = np.array([[0.5, 0.0], [np.nan, 1.0]])
+    refused = np.array([[False, True], [False, False]])
+    for name, given in (("crossed", refused), ("zero", None)):
+        png = plots.draw_trust(["a", "b"], ["a", "b"], weights, rejected=given)
+        (tmp_path / f"{name}.png").write_bytes(png)
+    assert rgb(plots.BAD) in colours_in(tmp_path / "crossed.png", pixels=200)
+    assert rgb(plots.BAD) not in colours_in(tmp_path / "zero.png", pixels=1)
+
+
+def test_a_bad_peer_has_its_name_in_the_colour_of_what_is_bad(tmp_path: Path) -> None:
+    even = np.full((2, 2), 0.5)
+    names = ["a", "b (bad)"]
+    for bad in ([], ["b (bad)"]):
+        png = plots.draw_trust(names, names, even, bad=bad)
+        (tmp_path / f"{len(bad)}.png").write_bytes(png)
+    assert rgb(plots.BAD) not in colours_in(tmp_path / "0.png", pixels=1)
+    assert rgb(plots.BAD) in colours_in(tmp_path / "1.png", pixels=50)
+
+
+@pytest.mark.parametrize(
+    ("weights", "refused", "words"),
+    [
+        ([[0.5, 0.5], [0.5, 0.5]], [[0, 0], [0, 0]], "all weigh alike"),
+        ([[0.7, 0.3], [0.5, 0.5]], [[0, 0], [0, 0]], "weight given when last met"),
+        ([[1.0, 0.0], [0.5, 0.5]], [[0, 1], [0, 0]], "one turned down"),
+        ([[0.5, np.nan], [np.nan, 0.5]], [[0, 0], [0, 0]], "all weigh alike"),
+    ],
+)
+def test_the_title_of_a_trust_picture_says_what_it_shows(
+    weights: list[list[float]], refused: list[list[int]], words: str
+) -> None:
+    assert words in trust_title(np.array(weights), np.array(refused, dtype=bool))
+
+
+@pytest.mark.parametrize("count", [3, 10, 20, 60])
+def test_the_colours_of_classes_differ_from_their_neighbours_and_have_no_order(count: int) -> None:
+    shades = [rgb(shade) for shade in canvas.class_colours(count)]
+    assert len(set(shades)) == count
+    assert min(math.dist(one, two) for one, two in pairwise(shades)) > 40
+    light = [sum(shade) for shade in shades]
+    assert light not in (sorted(light), sorted(light, reverse=True))
+
+
+def test_lines_that_coincide_have_marks_of_their_own(tmp_path: Path) -> None:
+    line = [(place, 50.0) for place in range(1, 21)]
+    png = plots.draw_curves({"a": line, "b": line, "c": line}, title="t", unit="u")
+    (tmp_path / "same.png").write_bytes(png)
+    found = {_hue(colour) for colour in colours_in(tmp_path / "same.png", pixels=100)}
+    assert {"blue", "orange"} <= found
+
+
+def test_a_bad_peer_is_not_in_the_mean_of_the_curves(tmp_path: Path) -> None:
+    low, high = [(1, 0.0), (9, 0.0)], [(1, 90.0), (9, 90.0)]
+    curves = {"a": high, "b": high, "c": low}
+    drawn = {
+        tuple(bad): plots.draw_curves(curves, title="t", unit="u", bad=bad) for bad in ([], ["c"])
+    }
+    for bad, png in drawn.items():
+        (tmp_path / f"{len(bad)}.png").write_bytes(png)
+    band = rgb("#e1e1e1")  # around the mean: as wide as the peers differ
+    shades = [colours_in(tmp_path / f"{number}.png", pixels=9_000) for number in (0, 1)]
+    assert [any(math.dist(one, band) < 12 for one in found) for found in shades] == [True, False]
 
 
 def test_the_heat_maps_of_all_rounds_have_one_scale(tmp_path: Path) -> None:

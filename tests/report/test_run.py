@@ -15,7 +15,7 @@ from support.pictures import colours_in
 
 from p2pl.errors import InputError, RunDirError
 from p2pl.report import plots
-from p2pl.report.numbers import trust_when_last_met
+from p2pl.report.numbers import rejected_when_last_met, trust_when_last_met
 from p2pl.report.run import Report, display_names, report_tables, write_report
 from p2pl.run.log import ROUNDS_FILE, Marker, RoundEntry, RunLog, Summary
 
@@ -286,7 +286,7 @@ def test_the_curve_of_a_run_that_ended_ends_in_its_final_model(
 ) -> None:
     drawn: dict[str, Any] = {}
 
-    def draw(curves: Mapping[str, plots.Curve], *, title: str, unit: str) -> bytes:
+    def draw(curves: Mapping[str, plots.Curve], *, title: str, **_: object) -> bytes:
         drawn[title] = dict(curves)
         return b""
 
@@ -448,6 +448,23 @@ def test_trust_is_that_of_the_last_meeting() -> None:
         RoundEntry(round=3, trust={ALICE: 1.0}, rejected={BOB: "lies"}),
     ]
     assert trust_when_last_met(rounds) == {ALICE: 1.0, BOB: 0.0, CAROL: 0.75}
+
+
+def test_who_was_turned_down_is_forgotten_once_it_is_mixed_again() -> None:
+    rounds = [
+        RoundEntry(round=1, rejected={BOB: "late", CAROL: "harm"}, trust={ALICE: 1.0, CAROL: 0.0}),
+        RoundEntry(round=2, trust={ALICE: 0.5, BOB: 0.5}),
+    ]
+    assert rejected_when_last_met(rounds[:1]) == {BOB, CAROL}
+    assert rejected_when_last_met(rounds) == {CAROL}
+
+
+def test_a_bad_peer_is_marked_and_counts_in_no_mean(tmp_path: Path) -> None:
+    written = write_report(two_runs(tmp_path), tmp_path / "out", bad=[BOB])
+    assert written.numbers.accuracy is not None
+    assert written.numbers.accuracy.peers == 1
+    assert [peer.peer_id for peer in written.numbers.peers] == [ALICE]
+    assert BOB not in written.numbers.trust
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The report on a simulation shows its seeds side by side, and what the peers made of them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_a_page_shows_the_seeds_and_all_pictures(tmp_path: Path) -> None:
         "| 0 | 85.00 | 5.00 | 80.00 | 90.00 |",
         "| 1 | 89.00 | 5.00 | 84.00 | 94.00 |",
         "| macro mean | 0.854 | 0.850 | 0.850 | 20 |",
-        "nan, 1 peers",
+        "nan, 1 bad",
     ):
         assert words in page
     assert list(report.pictures) == ["accuracy", "peers", "consensus", "bad", "trust", "confusion"]
@@ -98,6 +99,15 @@ def test_a_metric_of_which_less_is_better_has_its_worst_peer_at_the_top(tmp_path
     ):
         assert words in page
     assert "score" in report.pictures
+
+
+def test_one_seed_has_no_spread_over_seeds(tmp_path: Path) -> None:
+    one = {"mean": 87.0, "std_over_seeds": 0.0, "std_over_peers": 5.0, "worst_peer": 82.0}
+    folder = write_simulation(tmp_path / "sim", accuracy={**one, "per_seed": [87.0]})
+    shutil.rmtree(folder / "seed-1")
+    page = write_simulation_report(folder, tmp_path / "out").page.read_text()
+    assert "**Accuracy 87.00 %**, the mean over the honest peers. Over" in page
+    assert "±" not in page
 
 
 def test_nothing_is_drawn_where_there_is_nothing_to_see(tmp_path: Path) -> None:

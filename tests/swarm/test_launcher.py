@@ -1,10 +1,11 @@
 """What starts the processes of scripts and tests says what went wrong, and leaves none behind."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from launcher import Fault, Swarm, wait_until
+from launcher import ROOT, Fault, Swarm, new_folder, wait_until
 
 SAY = "import sys; print('word', sys.argv[1], flush=True); sys.exit(int(sys.argv[1]))"
 
@@ -38,3 +39,33 @@ def test_nothing_runs_on_once_a_swarm_is_over(tmp_path: Path) -> None:
 def test_a_tracker_that_does_not_start_shows_why(tmp_path: Path) -> None:
     with Swarm(tmp_path) as swarm, pytest.raises(Fault, match="did not start"):
         swarm.tracker("--no-such-option")
+
+
+def test_a_script_deletes_nothing_of_what_stands_in_its_folder(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years of work")
+    with pytest.raises(Fault, match="a new or an empty one"):
+        new_folder([str(mine)], tmp_path / "runs")
+    assert (mine / "thesis.tex").read_text() == "years of work"
+    assert new_folder([], tmp_path / "runs") == tmp_path / "runs"
+    assert new_folder([], tmp_path / "runs") == tmp_path / "runs-2"
+    assert new_folder([str(tmp_path / "runs-2")], tmp_path / "runs") == tmp_path / "runs-2"
+
+
+@pytest.mark.parametrize("script", ["demo", "compose_local"])
+@pytest.mark.parametrize(("word", "code"), [("--help", 0), ("-h", 0), ("--out", 2)])
+def test_a_script_that_is_asked_for_help_does_nothing_else(
+    tmp_path: Path, script: str, word: str, code: int
+) -> None:
+    # Without any environment: whatever it would run beside the shell is not found, and fails.
+    done = subprocess.run(
+        [ROOT / "scripts" / script, word],
+        env={"PATH": "/usr/bin:/bin", "VENV": str(tmp_path / "none"), "PYTHON": "/bin/false"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code
+    assert "folder" in done.stdout + done.stderr
+    assert not (tmp_path / "none").exists()

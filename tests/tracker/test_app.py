@@ -8,11 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from support.announces import NOW_S, SESSION, Clock, Speaker
+from support.private_sessions import AUTHOR, FILE, invited
 
 from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Announce, Counts, Refusal
+from p2pl.protocol.invitation import encode, revoke
+from p2pl.protocol.session import MAX_INFO_BYTES
 from p2pl_tracker.address import SITE_SHARE, networks
 from p2pl_tracker.app import Policy, create_app
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Totals, Welcome
@@ -436,10 +440,13 @@ async def test_openapi_describes_every_route_and_every_refusal() -> None:
         "/ready",
         "/metrics",
         "/stats.json",
+        "/session",
+        "/proof",
+        "/revocations",
     }
     announce = document["paths"]["/announce"]["post"]
     assert set(announce["responses"]) == {
-        "200", "400", "401", "403", "409", "413", "422", "429", "500",
+        "200", "400", "401", "403", "409", "413", "422", "428", "429", "500",
     }  # fmt: skip
     schemas = document["components"]["schemas"]
     for reference in set(_references(document)):
@@ -460,3 +467,33 @@ def _references(node: object) -> list[str]:
     if isinstance(node, list):
         return [name for value in node for name in _references(value)]
     return []
+
+
+async def test_a_private_session_by_http_from_its_hash_to_its_revocations() -> None:
+    tracker = Tracker()
+    speaker = Speaker(1, session=FILE.id)
+    said = invited(speaker)
+    body = messages.encode(said, speaker.key)
+    assert "POST the info" in refusal(await tracker.post(body), 428).reason
+    listed = revoke(AUTHOR.private_key, session_id=FILE.id, number=3, peer_ids=["ab" * 32])
+    async with tracker.client() as client:
+        assert (await client.post("/session", content=FILE.info)).status_code == 200
+        assert (await tracker.post(body)).status_code == 200
+        asked = {"session": FILE.id, "curve_key": said.curve_key}
+        found = await client.get("/proof", params=asked)
+        assert msgspec.msgpack.decode(found.content) == [said.proof]
+        assert (await client.get("/revocations", params=asked)).status_code == 404
+        assert (await client.post("/revocations", content=encode(listed))).status_code == 200
+        assert (await client.get("/revocations", params=asked)).content == encode(listed)
+        answer = messages.decode_answer(
+            (await tracker.post(messages.encode(invited(speaker), speaker.key))).content
+        )
+        assert answer.revocations == 3
+        for path, content, status in (
+            ("/session", bytes(MAX_INFO_BYTES + 1), 413),
+            ("/session", b"d1:ai1ee", 400),
+            ("/revocations", b"rubbish", 400),
+        ):
+            refusal(await client.post(path, content=content), status)
+        refusal(await client.get("/proof", params={"session": "x"}), 400)
+        refusal(await client.get("/proof", params={"session": FILE.id, "curve_key": "x"}), 404)

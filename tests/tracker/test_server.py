@@ -7,6 +7,7 @@ import ipaddress
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -447,7 +448,21 @@ def test_a_tracker_with_a_certificate_serves_https(swarm: Swarm) -> None:
     url = f"https://127.0.0.1:{swarm.port}"
     wait_until(lambda: f"listening on {url}" in tracker.text(), DEADLINE_S, "ready")
     asyncio.run(_announces_where_its_authority_is_trusted(url, chain))
+    before = shown_by(swarm.port)
+    key.write_bytes(b"half written")
+    tracker.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "stays as it was" in tracker.text(), DEADLINE_S, "the old one")
+    assert shown_by(swarm.port) == before
+    certificate(swarm.folder)
+    tracker.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "read the certificate anew" in tracker.text(), DEADLINE_S, "the new one")
+    assert shown_by(swarm.port) != before
     assert tracker.stop() == 0
+
+
+def shown_by(port: int) -> str:
+    """Returns the certificate that a server on this machine shows."""
+    return ssl.get_server_certificate(("127.0.0.1", port))
 
 
 async def _announces_where_its_authority_is_trusted(url: str, chain: Path) -> None:

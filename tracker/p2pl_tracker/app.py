@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -28,12 +29,15 @@ from p2pl.protocol import announce as messages
 from p2pl.protocol import reach
 from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAnnounce, Terms
 from p2pl.protocol.identity import ID_PATTERN
+from p2pl.protocol.invitation import MAX_REVOCATIONS_BYTES
+from p2pl.protocol.session import MAX_INFO_BYTES
 from p2pl_tracker import docs
 from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
 from p2pl_tracker.issuer import Issuer, Relays
 from p2pl_tracker.listing import Asker
 from p2pl_tracker.metrics import Metrics
 from p2pl_tracker.reach import Dialler
+from p2pl_tracker.register import Register, Served
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,7 @@ class Policy:
     interval_s: int = 60
     trusted_proxies: tuple[Network, ...] = ()
     address_rate: float = 200.0  # requests a second from one address; 0 = no limit
+    served: Served = field(default_factory=Served)  # which sessions
     address_burst: int = 1_000  # not fewer than peers of one address, who may all leave at once
     relays: Relays | None = None  # that peers are told of
 
@@ -75,6 +80,7 @@ class Tracker:
         self.epoch = secrets.token_urlsafe(6)
         self.started_s = now()
         self._now, self._wall, self._rng = now, wall, rng
+        self.register = Register(policy.served, ttl_s=policy.limits.ttl_s, now=now, wall=wall)
         self._issuer = Issuer(policy.relays, now=now, wall=wall) if policy.relays else None
         rate, burst = policy.address_rate, policy.address_burst
         self._dialler = Dialler(now=now)
@@ -123,6 +129,7 @@ class Tracker:
         announce.check_signature()
         if announce.event != "stopped":
             messages.check_host(host)
+        self.register.check(announce)
         welcome = await self.store.announce(announce, host)
         asker = Asker(host, announce.version, here)
         rows = [peer.told_to(asker) for peer in welcome.peers]
@@ -139,6 +146,7 @@ class Tracker:
             training=welcome.training,
             external_host=host if _is_greeting(announce) else "",
             warning=welcome.warning,
+            revocations=self.register.number(announce.session),
             relays=relays,
             ticket=ticket,
         )
@@ -214,9 +222,46 @@ class Tracker:
         sessions = {name: await self.store.scrape(bytes.fromhex(name)) for name in ids}
         return _json(messages.encode_other(Scrape(sessions=sessions)))
 
-    async def health(self, request: Request) -> Response:
-        """Returns 200 while the process is alive."""
+    async def take_session(self, request: Request) -> Response:
+        """Returns 200 where a session's `info` was taken in, so that its author is known."""
+        return await self._take(request, self.register.learn, MAX_INFO_BYTES)
+
+    async def take_revocations(self, request: Request) -> Response:
+        """Returns 200 where an author's list of revocations was taken in."""
+        return await self._take(request, self.register.revoke, MAX_REVOCATIONS_BYTES)
+
+    async def _take(
+        self, request: Request, take: Callable[[bytes], None], max_bytes: int
+    ) -> Response:
+        try:
+            take(await bounded_body(request, max_bytes))
+        except AnnounceError as fault:
+            return self.refuse(fault)
         return _json(b'{"status":"ok"}')
+
+    async def revocations(self, request: Request) -> Response:
+        """Returns the newest list of revocations of a private session."""
+        return self._give(request, lambda session: self.register.revocations(session))
+
+    async def proof(self, request: Request) -> Response:
+        """Returns the proofs of those who say that a CURVE key is theirs."""
+        key = request.query_params.get("curve_key", "")
+        return self._give(request, lambda session: self.register.proofs(session, key))
+
+    def _give(self, request: Request, find: Callable[[bytes], bytes | None]) -> Response:
+        name = request.query_params.get("session", "")
+        if not ID_PATTERN.fullmatch(name):
+            return self.refuse(AnnounceError(wrong("session", got=name, allowed="64 hex digits")))
+        found = find(bytes.fromhex(name))
+        if found is None:
+            return self.refuse(AnnounceError("there is none here", status=404))
+        return Response(found, media_type="application/msgpack")
+
+    async def health(self, request: Request) -> Response:
+        """Returns 200 while the process is alive, with the time by which announces are judged."""
+        response = _json(b'{"status":"ok"}')
+        response.headers["date"] = formatdate(self._wall(), usegmt=True)
+        return response
 
     async def ready(self, request: Request) -> Response:
         """Returns 200 while announces can be served, else 503."""
@@ -287,21 +332,25 @@ class _TrackerAPI(FastAPI):
         return super().openapi()
 
 
-async def bounded_body(request: Request) -> bytes:
+async def bounded_body(request: Request, max_bytes: int = MAX_ANNOUNCE_BYTES) -> bytes:
     """Returns the request's body, having read no more than one chunk past the limit.
 
+    Args:
+        request: of which nothing was read yet.
+        max_bytes: of its body.
+
     Raises:
-        AnnounceError: it is longer than any announce (413), or broke off (400).
+        AnnounceError: it is longer than that (413), or broke off (400).
     """
     length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or len(length) > 9 or int(length) > MAX_ANNOUNCE_BYTES:
-        raise messages.too_long()
+    if not length.isdecimal() or len(length) > 9 or int(length) > max_bytes:
+        raise messages.too_long(max_bytes)
     body = b""
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MAX_ANNOUNCE_BYTES:
-                raise messages.too_long()
+            if len(body) > max_bytes:
+                raise messages.too_long(max_bytes)
     except ClientDisconnect as fault:
         raise AnnounceError("announce: the connection broke off") from fault
     return body
@@ -373,6 +422,10 @@ def create_app(
         ("POST", "/announce", tracker.announce, docs.ANNOUNCE),
         ("POST", "/reach", tracker.reach, docs.REACH),
         ("GET", "/scrape", tracker.scrape, docs.SCRAPE),
+        ("POST", "/session", tracker.take_session, docs.SESSION),
+        ("GET", "/proof", tracker.proof, docs.PROOF),
+        ("GET", "/revocations", tracker.revocations, docs.REVOCATIONS),
+        ("POST", "/revocations", tracker.take_revocations, docs.REVOKE),
         ("GET", "/health", tracker.health, docs.HEALTH),
         ("GET", "/ready", tracker.ready, docs.READY),
         ("GET", "/metrics", tracker.prometheus, docs.METRICS),

@@ -84,6 +84,22 @@ def serve(
             help="A network of your own proxies, whose X-Forwarded-For is believed; repeatable.",
         ),
     ] = None,
+    sessions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Session file to serve, a folder of them, or a file with one session id a line; "
+            "others are refused. Repeatable.  [default: all sessions]",
+        ),
+    ] = None,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="Serve private sessions alone: whoever has no valid invitation of a session's "
+            "author is refused.",
+        ),
+    ] = False,
     relay_url: Annotated[
         list[str] | None,
         typer.Option(
@@ -106,7 +122,7 @@ def serve(
 ) -> None:
     """Serve announces until SIGTERM (exit code 0) or Ctrl-C (130)."""
     try:
-        from p2pl_tracker import address, server
+        from p2pl_tracker import address, register, server
         from p2pl_tracker import app as application
         from p2pl_tracker.swarm import Limits
     except ModuleNotFoundError as missing:
@@ -129,6 +145,7 @@ def serve(
         interval_s=interval,
         trusted_proxies=address.networks(trusted_proxy or ()),
         address_rate=address_rate,
+        served=register.served(sessions or (), private_only=private),
         relays=_relays(relay_url, relay_key, relay),
     )
     if (tls_cert is None) != (tls_key is None):

@@ -59,10 +59,11 @@ ANNOUNCE = _route(
     {
         400: "Not JSON, not in canonical form, or broken off.",
         401: "The signature is not that of the public key.",
-        403: "Dated too far from the tracker's clock.",
+        403: "Dated too far from the tracker's clock; not invited; or a session not served here.",
         409: "The sequence number is not new: a replay, or one key used twice.",
         413: f"More than {MAX_ANNOUNCE_BYTES} bytes.",
         422: "A field is missing, unknown or out of range.",
+        428: "A private session that the tracker does not know: POST its `info` to /session first.",
         429: TOO_MANY,
     },
     requestBody={"required": True, "content": _json(SignedAnnounce)},
@@ -99,6 +100,54 @@ SCRAPE = _route(
             },
         }
     ],
+)
+BYTES = {"application/msgpack": {"schema": {"type": "string", "format": "binary"}}}
+BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+NOT_SERVED = "This tracker does not serve this session, or its author did not sign this."
+UNTOLD = "The tracker does not know this private session: POST its `info` to /session first."
+
+
+def _query(name: str, text: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "query",
+        "required": True,
+        "description": text,
+        "schema": {"type": "string"},
+    }
+
+
+_SESSION_ID = _query("session", "A session id, 64 hex digits.")
+SESSION = _route(
+    "Say what a session is, by the bencoded `info` of its file, whose hash its id is",
+    _json(Status),
+    {400: "It is no `info` of p2pl.", 403: NOT_SERVED, 413: "It is too long.", 429: TOO_MANY},
+    requestBody={"required": True, "content": BODY},
+)
+PROOF = _route(
+    "Find the proofs of whoever holds a CURVE key in a private session",
+    BYTES,
+    {400: "Not a session id.", 404: "Nobody has announced this key here.", 429: TOO_MANY},
+    parameters=[_SESSION_ID, _query("curve_key", "In Z85, 40 characters.")],
+)
+REVOCATIONS = _route(
+    "Fetch the newest list of revoked invitations of a private session",
+    BYTES,
+    {400: "Not a session id.", 404: "There is none here.", 429: TOO_MANY},
+    parameters=[_SESSION_ID],
+)
+REVOKE = _route(
+    "Hand in a newer list, signed by the session's author",
+    _json(Status),
+    {
+        400: "It is no list.",
+        403: NOT_SERVED,
+        409: "There is a newer one here.",
+        413: "It is too long.",
+        428: UNTOLD,
+        429: TOO_MANY,
+    },
+    requestBody={"required": True, "content": BODY},
 )
 HEALTH = _route("Say whether the process is alive", _json(Status), {})
 READY = _route(

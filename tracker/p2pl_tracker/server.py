@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 # The request line and all headers; the parser has no limit of its own. nginx and Apache allow as
 # much for one line.
 MAX_HEAD_BYTES = 8_192
-# What follows the head: an announce in the smallest chunks there are, and trailers.
-MAX_REST_BYTES = 16_384
+# What follows the head: an announce in the smallest chunks there are, or the `info` of a session.
+MAX_REST_BYTES = 65_536
 MAX_PIPELINED = 16  # requests that wait on one connection; a peer of p2pl sends one at a time
 SPARE_FILES = 64  # descriptors that are not for connections
 BACKLOG = 2_048
@@ -189,16 +189,36 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it listens."""
+    """uvicorn's server, which says when it listens, and reads a renewed certificate on SIGHUP."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_ready: Callable[[], None],
+        certificate: "Certificate | None",
+    ) -> None:
         super().__init__(config)
-        self._on_ready = on_ready
+        self._on_ready, self._certificate = on_ready, certificate
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            if self._certificate is not None:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._renew)
             self._on_ready()
+
+    def _renew(self) -> None:
+        """Shows the certificate that is in the files now, on connections from now on."""
+        certificate, context = self._certificate, self.config.ssl
+        if certificate is None or context is None:
+            return
+        try:
+            certificate.check()  # by itself first: a half-written pair must not replace a good one
+            context.load_cert_chain(certificate.chain, certificate.key, password="")
+        except (InputError, OSError) as fault:
+            log.error("the certificate stays as it was: %s", fault)  # noqa: TRY400  # no traceback
+        else:
+            log.info("read the certificate anew")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -307,7 +327,7 @@ def serve(
     # uvicorn raises the signal again when it is done; this says that ending was what was wanted.
     before = signal.signal(signal.SIGTERM, lambda *_: log.info("stopped by SIGTERM"))
     try:
-        _Server(config, lambda: on_ready(url)).run(sockets=[listener])
+        _Server(config, lambda: on_ready(url), certificate).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
 

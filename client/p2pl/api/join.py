@@ -4,15 +4,17 @@ import asyncio
 import inspect
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeAlias, get_args
+from typing import Any, ParamSpec, TypeAlias, TypeVar, get_args
 
 from torch import nn
 
 from p2pl.api.data import checked
+from p2pl.api.private import check_invitation, read_invitation
 from p2pl.api.run import Run, load, not_begun
 from p2pl.api.session import Given, check_known, read_session
 from p2pl.api.trainer import Computing, Who, trainer_for
@@ -30,14 +32,17 @@ from p2pl.learning.checkpoint import check_proportion
 from p2pl.learning.torch_trainer import Fit
 from p2pl.network import web
 from p2pl.network.interfaces import parse_announced
+from p2pl.network.keys import Identity
 from p2pl.network.ways import RelayMode
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
+from p2pl.protocol.invitation import Invitation
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.log import make_directory, read_run
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
+T = TypeVar("T")
 RUNS = Path("runs")
 
 
@@ -54,6 +59,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     listen: str = "0.0.0.0:0",
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
+    invitation: str | os.PathLike[str] | None = None,
     announce: str | Sequence[str] = (),
     relay: RelayMode = "auto",
     rounds: int | None = None,
@@ -96,6 +102,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         trackers: URLs to ask in the place of the session file's.
         ca: a PEM file of certificate authorities that are trusted, and no others, where a tracker
             or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
+        invitation: to a private session: the file that its author made for this peer, or the
+            text in it. None: the session is open.
         announce: where others can dial this peer, beside where it listens, for a port that a router
             forwards: `HOST:PORT`, `[IPV6]:PORT` or `NAME:PORT`, at most two.
         relay: whether others reach this peer by a relay that the tracker names: `always`, `never`,
@@ -145,13 +153,13 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     check_proportion(file.session, file.checkpoint)
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
     precisions.check(precision, private=private is not None)
-    reading = _Reading(
+    reading = Reading(
         shard,
         Path(data_dir) if data_dir else None,
         test_share,
         Path(tokenizer) if tokenizer else None,
     )
-    mine = _data(file.session, data, test, reading)
+    mine = read_data(file.session, data, test, reading)
     computing = Computing(
         devices.pick(device),
         precision,
@@ -162,10 +170,12 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     )
     trainer = trainer_for(file, trainer_or_model, mine, computing)
     where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
+    key = Path(identity) if identity else where / "identity.pem"
+    invited = None if alone else _invited(file, key, where, invitation)
     make_directory(where)
     chosen = Options(
         run_dir=where,
-        identity=Path(identity) if identity else where / "identity.pem",
+        identity=key,
         beside=None if isinstance(session, SessionFile) else Path(session).parent,
         listen=listen,
         rounds=rounds,
@@ -181,10 +191,28 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         attack=attack,
         labels=mine.labels if mine else (),
         test_share=mine.test_share if mine else None,
+        invitation=invited,
     )
     summary = await take_part(file, chosen, trainer, _sinks(on_event), on_signals=on_signals)
     model = trainer_or_model if isinstance(trainer_or_model, nn.Module) else None
     return not_begun(where, model, summary) or load(where, model=model)
+
+
+def _invited(
+    file: SessionFile, key: Path, run_dir: Path, given: str | os.PathLike[str] | None
+) -> Invitation | None:
+    """Returns the invitation with which the peer joins; None where the session is open.
+
+    Raises:
+        InvitationError: there is none where one is needed, or it does not count.
+    """
+    read = read_invitation(given) if given is not None else None
+    if not file.session.private and read is None:
+        return None
+    if key.parent == run_dir:
+        make_directory(run_dir)
+    who = Identity.load_or_create(key).peer_id
+    return check_invitation(file, read, who, time.time())
 
 
 def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
@@ -203,7 +231,7 @@ def _check_functions(fit: Fit | None, sinks: Sequence[Sink]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class Reading:
     """How the peer's data are read."""
 
     shard: Shard | None
@@ -212,8 +240,20 @@ class _Reading:
     tokenizer: Path | None
 
 
-def _data(session: Session, given: Mine, test: own.Given | None, reading: _Reading) -> Data | None:
-    """Returns the peer's own examples; None where nobody gave any."""
+def read_data(
+    session: Session, given: Mine, test: own.Given | None, reading: Reading
+) -> Data | None:
+    """Returns the peer's own examples; None where nobody gave any.
+
+    Args:
+        session: that they are for.
+        given: as the person gave them.
+        test: a test set, likewise.
+        reading: how they are read.
+
+    Raises:
+        DataError: they cannot be used, or what was given does not go together.
+    """
     shard, test_share = reading.shard, reading.test_share
     if given is None:
         return None
@@ -278,7 +318,7 @@ def _blocking(work: Callable[P, Coroutine[Any, Any, Run]]) -> Callable[P, Run]:
 join = _blocking(join_async)
 
 
-def run_blocking(work: Callable[[], Coroutine[Any, Any, Run]]) -> Run:
+def run_blocking(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Returns what a coroutine returns, from a thread with an event loop of its own or without.
 
     Raises:
@@ -298,12 +338,12 @@ def _has_a_loop() -> bool:
     return True
 
 
-def _in_a_thread(work: Callable[[], Coroutine[Any, Any, Run]]) -> Run:
+def _in_a_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Returns what a coroutine returns, run in a thread beside the loop that waits for it here."""
-    begun: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Run]]] = []
-    ended: list[Run | BaseException] = []
+    begun: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = []
+    ended: list[T | BaseException] = []
 
-    async def main() -> Run:
+    async def main() -> T:
         task = asyncio.ensure_future(work())
         begun.append((asyncio.get_running_loop(), task))
         return await task

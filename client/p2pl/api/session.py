@@ -11,6 +11,7 @@ from torch import nn
 
 from p2pl import __version__
 from p2pl.api.files import Given, read_session, read_spec, read_toml
+from p2pl.api.private import AUTHOR_SUFFIX, beside
 from p2pl.data.describe import Wanted, completed
 from p2pl.data.texts import with_tokenizer
 from p2pl.errors import InputError, SessionFileError, wrong
@@ -22,6 +23,7 @@ from p2pl.learning.models import MODELS
 from p2pl.learning.task import TASKS, task_of
 from p2pl.learning.weights import Layout
 from p2pl.mixing.base import MIXERS, rule_of
+from p2pl.network.keys import Identity
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
 from p2pl.run.files import write_atomically
@@ -70,6 +72,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     leave_out: str | Sequence[str] = (),
     tokenizer: str | os.PathLike[str] | None = None,
     from_folder: str | os.PathLike[str] | None = None,
+    private: bool = False,
 ) -> SessionFile:
     """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
 
@@ -92,6 +95,10 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         from_folder: of a causal model of the library transformers: its config.json, which the
             session takes over, and its model.safetensors, with which the session begins; without
             one, it begins with random weights. None: the model is another one.
+        private: whether only peers take part whom the author has invited (`p2pl.invite`). The
+            author's key is made and kept beside the session file, as NAME.author.pem: whoever has
+            it decides who takes part, and without it nobody can be invited any more. A spec that
+            says `private = true` means the same.
 
     Raises:
         InputError: the spec, a URL, the model or the folder cannot be used.
@@ -107,7 +114,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         raise SessionFileError(
             wrong("--out", got=str(path), allowed="a file in a folder that exists")
         )
-    session = wanted.session()
+    session = _with_author(wanted.session(), path, private=private)
     check_known(session)
     if from_folder is not None:
         model = models.build(session)
@@ -135,6 +142,14 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     write_atomically(path.parent / made.checkpoint_name, payload)
     write_atomically(path, made.encode())
     return made
+
+
+def _with_author(session: Session, path: Path, *, private: bool) -> Session:
+    """Returns the session with the key of its author, which is made where there is none."""
+    if not (private or session.private) or session.author:
+        return session
+    author = Identity.load_or_create(beside(path, AUTHOR_SUFFIX)).public_key.hex()
+    return msgspec.structs.replace(session, private=True, author=author)
 
 
 def _described(

@@ -4,23 +4,37 @@ Heavy modules are imported inside the commands, so that `p2pl --help` is instant
 is explained.
 """
 
-from p2pl.cli import afterwards, create_inspect, join, partition, privacy, report, simulate
-from p2pl.cli.app import app, main
+from p2pl.cli import (
+    afterwards,
+    check,
+    create_inspect,
+    join,
+    partition,
+    privacy,
+    private,
+    report,
+    simulate,
+)
+from p2pl.cli.app import Command, app, main
 
 __all__ = ["app", "main"]
 
-# In the order in which `p2pl --help` lists them.
-for _command in (
-    create_inspect.create,
-    create_inspect.inspect,
-    join.join,
-    simulate.simulate,
-    partition.partition,
-    privacy.privacy,
-    privacy.audit,
-    report.report,
-    afterwards.evaluate,
-    afterwards.predict,
-    afterwards.export,
+# In the order in which `p2pl --help` lists them; by another name where Python has that one.
+for _command, _name in (
+    (create_inspect.create, None),
+    (create_inspect.inspect, None),
+    (check.check, None),
+    (join.join, None),
+    (private.show_id, "id"),
+    (private.invite, None),
+    (private.revoke, None),
+    (simulate.simulate, None),
+    (partition.partition, None),
+    (privacy.privacy, None),
+    (privacy.audit, None),
+    (report.report, None),
+    (afterwards.evaluate, None),
+    (afterwards.predict, None),
+    (afterwards.export, None),
 ):
-    app.command()(_command)
+    app.command(_name, cls=Command)(_command)

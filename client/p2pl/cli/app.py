@@ -12,9 +12,10 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from p2pl import __version__
 from p2pl.errors import InputError, P2PLError, printable, wrong
@@ -35,6 +36,29 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train a model together, with no one in the middle, joined the way you join a torrent.",
 )
+
+
+# Of what is mistyped; typer keeps the class to itself, and names those below it alone.
+_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class Command(TyperCommand):
+    """A command whose hints at a mistyped option name none that is hidden."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  # typer's own
+        """Returns what is left of the words once options and arguments are taken."""
+        try:
+            return super().parse_args(ctx, args)
+        except _USAGE as fault:
+            hidden = {one for each in self.params if _is_hidden(each) for one in each.opts}
+            hints = getattr(fault, "possibilities", None) or ()
+            if hidden & set(hints):
+                fault.possibilities = [one for one in hints if one not in hidden]  # type: ignore[attr-defined]
+            raise
+
+
+def _is_hidden(parameter: object) -> bool:
+    return bool(getattr(parameter, "hidden", False))
 
 
 def main() -> None:

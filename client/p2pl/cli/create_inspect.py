@@ -85,6 +85,14 @@ def create(
             "and nothing is fetched.  [default: the model that the TOML file names]",
         ),
     ] = None,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="Only peers that you invite take part (`p2pl invite`). Your key is made beside "
+            "the session file.  [default: as the TOML file says; else anybody who has the file]",
+        ),
+    ] = False,
 ) -> None:
     """Make a session file and its initial checkpoint from TOML.
 
@@ -107,11 +115,13 @@ def create(
             leave_out=leave_out or (),
             tokenizer=tokenizer,
             from_folder=from_folder,
+            private=private,
         )
     print(f"session    {made.name}")
     print(f"id         {made.id}")
     print(f"file       {out} ({decimal(out.stat().st_size)})")
     print(f"checkpoint {out.parent / made.checkpoint_name} ({decimal(made.checkpoint.size)})")
+    _show_author(made, out)
     if made.session.table is not None:
         _show_table(made.session.table)
     for tier in made.trackers:
@@ -163,6 +173,20 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
 def _show(line: str) -> None:
     """Prints a line, part of which a stranger has written."""
     print(printable(line))
+
+
+def _show_author(made: SessionFile, out: Path) -> None:
+    """Prints where the author's key of a private session is, and what hangs on it."""
+    if not made.session.private:
+        return
+    from p2pl.api.private import AUTHOR_SUFFIX, beside
+
+    key = beside(out, AUTHOR_SUFFIX)
+    print(f"private    only whom the author invites: p2pl invite {out} --peer ID")
+    if key.exists():
+        print(f"author     {key}")
+        print("           Keep this key, and a copy of it, and give it to nobody: whoever has it")
+        print("           decides who takes part, and without it nobody can be invited any more.")
 
 
 def _show_table(table: Table) -> None:

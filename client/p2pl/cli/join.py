@@ -75,10 +75,14 @@ def join(
     identity: Annotated[
         Path | None,
         typer.Option(
+            "--identity",
+            "--key",
             help="Key file of this peer, created if it does not exist. Keep it to be the same peer "
-            "in another session.  [default: RUN_DIR/identity.pem]"
+            "in another session.  [default: RUN_DIR/identity.pem; in a private session, where "
+            "there is none, this machine's, as `p2pl id` shows it]",
         ),
     ] = None,
+    invitation: options.Invitation = None,
     tracker: Annotated[
         list[str] | None,
         typer.Option(
@@ -163,7 +167,8 @@ def join(
                 mine,
                 on_event=screen,
                 run_dir=where,
-                identity=identity,
+                identity=identity or key_of(read.session, where, alone=alone),
+                invitation=invitation,
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
@@ -192,6 +197,12 @@ def join(
         why = f"; nobody could dial this peer: {undialled}" if undialled else ""
         print(f"p2pl: {MET_NOBODY}{why}", file=sys.stderr)
         raise typer.Exit(MET_NOBODY_CODE)
+
+
+def key_of(session: Session, run_dir: Path, *, alone: bool) -> Path | None:
+    """Returns the key file of a peer that named none; None: that of the run directory."""
+    is_there = (run_dir / "identity.pem").exists()
+    return None if alone or is_there or not session.private else options.machine_identity()
 
 
 def _trains_with(

@@ -40,6 +40,23 @@ Authorities: TypeAlias = Annotated[
     ),
 ]
 
+Identity: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        "--key",
+        help="Key file of the peer, made if it does not exist.  "
+        "[default: ~/.config/p2pl/identity.pem]",
+    ),
+]
+Invitation: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="Invitation to a private session: the file that its author made for this peer's id "
+        "(see `p2pl id`).  [default: none; the session is open]"
+    ),
+]
+
 # --- data ----------------------------------------------------------------------------------------
 
 Data: TypeAlias = Annotated[str, typer.Option(help=f"Data set: {DATA_SETS}")]
@@ -131,6 +148,7 @@ DpClip: TypeAlias = Annotated[
 
 # --- how their text is read ----------------------------------------------------------------------
 
+WHOLE = "iid"  # the partition that an option has where nobody chose one
 Part: TypeAlias = tuple[int, int, str, int]  # index, count, partition, seed
 
 
@@ -138,9 +156,15 @@ def part_of(shard: str | None, partition: str, seed: int) -> Part | None:
     """Returns which part of the data set is the peer's; None: all of it.
 
     Raises:
-        InputError: `shard` is not I/N.
+        InputError: `shard` is not I/N, or there is none and a partition nevertheless.
     """
     if shard is None:
+        if (partition, seed) != (WHOLE, 0):
+            got = "--partition" if partition != WHOLE else "--partition-seed"
+            raise InputError(
+                f"{got}: allowed only with --shard I/N, which says which part the data are; "
+                "without it they are the whole data set"
+            )
         return None
     index, _, count = shard.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 0 < int(count) <= 100_000):
@@ -148,6 +172,12 @@ def part_of(shard: str | None, partition: str, seed: int) -> Part | None:
     if int(index) > int(count):
         raise InputError(wrong("--shard", got=shard, allowed=f"0/{count} to {count}/{count}"))
     return int(index) % int(count), int(count), partition, seed
+
+
+def machine_identity() -> Path:
+    """Returns where the key of this machine's peer is kept, unless somebody names another place."""
+    config = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(config) if config else Path.home() / ".config") / "p2pl" / "identity.pem"
 
 
 def data_dir() -> Path | None:

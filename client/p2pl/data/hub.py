@@ -70,6 +70,12 @@ def _ask(ref: str, data_dir: Path | None) -> bool:
         hint = f"; {LOG_IN}" if status in (401, 403) else ""
         message = f"--data {ref}: the Hugging Face hub answered {status}: {fault}{hint}"
         raise DataError(message) from fault
+    except ImportError as fault:  # httpx's word for a SOCKS proxy without the package for it
+        raise DataError(
+            f"--data {ref}: the hub is asked through the proxy that the environment names "
+            "(ALL_PROXY, HTTPS_PROXY), and SOCKS needs the package socksio: "
+            "pip install 'httpx[socks]', or unset the variable"
+        ) from fault
     except (httpx.HTTPError, OSError, ValueError) as fault:
         place = data_dir / ref if data_dir else f"DIR/{ref}, with P2PL_DATA_DIR=DIR"
         raise DataError(

@@ -20,7 +20,7 @@ from p2pl import pages
 from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
 from p2pl.attacks.peer import Attacker
-from p2pl.errors import FrameError, InputError, PullError, TrackerError
+from p2pl.errors import FrameError, InputError, InvitationError, PullError, TrackerError
 from p2pl.events import Ended, Events, Reachable, Sink, Started, Stop, into
 from p2pl.exchange import checkpoint, cohort
 from p2pl.exchange.alone import Alone
@@ -41,6 +41,7 @@ from p2pl.network import web
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
+from p2pl.network.membership import Group, Membership
 from p2pl.network.outreach import Outreach
 from p2pl.network.serve import ServeLimits
 from p2pl.network.transport import Directory, Transport
@@ -50,6 +51,7 @@ from p2pl.privacy.ledger import PURPOSE
 from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.endpoint import Endpoint
+from p2pl.protocol.invitation import Invitation
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
 from p2pl.run.log import (
@@ -66,10 +68,15 @@ from p2pl.run.log import (
 from p2pl.run.state import Best, PeerState, load_state
 
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
+REVOKED_FILE = "revoked.txt"  # in the run directory: the newest list of a private session
 LEAVE_DEADLINE_S = 3.0
 OTHER_DATA = (
     "the data, or how they are divided, are not those of this run's earlier rounds: what it is "
     "scored on now may have been trained on then; allowed too: a new --run-dir"
+)
+NOTHING_LEFT = (
+    "all rounds were done before, and nobody is asked for more; allowed too: more --rounds, or a "
+    "new --run-dir"
 )
 NOTHING = torch.arange(0)  # rows
 SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
@@ -98,6 +105,7 @@ class Options:
         attack: to test a swarm on this machine with; None: the peer is honest.
         labels: names of the classes, in the order of their numbers; (): nobody gave any.
         test_share: of the data, that the test set was drawn from; None: it was given, if any.
+        invitation: to a private session, checked; None: it is open, or the peer trains alone.
     """
 
     run_dir: Path
@@ -117,6 +125,7 @@ class Options:
     attack: Attack | None = None
     labels: tuple[str, ...] = ()
     test_share: float | None = None
+    invitation: Invitation | None = None
 
 
 async def join(
@@ -328,6 +337,9 @@ def _compute_with(threads: int | None, trainer: Trainer) -> None:
 
 async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
     """Returns the state after the last round; the swarm is left properly whatever happens."""
+    if state is not None and state.round >= one.rounds:
+        one.events.said(NOTHING_LEFT)
+        return state
     async with contextlib.AsyncExitStack() as stack:
         transport, directory = await _network(one, state, stack)
         swarm = partial(_checkpoint_of_the_swarm, transport, directory, one)
@@ -361,6 +373,7 @@ async def _network(
     file, options = one.file, one.options
     if options.alone:
         return MemoryNetwork().join(one.identity)
+    membership = _membership(one)
     wire = await stack.enter_async_context(
         CurveWire(
             one.identity,
@@ -370,16 +383,31 @@ async def _network(
             limits=_serving(file),
             room=partial(pages.room, options.run_dir),
             dialler=one.outreach.ways,
+            membership=membership,
         )
     )
-    me = Announcer(file.id, one.identity, wire.curve_key, wire.port)
+    info = file.info if membership is not None else b""
+    me = Announcer(file.id, one.identity, wire.curve_key, wire.port, wire.proof, info)
     saved = state.directory if state else None
     tiers = options.trackers or file.trackers
-    directory = TrackerDirectory(tiers, me, state=saved, trust=_trust(file, options))
+    trust = _trust(file, options)
+    directory = TrackerDirectory(tiers, me, state=saved, trust=trust, membership=membership)
     await stack.enter_async_context(directory)
     stack.push_async_callback(_leave, directory)
     await stack.enter_async_context(one.outreach.open(wire, directory, one.events.said))
     return wire, directory
+
+
+def _membership(one: _Run) -> Membership | None:
+    """Returns who is of a private session, as far as the peer knows; None: the session is open."""
+    session, invitation = one.file.session, one.options.invitation
+    if not session.private:
+        return None
+    if invitation is None:
+        raise InvitationError("--invitation: missing, and this session is private")
+    kept = one.options.run_dir / REVOKED_FILE
+    group = Group(one.file.id, bytes.fromhex(session.author), invitation, kept)
+    return Membership(group, said=one.events.said)
 
 
 def _serving(file: SessionFile) -> ServeLimits:

@@ -24,9 +24,11 @@ import msgspec
 from msgspec import Meta
 
 from p2pl.errors import InputError, ProtocolError, RunDirError, TrackerError, visible, wrong
+from p2pl.network import tracker as asking
 from p2pl.network import web
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN, KnownPeers
+from p2pl.network.membership import Membership
 from p2pl.pace import NO_REST, BackOff, Rate, Rest
 from p2pl.protocol import announce as messages
 from p2pl.protocol import reach as reaching
@@ -53,7 +55,7 @@ IN_A_ROW = 4  # announces before a tracker's minimum interval counts; chosen: it
 # A sequence number is the time of a clock that was at most MAX_SKEW_S wrong, in milliseconds: one
 # that is so much ahead of a clock that is right now is ahead of all that were ever said before.
 LEAP_MS = 2 * MAX_SKEW_S * 1_000
-KEEP_ALIVE_S = 10.0  # shorter than the tracker's, so that no announce meets a closing connection
+SEND_INFO = 428  # a tracker wants to be told first what a private session is
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Announcer:
     identity: Identity  # signs
     curve_key: str  # its public CURVE key, in Z85
     port: int  # where it listens
+    proof: bytes = b""  # that it is invited; b"": the session is open
+    info: bytes = b""  # of a private session's file, for trackers that do not know it
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,6 +133,7 @@ class TrackerDirectory:
         *,
         state: Mapping[str, Any] | None = None,
         trust: ssl.SSLContext | None = None,
+        membership: Membership | None = None,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -140,31 +145,39 @@ class TrackerDirectory:
             me: who announces, in which session.
             state: from `state()` of an earlier run.
             trust: whom HTTPS trusts; None: `web.trust(None)`.
+            membership: who is of the session, where it is private: it learns what trackers say of
+                invitations, and looks keys up at them. None: the session is open.
             now: a clock that never steps back, in seconds.
             wall: seconds since 1970.
             rng: shuffles tiers, jitters waits and draws samples.
 
         Raises:
             RunDirError: `state` is not what `state()` returned.
+            InputError: the environment names a proxy that cannot be used.
         """
+        self._membership = membership
         self._now, self._wall = now, wall
         self._rng = rng or random.Random()
         self._me = me
         self._tiers = [[_tracker(url) for url in tier] for tier in tiers]
         for tier in self._tiers:
             self._rng.shuffle(tier)
-        self.known = KnownPeers(me.identity.peer_id, now=now, rng=self._rng)
+        is_invited = membership.hear if membership is not None else None
+        self.known = KnownPeers(me.identity.peer_id, now=now, rng=self._rng, is_invited=is_invited)
         self._sequence = 0
         if state is not None:
             self._restore(state)
         self.seconds = 0.0
         self.bytes_out = 0
         self.bytes_in = 0
+        urls = [tracker.url for tier in self._tiers for tracker in tier]
+        self._client = web.client(trust or web.trust(None), urls, deadline_s=TRACKER_DEADLINE_S)
+        if membership is not None:
+            membership.lookup = self._proofs
         self.endpoints: tuple[Endpoint, ...] | None = None
         self.relays: tuple[Endpoint, ...] = ()
         self.ticket = b""
         self.external_host = ""
-        self._client = _client(trust or web.trust(None))
 
     async def __aenter__(self) -> Self:
         return self
@@ -306,7 +319,36 @@ class TrackerDirectory:
         tracker.lists_peer = said != "stopped"
         tracker.epoch = answer.epoch
         self._take_terms(answer)
-        return answer
+        return await self._among_the_invited(tracker, answer)
+
+    async def _among_the_invited(self, tracker: _Tracker, answer: Answer) -> Answer:
+        """Returns the answer without peers that are not of a private session.
+
+        A list of revocations that is newer than the one known is fetched first.
+        """
+        members = self._membership
+        if members is None:
+            return answer
+        members.tell_own_fault()
+        if answer.revocations > members.number and tracker.endpoint is not None:
+            listed = await asking.revocations(self._client, tracker.endpoint, self._me.session_id)
+            with contextlib.suppress(ProtocolError):  # a tracker may say what it likes
+                members.take_revocations(listed or b"")
+        peers = tuple(peer for peer in answer.peers if members.hear(peer))
+        return msgspec.structs.replace(answer, peers=peers)
+
+    async def _proofs(self, curve_key: str) -> Sequence[bytes]:
+        """Returns the proofs that trackers have of a CURVE key, unchecked."""
+        for tier in self._tiers:
+            for tracker in list(tier):
+                if tracker.lists_peer and tracker.endpoint is not None:
+                    session_id = self._me.session_id
+                    found = await asking.proofs(
+                        self._client, tracker.endpoint, session_id, curve_key
+                    )
+                    if found:
+                        return found
+        return ()
 
     def _take_terms(self, answer: Answer) -> None:
         """Keeps what a tracker says now and then only."""
@@ -326,9 +368,17 @@ class TrackerDirectory:
         try:
             return await self._post(tracker.endpoint, self._body(said, numwant, tracker.version))
         except _Failure as fault:
-            if fault.status == 422 and tracker.version == 2:  # it is older than version 2
-                tracker.version = 1
+            if fault.status == 422 and tracker.version == 2 and not self._me.proof:
+                tracker.version = 1  # it is older than version 2
                 return await self._post(tracker.endpoint, self._body(said, numwant, 1))
+            if fault.status == SEND_INFO and self._me.info:
+                if why := await asking.tell(
+                    self._client, tracker.endpoint, "session", self._me.info
+                ):
+                    raise _Failure(why, status=fault.status) from fault
+                return await self._post(
+                    tracker.endpoint, self._body(said, numwant, tracker.version)
+                )
             if fault.status != 409:
                 raise
             self._sequence = max(self._sequence, int(self._wall() * 1_000) + LEAP_MS)
@@ -357,8 +407,9 @@ class TrackerDirectory:
             sequence=self._sequence,
             time_s=int(wall_s),
             numwant=min(numwant, MAX_NUMWANT),
-            version=1 if self.endpoints is None else version,
+            version=1 if self.endpoints is None and not self._me.proof else version,
             endpoints=tuple(map(str, self.endpoints or ())) if version == 2 else (),
+            proof=self._me.proof,
         )
         return messages.encode(announce, self._me.identity.private_key)
 
@@ -378,7 +429,7 @@ class TrackerDirectory:
             request.extensions["trace"] = _Written(self, _request_bytes(request, body)).trace
             response = await self._client.send(request, stream=True)
             try:
-                reach = _reach(response)
+                reach = Reach.WORLD if web.is_proxied(url) else _reach(response)
                 data = await self._read(response)
             finally:
                 await response.aclose()
@@ -490,29 +541,10 @@ class _Written:
 def _tracker(text: str) -> _Tracker:
     """Returns a tracker that was not asked yet; one whose URL is none rests for ever."""
     try:
-        url = web.parse_url(text)
+        endpoint = asking.announce_url(text)
     except InputError as fault:
         return _Tracker(text, None, rest=Rest(until_s=math.inf), reason=str(fault))
-    path = url.path.rstrip("/")
-    if not path.endswith("/announce"):  # it is the tracker's base
-        path += "/announce"
-    endpoint = url.copy_with(path=path, fragment=None)
     return _Tracker(str(endpoint), endpoint)
-
-
-def _client(trust: ssl.SSLContext) -> httpx.AsyncClient:
-    """Returns a client that follows no redirect, reads no environment and wastes no bytes."""
-    client = httpx.AsyncClient(
-        verify=trust,
-        trust_env=False,
-        follow_redirects=False,
-        timeout=TRACKER_DEADLINE_S,
-        limits=httpx.Limits(max_connections=8, keepalive_expiry=KEEP_ALIVE_S),
-        headers={"user-agent": "p2pl"},
-    )
-    for name in ("accept", "accept-encoding", "connection"):
-        del client.headers[name]
-    return client
 
 
 def _request_bytes(request: httpx.Request, body: bytes) -> int:

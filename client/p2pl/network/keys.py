@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from zmq.utils import z85
 
 from p2pl.errors import IdentityError, P2PLError, wrong
 from p2pl.protocol.identity import peer_id_of
@@ -81,7 +82,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class CurveKeys:
-    """A CURVE key pair in Z85, 40 characters each; fresh for every run and never stored."""
+    """A CURVE key pair in Z85, 40 characters each; never stored.
+
+    It is fresh for every run, but for a member of a private session.
+    """
 
     public: str
     secret: str = field(repr=False)
@@ -93,13 +97,31 @@ class CurveKeys:
         Raises:
             P2PLError: this libzmq has no CURVE; there is no plaintext to fall back to.
         """
-        if not zmq.has("curve"):
-            raise P2PLError(
-                "libzmq: built without CURVE, and p2pl never talks in plaintext; "
-                "install pyzmq from its wheel: pip install --force-reinstall pyzmq"
-            )
+        _check_curve()
         public, secret = zmq.curve_keypair()
         return cls(public=public.decode(), secret=secret.decode())
+
+    @classmethod
+    def from_secret(cls, secret: bytes) -> Self:
+        """Returns the key pair of a secret key.
+
+        Args:
+            secret: 32 random bytes.
+
+        Raises:
+            P2PLError: as `generate`.
+        """
+        _check_curve()
+        text = z85.encode(secret)
+        return cls(public=zmq.curve_public(text).decode(), secret=text.decode())
+
+
+def _check_curve() -> None:
+    if not zmq.has("curve"):
+        raise P2PLError(
+            "libzmq: built without CURVE, and p2pl never talks in plaintext; "
+            "install pyzmq from its wheel: pip install --force-reinstall pyzmq"
+        )
 
 
 def _create(path: Path, key: Ed25519PrivateKey) -> None:

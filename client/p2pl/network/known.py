@@ -29,10 +29,20 @@ class KnownPeers:
         me: this peer's own id, which is never kept.
         now: a clock that never steps back, in seconds.
         rng: jitters rests and draws samples.
+        is_invited: whether a peer is of the session, where that is private; others are neither
+            kept nor drawn. None: it is open.
     """
 
-    def __init__(self, me: str, *, now: Callable[[], float], rng: random.Random) -> None:
+    def __init__(
+        self,
+        me: str,
+        *,
+        now: Callable[[], float],
+        rng: random.Random,
+        is_invited: Callable[[PeerAddress], bool] | None = None,
+    ) -> None:
         self._me, self._now, self._rng = me, now, rng
+        self._is_invited = is_invited
         self._known: dict[str, _Known] = {}
 
     def __len__(self) -> int:
@@ -115,13 +125,18 @@ class KnownPeers:
         awake = [
             known.address
             for peer_id, known in self._known.items()
-            if peer_id not in without and not self.rests(peer_id) and (known.is_met or not met)
+            if peer_id not in without
+            and not self.rests(peer_id)
+            and (known.is_met or not met)
+            and (self._is_invited is None or self._is_invited(known.address))
         ]
         return self._rng.sample(awake, min(count, len(awake)))
 
     def _put(self, known: _Known) -> None:
         peer_id = known.address.id
         if peer_id == self._me:
+            return
+        if self._is_invited is not None and not self._is_invited(known.address):
             return
         self._known.pop(peer_id, None)  # the dictionary's order is that of being heard of
         self._known[peer_id] = known

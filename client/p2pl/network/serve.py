@@ -20,11 +20,13 @@ import zmq.asyncio
 from p2pl.errors import FrameError, wrong
 from p2pl.network.connections import AcceptedConnections, Inbox
 from p2pl.network.gate import Gate, peer_port
+from p2pl.network.membership import Membership
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_OUTSTANDING,
+    MAX_REASON_CHARS,
     Busy,
     Chunk,
     Credential,
@@ -40,6 +42,7 @@ from p2pl.protocol.frame import (
     decode_ask,
     encode,
 )
+from p2pl.protocol.invitation import ASK_THE_AUTHOR
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,10 @@ class _Transfer:
     )  # the newest chunk, while libzmq has it
 
 
+class _NotOfTheSession(Exception):
+    """A peer on an open connection is not, or no longer, of this private session."""
+
+
 class Server:
     """Answers pulls on a bound ROUTER socket, of which it is the only user.
 
@@ -100,6 +107,7 @@ class Server:
         chunk_bytes: of the session.
         limits: what is given to others at most.
         traffic: counts what comes and goes.
+        membership: who is of the session, where it is private; None: it is open.
 
     Attributes:
         seen: where peers serve that have asked and proved who they are; the latest stand last.
@@ -107,7 +115,7 @@ class Server:
         relayed_ports: from which this very machine connects for peers that are elsewhere.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         router: zmq.asyncio.Socket,
         *,
@@ -116,8 +124,10 @@ class Server:
         chunk_bytes: int,
         limits: ServeLimits,
         traffic: Traffic,
+        membership: Membership | None = None,
     ) -> None:
         self._router, self._gate = router, gate
+        self._membership = membership
         self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(router.underlying)  # no futures
         self._credential = credential
         self._session_id = credential.session.hex()
@@ -202,19 +212,11 @@ class Server:
             if len(frames) != 1:
                 raise FrameError(wrong("message", got=f"{len(frames)} frames", allowed="1"))
             ask = decode_ask(frames[0].buffer)
-            if isinstance(ask, Pull):
-                peer_id = self._check_credential(ask.credential, frames[0])
-                self._on_pull(route, peer_id, ask)
-            elif isinstance(ask, FetchBlob):
-                peer_id = self._check_credential(ask.credential, frames[0])
-                self._on_fetch_blob(route, peer_id, ask)
-            elif isinstance(ask, Resume):
-                peer_id = self._check_credential(ask.question.credential, frames[0])
-                self._check_resume(ask)
-                if isinstance(ask.question, Pull):
-                    self._on_pull(route, peer_id, ask.question, ask)
-                else:
-                    self._on_fetch_blob(route, peer_id, ask.question, ask)
+            if isinstance(ask, Pull | FetchBlob | Resume):
+                resume = ask if isinstance(ask, Resume) else None
+                question = ask.question if isinstance(ask, Resume) else ask
+                peer_id = self._check_credential(question.credential, frames[0])
+                self._on_question(route, peer_id, question, resume)
             elif isinstance(ask, Credit):
                 peer_id = self._peer_on(route)
                 self._on_credit(route, ask.chunks)
@@ -223,7 +225,13 @@ class Server:
                 self._send(route, peer_id, self._accepted.greet(route, peer_id))
             else:
                 peer_id = self._accepted.peer_on(route)
+                self._check_standing(peer_id)
                 self._send(route, peer_id, self._accepted.answer(route, ask))
+        except _NotOfTheSession as fault:
+            peer_id = self._peer_on(route)
+            self._forget(route)
+            self._accepted.forget(route)
+            self._send(route, peer_id, Refused(f"{fault}; {ASK_THE_AUTHOR}"[:MAX_REASON_CHARS]))
         except FrameError as fault:
             peer_id = peer_id or self._peer_on(route)
             self._traffic.broke(peer_id)
@@ -238,14 +246,18 @@ class Server:
         known = self._transfers.get(route) or self._waiting.get(route)
         return known.peer_id if known else self._accepted.peer_on(route)
 
-    def _check_resume(self, ask: Resume) -> None:
-        if ask.offset % self._chunk_bytes:
-            allowed = f"a multiple of {self._chunk_bytes}"
-            raise FrameError(wrong("resume.offset", got=ask.offset, allowed=allowed))
-
-    def _on_pull(
-        self, route: Route, peer_id: str, pull: Pull, resume: Resume | None = None
+    def _on_question(
+        self, route: Route, peer_id: str, question: Pull | FetchBlob, resume: Resume | None
     ) -> None:
+        if resume is not None and resume.offset % self._chunk_bytes:
+            allowed = f"a multiple of {self._chunk_bytes}"
+            raise FrameError(wrong("resume.offset", got=resume.offset, allowed=allowed))
+        if isinstance(question, Pull):
+            self._on_pull(route, peer_id, question, resume)
+        else:
+            self._on_fetch_blob(route, peer_id, question, resume)
+
+    def _on_pull(self, route: Route, peer_id: str, pull: Pull, resume: Resume | None) -> None:
         self._check_free(route)
         version = self._versions.get(pull.want)
         early = pull.want == "model" and (version is None or version.round < pull.round)
@@ -257,7 +269,7 @@ class Server:
             self._answer(route, peer_id, pull, resume)
 
     def _on_fetch_blob(
-        self, route: Route, peer_id: str, collect: FetchBlob, resume: Resume | None = None
+        self, route: Route, peer_id: str, collect: FetchBlob, resume: Resume | None
     ) -> None:
         self._check_free(route)
         blob = self._blobs.get(collect.name)
@@ -279,8 +291,13 @@ class Server:
         except zmq.ZMQError as fault:
             raise FrameError("connection: it has no CURVE key") from fault
         peer_id = credential.check(session_id=self._session_id, curve_key=curve_key)
+        proof = b""
+        if self._membership is not None:
+            if why := self._membership.fault(curve_key, peer_id):
+                raise _NotOfTheSession(why)
+            proof = self._membership.proof_of(curve_key, peer_id)
         address = PeerAddress(
-            id=peer_id, host=host, port=credential.port, curve_key=credential.curve_key
+            id=peer_id, host=host, port=credential.port, curve_key=curve_key, proof=proof
         )
         with contextlib.suppress(ValueError):  # it has come from where nobody else could reach it
             there = address.checked()
@@ -294,6 +311,13 @@ class Server:
             return False
         port = peer_port(int(frame.get(zmq.SRCFD)))
         return port is None or port in self.relayed_ports
+
+    def _check_standing(self, peer_id: str | None) -> None:
+        """Refuses a peer whose invitation counts no longer since it connected."""
+        if self._membership is None or peer_id is None:
+            return
+        if why := self._membership.standing(peer_id):
+            raise _NotOfTheSession(why)
 
     def _see(self, address: PeerAddress) -> None:
         self.seen.pop(address.id, None)

@@ -2,9 +2,10 @@
 
 One event loop owns every socket. One ROUTER serves strangers (`serve`), each pull has a connection
 of its own (`pull`), and short messages go over kept ones (`connections`); both are dialled (`dial`)
-and speak what a ROUTER understands (`zmtp`). Any CURVE key may connect;
-who is behind it is settled by the credential in the first message, which both ends check against
-the key that this connection was made with.
+and speak what a ROUTER understands (`zmtp`). In an open session any CURVE key may connect; who is
+behind it is settled by the credential in the first message, which both ends check against the key
+that this connection was made with. In a private one, the key alone decides whether there is a
+connection at all (`admission`, `membership`).
 """
 
 import asyncio
@@ -18,20 +19,21 @@ from typing import Any, Self, TypeVar, cast
 
 import zmq
 import zmq.asyncio
-from zmq.auth import CURVE_ALLOW_ANY
-from zmq.auth.asyncio import AsyncioAuthenticator
 
 from p2pl.errors import FrameError, InputError, PullError, wrong
+from p2pl.network.admission import Admission, everybody
 from p2pl.network.connections import Connections, Inbox
 from p2pl.network.dial import Dialler, Direct
 from p2pl.network.gate import EVENTS, Gate
 from p2pl.network.keys import CurveKeys, Identity
+from p2pl.network.membership import Membership
 from p2pl.network.memory import reuse_freed_memory
 from p2pl.network.pull import Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, ServeLimits, Server
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Payload, Version, prepare
-from p2pl.network.zmtp import HANDSHAKE_S
+from p2pl.network.zmtp import HANDSHAKE_S, KEY_REFUSED
+from p2pl.protocol import invitation
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_HEADER_BYTES,
@@ -78,6 +80,7 @@ class CurveWire:
         limits: ServeLimits | None = None,
         room: Callable[[int], memoryview] | None = None,
         dialler: Dialler | None = None,
+        membership: Membership | None = None,
     ) -> None:
         """Makes the keys of its connections; nothing is open yet.
 
@@ -90,6 +93,7 @@ class CurveWire:
             limits: what this peer gives to others at most.
             room: returns so many writable bytes to receive a model in; None: usual memory.
             dialler: opens streams to other peers; None: by TCP, where their addresses say.
+            membership: who is of the session, where it is private; None: it is open.
 
         Raises:
             P2PLError: this libzmq has no CURVE.
@@ -102,8 +106,11 @@ class CurveWire:
         self._chunk_bytes = chunk_bytes
         self._limits = limits or ServeLimits()
         self._room = room
+        self._membership = membership
         self._dialler = dialler or Direct()
-        self._keys = CurveKeys.generate()
+        self._keys = (
+            CurveKeys.generate() if membership is None else lasting_keys(identity, session_id)
+        )
         self._asking: set[asyncio.Task[Any]] = set()
 
     @property
@@ -115,6 +122,13 @@ class CurveWire:
     def curve_key(self) -> str:
         """The public CURVE key of all its connections, in Z85; to be announced."""
         return self._keys.public
+
+    @property
+    def proof(self) -> bytes:
+        """What shows others that this peer is invited, once it is open; b"" in an open session."""
+        if self._membership is None:
+            return b""
+        return self._membership.proof_of(self.curve_key, self._identity.peer_id)
 
     @property
     def seen(self) -> Mapping[str, PeerAddress]:
@@ -133,7 +147,7 @@ class CurveWire:
         async with contextlib.AsyncExitStack() as stack:
             context = zmq.asyncio.Context()
             stack.callback(context.destroy, linger=0)
-            _admit_every_key(context, stack)
+            await self._guard(context, stack)
             router = context.socket(zmq.ROUTER)
             self._secure(router)
             self.port = _bind(router, host, port)
@@ -216,7 +230,7 @@ class CurveWire:
         question = self._puller.question("model", have=have, round=round, wait_s=wait_s)
         room = Room(size, into, self._room)
         return await self._run(
-            self._puller.pull(address, question, room=room, deadline_s=deadline_s)
+            address, self._puller.pull(address, question, room=room, deadline_s=deadline_s)
         )
 
     async def pull_checkpoint(
@@ -234,7 +248,7 @@ class CurveWire:
         """
         question = self._puller.question("checkpoint", have=None, round=0, wait_s=0)
         answer = await self._run(
-            self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
+            address, self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
         )
         if isinstance(answer, Unchanged):
             raise FrameError("answer: not modified, to someone who holds no version")
@@ -272,7 +286,7 @@ class CurveWire:
         """
         question = self._puller.blob_question(name)
         answer = await self._run(
-            self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
+            address, self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
         )
         if isinstance(answer, Unchanged):
             raise FrameError("answer: not modified, to someone who asked for a blob")
@@ -289,7 +303,9 @@ class CurveWire:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
             FrameError: the peer is not who it should be, or answers something else.
         """
-        return cast("Newest", await self._run(self._connections.ask(address, Ping(), deadline_s)))
+        return cast(
+            "Newest", await self._run(address, self._connections.ask(address, Ping(), deadline_s))
+        )
 
     async def tell(self, address: PeerAddress, payload: bytes, *, deadline_s: float) -> None:
         """Puts `payload` into the inbox of the peer at `address`; when this returns, it is there.
@@ -305,16 +321,16 @@ class CurveWire:
         """
         if len(payload) > MAX_TELL_BYTES:
             raise ValueError(f"payload: got {len(payload)} bytes, allowed {MAX_TELL_BYTES}")
-        await self._run(self._connections.ask(address, Tell(payload), deadline_s))
+        await self._run(address, self._connections.ask(address, Tell(payload), deadline_s))
 
     @property
     def inbox(self) -> Inbox:
         """What others have told this peer, each with the id that its sender has proved."""
         return self._server.inbox
 
-    async def _run(self, asking: Coroutine[None, None, T]) -> T:
+    async def _run(self, address: PeerAddress, asking: Coroutine[None, None, T]) -> T:
         """Returns what `asking` returns; closing the wire ends it with a PullError."""
-        task = asyncio.create_task(asking)
+        task = asyncio.create_task(self._of_the_session(address, asking))
         self._asking.add(task)
         try:
             return await task
@@ -323,8 +339,36 @@ class CurveWire:
             if task in self._asking or (caller and caller.cancelling()):
                 raise
             raise PullError("the wire was closed") from None
+        except PullError as fault:
+            if self._membership is None or str(fault) != KEY_REFUSED:
+                raise
+            raise PullError(self._membership.explained(str(fault))) from fault
         finally:
             self._asking.discard(task)
+
+    async def _of_the_session(self, address: PeerAddress, asking: Coroutine[None, None, T]) -> T:
+        """Returns what `asking` returns, if the peer at `address` is of the session, and this one.
+
+        It is checked each time: a connection that is kept may be older than what is known now.
+        """
+        with contextlib.closing(asking):
+            if self._membership is not None:
+                self._membership.check_own()
+                await self._membership.check(address)
+            return await asking
+
+    async def _guard(self, context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:
+        """Has libzmq ask before a handshake ends, and name the key (in Z85) beside each message."""
+        admit = everybody if self._membership is None else self._membership.admit
+        admission = Admission(context, admit)
+        stack.callback(admission.close)
+        task = asyncio.create_task(admission.run())
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        stack.push_async_callback(stop)
 
     def _secure(self, router: zmq.asyncio.Socket) -> None:
         router.curve_server = True  # before bind: libzmq then speaks nothing else on this socket
@@ -351,6 +395,9 @@ class CurveWire:
             curve_key=self._keys.public,
             port=self.port,
         )
+        if self._membership is not None:
+            proof = invitation.Proof(credential, self._membership.group.invitation)
+            self._membership.take(invitation.encode(proof))
         self.gate = Gate(self.port)
         self._server = Server(
             router,
@@ -359,6 +406,7 @@ class CurveWire:
             chunk_bytes=self._chunk_bytes,
             limits=self._limits,
             traffic=self.traffic,
+            membership=self._membership,
         )
         self._puller = Puller(
             self._dialler,
@@ -370,7 +418,9 @@ class CurveWire:
         self._connections = Connections(
             self._dialler, keys=self._keys, credential=credential, traffic=self.traffic
         )
-        watching = asyncio.create_task(self.gate.run(router.get_monitor_socket(EVENTS)))
+        monitor = router.get_monitor_socket(EVENTS)
+        stack.callback(monitor.close)
+        watching = asyncio.create_task(self.gate.run(monitor))
         serving = asyncio.create_task(self._server.run())
         stack.push_async_callback(self._stop, router, [serving, watching])
 
@@ -387,12 +437,33 @@ class CurveWire:
         self._puller.close()
 
 
-def _admit_every_key(context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:
-    """Lets any CURVE key connect, and has libzmq name the key (in Z85) beside each message."""
-    authenticator = AsyncioAuthenticator(context)
-    authenticator.start()
-    stack.callback(authenticator.stop)
-    authenticator.configure_curve(domain="*", location=CURVE_ALLOW_ANY)
+def lasting_keys(identity: Identity, session_id: str) -> CurveKeys:
+    """Returns the keys of a member of a private session, the same in each of its runs.
+
+    So others who have met it admit it again, also while no tracker tells them of it.
+    """
+    return CurveKeys.from_secret(identity.secret_for(f"p2pl curve {session_id}"))
+
+
+async def free_to_listen(listen: str) -> str:
+    """Returns what a peer would listen on, having tried; nothing listens there afterwards.
+
+    Args:
+        listen: as of `CurveWire`.
+
+    Raises:
+        InputError: it is not an address of this machine, or its port is in use.
+    """
+    host, port = await _resolve(listen)
+    context = zmq.asyncio.Context()
+    router = context.socket(zmq.ROUTER)
+    try:
+        router.ipv6 = True
+        free = _bind(router, host, port)
+    finally:
+        router.close(linger=0)
+        context.term()
+    return f"{host}:{free}" if port else f"{host}, any free port"
 
 
 async def _resolve(listen: str) -> tuple[str, int]:

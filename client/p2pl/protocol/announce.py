@@ -214,6 +214,7 @@ class Terms(_Message, frozen=True, omit_defaults=True, kw_only=True):
     training: Count = 0  # those of them that have not announced `completed`
     external_host: Annotated[str, Meta(max_length=45)] = ""  # in answers to `started`: as seen
     warning: Annotated[str, Meta(max_length=500)] = ""
+    revocations: Count = 0  # number of the newest list; of private sessions only
     # For askers of version 2 only: others would refuse the answer.
     relays: EndpointTexts = ()  # that the tracker offers, best first
     ticket: Annotated[bytes, Meta(max_length=MAX_TICKET_BYTES)] = b""  # the asker's, for these
@@ -324,14 +325,11 @@ def check_host(host: str) -> None:
         raise AnnounceError(f"announce from here: {fault}; {hint}", status=403) from fault
 
 
-def too_long() -> AnnounceError:
-    """Returns the refusal of a body that is longer than any announce."""
-    return AnnounceError(
-        wrong(
-            "announce", got=f"more than {MAX_ANNOUNCE_BYTES} bytes", allowed=f"{MAX_ANNOUNCE_BYTES}"
-        ),
-        status=413,
-    )
+def too_long(max_bytes: int = MAX_ANNOUNCE_BYTES) -> AnnounceError:
+    """Returns the refusal of a body that is longer than it may be; by default, of an announce."""
+    what = "announce" if max_bytes == MAX_ANNOUNCE_BYTES else "body"
+    got = f"more than {max_bytes} bytes"
+    return AnnounceError(wrong(what, got=got, allowed=f"{max_bytes}"), status=413)
 
 
 def encode_row(announce: Announce, host: str) -> bytes:

@@ -185,6 +185,15 @@ def trust_when_last_met(rounds: Sequence[RoundEntry]) -> dict[PeerId, float]:
     return row
 
 
+def rejected_when_last_met(rounds: Sequence[RoundEntry]) -> set[PeerId]:
+    """Returns the peers that were turned down in the last round that asked for them."""
+    turned_down: set[PeerId] = set()
+    for entry in rounds:
+        turned_down -= set(entry.trust)
+        turned_down |= set(entry.rejected)
+    return turned_down
+
+
 def _peer_score(run: LoggedRun, metric: Metric) -> PeerScore:
     summary, final = run.summary, final_score(run, metric)
     rounds = {entry.round: entry.value(metric) for entry in run.rounds}

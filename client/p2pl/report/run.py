@@ -7,7 +7,7 @@
     *.png          the pictures; one is left out where no run has its numbers
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,25 +33,27 @@ from p2pl.report.numbers import (
     Spread,
     final_score,
     numbers_of,
+    rejected_when_last_met,
     summed_confusion,
     trust_when_last_met,
 )
 from p2pl.report.tables import Rows, class_rows, markdown_table, markdown_text, terminal_table
-from p2pl.run.log import LoggedRun, PeerId, read_run
+from p2pl.run.log import LoggedRun, PeerId, ScoredOn, read_run
 from p2pl.terminal import SHORT_ID_CHARS, duration, percent
 
 TERMINAL_COLUMNS = ("peer", "state", "rounds", "before mixing", "received", "sent")
 SCORE = 3  # the column of the primary metric
 SCORE_CAPTION = (
-    "On the test set after mixing, by round. The last point of a run that has ended is its final "
-    "model. A cross: the run stopped early."
+    "After mixing, by round. The last point of a run that has ended is its final model. A cross: "
+    "the run stopped early. Marks tell lines apart that lie on each other."
 )
 CAPTIONS = {
     "accuracy": SCORE_CAPTION,
     "score": SCORE_CAPTION,
     "loss": "Training loss by round.",
-    "trust": "The weight that a row's peer gave to a column's peer the last time it asked for it; "
-    "0 when it was rejected then. Grey: the two never met.",
+    "trust": "The weight that a row's peer gave to a column's peer the last time it asked for it. "
+    "A cross: it was turned down then, with weight 0. Grey: the two never met. Where all weigh "
+    "alike, that is as it should be: nobody loses weight without having done harm.",
     "confusion": "What the models took for what; each row is coloured by its shares.",
     "bytes": "Parameters received and sent, with their headers.",
 }
@@ -77,12 +79,20 @@ class Report:
     numbers: Numbers
 
 
-def write_report(run_dirs: Sequence[Path], out: Path) -> Report:
+def write_report(
+    run_dirs: Sequence[Path],
+    out: Path,
+    *,
+    called: Mapping[PeerId, str] | None = None,
+    bad: Collection[PeerId] = (),
+) -> Report:
     """Returns the report on these runs, written into the directory `out`.
 
     Args:
         run_dirs: of one session, each of another peer; at least one has completed a round.
         out: a directory, made where there is none; what an earlier report left there is replaced.
+        called: names of peers, by id; others go by the start of their id.
+        bad: ids of peers that are known to be bad, as in a test of one's own: they are marked.
 
     Raises:
         RunDirError: a run directory is missing or damaged, or two of them do not belong together.
@@ -90,9 +100,11 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Report:
     """
     runs = _related_runs(run_dirs)
     names = display_names([run.peer_id for run in runs] + _peers_met(runs))
-    numbers = numbers_of(runs)
+    names |= {peer_id: f"{names[peer_id]} (bad)" for peer_id in bad}
+    names |= {peer_id: visible(name) for peer_id, name in (called or {}).items()}
+    numbers = numbers_of([run for run in runs if run.peer_id not in bad] or runs)
     make_folder(out)
-    drawn = _draw(runs, names)
+    drawn = _draw(runs, names, {names[peer_id] for peer_id in bad})
     files = {kind: picture_file(kind) for kind in drawn}
     numbers = msgspec.structs.replace(numbers, pictures=files)
     pictures = write_pictures(out, drawn, CAPTIONS)
@@ -183,29 +195,33 @@ def _peers_met(runs: Sequence[LoggedRun]) -> list[PeerId]:
     return list(met)
 
 
-def _draw(runs: Sequence[LoggedRun], names: Mapping[PeerId, str]) -> dict[str, bytes]:
+def _draw(
+    runs: Sequence[LoggedRun], names: Mapping[PeerId, str], bad: Collection[str]
+) -> dict[str, bytes]:
     """Returns the pictures that the runs have numbers for, by kind."""
     drawn: dict[str, bytes] = {}
     metric = runs[0].metric
     unit = f" ({runs[0].loss_unit})" if runs[0].loss_unit else ""
     for kind, title, axis, curve in (
-        (kind_of(metric), f"{metric.title} after mixing", metric.axis, partial(_scores, metric)),
+        (kind_of(metric), _score_title(runs, metric, bad), metric.axis, partial(_scores, metric)),
         ("loss", "Training loss", f"mean loss of the round{unit}", _losses),
     ):
         curves = {names[run.peer_id]: curve(run) for run in runs}
         if any(curves.values()):
-            drawn[kind] = plots.draw_curves(curves, title=title, unit=axis)
-    rows = {run.peer_id: row for run in runs if (row := trust_when_last_met(run.rounds))}
-    if rows:
-        drawn["trust"] = _draw_trust(rows, names)
-    labels, confusion = summed_confusion(runs)
+            drawn[kind] = plots.draw_curves(curves, title=title, unit=axis, bad=bad)
+    honest = [run for run in runs if names[run.peer_id] not in bad] or runs
+    if any(trust_when_last_met(run.rounds) for run in honest):
+        drawn["trust"] = _draw_trust(honest, names, bad)
+    labels, confusion = summed_confusion(honest)
     if len(confusion):
         drawn["confusion"] = plots.draw_confusion(
-            confusion, [visible(label) for label in labels], title=_confusion_title(runs, confusion)
+            confusion,
+            [visible(label) for label in labels],
+            title=_confusion_title(honest, confusion),
         )
     title, traffic = _traffic(runs, names)
     if any(map(any, traffic.values())):
-        drawn["bytes"] = plots.draw_bytes(traffic, title=title)
+        drawn["bytes"] = plots.draw_bytes(traffic, title=title, bad=bad)
     return drawn
 
 
@@ -228,13 +244,37 @@ def _losses(run: LoggedRun) -> list[tuple[int, float]]:
     return [(one.round, one.train_loss) for one in run.rounds if one.train_loss is not None]
 
 
+def _score_title(runs: Sequence[LoggedRun], metric: Metric, bad: Collection[str]) -> str:
+    """Returns what the curves are of, and on which examples, as far as that is known."""
+    lies = f"; {len(bad)} of {len(runs)} peers bad" if bad else ""
+    sources = {one.source for one in _scored_on(runs)}
+    where = {
+        frozenset(["given"]): ", on the test set",
+        frozenset(["drawn"]): ", on examples drawn to test on",
+        frozenset(["validation"]): ", on examples held back",
+    }
+    return f"{metric.title} after mixing{where.get(frozenset(sources), '')}{lies}"
+
+
+def _scored_on(runs: Sequence[LoggedRun]) -> list[ScoredOn]:
+    return [run.summary.test_set for run in runs if run.summary and run.summary.test_set]
+
+
 def _draw_trust(
-    rows: Mapping[PeerId, Mapping[PeerId, float]], names: Mapping[PeerId, str]
+    runs: Sequence[LoggedRun], names: Mapping[PeerId, str], bad: Collection[str]
 ) -> bytes:
+    """Returns the trust picture: a row for each run that mixed, a column for whom it met."""
+    rows = {run.peer_id: row for run in runs if (row := trust_when_last_met(run.rounds))}
+    refused = {run.peer_id: rejected_when_last_met(run.rounds) for run in runs}
     columns = list(dict.fromkeys([*rows, *(peer for row in rows.values() for peer in row)]))
     weights = np.array([[row.get(peer, np.nan) for peer in columns] for row in rows.values()])
+    rejected = np.array([[peer in refused[by] for peer in columns] for by in rows], dtype=bool)
     return plots.draw_trust(
-        [names[peer] for peer in rows], [names[peer] for peer in columns], weights
+        [names[peer] for peer in rows],
+        [names[peer] for peer in columns],
+        weights,
+        rejected=rejected,
+        bad=bad,
     )
 
 

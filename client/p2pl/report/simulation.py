@@ -24,7 +24,7 @@ from p2pl.metric import ACCURACY, Metric, figure
 from p2pl.report import plots
 from p2pl.report.classes import ClassScore, class_scores, macro_score
 from p2pl.report.folder import PAGE_FILE, make_folder, write_pictures, write_text
-from p2pl.report.numbers import trust_when_last_met
+from p2pl.report.numbers import rejected_when_last_met, trust_when_last_met
 from p2pl.report.plots import Matrix
 from p2pl.report.run import kind_of
 from p2pl.report.tables import Rows, class_rows, markdown_table, markdown_text, terminal_table
@@ -33,8 +33,9 @@ from p2pl.run.log import MAX_RECORD_BYTES, LoggedRun, read_run
 SIMULATION_FILE = "simulation.json"
 MAX_TRUST_PEERS = 100  # a side of the trust picture; more cells than that cannot be seen
 CURVES = (
-    "On the test set by round, mean over the peers and the seeds. The band is one standard "
-    "deviation over the seeds. *Mean model*: of the mean of all peers' parameters."
+    "By round, mean over the honest peers and the seeds, on what the table says it was judged on. "
+    "The band is one standard deviation over the seeds, where there are several. *Mean model*: of "
+    "the mean of all peers' parameters."
 )
 HEADINGS = {
     "accuracy": "Accuracy",
@@ -52,7 +53,8 @@ CAPTIONS = {
     "consensus": "How far the peers' parameters are from their mean, squared, relative to it.",
     "bad": "The bad peers' share in an honest peer's mix, all of them together.",
     "trust": "The weight that a row's peer gave to a column's peer when it last asked for it, mean "
-    "over the seeds; 0 where it was rejected. Grey: the two never met.",
+    "over the seeds. A cross: it was turned down then, in most seeds. Grey: the two never met. "
+    "Where all weigh alike, that is as it should be: nobody loses weight without doing harm.",
     "confusion": "What the models took for what, summed over peers and seeds.",
 }
 
@@ -285,7 +287,7 @@ def _draw(
             {"bad peers": weights}, title="Weight of the bad peers", unit="share of the mix (%)"
         )
     if len(runs[0]) <= MAX_TRUST_PEERS and simulation.baseline is None:
-        drawn["trust"] = _draw_trust(runs)
+        drawn["trust"] = _draw_trust(runs, simulation.bad_peers)
     confusion = np.asarray(simulation.confusion, dtype=np.float64)
     if len(confusion):
         drawn["confusion"] = plots.draw_confusion(
@@ -294,20 +296,32 @@ def _draw(
     return drawn
 
 
-def _draw_trust(runs: Sequence[Sequence[LoggedRun]]) -> bytes:
-    """Returns the trust matrix, mean over those seeds in which the two met."""
+def _draw_trust(runs: Sequence[Sequence[LoggedRun]], bad: int) -> bytes:
+    """Returns the trust that honest peers give, mean over those seeds in which the two met.
+
+    Args:
+        runs: by seed and peer, the honest peers first.
+        bad: how many of the last peers are bad ones.
+    """
     ids = [run.peer_id for run in runs[0]]
-    names = [str(number) for number in range(len(ids))]
-    seen = np.zeros((len(ids), len(ids)))
-    total = np.zeros_like(seen)
+    honest = len(ids) - bad or len(ids)
+    names = [str(number) for number in range(honest)]
+    names += [f"{number} (bad)" for number in range(honest, len(ids))]
+    seen = np.zeros((honest, len(ids)))
+    total, refused = np.zeros_like(seen), np.zeros_like(seen)
     column = {peer_id: number for number, peer_id in enumerate(ids)}
     for seed in runs:
-        for row, run in enumerate(seed):
+        for row, run in enumerate(seed[:honest]):
             for peer_id, weight in trust_when_last_met(run.rounds).items():
                 seen[row, column[peer_id]] += 1
                 total[row, column[peer_id]] += weight
+            for peer_id in rejected_when_last_met(run.rounds):
+                refused[row, column[peer_id]] += 1
     mean = np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
-    return plots.draw_trust(names, names, mean)
+    in_most = refused > np.maximum(seen, 1) / 2
+    return plots.draw_trust(
+        names[:honest], names, mean, rejected=in_most, bad=names[honest:] if bad else ()
+    )
 
 
 def _title(simulation: LoggedSimulation) -> str:
@@ -323,10 +337,9 @@ def _page(report: SimulationReport) -> str:
     lower = "" if metric.higher_is_better else " Lower is better."
     parts = [
         f"# {visible(_title(simulation))}",
-        f"**{markdown_text(metric.title)} {_fine(score.mean, metric)} ± "
-        f"{markdown_text(f'{_fine(score.std_over_seeds, metric)} {metric.unit}'.rstrip())}**, "
-        f"the mean over the honest peers and {len(score.per_seed)} seeds, ± the standard deviation "
-        f"over the seeds. Over the peers of one seed it is {_fine(score.std_over_peers, metric)}, "
+        f"**{markdown_text(metric.title)} {_mean(score)}**, the mean over the honest peers"
+        f"{_over_seeds(score)}. Over the peers of one seed, the standard deviation is "
+        f"{_fine(score.std_over_peers, metric)}, "
         f"and the worst peer has {markdown_text(metric.shown(score.worst_peer))}.{lower}",
         markdown_table(("setting", "value"), _settings(simulation)),
         "## Seeds",
@@ -343,11 +356,23 @@ def _page(report: SimulationReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _mean(score: Score) -> str:
+    """Returns the mean, with its spread where there are several seeds to have one."""
+    metric = score.measured
+    spread = f" ± {_fine(score.std_over_seeds, metric)}" if len(score.per_seed) > 1 else ""
+    return markdown_text(f"{_fine(score.mean, metric)}{spread} {metric.unit}".rstrip())
+
+
+def _over_seeds(score: Score) -> str:
+    seeds = len(score.per_seed)
+    return f" and {seeds} seeds, ± the standard deviation over the seeds" if seeds > 1 else ""
+
+
 def _settings(simulation: LoggedSimulation) -> list[tuple[str, str]]:
     judged = "the test set"
     if simulation.held_out:
         judged = f"{simulation.held_out} held-out training examples"
-    attack = f"{simulation.attack}, {simulation.bad_peers} peers" if simulation.attack else "none"
+    attack = f"{simulation.attack}, {simulation.bad_peers} bad" if simulation.attack else "none"
     return [
         ("data", simulation.data),
         ("model", simulation.model),

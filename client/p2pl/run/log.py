@@ -603,6 +603,18 @@ def _has_company(entry: RoundEntry) -> bool:
     return bool(entry.cohort or entry.received or bytes_moved)
 
 
+def is_in_use(directory: Path) -> bool:
+    """Returns whether a process is writing to a run directory now; changes nothing."""
+    try:
+        with (directory / LOCK_FILE).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Holds the lock; the kernel lets go of it when the process dies."""

@@ -68,8 +68,11 @@ def table(figures: dict[str, Any]) -> Table:
     shown.add_column("on the test set, after the last mix")
     shown.add_column("", justify="right")
     rows = [
-        (f"{name}, mean over peers and seeds{lower}", _score(primary["mean"], unit)),
-        ("  std over seeds", _score(primary["std_over_seeds"], "")),
+        (
+            f"{name}, mean over peers{' and seeds' * (figures['seeds'] > 1)}{lower}",
+            _score(primary["mean"], unit),
+        ),
+        *([("  std over seeds", _score(primary["std_over_seeds"], ""))] * (figures["seeds"] > 1)),
         ("  std over peers", _score(primary["std_over_peers"], "")),
         ("  worst peer", _score(primary["worst_peer"], unit)),
         ("  before the last mix", _score(primary["before_mix"], unit)),
@@ -80,7 +83,7 @@ def table(figures: dict[str, Any]) -> Table:
         ("seconds", _seconds(figures)),
     ]
     if figures["accuracy"]:
-        rows.insert(6, ("F1, macro", f"{figures['f1_macro']:.4f}"))
+        rows.insert(6 - (figures["seeds"] == 1), ("F1, macro", f"{figures['f1_macro']:.4f}"))
     if figures["attack"]:
         rows += [
             ("bad peers' share of the last mix", _percent(figures["bad_weight"])),
@@ -125,9 +128,13 @@ def _title(figures: dict[str, Any]) -> str:
         what += f", {figures['bad_peers']} of them {figures['attack']}"
     return (
         f"{figures['peers']} peers, {figures['partition']}, {what}, "
-        f"{figures['rounds']} rounds, {figures['seeds']} seed(s), "
+        f"{_counted(figures['rounds'], 'round')}, {_counted(figures['seeds'], 'seed')}, "
         f"{figures['engine']} training in {figures['precision']}"
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _seconds(figures: dict[str, Any]) -> str:

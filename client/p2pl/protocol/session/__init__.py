@@ -9,12 +9,14 @@ session id is the v2 info-hash: SHA-256 of the bencoded `info`, 64 hex digits.
 
 from p2pl.protocol.session.metainfo import (
     MAX_CHECKPOINT_BYTES,
+    MAX_INFO_BYTES,
     MAX_SESSION_FILE_BYTES,
     SUFFIX,
     Checkpoint,
     SessionFile,
     decimal,
     decode,
+    decode_info,
 )
 from p2pl.protocol.session.schema import (
     BYTES,
@@ -51,6 +53,7 @@ __all__ = [
     "BYTES",
     "FORMAT_VERSION",
     "MAX_CHECKPOINT_BYTES",
+    "MAX_INFO_BYTES",
     "MAX_NAME_CHARS",
     "MAX_SESSION_FILE_BYTES",
     "MAX_TRACKERS",
@@ -80,6 +83,7 @@ __all__ = [
     "check_trackers",
     "decimal",
     "decode",
+    "decode_info",
     "read_spec",
     "read_toml",
     "spec_of",

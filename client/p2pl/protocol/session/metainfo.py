@@ -38,6 +38,8 @@ from p2pl.protocol.session.schema import (
 
 MAX_SESSION_FILE_BYTES = 8 << 20  # piece layers of a 1 TiB checkpoint at 4 MiB pieces
 MAX_CHECKPOINT_BYTES = 1 << 40
+MAX_INFO_BYTES = 48 << 10  # of an `info` that travels alone; a table of many columns has more
+INFO_KEYS = frozenset({"file tree", "meta version", "name", "p2pl", "piece length"})
 SUFFIX = ".safetensors"
 ARGUMENTS = "arguments"  # the tables whose values say their type themselves
 FLOAT = "float"
@@ -68,7 +70,12 @@ class SessionFile:
     @property
     def id(self) -> str:
         """The session id: SHA-256 of the bencoded `info`, 64 hex digits."""
-        return hashlib.sha256(bencode.encode(self._info())).hexdigest()
+        return hashlib.sha256(self.info).hexdigest()
+
+    @property
+    def info(self) -> bytes:
+        """The bencoded `info`, of which the session id is the hash."""
+        return bencode.encode(self._info())
 
     @property
     def checkpoint_name(self) -> str:
@@ -133,9 +140,7 @@ def decode(data: bytes) -> SessionFile:
         ) from fault
     _check_keys("session file", top, required={"info"}, is_open=True)
     info = top[b"info"]
-    _check_keys(
-        "info", info, required={"file tree", "meta version", "name", "p2pl", "piece length"}
-    )
+    _check_keys("info", info, required=INFO_KEYS)
     if info[b"meta version"] != 2:
         raise SessionFileError(
             wrong("info.meta version", got=info[b"meta version"], allowed="2 (BEP 52)")
@@ -257,7 +262,34 @@ def _session(raw: object) -> Session:
         raise SessionFileError(f"info.p2pl: text that is not UTF-8: {fault.reason}") from fault
     session = convert(builtins, Session, strict=False)
     check(session)
+    if session.private and not session.author:
+        raise SessionFileError(
+            "info.p2pl.author: missing; a private session names the key of its author"
+        )
     return session
+
+
+def decode_info(data: bytes) -> tuple[str, Session]:
+    """Returns the id of the session whose bencoded `info` this is, and what it says.
+
+    Whoever knows the id needs to trust nobody: the id is the hash of these very bytes.
+
+    Args:
+        data: as `SessionFile.info` gives it; the checkpoint's pieces are not looked at.
+
+    Raises:
+        SessionFileError: it is not canonical, or no `info` of p2pl.
+    """
+    if len(data) > MAX_INFO_BYTES:
+        raise SessionFileError(
+            wrong("info", got=f"{len(data)} bytes", allowed=f"at most {MAX_INFO_BYTES}")
+        )
+    try:
+        info = bencode.decode(data)
+    except ValueError as fault:
+        raise SessionFileError(f"info: not canonical bencoding ({fault})") from fault
+    _check_keys("info", info, required=INFO_KEYS)
+    return hashlib.sha256(data).hexdigest(), _session(info[b"p2pl"])
 
 
 def decimal(value: float) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta
 
 from p2pl.errors import SessionFileError, wrong
@@ -43,6 +44,7 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 T = TypeVar("T")
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 PeerId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+AuthorKey = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
 
 
 # (path, value), or (part of a path, the rest of it, value)
@@ -60,15 +62,16 @@ class Task(_Section, frozen=True):
 
     input: Annotated[
         tuple[Side, ...], Meta(min_length=1, max_length=4)
-    ]  # e.g. (1, 28, 28): C, H, W
-    # Of which one holds for an input or a pixel, or is a text's next token; 0 = there are none.
+    ]  # shape of one example, e.g. (1, 28, 28): channels, height, width
+    # How many classes there are, of which one holds for an input or a pixel, or is a text's next
+    # token; 0 = there are none.
     classes: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] = 0
     # Names of the classes or, where there are none, of the outputs; () = numbers only.
     labels: tuple[Label, ...] = ()
     mean: tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...] = ()  # by channel, of inputs in 0..1
     std: tuple[Annotated[float, Meta(gt=0, le=1e6)], ...] = ()  # () = inputs are left in 0..1
-    kind: Name = "classification"
-    arguments: dict[Name, Argument] = {}
+    kind: Name = "classification"  # the task: which loss and metrics; see tasks.md
+    arguments: dict[Name, Argument] = {}  # of a task that somebody brings
     # Numbers that a model gives where there are no classes: one a label, or a target; 0 = classes.
     outputs: Annotated[int, Meta(ge=0, le=MAX_CLASSES)] = 0
     metrics: tuple[Label, ...] = ()  # what is measured, the primary metric first; () = the kind's
@@ -91,17 +94,17 @@ class Task(_Section, frozen=True):
 class Model(_Section, frozen=True):
     """Which architecture; the name is looked up among what the joining person has installed."""
 
-    name: Name
-    arguments: dict[Name, Argument] = {}
+    name: Name  # of an architecture, e.g. logreg, mlp, cnn
+    arguments: dict[Name, Argument] = {}  # of that architecture, e.g. hidden = [64]
 
 
 class Column(_Section, frozen=True):
     """One column of a table, and how a value of it becomes numbers."""
 
-    name: Label
-    kind: Literal["numeric", "categorical"] = "numeric"
+    name: Label  # as the header of the file has it
+    kind: Literal["numeric", "categorical"] = "numeric"  # of its values
     mean: Annotated[float, Meta(ge=-1e30, le=1e30)] = 0.0  # of a numeric one: (value - mean) / std
-    std: Annotated[float, Meta(gt=0, le=1e30)] = 1.0
+    std: Annotated[float, Meta(gt=0, le=1e30)] = 1.0  # likewise
     # Of a categorical one: the values that there are, each a number that is 1 or 0, in this order.
     categories: Annotated[tuple[Label, ...], Meta(max_length=MAX_CATEGORIES)] = ()
     # What a gap is: zero: 0, which is the mean, and no category; indicator: the same, and a number
@@ -118,8 +121,10 @@ class Column(_Section, frozen=True):
 class Table(_Section, frozen=True):
     """Which columns peers' tables must have; each row becomes one vector, in this order."""
 
+    # The column that is to be predicted, or several.
     target: Label | Annotated[tuple[Label, ...], Meta(min_length=1, max_length=MAX_COLUMNS)]
     columns: Annotated[tuple[Column, ...], Meta(min_length=1, max_length=MAX_COLUMNS)]
+    # What a cell holds that has no value, besides nothing at all.
     gaps: Annotated[
         tuple[Annotated[str, Meta(max_length=MAX_NAME_CHARS)], ...], Meta(max_length=100)
     ] = GAPS
@@ -139,7 +144,7 @@ class Text(_Section, frozen=True):
     """How texts become rows of tokens, for the task `language`."""
 
     length: Side  # tokens in an input; the target is the input moved on by one
-    column: Label = "text"  # of a CSV or parquet file
+    column: Label = "text"  # the one with texts, of a CSV or parquet file
     # SHA-256 of a file of the library `tokenizers`; "" = tokens are bytes, and 256 ends a text.
     tokenizer: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
     end: Annotated[str, Meta(max_length=MAX_NAME_CHARS)] = ""  # the token that ends a text, if any
@@ -148,7 +153,7 @@ class Text(_Section, frozen=True):
 class Training(_Section, frozen=True):
     """Local work between two swaps."""
 
-    learning_rate: Rate
+    learning_rate: Rate  # of the optimizer, before the schedule
     # p2pl's own two, or one of torch's, by its name there.
     optimizer: Literal[
         "sgd",
@@ -164,20 +169,30 @@ class Training(_Section, frozen=True):
         "RMSprop",
     ] = "sgd"
     arguments: dict[Name, Argument] = {}  # of torch's optimizer, e.g. beta2, eps
-    momentum: Fraction = 0.0  # `sgd` only
+    momentum: Fraction = 0.0  # of the optimizer `sgd`
     quasi_global: bool = False  # momentum follows what mixing made of each round: for skewed labels
-    weight_decay: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 64
-    local_epochs: Annotated[int, Meta(ge=1, le=1_000)] = 1
-    validation_share: Annotated[float, Meta(ge=0.05, le=0.5)] = 0.2  # of a peer's own data
-    # Of the rate, over the session's rounds.
+    weight_decay: Annotated[float, Meta(ge=0, le=1)] = 0.0  # L2, in each step
+    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 64  # of a step
+    local_epochs: Annotated[int, Meta(ge=1, le=1_000)] = 1  # over a peer's own data, in a round
+    # How much of a peer's own data is never trained on: trust is learned from it.
+    validation_share: Annotated[float, Meta(ge=0.05, le=0.5)] = 0.2
+    # How the learning rate goes over the session's rounds.
     schedule: Literal["constant", "cosine", "linear", "step", "one-cycle"] = "constant"
-    rate_warmup_rounds: Annotated[int, Meta(ge=0, le=100_000)] = 0  # it rises before the schedule
-    step_rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 10  # of schedule `step`
-    step_factor: Annotated[float, Meta(gt=0, le=1)] = 0.1  # the rate's, after so many rounds
-    clip_norm: Annotated[float, Meta(gt=0, le=1e6)] | None = None  # of a step's gradient, at most
-    accumulate: Annotated[int, Meta(ge=1, le=4_096)] = 1  # batches a step
-    # Of layers like BatchNorm: "local" keeps them at home, parameters and running statistics.
+    rate_warmup_rounds: Annotated[int, Meta(ge=0, le=100_000)] = (
+        0  # in which the learning rate rises, before the schedule
+    )
+    step_rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = (
+        10  # of the schedule `step`: between two falls
+    )
+    step_factor: Annotated[float, Meta(gt=0, le=1)] = (
+        0.1  # of the schedule `step`: the rate times this
+    )
+    clip_norm: Annotated[float, Meta(gt=0, le=1e6)] | None = (
+        None  # the norm of a step's gradient, at most
+    )
+    accumulate: Annotated[int, Meta(ge=1, le=4_096)] = 1  # batches whose gradients make one step
+    # What becomes of layers like BatchNorm: "local" keeps them at home, parameters and running
+    # statistics.
     buffers: Literal["mix", "local"] = "mix"
 
 
@@ -187,8 +202,8 @@ class Gossip(_Section, frozen=True):
     # Who chooses a peer's neighbours: the peer, among those it knows, or the tracker, as a
     # coordinator would.
     form: Literal["client-to-client", "hybrid"] = "client-to-client"
-    mode: Literal["push-pull", "pull", "push"] = "push-pull"
-    keep_rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 1  # the same neighbours for so long
+    mode: Literal["push-pull", "pull", "push"] = "push-pull"  # fetched, sent, or both
+    keep_rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 1  # for so long the same neighbours
 
 
 class Raft(_Section, frozen=True):
@@ -196,33 +211,42 @@ class Raft(_Section, frozen=True):
 
     # Who may vote and lead. (): the first `min_peers` peers, which agree on it when they meet.
     members: Annotated[tuple[PeerId, ...], Meta(max_length=MAX_MEMBERS)] = ()
-    heartbeat_s: Annotated[float, Meta(ge=0.01, le=3_600)] = 0.15
+    heartbeat_s: Annotated[float, Meta(ge=0.01, le=3_600)] = 0.15  # of a leader: between two signs
     # A leader's silence before somebody stands: drawn anew each time between these two.
     shortest_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 0.6
-    longest_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 1.0
+    longest_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 1.0  # the other of the two
     term_s: Annotated[float, Meta(gt=0, le=10_000_000)] = 600.0  # a leader resigns after so long
-    announce_s: Annotated[float, Meta(ge=0.05, le=3_600)] = 1.0  # how often it says what is newest
-    suite: Literal["hpke", "rsa"] = "hpke"  # of sealed messages
-    patience_s: Annotated[float, Meta(gt=0, le=10_000_000)] = 600.0  # without any leader
+    announce_s: Annotated[float, Meta(ge=0.05, le=3_600)] = (
+        1.0  # between two times that a leader says which model is newest
+    )
+    suite: Literal["hpke", "rsa"] = "hpke"  # with which messages are sealed
+    patience_s: Annotated[float, Meta(gt=0, le=10_000_000)] = (
+        600.0  # for so long a peer goes on without any leader
+    )
 
 
 class Exchange(_Section, frozen=True):
     """Who sends what to whom, when."""
 
-    rounds: Annotated[int, Meta(ge=1, le=1_000_000)]
+    rounds: Annotated[int, Meta(ge=1, le=1_000_000)]  # until the session is over
     # Peers pulled from each round, itself not counted; `braintorrent` asks everybody whatever is
     # said here, and for `gossip` it is the number of neighbours.
     cohort: Annotated[int, Meta(ge=0, le=256)]
-    kind: Name = "cohort"
-    arguments: dict[Name, Argument] = {}
-    min_peers: Annotated[int, Meta(ge=1, le=10_000)] = 2  # alive, itself counted, before round 1
-    start_deadline_s: Seconds = 60.0  # how long to wait for them
-    wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0  # for a slower peer's round; 0 = never
+    kind: Name = "cohort"  # who gets whose model: cohort, gossip, braintorrent, raft
+    arguments: dict[Name, Argument] = {}  # of a kind that somebody brings
+    # How many must be there, the peer itself counted, before round 1.
+    min_peers: Annotated[int, Meta(ge=1, le=10_000)] = 2
+    start_deadline_s: Seconds = 60.0  # for how long a peer waits for them; then it begins
+    wait_s: Annotated[float, Meta(ge=0, le=86_400)] = (
+        5.0  # for a slower peer's round, at most; 0 = never
+    )
     pull_deadline_s: Seconds = 30.0  # that a round waits for its pulls, all together
     # What has begun to come by then may go on to come beside the rounds that follow, for so long.
     slow_deadline_s: Seconds = 240.0
-    lockstep: bool = False  # mix what is of the same round, nothing older and nothing newer
-    polish_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 0  # of `rounds`, the last: only mixing
+    lockstep: bool = (
+        False  # whether to mix only what is of the same round, nothing older and nothing newer
+    )
+    polish_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 0  # the last ones, in which is only mixed
     gossip: Gossip = Gossip()
     raft: Raft = Raft()
 
@@ -230,36 +254,40 @@ class Exchange(_Section, frozen=True):
 class Mixing(_Section, frozen=True):
     """What a peer makes of what it received."""
 
-    rule: Name = "degroot"
-    arguments: dict[Name, Argument] = {}
-    # For the robust rules; see p2pl.mixing.robust.
-    byzantine: Annotated[int, Meta(ge=0, le=256)] | None = None  # assumed bad in a cohort
-    balance_gamma: Annotated[float, Meta(gt=0, le=1e6)] = 0.3  # of the peer's own norm
-    balance_kappa: Annotated[float, Meta(ge=0, le=100)] = 1.0  # how it shrinks, in all rounds
+    rule: Name = "degroot"  # how models become one; `degroot` learns whom to trust
+    arguments: dict[Name, Argument] = {}  # of a rule that reads some
+    # Of the robust rules: how many of a cohort are taken to be bad. See p2pl.mixing.robust.
+    byzantine: Annotated[int, Meta(ge=0, le=256)] | None = None
+    # Of `balance`: how far a model may be, in parts of the peer's own norm.
+    balance_gamma: Annotated[float, Meta(gt=0, le=1e6)] = 0.3
+    # Of `balance`: how fast that distance shrinks over the rounds.
+    balance_kappa: Annotated[float, Meta(ge=0, le=100)] = 1.0
     own_share: Fraction = 0.5  # of the peer's own model in the mix of `balance` and `ubar`
-    # For `degroot`; see p2pl.mixing.trust.row.
-    trust_gate: Annotated[float, Meta(ge=0, le=10)] = 2.0  # standard errors; less is noise
-    warmup_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 1  # in which experience does not count
-    # For `degroot-naive`; see p2pl.mixing.naive.
+    # Of `degroot`: harm of fewer standard errors than this is taken for noise. See
+    # p2pl.mixing.trust.row.
+    trust_gate: Annotated[float, Meta(ge=0, le=10)] = 2.0
+    # Of `degroot`: the first ones, in which experience does not count.
+    warmup_rounds: Annotated[int, Meta(ge=0, le=1_000)] = 1
+    # Of `degroot-naive`: the learning rate of the row. See p2pl.mixing.naive.
     trust_rate: Annotated[float, Meta(gt=0, le=100)] = 5.0
-    trust_steps: Annotated[int, Meta(ge=1, le=1_000)] = 10
+    trust_steps: Annotated[int, Meta(ge=1, le=1_000)] = 10  # of `degroot-naive`: in a round
 
 
 class Wire(_Section, frozen=True):
     """How parameters travel."""
 
-    dtype: Literal["float32", "float16"] = "float32"
-    # int8, int4, int3: parameters as so many bits each, see p2pl.learning.quantised.
+    dtype: Literal["float32", "float16"] = "float32"  # of the numbers that travel
+    # How the numbers are packed: int8, int4, int3: so many bits each, see p2pl.learning.quantised.
     compression: Literal["none", "int8", "int4", "int3"] = "none"
-    chunk_bytes: Annotated[int, Meta(ge=16_384, le=16_777_216)] = 1 << 20
+    chunk_bytes: Annotated[int, Meta(ge=16_384, le=16_777_216)] = 1 << 20  # of one message
 
 
 class Privacy(_Section, frozen=True):
     """What the session demands of every peer; a peer may be stricter, never laxer."""
 
-    required: bool = False
-    max_epsilon: Annotated[float, Meta(gt=0, le=1_000)] | None = None
-    delta: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    required: bool = False  # whether nobody may join without differential privacy
+    max_epsilon: Annotated[float, Meta(gt=0, le=1_000)] | None = None  # a peer's budget, at most
+    delta: Annotated[float, Meta(gt=0, lt=1)] | None = None  # with which budgets are counted
 
 
 class Session(_Section, frozen=True):
@@ -275,24 +303,28 @@ class Session(_Section, frozen=True):
     privacy: Privacy = Privacy()
     table: Table | None = None  # None: the data are no table
     text: Text | None = None  # None: they are no text
+    private: bool = False  # only those take part whom the author has invited
+    author: AuthorKey = ""  # of a private session: the Ed25519 key that signs invitations, in hex
     version: Literal[1] = 1
 
 
 class Spec(_Section, frozen=True):
     """What a person writes in TOML: a session, its name, and what stands outside the hash."""
 
-    name: Name
+    name: Name  # of the session's files
     task: Task
     model: Model
     training: Training
     exchange: Exchange
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0  # of the initial checkpoint
     mixing: Mixing = Mixing()
     wire: Wire = Wire()
     privacy: Privacy = Privacy()
     table: Table | None = None
     text: Text | None = None
-    comment: Annotated[str, Meta(max_length=2_000)] = ""
+    private: bool = False  # whether only those whom the author has invited take part
+    author: AuthorKey = ""  # of a private session; "": `p2pl create` makes a key
+    comment: Annotated[str, Meta(max_length=2_000)] = ""  # for people
     url_list: tuple[str, ...] = ()  # where the checkpoint may be had (BEP 19)
 
     def session(self) -> Session:
@@ -312,6 +344,8 @@ class Spec(_Section, frozen=True):
             privacy=self.privacy,
             table=self.table,
             text=self.text,
+            private=self.private,
+            author=self.author,
         )
         check(session)
         return session
@@ -459,6 +493,8 @@ def check(session: Session) -> None:
         )
     _check_training(session)
     _check_wire(session.wire)
+    if session.author and not session.private:
+        raise SessionFileError("author: allowed only with private = true")
     if session.text is not None:
         _check_text(session)
     if session.table is not None:
@@ -670,11 +706,26 @@ def convert(raw: object, kind: type[T], *, strict: bool) -> T:
     except msgspec.ValidationError as fault:
         message, _, path = str(fault).partition(" - at `$")
         where = path.rstrip("`").lstrip(".").replace("[...]", "") or "session"
+        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message):
+            allowed = ", ".join(_fields_at(kind, where)) or "none"
+            what = f"{where}: unknown field"
+            raise SessionFileError(wrong(what, got=unknown[1], allowed=allowed)) from fault
         got = _look_up(raw, where)
         shown = f": got {got!r}"[:160] if got is not None else ""
         raise SessionFileError(f"{where}{shown}; {message}") from fault
     except RecursionError as fault:
         raise SessionFileError("session: nested too deeply") from fault
+
+
+def _fields_at(kind: type, path: str) -> tuple[str, ...]:
+    """Returns the names of the fields of the table at an error path; () where none is there."""
+    table: Any = msgspec.inspect.type_info(kind)
+    for step in re.findall(r"[^.\[\]]+", path if path != "session" else ""):
+        inner = {field.name: field.type for field in getattr(table, "fields", ())}.get(step, table)
+        kinds = getattr(inner, "types", (inner,))  # of a table that may be left out, both
+        inner = next((one for one in kinds if hasattr(one, "fields")), inner)
+        table = getattr(inner, "item_type", inner)  # of a list of tables, one
+    return tuple(field.encode_name for field in getattr(table, "fields", ()))
 
 
 def _look_up(raw: object, path: str) -> object:

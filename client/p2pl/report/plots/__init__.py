@@ -3,7 +3,7 @@
 from p2pl.errors import InputError
 
 try:
-    from p2pl.report.plots.canvas import BLUE, GREY, INK, ORANGE, PALETTE, Curve, Matrix
+    from p2pl.report.plots.canvas import BAD, BLUE, GREY, INK, ORANGE, PALETTE, Curve, Matrix
     from p2pl.report.plots.curves import draw_bands, draw_curves, draw_plan, draw_seeds
     from p2pl.report.plots.maps import EMPTY_CELL, draw_confusion, draw_trust, draw_trust_rounds
     from p2pl.report.plots.peers import draw_by_peer, draw_bytes, draw_comparison, draw_shards
@@ -13,6 +13,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 __all__ = [
+    "BAD",
     "BLUE",
     "EMPTY_CELL",
     "GREY",

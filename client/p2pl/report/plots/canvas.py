@@ -7,7 +7,7 @@ as mathematics.
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal, TypeAlias
@@ -15,19 +15,23 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#E69F00", "#999999", "#222222"
-PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A500")
+BAD = "#D55E00"  # of peers that are known to be bad, and of what was turned down
+PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", BAD, "#B8A500")
+MARKERS = ("o", "s", "^", "D", "v", "P", "*")  # one a colour: who cannot see one sees the other
 GRID_COLOUR = "#DDDDDD"
 DOTS_PER_INCH = 150
 WIDTH_INCHES = 7.5
 MAX_TICKS = 40  # on an axis of names; more and they overlap
 MAX_NAME_CHARS = 18
+MAX_NAMED_COLOURS = 20  # more are made by turning the hue
+GOLDEN = 0.618033988749895  # of a turn: no two hues in turn are near each other
 FONT = "DejaVu Sans"  # comes with matplotlib
 EMPTY_FONTS = "Last Resort"  # has a box for each letter
 NOTHING = "\u200b"  # a letter without width
@@ -66,11 +70,18 @@ def legend_beside(axes: Axes) -> None:
 
 
 def class_colours(count: int) -> list[str]:
-    """Returns `count` colours that can be told apart, also in grey: of many, from dark to light."""
+    """Returns `count` colours that can be told apart, none of which is more than another.
+
+    Classes have no order, so these colours have none: hues in turn, light and dark by turns.
+    """
     if count <= len(PALETTE):
         return list(PALETTE[:count])
-    shades = colormaps["viridis"](np.linspace(0, 1, count))
-    return [to_hex(shade) for shade in shades]
+    if count <= MAX_NAMED_COLOURS:
+        named = colormaps["tab20"](range(MAX_NAMED_COLOURS))  # each hue, and its light one
+        return [to_hex(shade) for shade in (*named[::2], *named[1::2])[:count]]
+    places = np.arange(count)
+    shades = [GOLDEN * places % 1, 0.45 + 0.4 * (places % 2), 0.6 + 0.35 * (places % 3 == 0)]
+    return [to_hex(tuple(shade)) for shade in hsv_to_rgb(np.stack(shades, axis=1)).tolist()]
 
 
 def stride(count: int) -> int:
@@ -81,6 +92,15 @@ def stride(count: int) -> int:
 def shortened(name: str) -> str:
     """Returns the name, cut to `MAX_NAME_CHARS`."""
     return name if len(name) <= MAX_NAME_CHARS else name[: MAX_NAME_CHARS - 1] + "…"
+
+
+def mark_names(labels: Iterable[Text], bad: Collection[str]) -> None:
+    """Draws those names of an axis that are in `bad` in the colour of what is bad."""
+    marked = {shortened(name) for name in bad}
+    for label in labels:
+        if label.get_text().replace("\n", " ") in marked:
+            label.set_color(BAD)
+            label.set_fontweight("bold")
 
 
 def in_legend(name: str) -> str:

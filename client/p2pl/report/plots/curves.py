@@ -1,16 +1,19 @@
 """Lines over the rounds, and over whatever else a figure depends on."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from p2pl.report.plots.canvas import (
+    BAD,
     GREY,
     INK,
+    MARKERS,
     PALETTE,
     Curve,
     canvas,
@@ -23,33 +26,43 @@ from p2pl.report.plots.canvas import (
 MAX_MARKED = 12  # points of a line; more and their marks hide it
 
 
-def draw_curves(curves: Mapping[str, Curve], *, title: str, unit: str) -> bytes:
-    """Returns one line a peer, and over several peers their mean and its spread.
+def draw_curves(
+    curves: Mapping[str, Curve], *, title: str, unit: str, bad: Collection[str] = ()
+) -> bytes:
+    """Returns one line a peer, and over several honest peers their mean and its spread.
+
+    Lines that coincide are told apart by their marks, which are at other rounds for each peer.
 
     Args:
         curves: (round, value) by the peer's name; one may be empty, but not all.
         title: what is drawn.
         unit: label of the vertical axis.
+        bad: names of peers that are known to be bad; they are not in the mean.
     """
     figure, axes = canvas(4.2)
-    few = len(curves) <= len(PALETTE)
+    honest = {name: curve for name, curve in curves.items() if name not in bad}
+    few = len(honest) <= len(PALETTE)
     last = max(place for curve in curves.values() for place, _ in curve)
-    for index, (name, curve) in enumerate(curves.items()):
-        stopped_early = bool(curve) and curve[-1][0] < last
-        axes.plot(
-            [place for place, _ in curve],
-            [value for _, value in curve],
-            color=PALETTE[index] if few else GREY,
+    step = max(1, math.ceil(last / MAX_MARKED)) * len(honest)
+    colours = [colour for colour in PALETTE if not bad or colour != BAD]
+    for index, (name, curve) in enumerate(honest.items()):
+        _draw_curve(
+            axes,
+            curve,
+            color=colours[index % len(colours)] if few else GREY,
             linewidth=1.4 if few else 0.8,
             alpha=0.9 if few else 0.6,
-            marker="X" if stopped_early else "o",
-            markersize=7 if stopped_early else 3,
-            markevery=[-1],
-            zorder=4 if stopped_early else 2,  # else the others' lines hide the cross
+            marker=MARKERS[index % len(MARKERS)] if few else "o",
+            markersize=5 if few else 3,
+            markevery=(index % max(1, len(curve)), step) if few else [-1],
             label=name if few else ("one peer" if index == 0 else "_"),
         )
-    if len(curves) > 1:
-        _draw_mean(axes, curves, dashed=few)
+        if curve and curve[-1][0] < last:
+            axes.plot(*curve[-1], "X", color=INK, markersize=7, zorder=4)  # above the lines
+    for name in (name for name in curves if name in bad):
+        _draw_curve(axes, curves[name], color=BAD, linewidth=1.6, linestyle=":", label=name)
+    if len(honest) > 1:
+        _draw_mean(axes, honest, dashed=few)
     titled(axes, title)
     axes.set_xlabel("round")
     axes.set_ylabel(unit, parse_math=False)
@@ -58,6 +71,10 @@ def draw_curves(curves: Mapping[str, Curve], *, title: str, unit: str) -> bytes:
     axes.margins(x=0.02)
     legend_beside(axes)
     return png(figure)
+
+
+def _draw_curve(axes: Axes, curve: Curve, **style: Any) -> None:  # noqa: ANN401  # matplotlib's
+    axes.plot([place for place, _ in curve], [value for _, value in curve], **style)
 
 
 def draw_bands(

@@ -1,22 +1,28 @@
 """Heat maps: who trusts whom, and what was taken for what."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from p2pl.report.plots.canvas import (
+    BAD,
     DOTS_PER_INCH,
     INK,
     MAX_TICKS,
     WIDTH_INCHES,
     Matrix,
     canvas,
+    mark_names,
     png,
     shortened,
     stride,
@@ -26,28 +32,76 @@ from p2pl.report.plots.canvas import (
 EMPTY_CELL = "#EAEAEA"
 MAX_CELL_INCHES = 0.85
 MAX_ANNOTATED_CELLS = 12  # a side; more and the numbers cannot be read
+FLAT = 0.02  # weights that differ by no more look alike
 MAPS_ACROSS = 3  # heat maps in a row; more and the cells are too small to see
 
 
-def draw_trust(rows: Sequence[str], columns: Sequence[str], weights: Matrix) -> bytes:
+def draw_trust(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    weights: Matrix,
+    *,
+    rejected: NDArray[np.bool_] | None = None,
+    bad: Collection[str] = (),
+) -> bytes:
     """Returns a heat map of who gives how much weight to whom.
 
     Args:
         rows: names of those that trust.
         columns: names of those that are trusted.
         weights: [rows, columns], 0..1; NaN where the two never met, but not everywhere.
+        rejected: [rows, columns], where the one turned the other down; None: nowhere.
+        bad: names of peers that are known to be bad.
     """
     figure, axes = _map_canvas(len(rows), len(columns))
     highest = float(np.nanmax(weights))
+    refused = np.zeros(weights.shape, dtype=bool) if rejected is None else rejected
     image = _heat_map(axes, weights, highest if highest > 0 else 1.0)
     if max(weights.shape) <= MAX_ANNOTATED_CELLS:
-        _annotate(axes, weights, highest, [[f"{cell:.2f}" for cell in row] for row in weights])
+        shown = np.where(refused, np.nan, weights)
+        _annotate(axes, shown, highest, [[f"{cell:.2f}" for cell in row] for row in weights])
+    down, across = np.nonzero(refused)
+    axes.scatter(across, down, s=_cross_size(weights), c=BAD, marker="x", linewidths=2)
     _name_ticks(axes, rows, columns)
-    axes.set_title("Trust: weight given when last met", loc="left", fontweight="bold")
-    axes.set_xlabel("weight given to peer" + (" (grey: never met)" if _has_gaps(weights) else ""))
+    mark_names((*axes.get_xticklabels(), *axes.get_yticklabels()), bad)
+    titled(axes, trust_title(weights, refused))
+    axes.set_xlabel("weight given to peer")
     axes.set_ylabel("by peer")
+    _say_marks(figure, has_gaps=_has_gaps(weights), has_refused=bool(refused.any()))
     _colour_scale(figure, axes, image, "weight")
     return png(figure)
+
+
+def trust_title(weights: Matrix, rejected: NDArray[np.bool_]) -> str:
+    """Returns in words what a trust picture shows: who is turned down, or that nobody is."""
+    turned_down = int(rejected.any(axis=0).sum())
+    if turned_down:
+        return f"Trust: {turned_down} turned down" if turned_down > 1 else "Trust: one turned down"
+    known = weights[~np.isnan(weights)]
+    if len(known) and float(known.max() - known.min()) <= FLAT:
+        return "Trust: all weigh alike, nobody is turned down"
+    return "Trust: weight given when last met"
+
+
+def _say_marks(figure: Figure, *, has_gaps: bool, has_refused: bool) -> None:
+    """Writes below the map what its marks mean, those that are there."""
+    said: list[Artist] = []
+    if has_gaps:
+        said.append(Patch(facecolor=EMPTY_CELL, label="never met"))
+    if has_refused:
+        cross = Line2D([], [], color=BAD, marker="x", linestyle="", markeredgewidth=2)
+        cross.set_label("met, and turned down")
+        said.append(cross)
+    if said:
+        figure.legend(
+            handles=said, loc="outside lower center", ncols=len(said), frameon=False, fontsize=9
+        )
+
+
+def _cross_size(weights: Matrix) -> float:
+    """Returns the area, in points squared, of a cross that fits into a cell."""
+    side = min(MAX_CELL_INCHES, (WIDTH_INCHES - 2) / max(weights.shape))
+    return float((0.35 * 72 * side) ** 2)
 
 
 def draw_trust_rounds(names: Sequence[str], rounds: Mapping[int, Matrix], *, title: str) -> bytes:
@@ -150,13 +204,15 @@ def _annotate(axes: Axes, values: Matrix, highest: float, texts: Sequence[Sequen
 
 def _name_ticks(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
     down, across = stride(len(rows)), stride(len(columns))
-    upright = max((len(shortened(name)) for name in columns), default=0) * len(columns) > 70
+    below = [shortened(name).replace(" (", "\n(") for name in columns]
+    longest = max((len(part) for name in below for part in name.split("\n")), default=0)
+    upright = longest * len(columns) > 70
     axes.set_yticks(
         np.arange(0, len(rows), down), [shortened(name) for name in rows[::down]], parse_math=False
     )
     axes.set_xticks(
         np.arange(0, len(columns), across),
-        [shortened(name) for name in columns[::across]],
+        below[::across],
         rotation=90 if upright else 0,
         parse_math=False,
     )

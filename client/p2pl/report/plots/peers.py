@@ -1,6 +1,6 @@
 """A bar, a dot or a pair of dots for each peer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib.ticker import EngFormatter
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from p2pl.metric import ACCURACY, Metric
 from p2pl.report.plots.canvas import (
+    BAD,
     BLUE,
     INK,
     MAX_TICKS,
@@ -18,6 +19,7 @@ from p2pl.report.plots.canvas import (
     grid,
     in_legend,
     legend_beside,
+    mark_names,
     png,
     shortened,
     stride,
@@ -39,7 +41,7 @@ def draw_by_peer(values: Matrix, metric: Metric = ACCURACY, *, bad: int = 0) -> 
     size = 26 if peers <= MAX_TICKS else 8
     for start, end, colour, label in (
         (0, peers - bad, BLUE, "honest"),
-        (peers - bad, peers, ORANGE, "bad"),
+        (peers - bad, peers, BAD, "bad"),
     ):
         if start == end:
             continue
@@ -65,12 +67,15 @@ def draw_by_peer(values: Matrix, metric: Metric = ACCURACY, *, bad: int = 0) -> 
     return png(figure)
 
 
-def draw_bytes(traffic: Mapping[str, tuple[int, int]], *, title: str) -> bytes:
+def draw_bytes(
+    traffic: Mapping[str, tuple[int, int]], *, title: str, bad: Collection[str] = ()
+) -> bytes:
     """Returns two bars a peer.
 
     Args:
         traffic: (received, sent) in bytes, by the peer's name.
         title: whose traffic it is.
+        bad: names of peers that are known to be bad.
     """
     names = list(traffic)
     figure, axes = canvas(1.6 + 0.42 * len(names))
@@ -79,6 +84,7 @@ def draw_bytes(traffic: Mapping[str, tuple[int, int]], *, title: str) -> bytes:
         sizes = [traffic[name][side] for name in names]
         axes.barh(places + offset, sizes, height=0.38, color=colour, label=label)
     axes.set_yticks(places, [shortened(name) for name in names], parse_math=False)
+    mark_names(axes.get_yticklabels(), bad)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
     axes.set_xlabel("bytes")

@@ -1,0 +1,65 @@
+"""How Sphinx makes the site: `scripts/docs`."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import p2pl
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+project = "p2pl"
+author = "the authors of p2pl"
+version = release = p2pl.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "index"
+html_theme = "furo"
+html_title = f"p2pl {release}"
+html_show_copyright = html_copy_source = html_show_sourcelink = False
+pygments_style, pygments_dark_style = "sphinx", "monokai"
+
+myst_heading_anchors = 4
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+napoleon_google_docstring, napoleon_numpy_docstring = True, False
+# Docstrings of this project are plain text: what looks like markup is none.
+suppress_warnings = ["docutils", "misc.highlighting_failure"]
+autodoc_default_options = {"exclude-members": "Memory"}
+
+
+def in_the_repository(app: "Sphinx", name: str, source: list[str]) -> None:
+    """Lets links that lead out of docs/ lead to the project's address, which stands in one place.
+
+    Args:
+        app: unused; Sphinx gives it.
+        name: of the page.
+        source: the one text of the page, changed in place.
+    """
+    up = "../" * (name.count("/") + 1)
+    source[0] = re.sub(rf"\]\({re.escape(up)}(?!\.)", f"]({ADDRESS}/blob/main/", source[0])
+
+
+def without_empty_patterns(app: "Sphinx", name: str, source: list[str]) -> None:
+    """Leaves out of a list of pages each pattern that no page has yet.
+
+    Args:
+        app: unused; Sphinx gives it.
+        name: of the page.
+        source: the one text of the page, changed in place.
+    """
+    patterns = re.findall(r"^[a-z]+\*$", source[0], re.MULTILINE)
+    for pattern in (one for one in patterns if not any(HERE.glob(f"{one}.md"))):
+        source[0] = source[0].replace(f"\n{pattern}\n", "\n")
+
+
+def setup(app: "Sphinx") -> None:
+    """Has both functions called for each page."""
+    app.connect("source-read", in_the_repository)
+    app.connect("source-read", without_empty_patterns)
