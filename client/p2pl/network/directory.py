@@ -400,8 +400,8 @@ class TrackerDirectory:
             if why := await asking.tell(self._client, tracker.endpoint, "session", info):
                 raise _Failure(why, status=fault.status) from fault
             return await self._post(tracker, said, numwant)
-        if fault.status == 422 and tracker.version == 2:  # it is older than version 2
-            tracker.version = 1
+        if fault.status == 422 and tracker.version == 2 and not self._me.proof:
+            tracker.version = 1  # it is older than version 2
             return await self._post(tracker, said, numwant)
         if fault.status != 409:
             raise fault
@@ -442,7 +442,7 @@ class TrackerDirectory:
             sequence=self._sequence,
             time_s=int(wall_s),
             numwant=min(numwant, MAX_NUMWANT),
-            version=1 if self.endpoints is None else version,
+            version=1 if self.endpoints is None and not self._me.proof else version,
             endpoints=tuple(map(str, self.endpoints or ())) if version == 2 else (),
             proof=self._me.proof,
         )
