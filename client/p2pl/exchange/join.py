@@ -21,7 +21,7 @@ from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
 from p2pl.attacks.peer import Attacker
 from p2pl.errors import FrameError, InputError, InvitationError, PullError, TrackerError
-from p2pl.events import Ended, Events, Sink, Started, Stop, into
+from p2pl.events import Ended, Events, Reachable, Sink, Started, Stop, into
 from p2pl.exchange import checkpoint, cohort
 from p2pl.exchange.alone import Alone
 from p2pl.exchange.base import Exchange, kind_of
@@ -81,6 +81,7 @@ NOTHING_LEFT = (
 NOTHING = torch.arange(0)  # rows
 SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
 SERVE_SHARE = 2 / 3  # of that deadline; then the slowest gives way where others find no place
+BLOB_IDLE_SHARE = 0.1  # of the longest transfer between members; chosen: one chunk at 20 kB/s
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ async def join(
                 rounds=rounds,
                 worker=worker,
                 stopping=stopping,
-                outreach=_outreach(file, options, identity),
+                outreach=_outreach(file, options, identity, events),
             )
             if on_signals:
                 stopping.listen()
@@ -279,7 +280,7 @@ class _Run:
     outreach: Outreach
 
 
-def _outreach(file: SessionFile, options: Options, identity: Identity) -> Outreach:
+def _outreach(file: SessionFile, options: Options, identity: Identity, events: Events) -> Outreach:
     """Returns the ways to others and theirs to this peer; nothing is open yet."""
     return Outreach(
         identity,
@@ -287,6 +288,7 @@ def _outreach(file: SessionFile, options: Options, identity: Identity) -> Outrea
         mode=options.relay,
         trust=_trust(file, options),
         announced=options.announced,
+        found=lambda one: events(Reachable(one.where, one.is_dialled, one.said)),
     )
 
 
@@ -415,6 +417,8 @@ def _serving(file: SessionFile) -> ServeLimits:
     deadline_s = exchange.pull_deadline_s
     return replace(
         usual,
+        blob_s=exchange.raft.term_s,
+        blob_idle_s=max(usual.idle_s, BLOB_IDLE_SHARE * exchange.raft.term_s),
         transfer_s=max(deadline_s, exchange.slow_deadline_s) + SERVE_SLACK_S,
         share_s=min(usual.share_s, SERVE_SHARE * deadline_s),
     )
