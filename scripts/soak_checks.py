@@ -13,10 +13,10 @@ from p2pl.errors import P2PLError
 from p2pl.learning import models, weights
 from p2pl.mixing.base import rule_of
 from p2pl.network.keys import Identity
-from p2pl.privacy.accountant import epsilon
+from p2pl.privacy.accountant import Account, Charge, affordable, epsilon
 from p2pl.privacy.ledger import LEDGER_FILE, PURPOSE, Ledger, load_ledger
 from p2pl.privacy.training import steps_a_round
-from p2pl.protocol.session import SessionFile
+from p2pl.protocol.session import SessionFile, Training
 from p2pl.run.log import MODEL_FILE, ROUNDS_FILE, LoggedRun, read_run
 from p2pl.run.state import load_state
 
@@ -101,8 +101,7 @@ def ledger_of(run_dir: Path, session_id: str) -> Ledger | None:
 def under_counted(run: LoggedRun, ledger: Ledger, file: SessionFile) -> list[str]:
     """Returns where a private run says that it has spent less than it has."""
     name, wrong = run.directory.name, []
-    trained = [one for one in run.rounds if one.samples]
-    steps = sum(steps_a_round(file.session.training, one.samples or 0) for one in trained)
+    steps = _steps_at_least(run, ledger.training, file.session.training)
     if ledger.training.steps < steps:
         wrong.append(f"{name}: {ledger.training.steps} steps in the ledger, {steps} trained")
     told = [one.epsilon for one in run.rounds if one.epsilon is not None]
@@ -114,6 +113,23 @@ def under_counted(run: LoggedRun, ledger: Ledger, file: SessionFile) -> list[str
         if last is None or last < spent - ROUNDING:
             wrong.append(f"{name}: says epsilon {last}, spent {spent}")
     return wrong
+
+
+def _steps_at_least(run: LoggedRun, account: Account, training: Training) -> int:
+    """Returns how many steps the rounds in a log have taken, or a few less.
+
+    A private round logs how many examples were drawn, by chance, so the steps do not follow from
+    it: they follow from how many there are to draw from, which the ledger's sampling rate says. One
+    round may have been cut short, where the budget allows not one step more.
+    """
+    trained = sum(bool(one.samples) for one in run.rounds)
+    rates = [charge.sample_rate for charge in account.spent]
+    if not rates or not trained:
+        return trained  # where nothing was charged, any round is one too many
+    each = min(steps_a_round(training, round(training.batch_size / rate)) for rate in rates)
+    one_more = Charge(account.noise_multiplier, rates[-1], 1)
+    is_used_up = not affordable(account.budget, account.spent, one_more)
+    return (trained - 1) * each + 1 if is_used_up else trained * each
 
 
 def apart(accuracies: Mapping[str, float], within: float) -> list[str]:

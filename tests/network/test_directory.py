@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from p2pl.protocol.address import Reach
 from p2pl.protocol.announce import (
     MAX_ANSWER_BYTES,
     MAX_NUMWANT,
+    MAX_SKEW_S,
     Answer,
     PeerAddress,
     Refusal,
@@ -72,6 +74,7 @@ class FakeTracker:
         self.hangs = False
         self.newest = -1  # the highest sequence number that was said before
         self.port = 0
+        self.time_s: float | None = None  # of its clock, where it looks at that of others
 
     @property
     def url(self) -> str:
@@ -106,6 +109,9 @@ class FakeTracker:
                     break
                 old = announce.sequence <= self.newest
                 reply = refuse("409 Conflict") if old else self.reply
+                if self.time_s is not None and abs(announce.time_s - self.time_s) > MAX_SKEW_S:
+                    date = f"date: {formatdate(self.time_s, usegmt=True)}"
+                    reply = refuse("403 Forbidden", None, date)
                 writer.write(reply)
                 self.bytes_out += len(reply)
                 await writer.drain()
@@ -540,6 +546,45 @@ async def test_a_peer_whose_clock_was_put_right_leaps_ahead_of_what_it_said_befo
         await peer.announce(numwant=0)
     assert tracker.events == ["started", "started", "update"]
     assert [said.sequence > tracker.newest for said in tracker.heard[:2]] == [False, True]
+
+
+@pytest.mark.parametrize("off_s", [-7_200, 3_601, 86_400])
+async def test_a_peer_whose_clock_is_wrong_goes_by_the_trackers_and_says_so(
+    tracker: FakeTracker, off_s: int
+) -> None:
+    wall = Clock()
+    right_s = tracker.time_s = wall() - off_s
+    tracker.newest = int(right_s * 1_000)  # as said before the clock was wrong
+    peer = TrackerDirectory([[tracker.url]], ANNOUNCER, now=Clock(), wall=wall)
+    async with peer:
+        first = await peer.announce(numwant=0)
+        assert (await peer.announce(numwant=0)).warning == ""
+        wall.advance(-off_s)  # somebody sets it
+        assert (await peer.announce(numwant=0)).warning == ""
+    assert f"{abs(off_s)} s {'behind' if off_s < 0 else 'ahead of'} mine; set it" in first.warning
+    taken = [said for said in tracker.heard if abs(said.time_s - right_s) <= MAX_SKEW_S]
+    assert len(taken) >= 3
+    assert all(abs(said.time_s - right_s) < 1 for said in taken)
+    numbers = [said.sequence for said in tracker.heard]
+    assert numbers == sorted(numbers)
+
+
+async def test_a_time_that_is_a_year_off_is_no_trackers(tracker: FakeTracker) -> None:
+    clock = Clock()
+    tracker.time_s = clock() - 31_536_000
+    async with directory([tracker.url], clock=clock) as peer:
+        with pytest.raises(TrackerError, match="because"):
+            await peer.announce(numwant=0)
+    assert len(tracker.heard) == 1
+
+
+@pytest.mark.parametrize("date", ["yesterday", "Fri, 31 Dec 9999 99:99:99 GMT", "\xff", ""])
+async def test_a_date_that_is_none_is_no_ones_time(tracker: FakeTracker, date: str) -> None:
+    tracker.reply = refuse("403 Forbidden", None, f"date: {date}")
+    async with directory([tracker.url]) as peer:
+        with pytest.raises(TrackerError, match="because"):
+            await peer.announce(numwant=0)
+    assert len(tracker.heard) == 1
 
 
 async def test_a_tracker_that_believes_no_sequence_number_is_a_failure_like_another(

@@ -6,14 +6,17 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import zmq
 import zmq.asyncio
+from support.announces import Clock
 from support.wires import HOST, puller_by_hand, served, until
 
 from p2pl.network.gate import EVENTS, Gate
 from p2pl.network.version import Version
+from p2pl.pace import Rate
 from p2pl.protocol.frame import VersionOffer
 
 pytestmark = [
@@ -24,7 +27,7 @@ PARTS = [bytes(2_000)] * 40
 
 
 @asynccontextmanager
-async def gated(**bounds: int) -> AsyncIterator[tuple[zmq.asyncio.Context, Gate, str]]:
+async def gated(**bounds: Any) -> AsyncIterator[tuple[zmq.asyncio.Context, Gate, str]]:  # noqa: ANN401
     """Yields a gate in front of a socket from which nobody takes a message, and where it is."""
     context = zmq.asyncio.Context()
     router = context.socket(zmq.ROUTER)
@@ -75,6 +78,28 @@ async def test_too_many_connections_cost_the_longest_open_one() -> None:
             await until(lambda: peer.wire.gate.shut == 1)
             assert len(peer.wire.gate) == 3
         await until(lambda: len(peer.wire.gate) == 0)
+
+
+async def test_an_address_that_connects_too_fast_is_shut_out_until_it_is_slower() -> None:
+    clock = Clock()
+    gate = Gate(0, opened=Rate.per_second(10.0, 3), now=clock)
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server((HOST, 0)))
+        gate._port = listening.getsockname()[1]
+
+        def accepts() -> socket.socket:
+            mine = stack.enter_context(socket.create_connection(listening.getsockname()))
+            mine.settimeout(10)
+            theirs = stack.enter_context(listening.accept()[0])
+            gate._opened(theirs.fileno())
+            return mine
+
+        opened = [accepts() for _ in range(5)]
+        assert (len(gate), gate.shut) == (3, 2)
+        assert [one.recv(1) for one in opened[3:]] == [b"", b""]
+        clock.advance(0.15)
+        accepts()
+        assert (len(gate), gate.shut) == (4, 2)
 
 
 async def test_honest_messages_are_not_held_and_others_are_served_meanwhile() -> None:

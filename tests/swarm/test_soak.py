@@ -1,5 +1,6 @@
 """A soak finds what must not be, and a short one of real processes finds nothing."""
 
+import asyncio
 import random
 import subprocess
 import sys
@@ -11,14 +12,18 @@ import pytest
 import soak_checks as checks
 from soak_checks import Ended, Sample
 from soak_lines import Switch, can_have_lines
-from support.joins import session_file
+from support.joins import run_with, session_file
+from support.private import examples, session
 from support.processes import Swarm
 
+from p2pl.data.load import Data
+from p2pl.learning import checkpoint
 from p2pl.privacy.accountant import Account, Charge, epsilon
 from p2pl.privacy.ledger import Ledger
+from p2pl.privacy.policy import Wanted
 from p2pl.privacy.training import steps_a_round
 from p2pl.protocol.session import SessionFile
-from p2pl.run.log import LoggedRun, RoundEntry, Summary
+from p2pl.run.log import LoggedRun, RoundEntry, Summary, read_run
 
 MIB = 1 << 20
 
@@ -69,22 +74,42 @@ def file(tmp_path: Path) -> Iterator[SessionFile]:
 
 
 def test_who_says_less_epsilon_than_was_spent_is_found(tmp_path: Path, file: SessionFile) -> None:
-    steps = steps_a_round(file.session.training, 100)
-    spent = (Charge(noise_multiplier=1.0, sample_rate=0.1, steps=2 * steps),)
-    account = Account(epsilon=8.0, delta=1e-5, noise_multiplier=1.0, spent=spent)
+    training = file.session.training
+    steps, rate = steps_a_round(training, 100), training.batch_size / 100
+    spent = (Charge(noise_multiplier=4.0, sample_rate=rate, steps=2 * steps),)
+    account = Account(epsilon=8.0, delta=1e-5, noise_multiplier=4.0, spent=spent)
     true = epsilon(spent, 1e-5)
-    rounds = tuple(
-        RoundEntry(round=number, samples=100, epsilon=said)
-        for number, said in ((1, true / 2), (2, true))
+    rounds = tuple(  # how many were drawn: by chance, so it may be more than there are
+        RoundEntry(round=number, samples=drawn, epsilon=said)
+        for number, drawn, said in ((1, 90, true / 2), (2, 100 + 2 * training.batch_size, true))
     )
     run = LoggedRun(tmp_path, "", "", "", rounds, Summary(epsilon=true))
     ledger = Ledger(training=account)
     assert checks.under_counted(run, ledger, file) == []
-    less = msgspec.structs.replace(account, spent=(Charge(1.0, 0.1, 2 * steps - 1),))
+    less = msgspec.structs.replace(account, spent=(Charge(4.0, rate, 2 * steps - 1),))
     (wrong,) = checks.under_counted(run, Ledger(training=less), file)
-    assert "steps in the ledger" in wrong
+    assert wrong.endswith(f"{2 * steps - 1} steps in the ledger, {2 * steps} trained")
+    used_up = msgspec.structs.replace(less, epsilon=epsilon(less.spent, 1e-5) * (1 + 1e-9))
+    assert (
+        checks.under_counted(run, Ledger(training=used_up), file) == []
+    )  # its last round is short
+    nothing = msgspec.structs.replace(account, spent=())
+    assert checks.under_counted(run, Ledger(training=nothing), file)
     low = LoggedRun(tmp_path, "", "", "", rounds[::-1], Summary(epsilon=true / 2))
     assert len(checks.under_counted(low, ledger, file)) == 2
+
+
+def test_a_private_run_that_is_as_it_should_be_passes_every_check(tmp_path: Path) -> None:
+    made = session("logreg")
+    exchange = msgspec.structs.replace(made.exchange, cohort=0, min_peers=1)
+    made = msgspec.structs.replace(made, exchange=exchange)
+    file = SessionFile("small", made, checkpoint.build(made)[1], trackers=())
+    data = Data(train=examples(100), test=None, labels=())
+    asyncio.run(run_with(file, tmp_path, data, None, alone=True, privacy=Wanted(2.0)))
+    assert checks.unreadable(tmp_path, file) == []
+    ledger = checks.ledger_of(tmp_path, file.id)
+    assert ledger is not None
+    assert checks.under_counted(read_run(tmp_path), ledger, file) == []
 
 
 @pytest.mark.skipif(not can_have_lines(), reason="needs root and /dev/net/tun")

@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -146,6 +147,7 @@ async def test_a_bad_announce_is_refused_and_stores_nothing(body: bytes, status:
 async def test_a_skewed_clock_is_named() -> None:
     response = await Tracker().post(Speaker(1, time_s=NOW_S + 400).body())
     assert "400 s ahead of the tracker's clock" in refusal(response, 403).reason
+    assert parsedate_to_datetime(response.headers["date"]).timestamp() == NOW_S
 
 
 async def test_a_replay_is_refused() -> None:

@@ -202,6 +202,8 @@ class Tracker:
         headers = {}
         if retry_in_s is not None:
             headers["retry-after"] = str(int(retry_in_s) + 1)
+        if fault.status == 403:  # perhaps for its date: the peer may go by this clock
+            headers["date"] = formatdate(self._wall(), usegmt=True)
         if fault.status == 413:
             headers["connection"] = "close"  # do not read the rest
         return Response(messages.encode_other(refusal), fault.status, headers, "application/json")

@@ -81,6 +81,7 @@ NOTHING_LEFT = (
 NOTHING = torch.arange(0)  # rows
 SERVE_SLACK_S = 5.0  # beyond a puller's deadline, for the end of what is on its way
 SERVE_SHARE = 2 / 3  # of that deadline; then the slowest gives way where others find no place
+BLOB_IDLE_SHARE = 0.1  # of the longest transfer between members; chosen: one chunk at 20 kB/s
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +417,8 @@ def _serving(file: SessionFile) -> ServeLimits:
     deadline_s = exchange.pull_deadline_s
     return replace(
         usual,
+        blob_s=exchange.raft.term_s,
+        blob_idle_s=max(usual.idle_s, BLOB_IDLE_SHARE * exchange.raft.term_s),
         transfer_s=max(deadline_s, exchange.slow_deadline_s) + SERVE_SLACK_S,
         share_s=min(usual.share_s, SERVE_SHARE * deadline_s),
     )

@@ -16,6 +16,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Annotated, Any, Self, TypeVar
 
@@ -56,6 +57,10 @@ IN_A_ROW = 4  # announces before a tracker's minimum interval counts; chosen: it
 # that is so much ahead of a clock that is right now is ahead of all that were ever said before.
 LEAP_MS = 2 * MAX_SKEW_S * 1_000
 SEND_INFO = 428  # a tracker wants to be told first what a private session is
+# A clock that is wrong by no more than this is put right by the tracker's, for announces alone:
+# chosen, a day and the time zones. A tracker that lies about the time gets announces that another
+# takes for new until then, and so much is not worth more.
+MAX_MENDED_S = 26 * 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class _Tracker:
     version: int = 2  # of announces, that it understands
     told: tuple[Endpoint, ...] | None = None  # the ways to this peer, as it was told last
     due_s: float = -math.inf  # what `Rate` knows of the announces so far
+    ahead_s: float = 0.0  # its clock, of this machine's, where it does not take that
 
     @property
     def rate(self) -> Rate:
@@ -105,11 +111,17 @@ class _Failure(Exception):
     """One tracker did not answer, or refused."""
 
     def __init__(
-        self, reason: str, *, status: int | None = None, retry_in_s: float | None = None
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        retry_in_s: float | None = None,
+        date_s: float | None = None,
     ) -> None:
         super().__init__(visible(reason))  # part of it is the tracker's
         self.status = status  # of HTTP; None: there was no answer
         self.retry_in_s = retry_in_s
+        self.date_s = date_s  # the tracker's clock, seconds since 1970; None: it did not say
 
 
 class TrackerDirectory:
@@ -239,7 +251,9 @@ class TrackerDirectory:
             path = tracker.endpoint.path.removesuffix("/announce") + "/reach"
             where = tracker.endpoint.copy_with(path=path)
             question = AskReach(
-                public_key=self._me.identity.public_key, port=port, time_s=int(self._wall())
+                public_key=self._me.identity.public_key,
+                port=port,
+                time_s=int(self._wall() + tracker.ahead_s),
             )
             body = reaching.encode(question, self._me.identity.private_key)
             try:
@@ -360,29 +374,50 @@ class TrackerDirectory:
     async def _say(self, tracker: _Tracker, said: Event, numwant: int) -> Answer:
         """Returns the tracker's answer.
 
-        A tracker may have heard of a higher sequence number, from this peer while its clock was
-        ahead or before it lost its state; then the peer leaps beyond that, once.
+        A tracker whose clock is not this machine's gets its own time, once it has said that. It
+        may have heard of a higher sequence number, from this peer while its clock was ahead or
+        before it lost its state; then the peer leaps beyond that, once.
         """
-        assert tracker.endpoint is not None  # else it rests
         tracker.due_s = tracker.rate.count(tracker.due_s, self._now())
         try:
-            return await self._post(tracker.endpoint, self._body(said, numwant, tracker.version))
+            return await self._post(tracker, said, numwant)
         except _Failure as fault:
-            if fault.status == SEND_INFO and self._me.info:
-                if why := await asking.tell(
-                    self._client, tracker.endpoint, "session", self._me.info
-                ):
-                    raise _Failure(why, status=fault.status) from fault
-                return await self._post(
-                    tracker.endpoint, self._body(said, numwant, tracker.version)
-                )
-            if fault.status == 422 and tracker.version == 2:  # it is older than version 2
-                tracker.version = 1
-                return await self._post(tracker.endpoint, self._body(said, numwant, 1))
-            if fault.status != 409:
-                raise
-            self._sequence = max(self._sequence, int(self._wall() * 1_000) + LEAP_MS)
-            return await self._post(tracker.endpoint, self._body(said, numwant, tracker.version))
+            if fault.status != 403 or not self._takes_the_time_of(tracker, fault):
+                return await self._say_again(tracker, said, numwant, fault)
+        try:
+            answer = await self._post(tracker, said, numwant)
+        except _Failure as fault:
+            answer = await self._say_again(tracker, said, numwant, fault)
+        return msgspec.structs.replace(answer, warning=_clock_is_off(tracker.ahead_s))
+
+    async def _say_again(
+        self, tracker: _Tracker, said: Event, numwant: int, fault: _Failure
+    ) -> Answer:
+        """Returns the answer to the announce that follows a refusal; raises it where none can."""
+        assert tracker.endpoint is not None  # else it rests
+        if fault.status == SEND_INFO and self._me.info:
+            info = self._me.info
+            if why := await asking.tell(self._client, tracker.endpoint, "session", info):
+                raise _Failure(why, status=fault.status) from fault
+            return await self._post(tracker, said, numwant)
+        if fault.status == 422 and tracker.version == 2 and not self._me.proof:
+            tracker.version = 1  # it is older than version 2
+            return await self._post(tracker, said, numwant)
+        if fault.status != 409:
+            raise fault
+        ahead = int((self._wall() + tracker.ahead_s) * 1_000) + LEAP_MS
+        self._sequence = max(self._sequence, ahead)
+        return await self._post(tracker, said, numwant)
+
+    def _takes_the_time_of(self, tracker: _Tracker, fault: _Failure) -> bool:
+        """Returns whether a tracker that refuses this machine's time has told a usable one."""
+        if fault.date_s is None:
+            return False
+        ahead_s = fault.date_s - self._wall()
+        if abs(ahead_s - tracker.ahead_s) <= MAX_SKEW_S / 2 or abs(ahead_s) > MAX_MENDED_S:
+            return False
+        tracker.ahead_s = ahead_s
+        return True
 
     def _rest(self, tracker: _Tracker, fault: _Failure) -> None:
         tracker.reason, tracker.refused = str(fault), fault.status is not None
@@ -394,8 +429,8 @@ class TrackerDirectory:
         else:
             tracker.rest = BACK_OFF.after_failure(tracker.rest, self._now(), self._rng)
 
-    def _body(self, event: Event, numwant: int, version: int) -> bytes:
-        wall_s = self._wall()
+    def _body(self, event: Event, numwant: int, tracker: _Tracker) -> bytes:
+        wall_s, version = self._wall() + tracker.ahead_s, tracker.version
         # Milliseconds, so that a run that lost its state is ahead of its former self.
         self._sequence = max(self._sequence + 1, int(wall_s * 1_000))
         announce = Announce(
@@ -407,18 +442,20 @@ class TrackerDirectory:
             sequence=self._sequence,
             time_s=int(wall_s),
             numwant=min(numwant, MAX_NUMWANT),
-            version=1 if self.endpoints is None else version,
+            version=1 if self.endpoints is None and not self._me.proof else version,
             endpoints=tuple(map(str, self.endpoints or ())) if version == 2 else (),
             proof=self._me.proof,
         )
         return messages.encode(announce, self._me.identity.private_key)
 
-    async def _post(self, url: httpx.URL, body: bytes) -> Answer:
-        def decode(data: bytes, tracker: Reach) -> Answer:
+    async def _post(self, tracker: _Tracker, said: Event, numwant: int) -> Answer:
+        def decode(data: bytes, reach: Reach) -> Answer:
             answer = messages.decode_answer(data)
-            return _from_here(answer, tracker, answer.external_host or self.external_host)
+            return _from_here(answer, reach, answer.external_host or self.external_host)
 
-        return await self._ask(url, body, decode)
+        assert tracker.endpoint is not None  # else it rests
+        body = self._body(said, numwant, tracker)
+        return await self._ask(tracker.endpoint, body, decode)
 
     async def _ask(self, url: httpx.URL, body: bytes, decode: Callable[[bytes, Reach], T]) -> T:
         """Returns what a tracker answers, decoded; `decode` also gets how far away that is."""
@@ -574,7 +611,27 @@ def _refusal(response: httpx.Response, data: bytes) -> _Failure:
         reason, retry_in_s = response.reason_phrase, None
     if retry_in_s is None:
         retry_in_s = _seconds(response.headers.get("retry-after", ""))
-    return _Failure(f"{status}: {reason}", status=status, retry_in_s=retry_in_s)
+    date_s = _date_s(response.headers.get("date", ""))
+    return _Failure(f"{status}: {reason}", status=status, retry_in_s=retry_in_s, date_s=date_s)
+
+
+def _clock_is_off(ahead_s: float) -> str:
+    """Returns what a person is told of a machine whose clock is so far behind a tracker's."""
+    if abs(ahead_s) < MAX_SKEW_S:  # it was set right meanwhile
+        return ""
+    side = "behind" if ahead_s > 0 else "ahead of"
+    return (
+        f"this machine's clock is {abs(ahead_s):.0f} s {side} mine; set it. Until then announces "
+        "go by mine"
+    )
+
+
+def _date_s(text: str) -> float | None:
+    """Returns the time in a header, seconds since 1970; None where there is none."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _seconds(retry_after: str) -> float | None:

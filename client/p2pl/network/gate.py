@@ -6,6 +6,10 @@ message, but the kernel knows how many bytes have come over each connection, and
 how many of them it was given as messages. What is missing between the two is what ZeroMQ holds.
 A connection that has too much of that is shut down, and its memory is free again.
 
+A CURVE handshake costs the peer a fraction of a millisecond of computing, and a connection that is
+never used nothing else. So one address may open only so many a second; more are shut down as they
+are accepted.
+
 Bytes are looked at every `LOOK_S`, so for a moment more can be there: what a link brings in that
 time. Linux alone tells the bytes of a connection; elsewhere only their number is bounded.
 """
@@ -16,18 +20,25 @@ import logging
 import socket
 import struct
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
+from p2pl.pace import Rate, RateLimiter
+
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.1
 MAX_OPEN = 512  # chosen: twice the largest cohort, half of the descriptors that a process has
+# Of connections from one address; chosen: hundreds of peers behind one address that pull from this
+# one each second, and a hundredth of what a flood brings otherwise.
+OPENED_PER_S, OPENED_AT_ONCE = 200.0, 1_000
+MAX_HOSTS = 4_096  # whose rate is remembered
 MAX_HELD_BYTES = 4 << 20  # of one connection; chosen: a second of messages takes 80 KB
 MAX_HELD_IN_ALL = 64 << 20
 FRAME_BYTES = 256  # at most, that CURVE and TCP add to a message, handshake included
@@ -57,6 +68,8 @@ class Gate:
         max_open: connections at the same time.
         max_held: bytes of one that ZeroMQ may hold.
         max_held_in_all: bytes of all of them together.
+        opened: how often one address may connect; None: `OPENED_PER_S`.
+        now: a clock that never steps back, in seconds.
 
     Attributes:
         shut: connections that were shut down so far.
@@ -69,10 +82,14 @@ class Gate:
         max_open: int = MAX_OPEN,
         max_held: int = MAX_HELD_BYTES,
         max_held_in_all: int = MAX_HELD_IN_ALL,
+        opened: Rate | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.shut = 0
         self._port = port
         self._max_open, self._max_held, self._in_all = max_open, max_held, max_held_in_all
+        rate = opened or Rate.per_second(OPENED_PER_S, OPENED_AT_ONCE)
+        self._opened_by: RateLimiter[object] = RateLimiter(rate, now=now, max_keys=MAX_HOSTS)
         self._open: dict[int, _Open] = {}  # by descriptor, the longest open first
 
     def __len__(self) -> int:
@@ -102,6 +119,9 @@ class Gate:
         self._open.pop(fd, None)
         with contextlib.suppress(OSError), _borrowed(fd) as there:
             self._open[fd] = _Open(there.getpeername())
+        one = self._open.get(fd)
+        if one is not None and self._opened_by.take(one.there[0]):
+            self._shut(fd, "this address opens connections too fast")
         if len(self._open) > self._max_open:
             self._make_room()
 

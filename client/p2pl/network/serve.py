@@ -65,6 +65,8 @@ class ServeLimits:
     retry_in_s: float = 0.25  # told to those who find it busy
     idle_s: float = 10.0  # a transfer that gets no credit for so long is dropped
     transfer_s: float = 120.0  # no transfer lasts longer, however it trickles
+    blob_s: float = 120.0  # instead, of a blob, whose name only those know who are told
+    blob_idle_s: float = 20.0
     share_s: float = 20.0  # after this the slowest gives way where others find no place
 
 
@@ -87,6 +89,7 @@ class _Transfer:
     credit: int  # chunks that the puller still takes
     began_s: float
     moved_s: float  # when credit came last
+    is_blob: bool
     offset: int = 0  # of the next chunk
     last: Callable[[], object] = field(
         default=lambda: None
@@ -278,7 +281,7 @@ class Server:
         elif self._is_full(peer_id):
             self._send(route, peer_id, self._busy)
         else:
-            self._begin(route, peer_id, collect.credit, blob, resume)
+            self._begin(route, peer_id, collect.credit, blob, resume, is_blob=True)
 
     def _check_free(self, route: Route) -> None:
         if route in self._transfers or route in self._waiting:
@@ -395,7 +398,14 @@ class Server:
         return len(self._transfers) + len(self._draining) < self._limits.transfers
 
     def _begin(
-        self, route: Route, peer_id: str, credit: int, version: Published, resume: Resume | None
+        self,
+        route: Route,
+        peer_id: str,
+        credit: int,
+        version: Published,
+        resume: Resume | None,
+        *,
+        is_blob: bool = False,
     ) -> None:
         goes_on = resume is not None and version.digest == resume.digest
         offset = resume.offset if resume and goes_on else 0
@@ -409,9 +419,7 @@ class Server:
         )
         if self._send(route, peer_id, offer):
             now_s = self._now()
-            transfer = _Transfer(
-                peer_id, version, credit, began_s=now_s, moved_s=now_s, offset=offset
-            )
+            transfer = _Transfer(peer_id, version, credit, now_s, now_s, is_blob, offset=offset)
             self._transfers[route] = transfer
             self._pump(route)
             self._watch(route, transfer)
@@ -422,6 +430,7 @@ class Server:
             return  # for a transfer that has just ended
         transfer.credit = min(transfer.credit + chunks, MAX_OUTSTANDING)
         transfer.moved_s = self._now()
+        self._traffic.credited(transfer.peer_id)
         self._pump(route)
 
     def _pump(self, route: Route) -> None:
@@ -446,6 +455,8 @@ class Server:
             return
         limits = self._limits
         end_s = min(transfer.moved_s + limits.idle_s, transfer.began_s + limits.transfer_s)
+        if transfer.is_blob:
+            end_s = min(transfer.moved_s + limits.blob_idle_s, transfer.began_s + limits.blob_s)
         if self._now() >= end_s:
             self._drop(route, "too slow")
             self._look_again()

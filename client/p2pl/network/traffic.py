@@ -20,6 +20,7 @@ class Traffic:
     bytes_in_by_peer: dict[str, int] = field(default_factory=dict)
     bytes_out_by_peer: dict[str, int] = field(default_factory=dict)
     garbage_by_peer: dict[str, int] = field(default_factory=dict)
+    credits_by_peer: dict[str, int] = field(default_factory=dict)  # for parts of what it pulls
 
     def came(self, peer_id: str | None, count: int) -> None:
         """Counts bytes that came in; None where nobody has proved to be the sender.
@@ -41,6 +42,10 @@ class Traffic:
         self.messages_out += 1
         self.bytes_out += count
         _add(self.bytes_out_by_peer, peer_id, count)
+
+    def credited(self, peer_id: str) -> None:
+        """Counts a message of a peer that has taken parts of what it pulls."""
+        _add(self.credits_by_peer, peer_id, 1)
 
     def broke(self, peer_id: str | None) -> None:
         """Counts a frame that broke the protocol."""

@@ -18,6 +18,7 @@ from p2pl.protocol.raft.election import (
     Message,
     MessageReceived,
     ModelId,
+    Moves,
     Save,
     Send,
     State,
@@ -49,6 +50,26 @@ def leading() -> State:
     state, _ = step(RULES, started(), Tick(), 1.0, DRAW)
     state = hears(state, B, VoteReply(1, granted=True, pre=True), 1.0)
     return hears(state, B, VoteReply(1, granted=True, pre=False), 1.0)
+
+
+def test_a_model_that_moves_is_a_sign_of_life_of_the_leader() -> None:
+    following = hears(started(), B, Heartbeat(1, ModelId()), 0.0)
+    alive, actions = step(RULES, following, Moves(B), 0.4, DRAW)
+    assert (alive.leader, alive.heard_s, actions) == (B, 0.4, ())
+    assert alive.until_s == following.until_s + 0.4
+    assert step(RULES, following, Moves(C), 0.4, DRAW) == (following, ())  # it does not lead
+    nobodys = replace(following, leader=None)  # it has resigned: it is there, and leads no more
+    assert step(RULES, nobodys, Moves(B), 0.4, DRAW) == (nobodys, ())
+
+
+def test_a_leader_whose_models_are_taken_goes_on_without_an_answer() -> None:
+    state = leading()
+    held = state.acks[B][1]
+    moving, actions = step(RULES, state, Moves(B), 1.9, DRAW)
+    assert (moving.acks[B], actions) == ((1.9, held), ())  # what it holds is as it said last
+    assert step(RULES, moving, Tick(), 2.5, DRAW)[0].role == "leader"
+    assert step(RULES, state, Tick(), 2.5, DRAW)[0].role == "follower"
+    assert step(RULES, state, Moves(C), 1.9, DRAW)[0].acks.keys() == {B}  # no vote, no word
 
 
 def test_a_member_out_of_patience_asks_before_it_stands() -> None:

@@ -5,7 +5,7 @@ import asyncio
 from p2pl.exchange.cohort import POLL_S
 from p2pl.exchange.raft.leadership import Leadership
 from p2pl.exchange.raft.participant import Came, Participant
-from p2pl.exchange.raft.term import Term
+from p2pl.exchange.raft.term import PATIENCES, TRAININGS, Term
 from p2pl.exchange.swap import Pulls
 from p2pl.mixing.base import PeerModel
 from p2pl.protocol.raft.election import ModelId
@@ -44,7 +44,9 @@ class Aggregator:
         """
         peer, base = self._peer, self._peer.held
         term.give(peer.me, base, own)
-        received = await term.gather(base, peer.founders.members, self.present)
+        patience_s = PATIENCES * peer.settings.patience_s
+        until_s = peer.held_s + max(patience_s, TRAININGS * peer.trained_s)
+        received = await term.gather(base, peer.founders.members, self.present, until_s)
         own = received.pop(peer.me)
         mixed = await peer.node.mix(state, own.vector, received, own.round, state.weights)
         made = ModelId(term.number, base.round + 1)
@@ -55,7 +57,8 @@ class Aggregator:
         peer = self._peer
         if peer.leadership is None or peer.term is None:
             return set()
-        since_s = peer.node.clock() - peer.settings.longest_timeout_s
+        longest_s = peer.settings.longest_timeout_s
+        since_s = peer.node.clock() - longest_s * peer.transfers.times(longest_s)
         if peer.term.began_s > since_s:
             return set(peer.founders.members)
         acks = peer.leadership.state.acks

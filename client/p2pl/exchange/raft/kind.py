@@ -97,6 +97,7 @@ class RaftExchange(Exchange):
         if peer.me in members:
             leadership = peer.take_seat(members)
             self._begin(leadership.run())
+            self._begin(peer.watch_transfers())
             self._begin(self._aggregator.lead_when_elected(leadership))
         else:
             node.events.said("the members are chosen; taking part without a vote")
@@ -117,6 +118,7 @@ class RaftExchange(Exchange):
             QuorumError: there was no leader for too long.
         """
         start = Start(state.weights, state.optimizer)
+        self._peer.trained_s = node.clock() - self._meter.clock_s
         done = Done(self._peer.held, Local(state.round + 1, start, trained, self._meter))
         self._done = (*self._done[-1:], done)
         came = await self._next_model(node, state)

@@ -8,6 +8,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -164,6 +165,7 @@ class Leadership:
         tell: Tell,
         bell: Bell,
         events: EventLog,
+        times: Callable[[], float] = lambda: 1.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begins as a follower.
@@ -175,11 +177,12 @@ class Leadership:
             tell: sends a message to another member.
             bell: rung when the role, the leader or the decided model changes.
             events: told of the same.
+            times: returns how many times as long as the rules say a leader may be silent now.
             now: the clock of all deadlines, seconds.
         """
         self._rules, self._file, self._tell, self._bell = rules, file, tell, bell
         self._events = events
-        self._now = now
+        self._times, self._now = times, now
         self._draw: Callable[[], float] = random.SystemRandom().random
         self._arrived: asyncio.Queue[Event] = asyncio.Queue(MAX_BEHIND)
         self._decided: ModelId | None = None
@@ -200,6 +203,11 @@ class Leadership:
         with contextlib.suppress(asyncio.QueueFull):
             self._arrived.put_nowait(MessageReceived(sender, message))
 
+    def moves(self, sender: str) -> None:
+        """Takes in that a part of a model came from a member, or went to it, just now."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._arrived.put_nowait(election.Moves(sender))
+
     async def hold(self, model_id: ModelId) -> None:
         """Takes in that the peer holds this model now, and will after a crash."""
         await self._arrived.put(election.Holds(model_id))
@@ -215,7 +223,10 @@ class Leadership:
 
     async def _step(self, event: Event) -> None:
         before = self.state
-        after, actions = election.step(self._rules, before, event, self._now(), self._draw())
+        shortest_s, longest_s = self._rules.timeout_s
+        times = self._times()
+        rules = replace(self._rules, timeout_s=(times * shortest_s, times * longest_s))
+        after, actions = election.step(rules, before, event, self._now(), self._draw())
         sends = [action for action in actions if isinstance(action, Send)]
         for action in actions:
             if isinstance(action, Save):

@@ -12,6 +12,9 @@ log = logging.getLogger(__name__)
 
 WAITING = 16  # messages to one peer; chosen: two seconds of heartbeats, older ones are no news
 TELL_S = 1.0  # for one message; chosen: a connection that is made anew on a path of 200 ms
+MAX_TELL_S = 4.0  # for the next one, after some that were late: on a link that something else fills
+
+MAX_LATE = 1_024  # peers that are remembered to be late
 
 
 class Post:
@@ -26,6 +29,7 @@ class Post:
         self._node = node
         self._waiting: dict[str, deque[bytes]] = {}
         self._carrying: dict[str, asyncio.Task[None]] = {}
+        self._patience_s: dict[str, float] = {}  # with peers that were late, the newest last
 
     def send(self, receivers: Iterable[str], payload: bytes) -> None:
         """Tells peers something as soon as the messages before it are there, or given up.
@@ -66,4 +70,13 @@ class Post:
         address = known.find(peer_id)
         if address is None:
             raise PullError("nobody has said where this peer is")
-        await self._node.transport.tell(address, payload, deadline_s=TELL_S)
+        patience_s = self._patience_s.pop(peer_id, TELL_S)
+        try:
+            await self._node.transport.tell(address, payload, deadline_s=patience_s)
+        except PullError:
+            self._patience_s[peer_id] = min(MAX_TELL_S, 2 * patience_s)
+            if len(self._patience_s) > MAX_LATE:
+                del self._patience_s[next(iter(self._patience_s))]
+            raise
+        if patience_s > TELL_S:
+            self._patience_s[peer_id] = max(TELL_S, patience_s / 2)

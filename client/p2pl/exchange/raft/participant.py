@@ -19,7 +19,7 @@ from p2pl.exchange.raft.bootstrap import Founders
 from p2pl.exchange.raft.leadership import Bell, EventLog, Leadership, SeatFile
 from p2pl.exchange.raft.outbox import Post
 from p2pl.exchange.raft.term import Term, collect
-from p2pl.exchange.raft.transfers import Transfers
+from p2pl.exchange.raft.transfers import LEAST_BYTES_S, Transfers
 from p2pl.exchange.swap import Pulls, announce
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.network.sealed import KeyPair, lock, seal
@@ -95,6 +95,8 @@ class Participant:
         at_rest: set while no newer model is on its way to the disk.
         passed_over: sealed messages that were not for this peer.
         transfers: what of the members' models does not get through.
+        held_s: since when it holds its model, on its own clock.
+        trained_s: how long its last training took.
     """
 
     state: PeerState
@@ -122,8 +124,11 @@ class Participant:
         self.transfers = Transfers(
             deadline_s=node.session.exchange.pull_deadline_s,
             patience_s=self.settings.patience_s,
+            longest_s=self.settings.term_s,
             now=node.clock,
         )
+        self.held_s = node.clock()
+        self.trained_s = 0.0
 
     # What it holds.
 
@@ -143,6 +148,7 @@ class Participant:
             pulled: what it was made of, by peer id.
         """
         self.held, self.state, self.pulled = model_id_of(state), state, pulled
+        self.held_s = self.node.clock()
         self.transfers.came()
         if self.leadership:
             await self.leadership.hold(self.held)
@@ -164,6 +170,7 @@ class Participant:
             tell=lambda to, message: self.post.send([to], raft.encode(message)),
             bell=self.bell,
             events=self.events,
+            times=lambda: self.transfers.times(settings.longest_timeout_s),
             now=self.node.clock,
         )
         return self.leadership
@@ -288,6 +295,22 @@ class Participant:
             elif not self.leadership:
                 await self.look_for_the_leader()
 
+    async def watch_transfers(self) -> None:
+        """Tells the election whose models move, until cancelled."""
+        traffic, before_s = self.node.transport.traffic, self.node.clock()
+        members = sorted(self.founders.members - {self.me})
+        before = dict.fromkeys(members, (0, 0))
+        while self.leadership is not None:
+            await asyncio.sleep(self.settings.heartbeat_s)
+            least = LEAST_BYTES_S * (self.node.clock() - before_s)
+            before_s = self.node.clock()
+            for one in members:
+                came = traffic.bytes_in_by_peer.get(one, 0)
+                taken = traffic.credits_by_peer.get(one, 0)
+                if came - before[one][0] > least or taken > before[one][1]:
+                    self.leadership.moves(one)
+                before[one] = came, taken
+
     async def look_for_the_leader(self) -> None:
         """Asks the leader, if it is known and speaks, or else everybody, who leads; without a vote.
 
@@ -376,8 +399,7 @@ class Participant:
             await self.bell.wait(POLL_S)
             raise Moved
         try:
-            deadline_s = self.transfers.deadline_s(notice.leader)
-            coming = collect(self.node, notice.leader, reply.blob, reply.lock_key, deadline_s)
+            coming = collect(self.node, notice.leader, reply.blob, reply.lock_key, self.transfers)
             about = f"the model of the leader, {notice.leader[:8]}"
             vector = await self.while_current(notice, coming, about)
             vector = self.node.learner.at_home(vector, self.state.weights)
@@ -431,11 +453,13 @@ class Participant:
 
         Raises:
             Moved: there is another leader or another model meanwhile.
+            QuorumError: there was no answer for as long as the session's `patience_s`.
         """
-        suite = self.settings.suite
+        suite, credits_of = self.settings.suite, self.node.transport.traffic.credits_by_peer
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         try:
             while True:
+                taken = credits_of.get(notice.leader, 0)
                 pair = await asyncio.to_thread(KeyPair.generate, suite)
                 self.asked = [*self.asked, Asked(pair, notice.term, answer)][-MAX_ASKED:]
                 about = raft.about(self.node.file.id, notice.term, "request")
@@ -444,7 +468,13 @@ class Participant:
                 whom = f"an answer of the leader, {notice.leader[:8]}"
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(ASK_AGAIN_S):
-                        return await self.while_current(notice, asyncio.shield(answer), whom)
+                        reply = await self.while_current(notice, asyncio.shield(answer), whom)
+                        self.transfers.answered()
+                        return reply
+                self.transfers.unanswered(notice.leader)
+                if credits_of.get(notice.leader, 0) > taken:
+                    self.transfers.moves()  # it takes a result in, and answers when it has it
+                self.transfers.check()
         finally:
             self.asked = [asked for asked in self.asked if asked.answer is not answer]
             answer.cancel()

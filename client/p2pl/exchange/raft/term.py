@@ -7,13 +7,14 @@ with it (S3).
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from p2pl.errors import FrameError, PullError
+from p2pl.errors import FrameError, PullError, QuorumError, wrong
 from p2pl.exchange.node import Node
 from p2pl.exchange.raft.leadership import Bell
 from p2pl.exchange.raft.transfers import Transfers
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 MAX_GUESTS = 256  # peers without a vote that a leader speaks to; as many as a cohort at most
 GUEST_S = 10.0  # a guest that was not heard for so long is gone
 KEPT_KEYS = 2  # the announced one and the one before, for requests on their way
+# How long a leader waits for members that are there: chosen, so that nobody who computes on a small
+# machine is taken for one who never gives anything.
+TRAININGS, PATIENCES = 100, 10
 MAX_ANSWERED = 4_096  # reply keys remembered for each of them, so that no request counts twice
 
 
@@ -85,6 +89,10 @@ class Term:
         self.notice: Notice | None = None
         self._node, self._broadcast, self._bell = node, broadcast, bell
         self._transfers = transfers
+        plain_s = node.session.exchange.pull_deadline_s  # a guest gets no longer, for it is nobody
+        self._of_guests = Transfers(
+            deadline_s=plain_s, patience_s=plain_s, longest_s=plain_s, now=node.clock
+        )
         self._members: frozenset[str] = frozenset()  # whose results are waited for
         self._exchange = node.session.exchange
         self._keys: list[OwnKey] = []  # the newest last
@@ -141,7 +149,11 @@ class Term:
             self._guests[guest] = self._node.clock()
 
     async def gather(
-        self, base: ModelId, members: frozenset[str], present: Callable[[], set[str]]
+        self,
+        base: ModelId,
+        members: frozenset[str],
+        present: Callable[[], set[str]],
+        until_s: float = math.inf,
     ) -> dict[str, PeerModel]:
         """Returns the results of a majority of the members at least, the leader's among them.
 
@@ -151,9 +163,10 @@ class Term:
             base: the model that they are made of.
             members: who counts for the majority.
             present: returns the members that are there now.
+            until_s: when to give up, on the node's clock.
 
         Raises:
-            QuorumError: results of members do not get through.
+            QuorumError: results of members do not get through, or do not come.
         """
         me, enough_s = self._node.transport.identity.peer_id, None
         self._members = members
@@ -173,6 +186,8 @@ class Term:
             if names != told and self._node.clock() - begun_s > self._exchange.raft.announce_s:
                 told = names
                 self._node.events.said(f"waiting for the results of {names}")
+            if self._node.clock() > until_s:
+                raise _no_results(names, len(members) // 2 + 1)
             await self._bell.wait(self._exchange.raft.heartbeat_s)
 
     def give(self, sender: str, base: ModelId, model: PeerModel) -> None:
@@ -223,10 +238,9 @@ class Term:
     async def _take(self, sender: str, update: Update) -> None:
         """Fetches a peer's result, and tells it so."""
         is_member = sender in self._members
-        plain_s = self._exchange.pull_deadline_s
-        deadline_s = self._transfers.deadline_s(sender) if is_member else plain_s
+        transfers = self._transfers if is_member else self._of_guests
         try:
-            vector = await collect(self._node, sender, update.blob, update.lock_key, deadline_s)
+            vector = await collect(self._node, sender, update.blob, update.lock_key, transfers)
             self.give(
                 sender,
                 update.model_id,
@@ -255,7 +269,20 @@ class Term:
         self._broadcast(Sealed(box), [sender])
 
 
-async def collect(node: Node, sender: str, name: bytes, key: bytes, deadline_s: float) -> Tensor:
+def _no_results(names: str, majority: int) -> QuorumError:
+    """Returns the error of a leader whose members are there, and never give anything."""
+    return QuorumError(
+        wrong(
+            "results",
+            got=f"none from {names}, though {TRAININGS} trainings like this peer's would have "
+            f"been over, and {PATIENCES} times exchange.raft.patience_s",
+            allowed=f"those of {majority} members",
+            hint="the state is saved; run the same command again when they are well",
+        )
+    )
+
+
+async def collect(node: Node, sender: str, name: bytes, key: bytes, transfers: Transfers) -> Tensor:
     """Returns the parameters in a locked blob of another peer, [P].
 
     Args:
@@ -263,7 +290,7 @@ async def collect(node: Node, sender: str, name: bytes, key: bytes, deadline_s: 
         sender: id of the one that holds the blob.
         name: of the blob.
         key: that it is locked with.
-        deadline_s: for the blob to come, seconds.
+        transfers: says for how long a blob may stand still, and take in all.
 
     Raises:
         PullError, FrameError: it cannot be had, or is not what it should be.
@@ -272,7 +299,9 @@ async def collect(node: Node, sender: str, name: bytes, key: bytes, deadline_s: 
     if address is None:
         raise PullError("nobody has said where this peer is")
     size = locked_bytes(node.learner.codec.payload_bytes)
-    box = await node.transport.fetch_blob(address, name, size=size, deadline_s=deadline_s)
+    came = node.transport.traffic.bytes_in_by_peer
+    coming = node.transport.fetch_blob(address, name, size=size, deadline_s=transfers.longest_s)
+    box = await transfers.while_moving(sender, size, lambda: came.get(sender, 0), coming)
     return await asyncio.to_thread(_open_model, node, key, box)
 
 

@@ -153,6 +153,16 @@ class Holds:
 
 
 @dataclass(frozen=True, slots=True)
+class Moves:
+    """A part of a model has just come from this member, or it has just taken one.
+
+    It is as good a sign of life as a heartbeat, which may come late on a link that models fill.
+    """
+
+    sender: PeerId
+
+
+@dataclass(frozen=True, slots=True)
 class Save:
     """This must survive a crash before anything that stands after it is done."""
 
@@ -167,7 +177,7 @@ class Send:
     message: Message
 
 
-Event: TypeAlias = Tick | MessageReceived | Holds
+Event: TypeAlias = Tick | MessageReceived | Holds | Moves
 Action: TypeAlias = Save | Send
 Step: TypeAlias = tuple[State, tuple[Action, ...]]
 
@@ -200,6 +210,8 @@ def step(rules: Rules, state: State, event: Event, now_s: float, draw: float) ->
         after, sends = _on_tick(rules, state, now_s, draw)
     elif isinstance(event, Holds):
         return replace(state, held=event.model_id), ()
+    elif isinstance(event, Moves):
+        return _on_moves(rules, state, event.sender, now_s, draw), ()
     elif _is_absurd(rules, state, event):
         return state, ()
     else:
@@ -341,6 +353,19 @@ def _on_message(
     if state.role != "leader":
         return state, ()
     return replace(state, acks={**state.acks, sender: (now_s, message.held)}), ()
+
+
+def _on_moves(rules: Rules, state: State, sender: PeerId, now_s: float, draw: float) -> State:
+    """Returns the state after a sign of life: of the leader that is followed, or of a follower.
+
+    It says nothing of who leads: who has none, or stands, goes on as before.
+    """
+    if state.role == "leader" and sender in state.acks:
+        _, held = state.acks[sender]
+        return replace(state, acks={**state.acks, sender: (now_s, held)})
+    if state.role == "follower" and state.leader == sender:
+        return replace(_follow(rules, state, sender, now_s, draw), heard_s=now_s)
+    return state
 
 
 def _on_vote_request(
