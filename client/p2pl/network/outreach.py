@@ -201,8 +201,9 @@ class Outreach:
         seen = directory.external_host
         if self._mode != "always" and seen and await self._ask(directory, seen):
             self._asked_for = seen
-        if not self.is_dialled and self._reception and directory.relays:
-            while not (self._reception.endpoints or self._reception.reasons):  # noqa: ASYNC110
+        # Also where it can be dialled: others' networks may let out too little for that.
+        if self._reception and directory.relays:
+            while not self._reception.is_settled:  # noqa: ASYNC110
                 await asyncio.sleep(SOON_S)  # a relay answers when it will
         directory.endpoints = self._endpoints()
 

@@ -248,7 +248,12 @@ class RelayListener:
         self.is_listening = False
         self.reason = ""
         self._speaker, self._here, self._pumps, self._rng = speaker, here, pumps, rng
-        self._answers = 0
+        self._answers = self._failures = 0
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether every way to the relay was tried in vain by now."""
+        return self._failures >= len(self._relays)
 
     @property
     def relay(self) -> Endpoint:
@@ -267,6 +272,9 @@ class RelayListener:
                 self.reason = str(fault)
                 log.info("no calls by %s: %s", self.relay, fault)
                 self._relays.rotate(-1)
+                self._failures += 1
+                if self._failures % len(self._relays):
+                    continue  # there is another way to the same relay
             if loop.time() - begun_s > STEADY_S:
                 rest = NO_REST
             rest = BACK_OFF.after_failure(rest, loop.time(), self._rng)
@@ -291,7 +299,7 @@ class RelayListener:
             keepalive_s = min(max(answer.keepalive_s, MIN_KEEPALIVE_S), MAX_KEEPALIVE_S)
             pinging = asyncio.create_task(_ping(pipe, keepalive_s))
             stack.callback(pinging.cancel)
-            self.is_listening, self.reason = True, ""
+            self.is_listening, self.reason, self._failures = True, "", 0
             log.info("calls by %s", self.relay)
             try:
                 while True:

@@ -188,6 +188,13 @@ class Reception:
         )
 
     @property
+    def is_settled(self) -> bool:
+        """Whether calls are taken at a relay now, or every relay was tried in vain."""
+        listeners = [one for one, _ in self._listening.values() if one.relay.kind in RELAYS]
+        failed = bool(listeners) and all(one.has_failed for one in listeners)
+        return failed or bool(self.endpoints)
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Why no calls are taken at relays where they should be."""
         listeners = [one for one, _ in self._listening.values() if one.relay.kind in RELAYS]
