@@ -46,20 +46,24 @@ def in_the_repository(app: "Sphinx", name: str, source: list[str]) -> None:
     source[0] = re.sub(rf"\]\({re.escape(up)}(?!\.)", f"]({ADDRESS}/blob/main/", source[0])
 
 
-def without_empty_patterns(app: "Sphinx", name: str, source: list[str]) -> None:
-    """Leaves out of a list of pages each pattern that no page has yet.
+def with_all_pages(app: "Sphinx", name: str, source: list[str]) -> None:
+    """Puts into a list of pages, where it has a `*`, each page of that folder that is in none.
+
+    So a new page is found by readers before somebody has chosen its place.
 
     Args:
         app: unused; Sphinx gives it.
         name: of the page.
         source: the one text of the page, changed in place.
     """
-    patterns = re.findall(r"^[a-z]+\*$", source[0], re.MULTILINE)
-    for pattern in (one for one in patterns if not any(HERE.glob(f"{one}.md"))):
-        source[0] = source[0].replace(f"\n{pattern}\n", "\n")
+    for folder in ("", "results/") if name == root_doc else ():
+        listed = set(source[0].splitlines()) | {root_doc}
+        pages = [f"{folder}{page.stem}" for page in sorted((HERE / folder).glob("*.md"))]
+        others = [page for page in pages if page not in listed]
+        source[0] = source[0].replace(f"\n{folder}*\n", "\n".join(["", *others, ""]))
 
 
 def setup(app: "Sphinx") -> None:
     """Has both functions called for each page."""
     app.connect("source-read", in_the_repository)
-    app.connect("source-read", without_empty_patterns)
+    app.connect("source-read", with_all_pages)

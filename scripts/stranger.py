@@ -27,7 +27,9 @@ PAGES = ("README.md", "docs/quickstart.md")
 FOLDER = "a folder with a space"
 NOBODY = 65_534
 LIMIT_S = 3_600
-KEPT = re.compile(r"CI|PIP_\w+|SSL_CERT_FILE|TORCH_INDEX")  # how this machine gets packages
+KEPT = re.compile(
+    r"CI|OMP_NUM_THREADS|PIP_\w+|SSL_CERT_FILE|TORCH_INDEX"
+)  # how this machine gets packages
 BLOCK = re.compile(r"(?:<!-- (not run|yours): (.*?) -->\n)?```(sh|python)\n(.*?)```", re.DOTALL)
 
 
@@ -116,9 +118,7 @@ def do(page: str, place: Path, inside: list[str], user: int = 0) -> None:
     if not inside:
         path = f"{Path(sys._base_executable).parent}:{path}"  # type: ignore[attr-defined]
     home = str(place.parent)
-    kept = [
-        f"{name}={os.environ[name]}" for name in ("CI", "OMP_NUM_THREADS") if name in os.environ
-    ]
+    kept = [f"{name}={value}" for name, value in os.environ.items() if KEPT.fullmatch(name)]
     clean = ["env", "-i", f"PATH={path}", f"HOME={home}", "LANG=C.UTF-8", "TERM=dumb", *kept]
     command = f"cd {shlex.quote(str(place))}\n{script(page)}\n"
     done = subprocess.run(

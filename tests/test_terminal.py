@@ -15,13 +15,15 @@ from rich.text import Text
 
 from p2pl.errors import visible
 from p2pl.metric import Metric, figure
-from p2pl.run.log import RoundEntry, Summary
+from p2pl.run.log import LeftOut, RoundEntry, Summary
 from p2pl.terminal import (
     Header,
     LiveView,
     PlainView,
     bar,
+    cohort_table,
     duration,
+    left_out_lines,
     open_view,
     percent,
     score_of,
@@ -376,3 +378,29 @@ def test_ids_are_cut_and_made_visible() -> None:
 def test_the_view_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import p2pl.terminal, p2pl.run.log"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_run_ends_with_who_was_left_out_of_which_rounds_and_why() -> None:
+    late = "late: 12 of 20 MiB after 30 s, and going on"
+    summary = Summary(
+        left_out={
+            "b" * 64: LeftOut(rounds=(7,), times=1, why="stale\x1b[2J"),
+            "a" * 64: LeftOut(rounds=(3, 5), times=2, why=late),
+            **{str(one) * 64: LeftOut(rounds=(1,), times=1, why="gone") for one in range(5)},
+        }
+    )
+    lines = left_out_lines(summary)
+    assert lines[0] == f"peer aaaaaaaa left out of rounds 3, 5: {late}"
+    assert lines[1] == "peer 00000000 left out of round 1: gone"
+    assert lines[-1] == "and 2 more peers: see summary.json"
+    often = Summary(left_out={"b" * 64: LeftOut(rounds=(7, 8), times=30, why="stale\x1b[2J")})
+    (line,) = left_out_lines(often)
+    assert line.startswith("peer bbbbbbbb left out of rounds 7, 8 and 28 more: stale")
+    assert "\x1b" not in line
+
+
+def test_who_is_left_alone_stands_in_the_table_of_the_round() -> None:
+    entry = RoundEntry(round=3, resting={"c" * 64: "unreachable: no connection"})
+    console = Console(width=100, file=io.StringIO())
+    console.print(cohort_table(entry, "a" * 64, 9, narrow=False))
+    assert "left alone for now: unreachable: no connection" in console.file.getvalue()  # type: ignore[attr-defined]

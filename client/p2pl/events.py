@@ -63,6 +63,21 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class Reachable:
+    """A tracker has tried whether others can dial this peer.
+
+    Attributes:
+        where: `HOST:PORT` that it dialled.
+        is_dialled: whether it could.
+        text: what that means, in one line, e.g. "others can dial this peer at 192.0.2.1:4000".
+    """
+
+    where: str
+    is_dialled: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class RoundEnded:
     """A round is over, and its state is on disk.
 
@@ -99,7 +114,7 @@ class Stop(Exception):  # no error: the person asked for it
     """The run is to end now: raised by a sink. What was reached is saved, and the swarm is left."""
 
 
-Event: TypeAlias = Started | Step | Said | RoundEnded | Undone | Ended
+Event: TypeAlias = Started | Step | Said | Reachable | RoundEnded | Undone | Ended
 Sink: TypeAlias = Callable[[Event], None]
 
 
@@ -125,6 +140,8 @@ def into(log: RunLog) -> Sink:
     def write(event: Event) -> None:
         if isinstance(event, Started):
             log.describe(event.metrics, event.loss_unit)
+        elif isinstance(event, Reachable):
+            log.take_reach(event.text)
         elif isinstance(event, RoundEnded):
             log.append(event.entry)
         elif isinstance(event, Undone):

@@ -7,6 +7,7 @@ installed package. Nothing is ever imported because a session file says so.
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
@@ -35,6 +36,7 @@ class Registry(Generic[T]):
         self._registered: dict[str, T] = {}
         self._installed: dict[str, T] = {}
         self._is_loaded = False
+        self._loading = threading.RLock()
 
     def register(self, *names: str) -> Callable[[T], T]:
         """Returns a decorator that makes its object known by these names, in this process.
@@ -105,12 +107,15 @@ class Registry(Generic[T]):
 
     def _load(self) -> None:
         """Imports the package's own modules, once: each registers what it holds."""
-        if self._is_loaded or self._package is None:
+        if self._package is None:
             return
-        self._is_loaded = True
-        package = importlib.import_module(self._package)
-        for module in pkgutil.walk_packages(package.__path__, f"{self._package}."):
-            importlib.import_module(module.name)
+        with self._loading:  # several threads may take part in sessions
+            if self._is_loaded:
+                return
+            self._is_loaded = True
+            package = importlib.import_module(self._package)
+            for module in pkgutil.walk_packages(package.__path__, f"{self._package}."):
+                importlib.import_module(module.name)
 
 
 def check_arguments(field: str, name: str, given: Iterable[str], known: Collection[str]) -> None:

@@ -96,6 +96,7 @@ def per_seed(figures: Figures) -> list[float]:
 def draw(results: Results, data: str) -> bytes:
     """Returns accuracy against bytes, a curve for each split and a dot for each seed."""
     figure, axes = canvas.canvas(3.6)
+    sizes: set[float] = set()
     for split, colour in zip(SPLITS, canvas.PALETTE, strict=False):
         run = {
             codec: results.figures[name]
@@ -104,6 +105,7 @@ def draw(results: Results, data: str) -> bytes:
         }
         kilobytes = [sent(figures) / 1_000 for figures in run.values()]
         means = [figures["accuracy"]["mean"] for figures in run.values()]
+        sizes.update(kilobytes)
         axes.plot(kilobytes, means, color=colour, marker="o", label=split)
         for at, figures in zip(kilobytes, run.values(), strict=True):
             seeds = per_seed(figures)
@@ -113,6 +115,8 @@ def draw(results: Results, data: str) -> bytes:
                 codec, (at, mean), (0, 8), textcoords="offset points", fontsize=7, ha="center"
             )
     axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(sorted(sizes), [f"{one:.0f}" for one in sorted(sizes)])
     axes.set_xlabel("kB received by a peer in a round")
     axes.set_ylabel("accuracy on the test set (%)")
     canvas.titled(axes, MODELS[data].partition(", six")[0])
@@ -156,7 +160,12 @@ without feedback, 92.28 with half and 92.15 with all of it (float32: 92.55), so 
 helps is a reference that moves along: the differences to what the same peer sent last lose nothing
 at 2 bits. But a receiver must then hold the sender's last version, and in a random cohort of a
 large swarm it hardly ever does; the reference here is one that everybody holds. The bits of the
-sparse ones leave out where their numbers stand, which takes another 0.5."""
+sparse ones leave out where their numbers stand, which takes another 0.5.
+
+The small network, Dirichlet 0.5, seeds 100 and 101, a sixth of the images, 12 rounds: float32 44.38
+and 40.64 %, *int3* 43.49 and 38.89, the differences to what was sent last, 2 bits, 43.26 and 38.89.
+Two seeds of a network that has hardly begun to learn: the two codecs are alike, and whether both
+lose a point is not known."""
 
 
 STUDY = Study(

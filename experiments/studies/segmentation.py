@@ -61,7 +61,8 @@ hardly any cross. A U-Net that halves an image twice, 4 to 16 channels, 7,487 pa
 of two local epochs, Adam. Dice of discs and crosses, mean over both and over the six holders, ± the
 standard deviation over the seeds. The rate, and how hard the images are, were chosen with all
 images in one place, on seed 100; the rounds on seeds 101 and 102: in 12, which are 144 steps of
-each holder, some seeds stay below 50 %, for the rate falls before the second kind is found. *All in
+each holder, some seeds stay below 50 %, for the rate falls before the second kind is found (101,
+iid: 47.4 %; with 30, and batches of 2, 96.4 %; 102, Dirichlet 0.5, as it stands: 96.4 %). *All in
 one place* is the same model on everybody's images, which sees in a round as many as all six
 together."""
 

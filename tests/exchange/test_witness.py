@@ -44,7 +44,7 @@ def test_in_its_first_round_a_peer_believes_no_round_that_is_well_ahead() -> Non
     assert Envelope().limit(5, 0.0) == 5 + SLACK_ROUNDS
 
 
-def test_a_peer_believes_what_others_can_have_done_at_ten_times_its_own_best_pace() -> None:
+def test_a_peer_believes_what_others_can_have_done_at_twenty_times_its_own_best_pace() -> None:
     envelope = Envelope()
     envelope.limit(5, 0.0)
     envelope.limit(6, 2.0)

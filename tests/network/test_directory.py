@@ -20,6 +20,7 @@ from p2pl.network.directory import Announcer, TrackerDirectory, _from_here
 from p2pl.network.keys import Identity
 from p2pl.network.known import MAX_KNOWN
 from p2pl.protocol import announce as messages
+from p2pl.protocol import reach
 from p2pl.protocol.address import Reach
 from p2pl.protocol.announce import (
     MAX_ANSWER_BYTES,
@@ -65,6 +66,8 @@ class FakeTracker:
         self.reply = reply or answer()
         self.heard: list[SignedAnnounce] = []
         self.paths: list[str] = []
+        self.reach = b""  # what it replies to those who ask whether they can be dialled
+        self.asked: list[int] = []  # at which port
         self.heads: list[bytes] = []
         self.bytes_in = 0
         self.bytes_out = 0
@@ -90,6 +93,14 @@ class FakeTracker:
                 self.bytes_in += len(head) + len(body)
                 self.heads.append(head)
                 self.paths.append(head.split(b" ")[1].decode())
+                if self.paths[-1] == "/reach":
+                    question = reach.decode(body)
+                    question.check_signature()
+                    assert question.public_key == ME.public_key
+                    self.asked.append(question.port)
+                    writer.write(self.reach)
+                    self.bytes_out += len(self.reach)
+                    continue
                 announce = messages.decode(body)
                 announce.check_signature()
                 self.heard.append(announce)
@@ -676,3 +687,56 @@ def test_an_endpoint_that_means_another_machine_here_is_left_out(
     answer = Answer(interval_s=60, min_interval_s=0, epoch="a", alive=2, peers=(peer,))
     (heard,) = _from_here(answer, tracker, own).peers
     assert [way.host for way in heard.ways] == kept
+
+
+REACHED = reach.Reached(host="192.0.2.1", port=9_000, is_reached=False, reason="nothing answered")
+
+
+async def test_a_tracker_that_lists_the_peer_is_asked_whether_it_can_be_dialled(
+    tracker: FakeTracker, other: FakeTracker
+) -> None:
+    tracker.reach = http("200 OK", reach.encode_answer(REACHED))
+    async with directory([tracker.url], [other.url]) as peer:
+        with pytest.raises(TrackerError, match="no tracker has answered"):
+            await peer.ask_reach(9_000)
+        await peer.announce(numwant=0)
+        assert await peer.ask_reach(9_000) == REACHED
+        assert (tracker.asked, other.asked) == ([9_000], [])
+        assert peer.bytes_in == tracker.bytes_out
+        assert peer.bytes_out == tracker.bytes_in
+
+
+async def test_an_older_tracker_cannot_tell_and_a_busy_one_can_be_asked_again(
+    tracker: FakeTracker,
+) -> None:
+    async with directory([tracker.url]) as peer:
+        await peer.announce(numwant=0)
+        tracker.reach = refuse("404 Not Found")
+        assert await peer.ask_reach(9_000) is None
+        for reply in (refuse("429 Too Many Requests", 5.0), http("200 OK", b"{}"), b"no HTTP\r\n"):
+            tracker.reach = reply
+            with pytest.raises(TrackerError, match=r"127\.0\.0\.1"):
+                await peer.ask_reach(9_000)
+
+
+async def test_an_older_tracker_is_told_what_it_understands(tracker: FakeTracker) -> None:
+    class Old(FakeTracker):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.replies = iter([refuse("422 Unprocessable Content"), answer(), answer()])
+            await super().serve(reader, writer)
+
+        @property
+        def reply(self) -> bytes:
+            return next(self.replies)
+
+        @reply.setter
+        def reply(self, reply: bytes) -> None:
+            pass
+
+    async with Old() as old, directory([old.url]) as peer:
+        peer.endpoints = (Endpoint("tcp", "192.0.2.1", 9_000),)
+        await peer.announce(numwant=0)
+        await peer.announce(numwant=0)
+        assert [one.version for one in old.heard] == [2, 1, 1]
+        assert old.heard[0].endpoints == ("tcp://192.0.2.1:9000",)
+        assert old.heard[1].endpoints == ()

@@ -29,6 +29,23 @@ def test_a_push_reads_back_as_it_was_written_and_fits_a_message() -> None:
     assert (told.age, told.addresses()) == (1 << 40, known)
 
 
+def test_in_a_private_session_hints_travel_with_their_proofs_as_many_as_fit() -> None:
+    proven = [
+        msgspec.structs.replace(peer(number), proof=bytes([number]) * 370)
+        for number in range(MAX_HINTS)
+    ]
+    payload = push(7, [*proven, peer(9)])
+    assert len(payload) <= MAX_TELL_BYTES
+    told = read(payload)
+    assert told.age == 7
+    assert told.addresses() == proven[: len(told.hints)]
+    assert len(told.hints) == 3
+    one_short = msgspec.msgpack.decode(payload)
+    one_short[3].pop()
+    with pytest.raises(FrameError, match="push"):
+        read(msgspec.msgpack.encode(one_short))
+
+
 def test_the_bytes_of_a_push_never_change() -> None:
     assert push(7, []).hex() == "93a4707573680790"
 

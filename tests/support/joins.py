@@ -56,6 +56,7 @@ async def run_with(
     file: SessionFile, run_dir: Path, data: Data, view: PlainView | None = None, **options: object
 ) -> Summary:
     """Returns the summary of one peer's run with these data."""
+    on_signals = bool(options.pop("on_signals", True))
     precision = str(options.pop("precision", "float32"))
     chosen = Options(
         run_dir=run_dir,
@@ -67,4 +68,4 @@ async def run_with(
     computing = Computing(torch.device("cpu"), precision, attack=chosen.attack)
     trainer = trainer_for(file, None, data, computing)
     shown = partial(tell, view or Watching())
-    return await join(file, chosen, trainer, [shown], on_signals=True)
+    return await join(file, chosen, trainer, [shown], on_signals=on_signals)

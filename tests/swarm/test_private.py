@@ -97,7 +97,7 @@ class Club:
         assert isinstance(came["reasons"], list)
         assert all("refused the CURVE key" in reason for reason in came["reasons"]), came
         assert came["bytes_in"] == 0
-        line = f"refused a connection from 127.0.0.1: {why} (CURVE key {came['key']})"
+        line = f"refused 127.0.0.1: {why} (CURVE key {came['key']})"
         wait_until(lambda: line in one.text(), PATIENCE_S, f"{line}\n{one.text()}")
         assert one.text().count(str(came["key"])) == 1
 

@@ -12,7 +12,7 @@ SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
 SCRIPT = Path(__file__).with_name("slow_peer.py")
 PEERS, ROUNDS = 3, 24
 CHANGES = (
-    ("rounds = 20", f"rounds = {ROUNDS}\nwait_s = 0.5\n"),
+    ("rounds = 20", f"rounds = {ROUNDS}\nwait_s = 3.0\n"),
     ("cohort = 3", f"cohort = {PEERS - 1}"),
     ("min_peers = 6", f"min_peers = {PEERS}"),
     ("start_deadline_s = 60.0", "start_deadline_s = 120.0"),  # three start at once, on few cores

@@ -144,7 +144,7 @@ class Tracker:
             epoch=self.epoch,
             alive=welcome.alive,
             training=welcome.training,
-            external_host=host if announce.event == "started" else "",
+            external_host=host if _is_greeting(announce) else "",
             warning=welcome.warning,
             revocations=self.register.number(announce.session),
             relays=relays,
@@ -153,7 +153,7 @@ class Tracker:
 
     def _relays_for(self, announce: SignedAnnounce) -> tuple[tuple[str, ...], bytes]:
         """Returns relays and a ticket to them, where the asker understands them and needs one."""
-        if self._issuer is None or announce.version < 2 or announce.event == "stopped":
+        if self._issuer is None or announce.version < 2:
             return (), b""
         ticket = self._issuer.ticket_for(announce)
         return (self._issuer.relays.endpoints, ticket) if ticket else ((), b"")
@@ -356,6 +356,14 @@ async def bounded_body(request: Request, max_bytes: int = MAX_ANNOUNCE_BYTES) ->
     except ClientDisconnect as fault:
         raise AnnounceError("announce: the connection broke off") from fault
     return body
+
+
+def _is_greeting(announce: SignedAnnounce) -> bool:
+    """Returns whether a peer is new, or wants to know how others see it before it takes part.
+
+    The latter says `stopped` before it ever began: it is not there yet.
+    """
+    return announce.event == "started" or (announce.event == "stopped" and announce.version > 1)
 
 
 def _bare(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:

@@ -15,7 +15,13 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from p2pl.api.join import Mine, Reading, default_run_dir, read_data, run_blocking
+from p2pl.api.join import (
+    Mine,
+    Reading,
+    default_run_dir,
+    read_data,
+    run_blocking,
+)
 from p2pl.api.private import check_invitation, read_invitation
 from p2pl.api.session import Given, check_known, read_session
 from p2pl.api.trainer import Computing, Who, trainer_for
@@ -31,8 +37,10 @@ from p2pl.learning.trainer import Round, Trainer
 from p2pl.learning.weights import flatten
 from p2pl.network import tracker as asking
 from p2pl.network import web
+from p2pl.network.interfaces import parse_announced
 from p2pl.network.keys import Identity
-from p2pl.network.wire import free_to_listen, lasting_keys
+from p2pl.network.ways import RelayMode
+from p2pl.network.wire import lasting_keys, listening
 from p2pl.privacy import policy
 from p2pl.protocol.announce import MAX_SKEW_S
 from p2pl.protocol.session import SessionFile
@@ -116,6 +124,8 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
     invitation: str | os.PathLike[str] | None = None,
+    announce: str | Sequence[str] = (),
+    relay: RelayMode = "auto",
     rounds: int | None = None,
     shard: Shard | None = None,
     test_share: float | None = None,
@@ -175,8 +185,11 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
             one.trainer = None
     beside = None if isinstance(session, SessionFile) else Path(session).parent
     await _checkpoint(one, beside, where)
-    await _trackers(one, tuple(trackers), Path(ca) if ca else None, who)
-    await _listening(one, listen)
+    async with contextlib.AsyncExitStack() as stack:
+        port = await _listening(one, listen, stack)
+        one.attempt("announce", lambda: _announced(one, announce))
+        dialled = None if relay == "always" or announce else port
+        await _trackers(one, tuple(trackers), Path(ca) if ca else None, (who, dialled))
     _run_dir(one, where)
     if one.trainer is not None:
         _memory(one, one.trainer)
@@ -294,8 +307,9 @@ async def _checkpoint(one: _Checked, beside: Path | None, run_dir: Path) -> None
 
 
 async def _trackers(
-    one: _Checked, given: tuple[str, ...], ca: Path | None, who: Identity | None
+    one: _Checked, given: tuple[str, ...], ca: Path | None, me: tuple[Identity | None, int | None]
 ) -> None:
+    who, port = me
     urls = given or tuple(url for tier in one.file.trackers for url in tier)
     if not urls:
         one.add("tracker", "wrong", "the session file names none", "name one with --tracker")
@@ -315,11 +329,33 @@ async def _trackers(
             one.findings.append(replace(finding, state="note") if is_spare else finding)
         if reached:
             await _alive_already(one, asker, urls, who)
-    one.add(
-        "reachable",
-        "skipped",
-        "whether others can dial this machine is found out when it joins",
-    )
+            await _reachable(one, asker, urls, port)
+
+
+def _announced(one: _Checked, announce: str | Sequence[str]) -> None:
+    endpoints = parse_announced([announce] if isinstance(announce, str) else announce)
+    if endpoints:
+        one.add("announce", "ok", f"others are told {' '.join(map(str, endpoints))}")
+
+
+async def _reachable(
+    one: _Checked, asker: asking.Asker, urls: Sequence[str], port: int | None
+) -> None:
+    if port is None:
+        return
+    for url in urls:
+        found = await asker.reach(url, port)
+        if found is None:
+            continue
+        where = f"at {found.host}, port {found.port}"
+        if found.is_reached:
+            one.add("reachable", "ok", f"{where}, as seen from {url}")
+            return
+        said = f"not {where}: {found.reason}; it is reached by a relay, or calls others itself"
+        todo = "let that port in (--listen fixes it, --announce says what a router forwards)"
+        one.add("reachable", "note", said, todo)
+        return
+    one.add("reachable", "skipped", "no tracker could try to dial this machine")
 
 
 async def _tracker(file: SessionFile, asker: asking.Asker, url: str) -> list[Finding]:
@@ -362,13 +398,15 @@ async def _alive_already(
     one.add("same key", "ok", "no tracker knows a peer with this key now")
 
 
-async def _listening(one: _Checked, listen: str) -> None:
+async def _listening(one: _Checked, listen: str, stack: contextlib.AsyncExitStack) -> int | None:
+    """Returns the port at which something listens until the stack is closed; None: nothing can."""
     try:
-        where = await free_to_listen(listen)
+        host, port = await stack.enter_async_context(listening(listen))
     except P2PLError as fault:
         one.add("listen", "wrong", str(fault), "name another --listen")
-        return
-    one.add("listen", "ok", where)
+        return None
+    one.add("listen", "ok", f"{host}, port {port if not listen.endswith(':0') else 'any free one'}")
+    return port
 
 
 def _run_dir(one: _Checked, where: Path) -> None:

@@ -31,12 +31,11 @@ from p2pl.learning import precision as precisions
 from p2pl.learning.checkpoint import check_proportion
 from p2pl.learning.torch_trainer import Fit
 from p2pl.network import web
+from p2pl.network.interfaces import parse_announced
 from p2pl.network.keys import Identity
 from p2pl.network.ways import RelayMode
 from p2pl.privacy import policy
-from p2pl.protocol import endpoint
 from p2pl.protocol import session as session_format
-from p2pl.protocol.endpoint import Endpoint
 from p2pl.protocol.invitation import Invitation
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.log import make_directory, read_run
@@ -45,9 +44,6 @@ Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
 T = TypeVar("T")
 RUNS = Path("runs")
-
-
-MAX_ANNOUNCED = 4  # chosen: two families, two names
 
 
 async def join_async(  # noqa: PLR0913  # keywords, each of them a different thing
@@ -108,8 +104,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
             or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
         invitation: to a private session: the file that its author made for this peer, or the
             text in it. None: the session is open.
-        announce: `HOST:PORT` or several, by which others can dial this peer from elsewhere, the
-            best first: an address or a name, where a router forwards a port to the one of `listen`.
+        announce: where others can dial this peer, beside where it listens, for a port that a router
+            forwards: `HOST:PORT`, `[IPV6]:PORT` or `NAME:PORT`, at most two.
         relay: whether others reach this peer by a relay that the tracker names: `always`, `never`,
             or `auto`: where it cannot be dialled.
         rounds: to do in all; None: the session's.
@@ -185,7 +181,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         rounds=rounds,
         trackers=tiers,
         authorities=Path(ca) if ca else None,
-        announced=_announced(announce),
+        announced=parse_announced([announce] if isinstance(announce, str) else announce),
         relay=relay,
         seeding_s=seed_for,
         alone=alone,
@@ -223,20 +219,6 @@ def _sinks(given: Sink | Sequence[Sink] | None) -> tuple[Sink, ...]:
     if given is None:
         return ()
     return tuple(given) if isinstance(given, Sequence) else (given,)
-
-
-def _announced(texts: str | Sequence[str]) -> tuple[Endpoint, ...]:
-    """Returns the endpoints that the person says others can dial."""
-    found = []
-    for text in [texts] if isinstance(texts, str) else texts:
-        try:
-            found.append(endpoint.parse(f"tcp://{text}"))
-        except ValueError as fault:
-            allowed = "HOST:PORT, of an IP address or a name that others can dial"
-            raise InputError(wrong("announce", got=text, allowed=allowed)) from fault
-    if len(found) > MAX_ANNOUNCED:
-        raise InputError(wrong("announce", got=len(found), allowed=f"at most {MAX_ANNOUNCED}"))
-    return tuple(found)
 
 
 def _check_functions(fit: Fit | None, sinks: Sequence[Sink]) -> None:

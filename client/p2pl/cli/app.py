@@ -1,8 +1,9 @@
 """The command `p2pl` itself: its exit codes, and what it says where a module is missing.
 
-Exit codes: 0 done; 1 `p2pl audit` found the claim to be false, or something failed; 2 the input is
-wrong; 3 no tracker and no known peer; 4 nothing was left of the privacy budget; 5 `p2pl join` has
-trained to the end without meeting anybody, though the session is for several; 130 interrupted.
+Exit codes: 0 done; 1 `p2pl audit` found the claim to be false, `p2pl check` found something wrong,
+or something failed; 2 the input is wrong; 3 no tracker and no known peer; 4 nothing was left of the
+privacy budget; 5 `p2pl join` has trained to the end without meeting anybody, though the session is
+for several; 130 interrupted.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ import typer
 from p2pl.api.files import read_session
 from p2pl.cli import options
 from p2pl.cli.app import extra, show_log
-from p2pl.cli.join import key_of
+from p2pl.cli.join import Relay, key_of
 from p2pl.errors import visible
 
 if TYPE_CHECKING:
@@ -60,7 +60,17 @@ def check(
             "[default: the session file's]"
         ),
     ] = None,
+    announce: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where others can dial this peer, as of p2pl join. Repeatable.",
+        ),
+    ] = None,
     ca: options.Authorities = None,
+    relay: Annotated[
+        Relay, typer.Option(help="Whether others reach this peer by a relay, as of p2pl join.")
+    ] = Relay.auto,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     threads: options.Threads = None,
@@ -99,6 +109,8 @@ def check(
                 trackers=tracker or (),
                 ca=ca,
                 invitation=invitation,
+                announce=announce or (),
+                relay=relay.value,
                 rounds=rounds,
                 shard=mine,
                 test_share=test_share,

@@ -44,7 +44,9 @@ class Cohort(Exchange):
 
     async def enter(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state to begin with: the peer's own, or the swarm's."""
-        return await enter(node, state)
+        entered = await enter(node, state)
+        self._envelope.limit(entered.round, node.clock())  # from here on it trains at its pace
+        return entered
 
     async def collect(self, node: Node, state: PeerState, trained: Trained) -> Collected:
         """Serves what was trained, and returns what a new cohort serves."""

@@ -6,7 +6,7 @@ not reach each other. A run that ends without a word would look like one that ha
 
 from collections.abc import Callable
 
-from p2pl.events import Event, RoundEnded
+from p2pl.events import Event, Reachable, RoundEnded
 from p2pl.run.log import Totals
 from p2pl.run.state import PeerState
 
@@ -29,17 +29,19 @@ class Company:
         self._met = bool(before.peers_met)
         self._rounds = before.rounds
         self._tell_at = FIRST_TOLD
-        self._said = said
+        self._said, self._advice = said, ADVICE
 
     def __call__(self, event: Event) -> None:
-        """Takes in a round."""
+        """Takes in a round, or whether others can dial this peer."""
+        if isinstance(event, Reachable):
+            self._advice = ADVICE if event.is_dialled else event.text
         if not isinstance(event, RoundEnded) or self._met:
             return
         self._met = bool(event.entry.received)
         self._rounds += 1
         if self._rounds >= self._tell_at and not self._met:
             self._tell_at = 10 * self._rounds
-            self._said(f"nobody met in {self._rounds} rounds, training alone; {ADVICE}")
+            self._said(f"nobody met in {self._rounds} rounds, training alone; {self._advice}")
 
 
 def met_nobody(totals: Totals, state: PeerState | None, *, wanted: bool) -> bool:

@@ -87,6 +87,7 @@ class GossipExchange(Exchange):
         entered = await enter(node, state)
         if entered.weights is not state.weights:  # the swarm's, as old as its round
             age = entered.round
+        self._envelope.limit(entered.round, node.clock())  # from here on it trains at its pace
         return replace(entered, memory={"age": age})
 
     async def collect(self, node: Node, state: PeerState, trained: Trained) -> Collected:

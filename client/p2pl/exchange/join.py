@@ -21,7 +21,7 @@ from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
 from p2pl.attacks.peer import Attacker
 from p2pl.errors import FrameError, InputError, InvitationError, PullError, TrackerError
-from p2pl.events import Ended, Events, Sink, Started, Stop, into
+from p2pl.events import Ended, Events, Reachable, Sink, Started, Stop, into
 from p2pl.exchange import checkpoint, cohort
 from p2pl.exchange.alone import Alone
 from p2pl.exchange.base import Exchange, kind_of
@@ -191,7 +191,7 @@ async def join(
                 rounds=rounds,
                 worker=worker,
                 stopping=stopping,
-                outreach=_outreach(file, options, identity),
+                outreach=_outreach(file, options, identity, events),
             )
             if on_signals:
                 stopping.listen()
@@ -280,7 +280,7 @@ class _Run:
     outreach: Outreach
 
 
-def _outreach(file: SessionFile, options: Options, identity: Identity) -> Outreach:
+def _outreach(file: SessionFile, options: Options, identity: Identity, events: Events) -> Outreach:
     """Returns the ways to others and theirs to this peer; nothing is open yet."""
     return Outreach(
         identity,
@@ -288,6 +288,7 @@ def _outreach(file: SessionFile, options: Options, identity: Identity) -> Outrea
         mode=options.relay,
         trust=_trust(file, options),
         announced=options.announced,
+        found=lambda one: events(Reachable(one.where, one.is_dialled, one.said)),
     )
 
 

@@ -13,7 +13,9 @@ from p2pl.exchange.node import Held
 from p2pl.mixing.base import PeerModel
 
 MAX_ROUNDS_PER_S = 200.0  # chosen: ten times what the smallest session does on a fast machine
-FASTER = 10.0  # chosen: the most that others are believed to be faster than the peer at its best
+# The most that others are believed to be faster than the peer at its best. Chosen: a site that is
+# ten times slower still finds where the others are; twice that is room for what it does beside.
+FASTER = 20.0
 SLACK_ROUNDS = 2.0  # where both have just begun
 
 

@@ -45,13 +45,12 @@ from p2pl.protocol.announce import (
 )
 from p2pl.protocol.endpoint import Endpoint, usable
 from p2pl.protocol.reach import AskReach, Reached
-from p2pl.protocol.reach import decode_answer as decode_reached
 
 T = TypeVar("T")
 TRACKER_DEADLINE_S = 5.0  # one tracker's answer; chosen: ten times a slow handshake
+REACH_DEADLINE_S = 15.0  # it dials this peer meanwhile
 ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as long)
 BACK_OFF = BackOff(first_s=1.0, max_s=60.0)  # libtorrent issue 4873: uncapped, it grew to 20 hours
-REACH_DEADLINE_S = 10.0  # the tracker dials for some seconds itself
 MAX_RETRY_S = 3_600.0  # however long a tracker says to stay away
 IN_A_ROW = 4  # announces before a tracker's minimum interval counts; chosen: it allows ten
 # A sequence number is the time of a clock that was at most MAX_SKEW_S wrong, in milliseconds: one
@@ -95,6 +94,7 @@ class _Tracker:
     refused: bool = False  # the last failure was an answer
     answer: Answer | None = None  # its last
     said: str = ""  # what it was told last
+    version: int = 2  # of announces, that it understands
     told: tuple[Endpoint, ...] | None = None  # the ways to this peer, as it was told last
     due_s: float = -math.inf  # what `Rate` knows of the announces so far
     ahead_s: float = 0.0  # its clock, of this machine's, where it does not take that
@@ -239,23 +239,36 @@ class TrackerDirectory:
             port: at which it listens.
 
         Returns:
-            None where no tracker answers, or none knows the question.
+            None where those that answer do not know the question: they are older.
+
+        Raises:
+            TrackerError: there is no answer now; another time there may be.
         """
-        for tracker in (one for tier in self._tiers for one in tier):
-            if tracker.endpoint is None or not tracker.is_greeted:
-                continue
+        asked = [one for tier in self._tiers for one in tier if one.answer and one.endpoint]
+        reasons = []
+        for tracker in asked:
+            assert tracker.endpoint is not None
             path = tracker.endpoint.path.removesuffix("/announce") + "/reach"
             where = tracker.endpoint.copy_with(path=path)
-            with contextlib.suppress(_Failure, TimeoutError):
+            question = AskReach(
+                public_key=self._me.identity.public_key,
+                port=port,
+                time_s=int(self._wall() + tracker.ahead_s),
+            )
+            body = reaching.encode(question, self._me.identity.private_key)
+            try:
                 async with asyncio.timeout(REACH_DEADLINE_S):
-                    question = AskReach(
-                        public_key=self._me.identity.public_key,
-                        port=port,
-                        time_s=int(self._wall()),
+                    return await self._ask(
+                        where, body, lambda data, _: reaching.decode_answer(data)
                     )
-                    body = reaching.encode(question, self._me.identity.private_key)
-                    return await self._ask(where, body, lambda data, _: decode_reached(data))
-        return None
+            except TimeoutError:
+                reasons.append(f"{tracker.url}: no answer within {REACH_DEADLINE_S:g} s")
+            except _Failure as fault:
+                if fault.status not in (404, 405):
+                    reasons.append(f"{tracker.url}: {fault}")
+        if asked and not reasons:
+            return None
+        raise TrackerError("; ".join(reasons) or "no tracker has answered")
 
     async def leave(self) -> None:
         """Says `stopped` to every tracker that lists this peer, as far as they can be reached.
@@ -353,7 +366,8 @@ class TrackerDirectory:
 
     def _take_terms(self, answer: Answer) -> None:
         """Keeps what a tracker says now and then only."""
-        self.external_host = answer.external_host or self.external_host
+        with contextlib.suppress(ValueError):
+            self.external_host = dialled(answer.external_host)
         if answer.ticket:
             self.relays, self.ticket = usable(answer.relays), answer.ticket
 
@@ -386,6 +400,9 @@ class TrackerDirectory:
             if why := await asking.tell(self._client, tracker.endpoint, "session", info):
                 raise _Failure(why, status=fault.status) from fault
             return await self._post(tracker, said, numwant)
+        if fault.status == 422 and tracker.version == 2:  # it is older than version 2
+            tracker.version = 1
+            return await self._post(tracker, said, numwant)
         if fault.status != 409:
             raise fault
         ahead = int((self._wall() + tracker.ahead_s) * 1_000) + LEAP_MS
@@ -412,8 +429,8 @@ class TrackerDirectory:
         else:
             tracker.rest = BACK_OFF.after_failure(tracker.rest, self._now(), self._rng)
 
-    def _body(self, event: Event, numwant: int, ahead_s: float) -> bytes:
-        wall_s = self._wall() + ahead_s
+    def _body(self, event: Event, numwant: int, tracker: _Tracker) -> bytes:
+        wall_s, version = self._wall() + tracker.ahead_s, tracker.version
         # Milliseconds, so that a run that lost its state is ahead of its former self.
         self._sequence = max(self._sequence + 1, int(wall_s * 1_000))
         announce = Announce(
@@ -425,8 +442,8 @@ class TrackerDirectory:
             sequence=self._sequence,
             time_s=int(wall_s),
             numwant=min(numwant, MAX_NUMWANT),
-            version=1 if self.endpoints is None and not self._me.proof else 2,
-            endpoints=tuple(map(str, self.endpoints or ())),
+            version=1 if self.endpoints is None else version,
+            endpoints=tuple(map(str, self.endpoints or ())) if version == 2 else (),
             proof=self._me.proof,
         )
         return messages.encode(announce, self._me.identity.private_key)
@@ -437,13 +454,15 @@ class TrackerDirectory:
             return _from_here(answer, reach, answer.external_host or self.external_host)
 
         assert tracker.endpoint is not None  # else it rests
-        body = self._body(said, numwant, tracker.ahead_s)
+        body = self._body(said, numwant, tracker)
         return await self._ask(tracker.endpoint, body, decode)
 
     async def _ask(self, url: httpx.URL, body: bytes, decode: Callable[[bytes, Reach], T]) -> T:
         """Returns what a tracker answers, decoded; `decode` also gets how far away that is."""
         try:
-            request = self._client.build_request("POST", url, content=body)
+            request = self._client.build_request(
+                "POST", url, content=body, timeout=REACH_DEADLINE_S
+            )  # whoever asks has a deadline of its own, which is shorter
             request.extensions["trace"] = _Written(self, _request_bytes(request, body)).trace
             response = await self._client.send(request, stream=True)
             try:

@@ -100,7 +100,7 @@ class Membership:
         )
         self._in_all: RateLimiter[None] = RateLimiter(LOOKUPS_IN_ALL, now=now, max_keys=1)
         self._lines: RateLimiter[None] = RateLimiter(LINES, now=now, max_keys=1)
-        self._told: OrderedDict[str, str] = OrderedDict()  # what was said of a key
+        self._told: OrderedDict[str, str] = OrderedDict()  # why, by key
         self._told_own = ""
         self._load()
 
@@ -133,7 +133,7 @@ class Membership:
             try:
                 self.take(address.proof)
             except ProofError as fault:
-                self._tell(address.curve_key, f"left out: peer {address.id[:8]}: {fault}")
+                log.debug("left out peer=%s reason=%s", address.id, fault)
                 return False
         return self.fault(address.curve_key, address.id) in ("", NOT_KNOWN)
 
@@ -203,7 +203,7 @@ class Membership:
         if why == NOT_KNOWN:
             why = await self._look_up(curve_key, host)
         if why:
-            self._tell(curve_key, f"refused a connection from {visible(host)}: {why}")
+            self._tell(curve_key, host, why)
         return why
 
     async def check(self, address: PeerAddress) -> None:
@@ -219,7 +219,7 @@ class Membership:
             why = self.fault(address.curve_key, address.id)
             why = found if why == NOT_KNOWN and found else why
         if why:
-            self._tell(address.curve_key, f"not dialled: peer {address.id[:8]}: {why}")
+            self._tell(address.curve_key, address.host, why)
             raise PullError(f"not of this private session: {why}")
 
     def credential_fault(self, credential: Credential) -> str:
@@ -335,17 +335,21 @@ class Membership:
                 self._unknown.popitem(last=False)
         return why
 
-    def _tell(self, curve_key: str, text: str) -> None:
-        """Says something of a key, once; strangers' keys fill neither memory nor the screen."""
-        if self._told.get(curve_key) == text:
+    def _tell(self, curve_key: str, host: str, why: str) -> None:
+        """Says whom this peer has nothing to do with, and why, once for a key and a reason.
+
+        Strangers' keys fill neither memory nor the screen.
+        """
+        if self._told.get(curve_key) == why:
             return
-        self._told[curve_key] = text
+        self._told[curve_key] = why
         if len(self._told) > MAX_UNKNOWN:
             self._told.popitem(last=False)
+        text = f"refused {visible(host)}: {why} (CURVE key {curve_key})"
         if self._lines.take(None):
-            log.info("key=%s %s", curve_key, text)
+            log.info(text)
         else:
-            self._said(f"{text} (CURVE key {curve_key})")
+            self._said(text)
 
     def _load(self) -> None:
         """Takes in the list of an earlier run."""

@@ -12,15 +12,17 @@ import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from p2pl.errors import TrackerError
-from p2pl.network import own
+from p2pl.network import interfaces
 from p2pl.network.dial import Direct
 from p2pl.network.directory import TrackerDirectory
+from p2pl.network.interfaces import Listener
 from p2pl.network.keys import Identity
 from p2pl.network.relay import MEET, Meeting, Pumps, Speaker
 from p2pl.network.traffic import Traffic
-from p2pl.network.ways import Places, Reception, RelayMode, Ways
+from p2pl.network.ways import MAX_RELAYS, Places, Reception, RelayMode, Ways
 from p2pl.network.wire import CurveWire
 from p2pl.protocol.address import Reach, dialled, reach_of
 from p2pl.protocol.announce import PeerAddress
@@ -29,12 +31,60 @@ from p2pl.protocol.reach import Reached
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.5
-ONLY_CALLS = (
-    "it can call others, and those that it calls can call it back; for more, forward the port and "
-    "say --announce HOST:PORT, or ask whoever runs the tracker for a relay"
+POLL_S, SOON_S = 0.5, 0.05
+READY_S = 15.0  # for a tracker to dial back in vain, and for a relay to answer
+ASK_AGAIN_S = 5.0  # for relays, where no tracker has named one; whether it can be dialled
+MAX_ASKED = 5  # times in a row, whether it can be dialled
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether others can dial this peer, as a tracker has found.
+
+    Attributes:
+        where: `HOST:PORT` that was dialled.
+        reach: from how far away that is the same machine; never this machine alone.
+        reason: why it could not be dialled; "": it could.
+        relays: by which it is reached, where it cannot be dialled.
+        announced: where it can be, as the person says.
+    """
+
+    where: str
+    reach: Reach
+    reason: str = ""
+    relays: tuple[str, ...] = ()
+    announced: tuple[str, ...] = ()
+
+    @property
+    def is_dialled(self) -> bool:
+        """Whether it could be dialled."""
+        return not self.reason
+
+    @property
+    def said(self) -> str:
+        """What a person is told: one line."""
+        if self.is_dialled:
+            return f"{_WHO[self.reach]} can dial this peer at {self.where}{_UNKNOWN[self.reach]}"
+        told = f"nobody can dial this peer at {self.where}: {self.reason}; "
+        if self.announced:
+            told += f"others are told {', '.join(self.announced)}, as you say; "
+        if self.relays:
+            return f"{told}it goes by relay, {', '.join(self.relays)}"
+        return f"{told}it can only call others ({ADVICE})"
+
+
+ADVICE = (
+    "open that port in the firewall or forward it at the router and say --announce HOST:PORT, or "
+    "have the tracker name a relay"
 )
-ASK_AGAIN_S = 5.0  # for relays, where no tracker has named one
+_WHO = {
+    Reach.SITE: "peers in this network",
+    Reach.WORLD: "others",
+}
+_UNKNOWN = {
+    Reach.SITE: "; whether others can is not known, for the tracker is in this network as well",
+    Reach.WORLD: "",
+}
 
 
 class Outreach:
@@ -46,6 +96,7 @@ class Outreach:
         mode: `always` takes calls at relays and is dialled by nobody; `never` uses none.
         trust: whom TLS trusts, for relays by WebSocket; None: the authorities of this machine.
         announced: what the person says that others can dial, the best first.
+        found: is told whether they can, as soon as a tracker has tried.
 
     Attributes:
         ways: what the wire dials by.
@@ -60,10 +111,14 @@ class Outreach:
         mode: RelayMode = "auto",
         trust: ssl.SSLContext | None = None,
         announced: tuple[Endpoint, ...] = (),
+        found: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
         session = bytes.fromhex(session_id)
         self.reached: Reached | None = None
-        self._announced = announced
+        self._announced, self._found = announced, found
+        self._listener = Listener("127.0.0.1", 1)
+        self._reception: Reception | None = None
+        self._asked_for = ""  # where it was seen, when it was asked whether it can be dialled
         self._mode = mode
         self._directory: TrackerDirectory | None = None
         self._pumps = Pumps(Traffic())
@@ -92,17 +147,21 @@ class Outreach:
         host, meeting = wire.host, self.ways.meeting
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._pumps.close)
-            if not self.is_dialled:
-                directory.endpoints = ()
+            machine = interfaces.addresses()
+            self._listener = Listener(host, wire.port, machine, self._announced)
+            directory.endpoints = self._plain("")
             if meeting is not None:
                 await self._meet(meeting, host, stack)
-            reception = None
             if self._mode != "never":
-                here = ("127.0.0.1" if host in ("0.0.0.0", "::") else host, wire.port)
+                here = ("127.0.0.1" if host in interfaces.ANY else host, wire.port)
                 places = Places(lambda: directory.relays, self._others)
                 reception = Reception(self._speaker, here, self._pumps, random.Random())
-                await stack.enter_async_context(reception.open(places))
-            telling = asyncio.create_task(self._tell(wire, directory, reception, said))
+                self._reception = await stack.enter_async_context(reception.open(places))
+            if self._mode == "always" or self._listener.is_for_others:
+                with contextlib.suppress(TimeoutError, TrackerError):
+                    async with asyncio.timeout(READY_S):
+                        await self._settle(directory)
+            telling = asyncio.create_task(self._tell(directory, said))
             stack.push_async_callback(_ended, telling)
             yield
 
@@ -115,7 +174,9 @@ class Outreach:
     @property
     def undialled(self) -> str:
         """Why nobody can dial this peer; "": somebody can, or nobody has tried."""
-        return "" if self.is_dialled or self.reached is None else self.reached.reason
+        if self.is_dialled or self.reached is None:
+            return ""
+        return self.reached.reason or "it could not be dialled"
 
     async def _meet(self, meeting: Meeting, host: str, stack: contextlib.AsyncExitStack) -> None:
         """Lets others wait here; a peer that cannot offer it does without."""
@@ -131,81 +192,95 @@ class Outreach:
             return []
         return self._directory.known.addresses()
 
-    async def _tell(
-        self,
-        wire: CurveWire,
-        directory: TrackerDirectory,
-        reception: Reception | None,
-        said: Callable[[str], None],
-    ) -> None:
+    async def _settle(self, directory: TrackerDirectory) -> None:
+        """Learns by which ways this peer is reached, before anybody hears of it.
+
+        Whoever tries in vain lets a peer rest; so its first announce is to say what is so.
+        """
+        await directory.announce("stopped", numwant=0)  # it is not there yet
+        seen = directory.external_host
+        if self._mode != "always" and seen and await self._ask(directory, seen):
+            self._asked_for = seen
+        if not self.is_dialled and self._reception and directory.relays:
+            while not (self._reception.endpoints or self._reception.reasons):  # noqa: ASYNC110
+                await asyncio.sleep(SOON_S)  # a relay answers when it will
+        directory.endpoints = self._endpoints()
+
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        """Returns all ways to this peer, as far as they are known by now."""
+        relays = self._reception.endpoints if self._reception else ()
+        return self._plain(self._asked_for)[: MAX_ENDPOINTS - len(relays)] + relays
+
+    async def _tell(self, directory: TrackerDirectory, said: Callable[[str], None]) -> None:
         """Keeps the announced endpoints right; a change is announced at once."""
-        loop, asked_s, told = asyncio.get_running_loop(), -math.inf, ""
-        while not directory.external_host:  # noqa: ASYNC110  # a tracker says it when it will
-            await asyncio.sleep(POLL_S)
-        if self._mode != "always":
-            self.reached = await directory.ask_reach(wire.port)
+        loop, asked_s, tries, told = asyncio.get_running_loop(), -math.inf, 0, ""
         while True:
-            relays = reception.endpoints if reception else ()
-            found = self._plain(wire, directory, relays) + relays
+            seen, is_early = directory.external_host, loop.time() - asked_s < ASK_AGAIN_S
+            if self._mode != "always" and seen != self._asked_for and not is_early:
+                asked_s, tries = loop.time(), tries + 1
+                if await self._ask(directory, seen) or tries >= MAX_ASKED:
+                    self._asked_for, tries, asked_s = seen, 0, -math.inf
+                    is_early = False
+            relays, found = self._reception.endpoints if self._reception else (), self._endpoints()
             if found != directory.endpoints:
                 directory.endpoints = found
+                log.info("reached by %s", " ".join(map(str, found)) or "nothing")
                 with contextlib.suppress(TrackerError):
                     await directory.announce(numwant=0)
-            elif not self.is_dialled and not relays and loop.time() - asked_s > ASK_AGAIN_S:
+            elif not self.is_dialled and not relays and not is_early:
                 asked_s = loop.time()
                 with contextlib.suppress(TrackerError):
                     await directory.announce(numwant=0)
-            words = self._in_words(relays, directory, reception)
+            words = self._in_words(relays, directory)
             if words not in ("", told):
                 told = words
                 said(words)
             await asyncio.sleep(POLL_S)
 
-    def _plain(
-        self, wire: CurveWire, directory: TrackerDirectory, relays: tuple[Endpoint, ...]
-    ) -> tuple[Endpoint, ...]:
+    async def _ask(self, directory: TrackerDirectory, seen: str) -> bool:
+        """Learns whether this peer can be dialled; returns whether there is nothing left to ask."""
+        self.reached, listener = None, self._listener
+        if reach_of(seen) is Reach.MACHINE or not listener.may_be_at(seen):
+            return True  # what a tracker could find out there tells nothing of others
+        try:
+            reached = await directory.ask_reach(listener.port)
+            where = joined(dialled(reached.host), listener.port) if reached else ""
+        except (TrackerError, ValueError) as fault:
+            log.info("whether others can dial this peer is not known yet: %s", fault)
+            return False
+        self.reached = reached
+        if reached is not None:
+            reason = "" if reached.is_reached else reached.reason or "it could not be dialled"
+            relays = tuple(map(str, directory.relays[:MAX_RELAYS])) if self._reception else ()
+            announced = tuple(map(str, self._announced))
+            self._found(Verdict(where, reach_of(seen), reason, relays, announced))
+        return True
+
+    def _plain(self, seen: str) -> tuple[Endpoint, ...]:
         """Returns by which addresses this peer is dialled, and where others can wait for it."""
         if self._mode == "always":
             return ()
-        seen, meeting = dialled(directory.external_host), self.ways.meeting
-        meets = self.is_dialled and meeting is not None and meeting.port
-        met = (Endpoint(MEET, seen, meeting.port),) if meeting and meets else ()
-        plain = own.endpoints(
-            (wire.host, wire.port),
-            seen,
-            announced=self._announced,
-            here=own.sources(),
-            is_reachable=self.reached.is_reached if self.reached else None,
-        )
-        return plain[: MAX_ENDPOINTS - len(met) - len(relays)] + met
+        got_through = self.reached.is_reached if self.reached else None
+        found, meeting = self._listener.endpoints(seen, got_through), self.ways.meeting
+        is_far = bool(seen) and reach_of(seen) is not Reach.MACHINE  # nobody has to wait else
+        can_meet = is_far and got_through is not False
+        if meeting and meeting.port and can_meet and any(way.host == seen for way in found):
+            return (*found, Endpoint(MEET, seen, meeting.port))
+        return found
 
-    def _in_words(
-        self,
-        relays: tuple[Endpoint, ...],
-        directory: TrackerDirectory,
-        reception: Reception | None,
-    ) -> str:
-        """Returns how this peer is reached, where that is not plain."""
-        reached = self.reached
-        if self.is_dialled:
-            if reached is None or not reached.is_reached:
-                return ""
-            is_near = reach_of(dialled(reached.host)) == Reach.MACHINE
-            return "" if is_near else f"others can dial this peer at {_at(reached)}"
-        why = f"nobody can dial this peer at {_at(reached)}: {reached.reason}; " if reached else ""
+    def _in_words(self, relays: tuple[Endpoint, ...], directory: TrackerDirectory) -> str:
+        """Returns how this peer is reached, where that is not plain and was not said yet."""
+        if self.is_dialled or not directory.external_host:
+            return ""
         if relays:
-            return f"{why}others reach it by {' '.join(map(str, relays))}"
+            return "" if self.reached else f"others reach this peer by {' '.join(map(str, relays))}"
         if not directory.relays:
-            return why + (ONLY_CALLS if reached else "others cannot reach it: no relay is named")
-        failed = "; ".join(reception.reasons) if reception else "--relay never"
-        return f"{why}others cannot reach it by a relay: {failed}" if failed else ""
+            return "" if self.reached else "others cannot reach this peer: no relay is named"
+        failed = "; ".join(self._reception.reasons) if self._reception else "--relay never"
+        return f"others cannot reach this peer by a relay: {failed}" if failed else ""
 
     def _ticket(self) -> bytes:
         return self._directory.ticket if self._directory else b""
-
-
-def _at(reached: Reached) -> str:
-    return joined(reached.host, reached.port)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -6,6 +6,7 @@ Each is one small request with a deadline; a tracker that fails costs that answe
 import asyncio
 import math
 import ssl
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -15,11 +16,15 @@ import msgspec
 
 from p2pl.errors import InputError, ProtocolError, visible, wrong
 from p2pl.network import web
+from p2pl.network.keys import Identity
 from p2pl.protocol import announce as messages
 from p2pl.protocol import invitation
+from p2pl.protocol import reach as reaching
 from p2pl.protocol.invitation import MAX_REVOCATIONS_BYTES, Revocations
+from p2pl.protocol.reach import AskReach, Reached
 
 DEADLINE_S = 5.0  # as of an announce
+REACH_DEADLINE_S = 10.0  # the tracker dials for some seconds itself
 MAX_BYTES = MAX_REVOCATIONS_BYTES  # of an answer; the longest is a list of revocations
 MAX_PROOFS = 4  # of one CURVE key; one is right
 ANNOUNCE = "/announce"
@@ -58,7 +63,12 @@ def route(announce: httpx.URL, name: str) -> httpx.URL:
 
 
 async def ask(
-    client: httpx.AsyncClient, url: httpx.URL, body: bytes | None = None, **params: str
+    client: httpx.AsyncClient,
+    url: httpx.URL,
+    body: bytes | None = None,
+    *,
+    deadline_s: float = DEADLINE_S,
+    **params: str,
 ) -> Answered:
     """Returns what a tracker answered.
 
@@ -66,6 +76,7 @@ async def ask(
         client: to ask with.
         url: from `route`.
         body: posted, where there is one.
+        deadline_s: for all of it.
         params: of the query.
 
     Raises:
@@ -73,8 +84,10 @@ async def ask(
             more than there is to be said.
     """
     method = "GET" if body is None else "POST"
-    request = client.build_request(method, url, content=body, params=params or None)
-    async with asyncio.timeout(DEADLINE_S):
+    request = client.build_request(
+        method, url, content=body, params=params or None, timeout=deadline_s
+    )
+    async with asyncio.timeout(deadline_s):
         response = await client.send(request, stream=True)
         try:
             data = b""
@@ -188,6 +201,18 @@ class Asker:
             where = route(announce_url(url), "scrape")
             return _alive_in(await ask(self._client, where, session=session_id), session_id)
         except (InputError, *FAULTS):
+            return None
+
+    async def reach(self, url: str, port: int) -> Reached | None:
+        """Returns whether a tracker can dial this machine at a port; None: it does not say."""
+        try:
+            where = route(announce_url(url), "reach")
+            one = Identity.generate()  # any key may ask
+            question = AskReach(public_key=one.public_key, port=port, time_s=int(time.time()))
+            body = reaching.encode(question, one.private_key)
+            answer = await ask(self._client, where, body, deadline_s=REACH_DEADLINE_S)
+            return reaching.decode_answer(answer.data) if answer.status == 200 else None
+        except (InputError, ProtocolError, *FAULTS):
             return None
 
     async def is_known(self, url: str, session_id: str, curve_key: str) -> bool:

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import re
 import socket
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -445,8 +445,9 @@ def lasting_keys(identity: Identity, session_id: str) -> CurveKeys:
     return CurveKeys.from_secret(identity.secret_for(f"p2pl curve {session_id}"))
 
 
-async def free_to_listen(listen: str) -> str:
-    """Returns what a peer would listen on, having tried; nothing listens there afterwards.
+@contextlib.asynccontextmanager
+async def listening(listen: str) -> AsyncIterator[tuple[str, int]]:
+    """Yields an address and a port at which a peer would listen; one that takes nothing does.
 
     Args:
         listen: as of `CurveWire`.
@@ -459,11 +460,10 @@ async def free_to_listen(listen: str) -> str:
     router = context.socket(zmq.ROUTER)
     try:
         router.ipv6 = True
-        free = _bind(router, host, port)
+        yield host, _bind(router, host, port)
     finally:
         router.close(linger=0)
         context.term()
-    return f"{host}:{free}" if port else f"{host}, any free port"
 
 
 async def _resolve(listen: str) -> tuple[str, int]:

@@ -45,7 +45,10 @@ _COMPATIBLE = ipaddress.ip_network("::/96")
 _PRIVATE = tuple(
     map(
         ipaddress.ip_network,
-        ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"),
+        (
+            *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"),
+            "100.64.0.0/10",  # behind a provider's NAT (RFC 6598), and in overlay networks
+        ),
     )
 )
 

@@ -14,8 +14,9 @@ Hashes and keys travel as base64 and peers as `[id, host, port, curve_key]`: the
 must stay below 1 % of the peers' own, also where a model has 31 KB.
 
 Version 2 of an announce may also say by which endpoints the peer can be reached, and carry a proof
-for other peers, which means nothing to a tracker. Who announces in version 2 gets peers that did so
-as well as `[id, host, port, curve_key, endpoints, proof]`; to all others nothing has changed.
+for other peers. (So may version 1, in a private session, where a tracker that knows the session
+checks it as well.) Who announces in version 2 gets peers that did so as well as
+`[id, host, port, curve_key, endpoints, proof]`; to all others nothing has changed.
 """
 
 import contextlib
@@ -303,8 +304,8 @@ def decode(body: bytes) -> SignedAnnounce:
 
 def _check_details(announce: Announce) -> None:
     """Raises AnnounceError unless what version 2 adds is said by version 2, in its one form."""
-    if announce.version == 1 and (announce.endpoints or announce.proof):
-        message = wrong("announce version", got=1, allowed="2, for one with endpoints or a proof")
+    if announce.version == 1 and announce.endpoints:
+        message = wrong("announce version", got=1, allowed="2, for one with endpoints")
         raise AnnounceError(message, status=422)
     if len(set(announce.endpoints)) != len(announce.endpoints):
         message = wrong("announce endpoints", got=announce.endpoints, allowed="each once")

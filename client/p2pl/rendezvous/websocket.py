@@ -59,6 +59,8 @@ class WebSocketPipe:
         Raises:
             OSError: the connection is closed.
         """
+        while self._tasks:  # what was posted goes first
+            await asyncio.wait(self._tasks)
         try:
             await self._there.send(bytes(data))
         except ConnectionClosed as fault:

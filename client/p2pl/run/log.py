@@ -85,6 +85,7 @@ class Marker(_Record, frozen=True):
     metrics: tuple[Metric, ...] = ()  # what is measured, the primary one first; () = not known
     loss_unit: str = "nats"  # of all losses; "" where they have none
     data_mark: str = ""  # of the peer's examples, as it divided them; "" = not known
+    reach: str = ""  # whether others could dial the peer, as it was found last; "" = not known
 
 
 class RoundEntry(_Record, frozen=True):
@@ -403,6 +404,21 @@ class RunLog:
             self._marker = msgspec.structs.replace(self._marker, data_mark=mark)
             _write_record(self.directory / MARKER_FILE, self._marker)
         return bool(mark and before and mark != before)
+
+    def take_reach(self, text: str) -> None:
+        """Writes down whether others can dial the peer.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        if text != self._marker.reach:
+            self._marker = msgspec.structs.replace(self._marker, reach=text)
+            _write_record(self.directory / MARKER_FILE, self._marker)
+
+    @property
+    def reach(self) -> str:
+        """Whether others can dial the peer, as it was found last."""
+        return self._marker.reach
 
     def drop_after(self, round_index: int) -> None:
         """Forgets the rounds later than this one: they are to be done again.

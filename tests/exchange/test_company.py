@@ -1,0 +1,23 @@
+"""Who trains alone is told, and told what to do where nobody can dial it."""
+
+from p2pl.events import Reachable, RoundEnded
+from p2pl.exchange.company import ADVICE, FIRST_TOLD, Company
+from p2pl.run.log import RoundEntry, Totals
+
+
+def told(*reach: Reachable) -> list[str]:
+    said: list[str] = []
+    company = Company(Totals(), said.append)
+    for event in reach:
+        company(event)
+    for number in range(1, FIRST_TOLD + 1):
+        company(RoundEnded(RoundEntry(round=number)))
+    return said
+
+
+def test_who_meets_nobody_is_told_what_is_in_the_way() -> None:
+    shut = Reachable("192.0.2.1:4000", False, "nobody can dial this peer; forward the port")
+    fine = Reachable("192.0.2.1:4000", True, "others can dial this peer")
+    first = f"nobody met in {FIRST_TOLD} rounds, training alone; "
+    assert told() == told(fine) == told(shut, fine) == [first + ADVICE]
+    assert told(shut) == [first + shut.text]
