@@ -11,7 +11,7 @@ from support.processes import ROOT, Swarm
 import p2pl as library
 from p2pl.network.keys import Identity
 from p2pl.network.tracker import skew_s
-from p2pl.run.log import is_in_use
+from p2pl.run.log import Marker, RunLog, is_in_use
 
 SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
 
@@ -115,3 +115,24 @@ def test_a_run_directory_that_is_not_there_is_not_in_use(tmp_path: Path) -> None
     assert not is_in_use(tmp_path / "none")
     (tmp_path / "lock").touch()
     assert not is_in_use(tmp_path)
+
+
+def test_who_was_taken_back_and_whose_run_directory_it_is_not_is_told(
+    swarm: Swarm, torrent: Path, tmp_path: Path
+) -> None:
+    key, paper = tmp_path / "gone.pem", tmp_path / "gone.invitation"
+    gone = library.peer_id(key)
+    library.invite(torrent, gone, out=paper)
+    with RunLog(tmp_path / "run", Marker(session_id="ab" * 32, peer_id=gone, alone=False)):
+        pass
+
+    def look() -> dict[str, str]:
+        found = library.check(
+            torrent, data="digits", identity=key, invitation=paper, run_dir=tmp_path / "run"
+        )
+        return states(found)
+
+    before = look()
+    assert (before["invitation"], before["run directory"]) == ("ok", "wrong")
+    assert library.revoke(torrent, [gone]).told == (swarm.url,)
+    assert look()["invitation"] == "wrong"

@@ -7,7 +7,7 @@ import pytest
 from support.commands import p2pl
 
 import p2pl as library
-from p2pl.api.private import end_of
+from p2pl.api.private import end_of, read_invitation
 from p2pl.errors import IdentityError, InvitationError, SessionFileError
 from p2pl.network.keys import Identity
 
@@ -120,3 +120,49 @@ def test_revoking_where_no_tracker_answers_ends_with_3(torrent: Path) -> None:
     assert "the same command tries again" in done.stderr
     nobody = p2pl("revoke", torrent.with_name("none.torrent"), "--peer", PEER)
     assert nobody.returncode == 2
+
+
+def test_an_invitation_replaces_nothing_but_an_invitation(torrent: Path) -> None:
+    key, paper = torrent.with_suffix(".author.pem"), torrent.with_name("anna.invitation")
+    link = torrent.with_name("link.invitation")
+    link.symlink_to(torrent.with_name("nowhere"))
+    for taken in (key, torrent, torrent.parent, link):
+        before = taken.read_bytes() if taken.is_file() else b""
+        with pytest.raises(InvitationError, match="is there and is no invitation"):
+            library.invite(torrent, PEER, out=taken)
+        assert (taken.read_bytes() if taken.is_file() else b"") == before
+    library.invite(torrent, PEER, out=paper)
+    library.invite(torrent, PEER, expires="7d", out=paper)
+    assert read_invitation(paper).end != "no end"
+
+
+def test_an_invitation_is_read_whatever_its_file_is_called_and_a_fault_names_it(
+    torrent: Path,
+) -> None:
+    text = library.invite(torrent, PEER)
+    paper = torrent.with_name("p2pl-anna.invitation")
+    paper.write_bytes(b"\xef\xbb\xbf" + text.encode())  # with a byte order mark
+    assert read_invitation(paper) == read_invitation(str(paper)) == read_invitation(text)
+    with pytest.raises(InvitationError, match=r"--invitation .*\.author\.pem"):
+        read_invitation(torrent.with_suffix(".author.pem"))
+
+
+def test_who_knows_that_it_was_taken_back_does_not_join(torrent: Path) -> None:
+    key, run_dir, nowhere = (
+        torrent.with_name("me.pem"),
+        torrent.with_name("run"),
+        "http://127.0.0.1:9",
+    )
+    paper = library.invite(torrent, library.peer_id(key))
+    listed = library.revoke(torrent, [library.peer_id(key)], trackers=[nowhere])
+    run_dir.mkdir()
+    (run_dir / "revoked.txt").write_bytes(listed.file.read_bytes())  # from an earlier run
+    with pytest.raises(InvitationError, match=r"taken back by the author .*ask the author"):
+        library.join(
+            torrent,
+            data="digits",
+            identity=key,
+            invitation=paper,
+            run_dir=run_dir,
+            trackers=[nowhere],
+        )

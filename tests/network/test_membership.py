@@ -8,9 +8,14 @@ import msgspec
 import pytest
 from support.announces import Clock
 from support.invited import AUTHOR, Member, Tracker, invited, member, revoked
+from support.private_sessions import AUTHOR as FILE_AUTHOR
+from support.private_sessions import FILE
+from support.processes import Swarm
 from support.wires import HOST, SESSION, served
 
 from p2pl.errors import ProofError, PullError, RunDirError
+from p2pl.network import web
+from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.keys import Identity
 from p2pl.network.known import KnownPeers
 from p2pl.network.membership import (
@@ -23,11 +28,12 @@ from p2pl.network.membership import (
     Membership,
 )
 from p2pl.network.pull import Pulled
+from p2pl.network.tracker import Asker
 from p2pl.network.version import Version
-from p2pl.network.wire import CurveWire
+from p2pl.network.wire import CurveWire, lasting_keys
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import issue_credential
-from p2pl.protocol.invitation import Proof, encode, invite
+from p2pl.protocol.invitation import Proof, encode, invite, revoke
 
 pytestmark = pytest.mark.anyio
 PAYLOAD = bytes(range(256)) * 4
@@ -287,3 +293,27 @@ def test_addresses_whose_proof_is_of_no_use_are_neither_kept_nor_drawn() -> None
     assert peers.sample(9) == []
     later = msgspec.structs.replace(heard[0], port=4_001)
     assert not known.hear(later)
+
+
+async def test_a_tracker_that_was_restarted_gets_the_list_from_a_peer_that_has_it(
+    tmp_path: Path,
+) -> None:
+    who, gone, file_id = Identity.generate(), Identity.generate(), FILE.id
+    keys = lasting_keys(who, file_id)
+    given = invited(who, session_id=file_id, author=FILE_AUTHOR)
+    credential = issue_credential(
+        who.private_key, session_id=file_id, curve_key=keys.public, port=4_000
+    )
+    known = Membership(Group(file_id, FILE_AUTHOR.public_key, given))
+    known.take_revocations(
+        encode(
+            revoke(FILE_AUTHOR.private_key, session_id=file_id, number=3, peer_ids=[gone.peer_id])
+        )
+    )
+    me = Announcer(file_id, who, keys.public, 4_000, encode(Proof(credential, given)), FILE.info)
+    with Swarm(tmp_path) as swarm:
+        swarm.tracker()
+        async with TrackerDirectory([[swarm.url]], me, membership=known) as directory:
+            await directory.announce(numwant=1)
+        async with Asker(web.trust(None), (swarm.url,)) as asker:
+            assert await asker.revocations(swarm.url, file_id) == known.listed_bytes()

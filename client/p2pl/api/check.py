@@ -27,7 +27,7 @@ from p2pl.api.session import Given, check_known, read_session
 from p2pl.api.trainer import Computing, Who, trainer_for
 from p2pl.data import own
 from p2pl.data.load import Data, Shard
-from p2pl.errors import P2PLError, PullError
+from p2pl.errors import P2PLError, ProofError, PullError
 from p2pl.exchange import checkpoint
 from p2pl.learning import device as devices
 from p2pl.learning.checkpoint import check_proportion
@@ -43,8 +43,9 @@ from p2pl.network.ways import RelayMode
 from p2pl.network.wire import lasting_keys, listening
 from p2pl.privacy import policy
 from p2pl.protocol.announce import MAX_SKEW_S
+from p2pl.protocol.invitation import ASK_THE_AUTHOR, decode_revocations
 from p2pl.protocol.session import SessionFile
-from p2pl.run.log import CHECKPOINT_FILE, MARKER_FILE, is_in_use
+from p2pl.run.log import CHECKPOINT_FILE, Marker, is_begun, is_in_use
 
 State: TypeAlias = Literal["ok", "note", "wrong", "skipped"]
 
@@ -190,7 +191,7 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
         one.attempt("announce", lambda: _announced(one, announce))
         dialled = None if relay == "always" or announce else port
         await _trackers(one, tuple(trackers), Path(ca) if ca else None, (who, dialled))
-    _run_dir(one, where)
+    _run_dir(one, where, who)
     if one.trainer is not None:
         _memory(one, one.trainer)
         one.attempt("a round", lambda: _round_time(one, rounds, threads))
@@ -328,6 +329,7 @@ async def _trackers(
             is_spare = finding.name == "tracker" and finding.state == "wrong" and reached
             one.findings.append(replace(finding, state="note") if is_spare else finding)
         if reached:
+            await _taken_back(one, asker, urls, who)
             await _alive_already(one, asker, urls, who)
             await _reachable(one, asker, urls, port)
 
@@ -379,6 +381,28 @@ async def _tracker(file: SessionFile, asker: asking.Asker, url: str) -> list[Fin
     return [*found, Finding("clock", state, said, todo)]
 
 
+async def _taken_back(
+    one: _Checked, asker: asking.Asker, urls: Sequence[str], who: Identity | None
+) -> None:
+    """Finds whether the author took this peer's invitation back, as far as trackers know."""
+    if who is None or not one.file.session.private:
+        return
+    author = bytes.fromhex(one.file.session.author)
+    for url in urls:
+        try:
+            listed = decode_revocations(await asker.revocations(url, one.file.id) or b"")
+            listed.check(session_id=one.file.id, author=author)
+        except ProofError:
+            continue  # there is none, or it is not the author's
+        if who.peer_id in listed.peer_ids:
+            one.findings = [
+                found for found in one.findings if (found.name, found.state) != ("invitation", "ok")
+            ]
+            said = f"taken back by the author (list {listed.number}), as {url} says"
+            one.add("invitation", "wrong", said, f"{ASK_THE_AUTHOR}, for a new key")
+            return
+
+
 async def _alive_already(
     one: _Checked, asker: asking.Asker, urls: Sequence[str], who: Identity | None
 ) -> None:
@@ -409,12 +433,18 @@ async def _listening(one: _Checked, listen: str, stack: contextlib.AsyncExitStac
     return port
 
 
-def _run_dir(one: _Checked, where: Path) -> None:
+def _run_dir(one: _Checked, where: Path, who: Identity | None) -> None:
     if is_in_use(where):
         one.add("run directory", "wrong", f"{where}: a peer runs there now", "end it first")
     else:
-        going_on = "goes on there" if (where / MARKER_FILE).exists() else "is new"
-        one.add("run directory", "ok", f"{where}: the run {going_on}")
+        name = who.peer_id if who else "whose key joining makes"
+        mine = Marker(session_id=one.file.id, peer_id=name, alone=False)
+
+        def look() -> None:
+            going_on = "goes on there" if is_begun(where, mine) else "is new"
+            one.add("run directory", "ok", f"{where}: the run {going_on}")
+
+        one.attempt("run directory", look)
     there = next(path for path in (where, *where.absolute().parents) if path.exists())
     free, needed = shutil.disk_usage(there).free, FILES_OF_A_RUN * one.file.checkpoint.size
     said = f"{_bytes(free)} free, a run takes about {_bytes(needed)}"

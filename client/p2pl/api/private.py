@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pl.api.files import Given, read_session
-from p2pl.errors import IdentityError, InvitationError, ProofError, SessionFileError, wrong
+from p2pl.errors import IdentityError, InvitationError, ProofError, SessionFileError, visible, wrong
 from p2pl.network import tracker, web
 from p2pl.network.keys import Identity
 from p2pl.protocol import session as session_format
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl.protocol.invitation import (
+    INVITATION_WORD,
     MAX_REVOKED,
     MAX_TEXT_CHARS,
     Invitation,
@@ -33,7 +34,8 @@ from p2pl.run.files import write_atomically
 AUTHOR_SUFFIX = ".author.pem"
 REVOKED_SUFFIX = ".revoked"
 UNITS_S = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
-_SPAN = re.compile(r"(\d{1,6})([hdw])")
+_SPAN = re.compile(r"([0-9]{1,6})([hdw])")
+_LOOKS_LIKE_TEXT = re.compile(r"\s*p2pl-[a-z]+-[0-9]+\s+[A-Za-z0-9+/=]{16}")
 
 
 def beside(session: Path, suffix: str) -> Path:
@@ -95,6 +97,8 @@ def invite(
             )
         )
     until_s = end_of(expires, time.time())
+    if out is not None:
+        _check_may_be_replaced(Path(out))
     made = sign_invitation(key.private_key, session_id=file.id, peer_id=peer, not_after_s=until_s)
     if out is not None:
         write_atomically(Path(out), to_text(made).encode())
@@ -210,10 +214,12 @@ def read_invitation(given: str | os.PathLike[str]) -> Invitation:
     Raises:
         InvitationError: it is none, or damaged.
     """
-    text = str(given)
-    if not text.lstrip().startswith("p2pl-"):
-        text = _text_of(Path(given))
-    return invitation_in(text)
+    if isinstance(given, str) and _LOOKS_LIKE_TEXT.match(given):
+        return invitation_in(given)
+    try:
+        return invitation_in(_text_of(Path(given)))
+    except InvitationError as fault:
+        raise InvitationError(f"--invitation {visible(str(given))}: {fault}") from fault
 
 
 def check_invitation(
@@ -335,9 +341,31 @@ def _revoked(file: SessionFile, path: Path | None) -> Revocations | None:
 def _text_of(path: Path) -> str:
     try:
         with path.open("rb") as opened:
-            return opened.read(MAX_TEXT_CHARS).decode("utf-8", "replace")
+            # Some editors put a byte order mark before what they save.
+            return opened.read(MAX_TEXT_CHARS).decode("utf-8-sig", "replace")
     except OSError as fault:
         raise InvitationError(f"{path}: cannot be read: {fault.strerror}") from fault
+
+
+def _check_may_be_replaced(out: Path) -> None:
+    """Returns where an invitation may be written: nothing is there, or another invitation.
+
+    Raises:
+        InvitationError: something else is there, such as the author's key, of which no other copy
+            may exist.
+    """
+    if not os.path.lexists(out):
+        return
+    if out.is_file() and _text_of(out).startswith(INVITATION_WORD):
+        return
+    raise InvitationError(
+        wrong(
+            "--out",
+            got=f"{out}, which is there and is no invitation",
+            allowed="a new file, or an older invitation",
+            hint="nothing was written",
+        )
+    )
 
 
 def _check_peer_ids(peers: Sequence[str]) -> None:

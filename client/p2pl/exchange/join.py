@@ -51,7 +51,7 @@ from p2pl.privacy.ledger import PURPOSE
 from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.endpoint import Endpoint
-from p2pl.protocol.invitation import Invitation
+from p2pl.protocol.invitation import ASK_THE_AUTHOR, Invitation
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
 from p2pl.run.log import (
@@ -408,7 +408,10 @@ def _membership(one: _Run) -> Membership | None:
         raise InvitationError("--invitation: missing, and this session is private")
     kept = one.options.run_dir / REVOKED_FILE
     group = Group(one.file.id, bytes.fromhex(session.author), invitation, kept)
-    return Membership(group, said=one.events.said)
+    members = Membership(group, said=one.events.said)
+    if fault := members.own_fault():  # as the list of an earlier run has it
+        raise InvitationError(f"--invitation: {fault}; {ASK_THE_AUTHOR}, for another key")
+    return members
 
 
 def _serving(file: SessionFile) -> ServeLimits:

@@ -98,6 +98,7 @@ class _Tracker:
     told: tuple[Endpoint, ...] | None = None  # the ways to this peer, as it was told last
     due_s: float = -math.inf  # what `Rate` knows of the announces so far
     ahead_s: float = 0.0  # its clock, of this machine's, where it does not take that
+    handed: tuple[str, int] = ("", 0)  # its epoch, and the list that it was handed then
 
     @property
     def rate(self) -> Rate:
@@ -333,6 +334,8 @@ class TrackerDirectory:
         tracker.lists_peer = said != "stopped"
         tracker.epoch = answer.epoch
         self._take_terms(answer)
+        if said != "stopped":
+            await self._hand_in_revocations(tracker, answer)
         return await self._among_the_invited(tracker, answer)
 
     async def _among_the_invited(self, tracker: _Tracker, answer: Answer) -> Answer:
@@ -350,6 +353,22 @@ class TrackerDirectory:
                 members.take_revocations(listed or b"")
         peers = tuple(peer for peer in answer.peers if members.hear(peer))
         return msgspec.structs.replace(answer, peers=peers)
+
+    async def _hand_in_revocations(self, tracker: _Tracker, answer: Answer) -> None:
+        """Gives a tracker the author's list where it has an older one, or none: it was restarted.
+
+        The list is signed, so it does not matter who hands it in. It is done once for each start of
+        a tracker; where that fails, other peers hand it in.
+        """
+        members = self._membership
+        if members is None or tracker.endpoint is None or answer.revocations >= members.number:
+            return
+        handing = (answer.epoch, members.number)
+        if handing == tracker.handed:
+            return
+        tracker.handed = handing
+        listed = members.listed_bytes()
+        await asking.tell(self._client, tracker.endpoint, "revocations", listed)
 
     async def _proofs(self, curve_key: str) -> Sequence[bytes]:
         """Returns the proofs that trackers have of a CURVE key, unchecked."""

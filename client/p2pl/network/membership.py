@@ -161,6 +161,10 @@ class Membership:
         """Of the newest list of revocations; 0: none is known."""
         return self._revocations.number if self._revocations else 0
 
+    def listed_bytes(self) -> bytes:
+        """Returns that list as the author signed it; b"" where none is known."""
+        return encode(self._revocations) if self._revocations else b""
+
     @property
     def revoked(self) -> frozenset[str]:
         """The ids of the peers whose invitations were taken back."""

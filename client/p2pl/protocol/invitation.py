@@ -26,6 +26,7 @@ from p2pl.protocol.identity import SIGNATURE_BYTES, is_signed_by, sign
 MAX_PROOF_BYTES = 1_024  # one has about 370
 MAX_REVOKED = 1_000  # chosen: 34 kB; whoever takes back more makes a new session
 MAX_REVOCATIONS_BYTES = 36_000
+INVITATION_WORD = "p2pl-invitation-1"  # its file begins so
 MAX_TEXT_CHARS = 50_000
 INVITATION_PURPOSE = b"p2pl invitation 1"
 REVOCATIONS_PURPOSE = b"p2pl revocations 1"
@@ -224,7 +225,7 @@ def date_of(seconds: int) -> str:
 
 
 _WORDS: dict[type[msgspec.Struct], str] = {
-    Invitation: "p2pl-invitation-1",
+    Invitation: INVITATION_WORD,
     Revocations: "p2pl-revocations-1",
 }
 _LINE = re.compile(r"\s*(p2pl-[a-z]+-\d+)\s+([A-Za-z0-9+/=\s]+?)\s*")

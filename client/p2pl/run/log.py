@@ -603,6 +603,16 @@ def _has_company(entry: RoundEntry) -> bool:
     return bool(entry.cohort or entry.received or bytes_moved)
 
 
+def is_begun(directory: Path, marker: Marker) -> bool:
+    """Returns whether a run directory holds this run already; changes nothing.
+
+    Raises:
+        RunDirError: it belongs to another session or peer, or is damaged; see `RunLog`.
+    """
+    with _translated(directory):
+        return _check_owner(directory, marker) is not None
+
+
 def is_in_use(directory: Path) -> bool:
     """Returns whether a process is writing to a run directory now; changes nothing."""
     try:
