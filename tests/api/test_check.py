@@ -136,3 +136,13 @@ def test_who_was_taken_back_and_whose_run_directory_it_is_not_is_told(
     assert (before["invitation"], before["run directory"]) == ("ok", "wrong")
     assert library.revoke(torrent, [gone]).told == (swarm.url,)
     assert look()["invitation"] == "wrong"
+
+
+def test_a_tracker_that_does_not_serve_the_session_is_told(tmp_path: Path) -> None:
+    with Swarm(tmp_path) as swarm:
+        swarm.tracker("--private")
+        torrent = swarm.create(SPEC, "digits")
+        found = library.check(torrent, data="digits", run_dir=tmp_path / "run")
+        said = [one.said for one in found.findings if (one.name, one.state) == ("tracker", "wrong")]
+        assert len(said) == 1
+        assert "serves private sessions alone" in said[0]

@@ -627,6 +627,15 @@ async def test_a_refusal_is_told_as_one(tracker: FakeTracker) -> None:
             await peer.announce(numwant=0)
 
 
+async def test_an_open_session_is_told_that_a_tracker_serves_private_ones_alone(
+    tracker: FakeTracker,
+) -> None:
+    tracker.reply = refuse("428 Precondition Required")
+    async with directory([tracker.url]) as peer:
+        with pytest.raises(TrackerError, match="private sessions alone, and this one is open"):
+            await peer.announce(numwant=0)
+
+
 async def test_a_swarm_survives_the_real_tracker_s_restart(tmp_path: Path) -> None:
     swarm = Swarm(tmp_path)
     peers = [

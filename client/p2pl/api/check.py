@@ -362,10 +362,12 @@ async def _reachable(
 
 async def _tracker(file: SessionFile, asker: asking.Asker, url: str) -> list[Finding]:
     answer, fault = await asker.health(url)
+    todo = "ask whoever runs it, or name another one with --tracker"
     if answer is None or answer.status != 200:
         why = fault or f"status {answer.status if answer else '?'}"
-        todo = "ask whoever runs it, or name another one with --tracker"
         return [Finding("tracker", "wrong", f"{url}: {why}", todo)]
+    if refusal := await asker.refusal(url, file.info):
+        return [Finding("tracker", "wrong", f"{url}: {refusal}", todo)]
     alive = await asker.alive(url, file.id)
     peers = "nobody of this session is there yet" if not alive else f"{alive} peers of this session"
     found = [Finding("tracker", "ok", f"{url}: {peers if alive is not None else 'answers'}")]

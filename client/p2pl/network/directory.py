@@ -57,6 +57,10 @@ IN_A_ROW = 4  # announces before a tracker's minimum interval counts; chosen: it
 # that is so much ahead of a clock that is right now is ahead of all that were ever said before.
 LEAP_MS = 2 * MAX_SKEW_S * 1_000
 SEND_INFO = 428  # a tracker wants to be told first what a private session is
+ONLY_PRIVATE = (
+    "428: this tracker serves private sessions alone, and this one is open; ask its operator, or "
+    "name another tracker"
+)
 # A clock that is wrong by no more than this is put right by the tracker's, for announces alone:
 # chosen, a day and the time zones. A tracker that lies about the time gets announces that another
 # takes for new until then, and so much is not worth more.
@@ -419,6 +423,8 @@ class TrackerDirectory:
             if why := await asking.tell(self._client, tracker.endpoint, "session", info):
                 raise _Failure(why, status=fault.status) from fault
             return await self._post(tracker, said, numwant)
+        if fault.status == SEND_INFO:  # of an open session no tracker needs to be told, but for one
+            raise _Failure(ONLY_PRIVATE, status=fault.status) from fault
         if fault.status == 422 and tracker.version == 2 and not self._me.proof:
             tracker.version = 1  # it is older than version 2
             return await self._post(tracker, said, numwant)

@@ -195,6 +195,19 @@ class Asker:
             return fault_of_info
         return await tell(self._client, where, "revocations", invitation.encode(listed))
 
+    async def refusal(self, url: str, info: bytes) -> str:
+        """Returns why a tracker does not serve a session; "" where it does, or does not say.
+
+        Args:
+            url: of the tracker.
+            info: of the session file.
+        """
+        try:
+            why = await tell(self._client, announce_url(url), "session", info)
+        except InputError:
+            return ""
+        return why if why.startswith("403: ") else ""
+
     async def alive(self, url: str, session_id: str) -> int | None:
         """Returns how many peers of a session a tracker knows; None where it does not say."""
         try:
