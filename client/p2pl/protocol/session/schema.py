@@ -711,6 +711,8 @@ def convert(raw: object, kind: type[T], *, strict: bool) -> T:
             what = f"{where}: unknown field"
             raise SessionFileError(wrong(what, got=unknown[1], allowed=allowed)) from fault
         got = _look_up(raw, where)
+        if choices := _choices_at(kind, where) if message.startswith("Invalid enum value") else ():
+            raise SessionFileError(wrong(where, got=got, allowed=", ".join(choices))) from fault
         shown = f": got {got!r}"[:160] if got is not None else ""
         raise SessionFileError(f"{where}{shown}; {message}") from fault
     except RecursionError as fault:
@@ -719,13 +721,28 @@ def convert(raw: object, kind: type[T], *, strict: bool) -> T:
 
 def _fields_at(kind: type, path: str) -> tuple[str, ...]:
     """Returns the names of the fields of the table at an error path; () where none is there."""
+    return tuple(field.encode_name for field in _table_at(kind, path))
+
+
+def _choices_at(kind: type, path: str) -> tuple[str, ...]:
+    """Returns the words that the field at an error path may hold; () where it is free."""
+    parent, _, name = path.rpartition(".")
+    for field in _table_at(kind, parent):
+        if field.encode_name == name:
+            kinds = getattr(field.type, "types", (field.type,))
+            return tuple(str(word) for one in kinds for word in getattr(one, "values", ()))
+    return ()
+
+
+def _table_at(kind: type, path: str) -> tuple[Any, ...]:
+    """Returns the fields of the table at an error path; () where none is there."""
     table: Any = msgspec.inspect.type_info(kind)
     for step in re.findall(r"[^.\[\]]+", path if path != "session" else ""):
         inner = {field.name: field.type for field in getattr(table, "fields", ())}.get(step, table)
         kinds = getattr(inner, "types", (inner,))  # of a table that may be left out, both
         inner = next((one for one in kinds if hasattr(one, "fields")), inner)
         table = getattr(inner, "item_type", inner)  # of a list of tables, one
-    return tuple(field.encode_name for field in getattr(table, "fields", ()))
+    return tuple(getattr(table, "fields", ()))
 
 
 def _look_up(raw: object, path: str) -> object:
