@@ -102,8 +102,9 @@ def join(
     relay: Annotated[
         Relay,
         typer.Option(
-            help="Whether others reach this peer by a relay that the tracker names: always, never, "
-            "or where it cannot be dialled. What passes a relay stays encrypted between peers."
+            help="Whether others reach this peer by a relay that the tracker names: by nothing else "
+            "(always), where it cannot be dialled (auto), or never. What passes a relay stays "
+            "encrypted between peers."
         ),
     ] = Relay.auto,
     device: options.Device = "auto",
