@@ -102,7 +102,7 @@ def join(
     relay: Annotated[
         Relay,
         typer.Option(
-            help="Whether others reach this peer by a relay that the tracker names: by nothing else "
+            help="Whether others reach this peer by a relay the tracker names: by no other way "
             "(always), where it cannot be dialled (auto), or never. What passes a relay stays "
             "encrypted between peers."
         ),
