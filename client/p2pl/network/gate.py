@@ -6,9 +6,8 @@ message, but the kernel knows how many bytes have come over each connection, and
 how many of them it was given as messages. What is missing between the two is what ZeroMQ holds.
 A connection that has too much of that is shut down, and its memory is free again.
 
-A CURVE handshake costs the peer a fraction of a millisecond of computing, and a connection that is
-never used nothing else. So one address may open only so many a second; more are shut down as they
-are accepted.
+One address may open only so many connections a second; more are shut down as they are accepted.
+That saves what would follow; of the handshake (0.2 ms of computing) ZeroMQ has done most by then.
 
 Bytes are looked at every `LOOK_S`, so for a moment more can be there: what a link brings in that
 time. Linux alone tells the bytes of a connection; elsewhere only their number is bounded.
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.1
 MAX_OPEN = 512  # chosen: twice the largest cohort, half of the descriptors that a process has
 # Of connections from one address; chosen: hundreds of peers behind one address that pull from this
-# one each second, and a hundredth of what a flood brings otherwise.
+# one each second.
 OPENED_PER_S, OPENED_AT_ONCE = 200.0, 1_000
 MAX_HOSTS = 4_096  # whose rate is remembered
 MAX_HELD_BYTES = 4 << 20  # of one connection; chosen: a second of messages takes 80 KB

@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 SEND_MARK = 2 * MAX_OUTSTANDING
 YIELD_MESSAGES = 8  # taken in a row before the rest of the event loop has its turn
 NO_BLOB = Refused("no such parcel")  # the words are as they were first sent
+MAX_SENT = 64  # connections whose last transfer is remembered
 MAX_SEEN = 1_024  # chosen: more peers than any cohort asks for, about 0.5 MiB
 Route: TypeAlias = bytes  # libzmq's name for one connection
 Kind: TypeAlias = Literal["model", "checkpoint"]
@@ -143,6 +144,7 @@ class Server:
         self._waiting: dict[Route, _Waiting] = {}
         self._transfers: dict[Route, _Transfer] = {}
         self._draining: list[Callable[[], object]] = []  # over, but libzmq still holds a chunk
+        self._sent_to: dict[Route, str] = {}  # whose transfers were sent whole, the latest last
         self._busy = Busy(int(limits.retry_in_s * 1_000))
         self._now = asyncio.get_running_loop().time
         self.seen: dict[str, PeerAddress] = {}
@@ -426,8 +428,10 @@ class Server:
 
     def _on_credit(self, route: Route, chunks: int) -> None:
         transfer = self._transfers.get(route)
-        if transfer is None:
-            return  # for a transfer that has just ended
+        if transfer is None:  # all was sent, and is still on its way
+            if peer_id := self._sent_to.get(route):
+                self._traffic.credited(peer_id)
+            return
         transfer.credit = min(transfer.credit + chunks, MAX_OUTSTANDING)
         transfer.moved_s = self._now()
         self._traffic.credited(transfer.peer_id)
@@ -448,6 +452,9 @@ class Server:
         if transfer.offset >= len(view):  # a puller may have asked for what is behind the end
             self._traffic.transfers_out += 1
             self._forget(route)
+            self._sent_to[route] = transfer.peer_id
+            if len(self._sent_to) > MAX_SENT:
+                del self._sent_to[next(iter(self._sent_to))]
 
     def _watch(self, route: Route, transfer: _Transfer) -> None:
         """Drops a transfer that stands still or lasts too long, else looks again when it may."""

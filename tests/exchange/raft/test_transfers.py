@@ -159,7 +159,7 @@ def test_a_leader_may_be_silent_for_longer_after_a_transfer_was_cut_off(
     assert transfers.times(1.0) == 1.0
     for _ in range(3):
         transfers.interrupted(SLOW, "its model, as another was announced")
-    assert transfers.times(1.0) == 7.5  # a quarter of the patience
+    assert transfers.times(2.0) == 7.5  # half of the patience
     assert transfers.times(0.1) == 8.0
     assert transfers.times(100.0) == 1.0
     for _ in range(10):

@@ -60,9 +60,9 @@ class Transfers:
         """Returns how many times as long as usual a leader may be silent.
 
         Args:
-            timeout_s: the longest that is usual; it gets no longer than a quarter of the patience.
+            timeout_s: the longest that is usual; it gets no longer than half of the patience.
         """
-        return max(1.0, min(self._times, self._patience_s / 4 / timeout_s))
+        return max(1.0, min(self._times, self._patience_s / 2 / timeout_s))
 
     async def while_moving(
         self, member: str, size: int, came: Callable[[], int], work: Awaitable[T]
