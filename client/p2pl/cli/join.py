@@ -95,7 +95,7 @@ def join(
         typer.Option(
             metavar="HOST:PORT",
             help="Where others can dial this peer from elsewhere: an address or a name, where a "
-            "router forwards a port to the one of --listen. May be repeated, the best first.",
+            "router forwards a port to the one of --listen. Repeatable, the best first.",
         ),
     ] = None,
     ca: options.Authorities = None,
