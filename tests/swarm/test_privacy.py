@@ -81,7 +81,11 @@ def test_a_peer_whose_budget_is_spent_goes_on_serving_and_mixing(swarm: Swarm) -
     # A run that was alone may not go on with others: from here on, it was not.
     marker = short.run_dir / "session.json"
     marker.write_text(json.dumps(json.loads(marker.read_bytes()) | {"alone": False}))
-    peers = [swarm.peer(f"peer-{index}", torrent, *options(index)) for index in range(3)]
+    # The others wait for it before their first round; else it may be done before they begin.
+    others = [swarm.peer(f"peer-{index}", torrent, *options(index)) for index in (1, 2)]
+    for peer in others:
+        wait_until(lambda one=peer: "waiting for peers" in one.text(), PATIENCE_S, "waiting")
+    peers = [swarm.peer("peer-0", torrent, *options(0)), *others]
     for peer in peers:
         assert peer.wait() == 0, peer.text()
     mine = peers[0].rounds()
