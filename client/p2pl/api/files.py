@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from p2pl.errors import SessionFileError
+from p2pl.errors import SessionFileError, wrong
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import SessionFile, Spec
 
@@ -22,6 +22,9 @@ def read_session(given: Given) -> SessionFile:
     """
     if isinstance(given, SessionFile):
         return given
+    if not isinstance(given, str | os.PathLike):
+        allowed = "the path of a session file, or what p2pl.read_session returns"
+        raise SessionFileError(wrong("session", got=given, allowed=allowed))
     path = Path(given)
     data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "session file")
     try:

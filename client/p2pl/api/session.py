@@ -10,11 +10,12 @@ import msgspec
 from torch import nn
 
 from p2pl import __version__
+from p2pl.api import arguments
 from p2pl.api.files import Given, read_session, read_spec, read_toml
 from p2pl.api.private import AUTHOR_SUFFIX, beside
 from p2pl.data.describe import Wanted, completed
 from p2pl.data.texts import with_tokenizer
-from p2pl.errors import InputError, SessionFileError, wrong
+from p2pl.errors import InputError, ModelError, SessionFileError, wrong
 from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower, models, pretrained
 from p2pl.learning.flower import NumPyClient
@@ -103,6 +104,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     Raises:
         InputError: the spec, a URL, the model or the folder cannot be used.
     """
+    arguments.check(locals(), out=arguments.OUT)
     path = Path(out)
     if from_folder is not None and model is not None:
         raise InputError("--from: not allowed with a model of your own; leave one of them out")
@@ -125,6 +127,9 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     elif isinstance(model, nn.Module):
         session = _for_models_like(session, model)
         payload, promised = checkpoint.of(model)
+    elif isinstance(model, type) and issubclass(model, nn.Module):
+        allowed = "a torch.nn.Module, a client of Flower, or None"
+        raise ModelError(wrong("model", got=model, allowed=allowed, hint="pass an object of it"))
     else:
         client = flower.beginning_of(model, flower.name_of(model))
         session, payload, promised = flower.begin(session, client)
@@ -202,6 +207,9 @@ def _spec(
     tokenizer: str | os.PathLike[str] | None,
     from_folder: str | os.PathLike[str] | None,
 ) -> Spec:
+    if not isinstance(given, str | os.PathLike | Mapping):
+        allowed = "the path of a TOML file, or a dictionary of its tables"
+        raise SessionFileError(wrong("spec", got=given, allowed=allowed))
     plain = described is None and tokenizer is None and from_folder is None
     if plain and not isinstance(given, Mapping):
         return read_spec(Path(given))
