@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from p2pl import regular
 from p2pl.errors import SessionFileError, wrong
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import SessionFile, Spec
@@ -64,7 +65,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def read_bytes(path: Path, limit: int, what: str) -> bytes:
     """Returns the file's bytes, at most `limit` and one; raises SessionFileError."""
     try:
-        with path.open("rb") as opened:
+        with regular.opened(path) as opened:
             return opened.read(limit + 1)
     except OSError as fault:
         raise SessionFileError(f"{what} {path}: cannot be read: {fault.strerror}") from fault

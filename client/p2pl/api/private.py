@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2pl import regular
 from p2pl.api.files import Given, read_session
 from p2pl.errors import IdentityError, InvitationError, ProofError, SessionFileError, wrong
 from p2pl.network import tracker, web
@@ -334,7 +335,7 @@ def _revoked(file: SessionFile, path: Path | None) -> Revocations | None:
 
 def _text_of(path: Path) -> str:
     try:
-        with path.open("rb") as opened:
+        with regular.opened(path) as opened:
             return opened.read(MAX_TEXT_CHARS).decode("utf-8", "replace")
     except OSError as fault:
         raise InvitationError(f"{path}: cannot be read: {fault.strerror}") from fault

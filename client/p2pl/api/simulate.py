@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from p2pl import regular
 from p2pl.api import arguments
 from p2pl.api.data import checked
 from p2pl.api.run import check_layout
@@ -219,7 +220,7 @@ def begun_with(given: Given | Mapping[str, Any], file: SessionFile) -> nn.Module
         raise ModelError("model: missing; the session begins with weights of its author's")
     path = Path(given).parent / file.checkpoint_name
     try:
-        payload = path.read_bytes()
+        payload = regular.read(path)
     except OSError as fault:
         raise ModelError(f"checkpoint {path}: cannot be read: {fault.strerror}") from fault
     layout = Layout.of(model)
