@@ -1,6 +1,7 @@
 """Arguments of a wrong type or out of range, refused before anything is done."""
 
 import inspect
+import pydoc
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,12 @@ def test_every_argument_of_the_public_functions_has_a_type_or_is_looked_at_elsew
     for function in (p2pl.join, p2pl.simulate, p2pl.create):
         names = set(inspect.signature(function).parameters) - elsewhere
         assert names - {"attack", "model", "out"} <= arguments.TYPES.keys()
+
+
+def test_help_on_join_is_of_join() -> None:
+    told = pydoc.plain(pydoc.render_doc(p2pl.join))
+    assert "join(session: " in told
+    assert "async" not in told.splitlines()[2]
+    assert "It blocks meanwhile" in told
+    assert "    seed_for: seconds" in told
+    assert list(inspect.signature(p2pl.join).parameters)[:2] == ["session", "trainer_or_model"]

@@ -305,14 +305,28 @@ def default_run_dir(name: str, shard: Shard | None, *, alone: bool) -> Path:
     )
 
 
+_JOIN = """Takes part in a session until its last round, and returns the run with the trained model.
+
+    It blocks meanwhile, in a script and in a notebook alike. Ctrl-C leaves properly and keeps the
+    state, and the same call goes on from what was reached. `p2pl.join_async` does the same for
+    whoever has an event loop of their own.
+
+"""
+
+
 def _blocking(work: Callable[P, Coroutine[Any, Any, Run]]) -> Callable[P, Run]:
-    """Returns the same function for those who wait for it: typed and documented alike."""
+    """Returns the same function for those who wait for it: typed alike, documented as its own."""
 
     @wraps(work)
     def waiting(*args: P.args, **kwargs: P.kwargs) -> Run:
         return run_blocking(lambda: work(*args, **kwargs))
 
     waiting.__name__ = waiting.__qualname__ = "join"
+    # Else `help` tells of the other function: that it is a coroutine, and how it is cancelled.
+    del waiting.__wrapped__
+    waiting.__signature__ = inspect.signature(work)  # type: ignore[attr-defined]
+    _, _, arguments_on = (work.__doc__ or "").partition("    Args:")
+    waiting.__doc__ = _JOIN + "    Args:" + arguments_on if arguments_on else _JOIN
     return waiting
 
 
