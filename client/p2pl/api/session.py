@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from torch import nn
 
 from p2pl import __version__
@@ -21,6 +22,7 @@ from p2pl.learning import checkpoint, flower, models, pretrained
 from p2pl.learning.flower import NumPyClient
 from p2pl.learning.flower_app import ServerModel
 from p2pl.learning.models import MODELS
+from p2pl.learning.objective import Objective
 from p2pl.learning.task import TASKS, task_of
 from p2pl.learning.weights import Layout
 from p2pl.mixing.base import MIXERS, rule_of
@@ -126,6 +128,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         payload, promised = checkpoint.build(session)
     elif isinstance(model, nn.Module):
         session = _for_models_like(session, model)
+        _check_takes_table(session, model)
         payload, promised = checkpoint.of(model)
     elif isinstance(model, type) and issubclass(model, nn.Module):
         allowed = "a torch.nn.Module, a client of Flower, or None"
@@ -237,3 +240,19 @@ def _for_models_like(session: Session, model: nn.Module) -> Session:
     shapes = dict(zip(layout.names, layout.shapes, strict=True))
     described = msgspec.structs.replace(session.model, arguments=shapes)
     return msgspec.structs.replace(session, model=described)
+
+
+def _check_takes_table(session: Session, model: nn.Module) -> None:
+    """Raises ModelError where the session has a table and the module cannot take its rows."""
+    if session.table is None:
+        return
+    was_training = model.training
+    objective = Objective.of(model.eval(), task_of(session.task))
+    try:
+        with torch.no_grad():
+            objective.here(torch.zeros(2, session.table.width))
+    except ModelError as fault:
+        width = session.table.width
+        raise ModelError(f"{fault}; a row of the session's table is {width} numbers") from fault
+    finally:
+        model.train(was_training)
