@@ -374,10 +374,11 @@ async def test_a_dial_without_a_descriptor_left_costs_that_dial(
 ) -> None:
     async with served() as me, server_by_hand() as server:
 
-        def full(*_: object) -> None:
-            raise OSError(errno.EMFILE, "too many")
+        class Full(socket.socket):
+            def __init__(self, *_: object) -> None:
+                raise OSError(errno.EMFILE, "too many")
 
-        monkeypatch.setattr("p2pl.network.dial.socket.socket", full)
+        monkeypatch.setattr("p2pl.network.dial.socket.socket", Full)
         with pytest.raises(PullError, match="Too many open files"):
             await me.wire.pull(server.address, have=None, round=0, wait_s=0, deadline_s=1, size=9)
         with pytest.raises(PullError, match="Too many open files"):

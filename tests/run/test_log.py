@@ -305,6 +305,7 @@ NOT_TOLD = {
     "metrics": [],
     "loss_unit": "nats",
     "data_mark": "",
+    "reach": "",
 }  # of what is measured, as long as nobody has said it
 COMPANY = [
     {"cohort": (BOB,)},

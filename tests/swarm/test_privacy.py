@@ -1,6 +1,8 @@
 """Real processes that train privately: no log ever shows more than the budget."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,6 +27,11 @@ def options(index: int) -> tuple[str, ...]:
     """Returns the options of a peer with a third of the digits."""
     shard = ("--data", "digits", "--shard", f"{index}/3")
     return (*shard, "--dp-epsilon", str(EPSILON), "--dp-clip", "0.5")
+
+
+def is_waiting(text: Callable[[], str]) -> bool:
+    """Returns whether a peer has said that it waits for others."""
+    return "waiting for peers" in text()
 
 
 def epsilons(peer: Peer) -> list[float]:
@@ -81,7 +88,11 @@ def test_a_peer_whose_budget_is_spent_goes_on_serving_and_mixing(swarm: Swarm) -
     # A run that was alone may not go on with others: from here on, it was not.
     marker = short.run_dir / "session.json"
     marker.write_text(json.dumps(json.loads(marker.read_bytes()) | {"alone": False}))
-    peers = [swarm.peer(f"peer-{index}", torrent, *options(index)) for index in range(3)]
+    # The others wait for it before their first round; else it may be done before they begin.
+    others = [swarm.peer(f"peer-{index}", torrent, *options(index)) for index in (1, 2)]
+    for text in [peer.text for peer in others]:
+        wait_until(partial(is_waiting, text), PATIENCE_S, "waiting")
+    peers = [swarm.peer("peer-0", torrent, *options(0)), *others]
     for peer in peers:
         assert peer.wait() == 0, peer.text()
     mine = peers[0].rounds()

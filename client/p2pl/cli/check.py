@@ -28,7 +28,7 @@ def check(
     ] = None,
     flower: Annotated[
         str | None,
-        typer.Option(help="MODULE:CLIENT: a client written for Flower, as of p2pl join."),
+        typer.Option(help="MODULE:CLIENT: a client written for Flower.  [default: none; --data]"),
     ] = None,
     partition: options.Partition = "iid",
     shard: options.Shard = None,
@@ -78,10 +78,11 @@ def check(
     dp_delta: options.DpDelta = None,
     dp_clip: options.DpClip = None,
 ) -> None:
-    """See whether joining with the same options would work, before anything is trained.
+    """See whether joining with these options would work.
 
-    Reads your data, asks the trackers, times a few steps of training, and says on one screen what
-    was found. Nothing is written, and no tracker lists you. Exit code 0, or 1 and what to do.
+    Your data are read, the trackers are asked, a few steps of training are timed, and one screen
+    says what was found, before anything is trained. Nothing is written, and no tracker lists you.
+    Exit code 0, or 1 and what to do.
     """
     read = read_session(file)
     part = options.part_of(shard, partition, partition_seed)

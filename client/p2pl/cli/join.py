@@ -95,15 +95,16 @@ def join(
         typer.Option(
             metavar="HOST:PORT",
             help="Where others can dial this peer from elsewhere: an address or a name, where a "
-            "router forwards a port to the one of --listen. May be repeated, the best first.",
+            "router forwards a port to the one of --listen. Repeatable, the best first.",
         ),
     ] = None,
     ca: options.Authorities = None,
     relay: Annotated[
         Relay,
         typer.Option(
-            help="Whether others reach this peer by a relay that the tracker names: always, never, "
-            "or where it cannot be dialled. What passes a relay stays encrypted between peers."
+            help="Whether others reach this peer by a relay the tracker names: by no other way "
+            "(always), where it cannot be dialled (auto), or never. What passes a relay stays "
+            "encrypted between peers."
         ),
     ] = Relay.auto,
     device: options.Device = "auto",

@@ -23,7 +23,9 @@ AuthorKey = Annotated[
 def show_id(
     identity: options.Identity = None,
 ) -> None:
-    """Print this machine's peer id, by which an author invites it; make its key where it has none.
+    """Print the peer id by which an author invites this machine.
+
+    Its key is made where it has none.
 
     The key file stays on this machine: the id is all that the author of a private session needs.
     """
