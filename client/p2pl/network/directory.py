@@ -411,7 +411,7 @@ class TrackerDirectory:
             raise fault
         ahead = int((self._wall() + tracker.ahead_s) * 1_000) + LEAP_MS
         self._sequence = max(self._sequence, ahead)
-        # Once this tracker has answered, the peer's own numbers only rise: somebody else's are there.
+        # Once it has answered, numbers that rise without the peer are those of somebody else.
         shares_key = tracker.is_greeted and said != "started"
         answer = await self._post(tracker, said, numwant)
         return msgspec.structs.replace(answer, warning=SAME_KEY) if shares_key else answer
