@@ -34,6 +34,7 @@ LEVELS = {
     "p2pl.seeds": 1,
     "p2pl.pace": 1,
     "p2pl.pages": 1,
+    "p2pl.regular": 0,
     "p2pl.errors": 0,
 }
 TRACKER_MAY_IMPORT = (
@@ -41,6 +42,7 @@ TRACKER_MAY_IMPORT = (
     "p2pl.rendezvous",
     "p2pl.errors",
     "p2pl.pace",
+    "p2pl.regular",
     "p2pl_tracker",
 )
 

@@ -21,7 +21,7 @@ from p2pl.learning.train import OnStep, OptimizerState, Start, Trained
 from p2pl.learning.trainer import Round, Trainer, quietly, trains_in, unchanged
 from p2pl.metric import ACCURACY
 from p2pl.mixing import personal, size
-from p2pl.mixing.base import Mixed, Mixer, Own, PeerModel, rule_of
+from p2pl.mixing.base import Mixed, Mixer, Own, PeerModel, mixed_by, rule_of
 from p2pl.protocol.session import Session
 
 MAX_AGE_ROUNDS = 5  # chosen: an older model holds the mix back more than it adds to it
@@ -230,7 +230,7 @@ class Learner:
         huge = {} if self.mixer.bounds_sizes else self.too_large(own, usable)
         usable = {who: model for who, model in usable.items() if who not in huge}
         mine = Own(own, index, self.samples, self.trainer, start)
-        mixed = self.mixer.mix(mine, usable, self.memory(memory))
+        mixed = mixed_by(self.mixer, mine, usable, self.memory(memory))
         mixed = replace(mixed, vector=self.at_home(mixed.vector, own))
         if not stale and not huge:
             return mixed

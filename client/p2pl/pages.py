@@ -19,6 +19,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 from torch import Tensor
 
+from p2pl import regular
+
 LEAST_BYTES = 32 << 20  # chosen: smaller versions are no burden, and files are slower
 
 Held: TypeAlias = Tensor | memoryview | None
@@ -49,7 +51,7 @@ def opened(path: Path) -> memoryview:
         OSError: it cannot be read.
         ValueError: it is empty.
     """
-    with path.open("rb") as file:
+    with regular.opened(path) as file:
         return memoryview(_known(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)))
 
 

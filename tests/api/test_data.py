@@ -1,5 +1,6 @@
 """Data of one's own through the API: tables, data sets, and what models are scored on."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from support.commands import p2pl as command
+from torch import nn
 from torch.utils.data import TensorDataset, random_split
 
 import p2pl
-from p2pl.errors import DataError
+from p2pl.errors import DataError, ModelError
 from p2pl.events import Event, Said
 from p2pl.report.run import write_report
 from p2pl.run.log import ScoredOn, Summary, read_run
@@ -147,7 +149,7 @@ def test_the_command_line_makes_shows_and_joins_a_session_for_a_table(
     assert done.returncode == 0, done.stderr
     shown = command("inspect", "c.torrent", cwd=tmp_path).stdout
     for line in (
-        "target sick; 2 columns",
+        "target sick; 2 columns, of which a row becomes",
         "age: numeric, mean 29.5, std 17.3",
         "site: categorical, a, b; gaps",
     ):
@@ -181,3 +183,20 @@ def test_a_private_run_is_for_tables_too(table: Path, tmp_path: Path) -> None:
     assert summary_of(run).epsilon
     assert summary_of(run).delta == pytest.approx(1e-5)
     assert summary_of(run).test_set == ScoredOn(source="drawn", examples=12, share=0.2)
+
+
+def test_a_module_that_cannot_take_the_rows_of_the_table_is_refused(table: Path) -> None:
+    spec = SPEC | {"model": {"name": "arrays"}}
+    width = session(table).session.table.width  # type: ignore[union-attr]
+    for taken, fits in ((width, True), (99, False)):
+        made = nn.Sequential(nn.Linear(taken, 2))
+        told = rf"given \[2, {width}\].* row of the session's table is {width} numbers"
+        with contextlib.nullcontext() if fits else pytest.raises(ModelError, match=told):
+            p2pl.create(
+                spec,
+                table.with_name("clinic.torrent"),
+                model=made,
+                schema_from=table,
+                target="sick",
+                leave_out=["id"],
+            )

@@ -204,3 +204,14 @@ def test_a_tracker_s_name_that_is_none_is_told_to_who_makes_the_session(tmp_path
     done = p2pl("create", DIGITS, "--out", out, "--tracker", "http://\u2603.example:8000")
     assert done.returncode == 0
     assert "nobody will get an answer there" in done.stdout
+
+
+def test_inspect_shows_values_for_reading_and_the_settings_of_its_own_kind_alone() -> None:
+    shown = p2pl("inspect", DIGITS.with_suffix(".torrent")).stdout
+    assert "input=1,8,8" in shown
+    assert "lockstep=no" in shown
+    for internal in ("True", "False", "None", "[", "(", "{", "raft", "gossip"):
+        assert internal not in shown
+    shown = p2pl("inspect", DIGITS.with_name("raft.torrent")).stdout
+    assert "raft.heartbeat_s=0.15" in shown
+    assert "gossip" not in shown

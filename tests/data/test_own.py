@@ -15,6 +15,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from p2pl.data.examples import Examples
 from p2pl.data.load import with_test_share
 from p2pl.data.own import data_of, examples_of
 from p2pl.errors import DataError
@@ -110,6 +111,31 @@ class Stream(IterableDataset[Any]):
 def test_what_cannot_be_numbered_is_refused(given: Any, told: str) -> None:  # noqa: ANN401
     with pytest.raises(DataError, match=told):
         examples_of(given, TASK)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((np.ma.masked_greater(X.numpy(), 5), Y), "inputs of the data: got 'masked numbers'"),
+        ((X, np.ma.masked_greater(Y.numpy(), 1)), "targets of the data: got 'masked numbers'"),
+        ((X.to(torch.complex64), Y), "inputs of the data: got 'torch.complex64'"),
+        ((X.numpy() * 1j, Y), "inputs of the data: got 'torch.complex64'"),
+        ((X.to_sparse(), Y), "inputs of the data: got 'torch.sparse_coo'"),
+        ((X, Y.to_sparse()), "targets of the data: got 'torch.sparse_coo'"),
+        (Examples(X.to_sparse(), Y), "of the data: got 'torch.sparse_coo'"),
+        (Listed([(X[0] * 1j, 1)]), "item 0: input: got 'torch.complex64'"),
+    ],
+)
+def test_arrays_that_do_not_hold_all_their_numbers_or_no_real_ones_are_refused(
+    given: Any,  # noqa: ANN401
+    told: str,
+) -> None:
+    with pytest.raises(DataError, match=told):
+        examples_of(given, TASK)
+
+
+def test_an_array_that_masks_nothing_is_an_array() -> None:
+    assert len(examples_of((np.ma.masked_greater(X.numpy(), 99), Y), TASK)) == 10
 
 
 def test_a_share_of_ones_own_becomes_the_test_set() -> None:

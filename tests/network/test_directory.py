@@ -596,6 +596,18 @@ async def test_a_tracker_that_believes_no_sequence_number_is_a_failure_like_anot
     assert (len(tracker.heard), other.events) == (2, ["started"])
 
 
+async def test_a_sequence_number_that_rose_without_the_peer_means_another_with_its_key(
+    tracker: FakeTracker,
+) -> None:
+    tracker.newest = 1_700_000_000_500  # of a former self, maybe: at the start, nothing is said
+    async with directory([tracker.url]) as peer:
+        assert not (await peer.announce(numwant=0)).warning
+        assert not (await peer.announce(numwant=0)).warning
+        tracker.newest = tracker.heard[-1].sequence + 1
+        told = (await peer.announce(numwant=0)).warning
+    assert "another process announces with this peer's key" in told
+
+
 @pytest.mark.parametrize(
     "url",
     ["http://\u2603.example:8000", "http://xn--a.example", "http://a..b/", "http://h:65536/",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pl import __version__
 from p2pl.errors import InputError, P2PLError, wrong
 
 if TYPE_CHECKING:  # what a command needs is loaded by it
@@ -19,7 +20,8 @@ if TYPE_CHECKING:  # what a command needs is loaded by it
 RELAY_DRAIN_S = 20.0
 MAX_RELAYS = 8
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+# Without rich, whose tables cut the names of long options on a terminal of 80 columns.
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
 class LogLevel(StrEnum):
@@ -31,8 +33,21 @@ class LogLevel(StrEnum):
     error = "error"
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"p2pl-tracker {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Tell the peers of a session about each other. The tracker never sees a parameter."""
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from p2pl import regular
 from p2pl.errors import AnnounceError, InputError, ProofError, SessionFileError, wrong
 from p2pl.protocol import session as session_format
 from p2pl.protocol.announce import Announce
@@ -81,7 +82,7 @@ def _sessions_in(path: Path) -> Iterable[tuple[bytes, bytes]]:
     files = sorted(path.glob(f"*{SESSION_SUFFIX}")) if path.is_dir() else [path]
     for file in files:
         try:
-            data = file.read_bytes()
+            data = regular.read(file)
             if not file.name.endswith(SESSION_SUFFIX):
                 yield from ((bytes.fromhex(one), b"") for one in _ids_in(file, data))
                 continue

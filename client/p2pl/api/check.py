@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from p2pl.api import arguments
 from p2pl.api.join import (
     Mine,
     Reading,
@@ -147,6 +148,8 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
     Raises:
         SessionFileError: the session file cannot be read.
     """
+    arguments.check(locals())
+    devices.check_threads(threads)
     one = _Checked(read_session(session), [])
     file = one.file
     where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=False)

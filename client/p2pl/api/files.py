@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from p2pl.errors import SessionFileError
+from p2pl import regular
+from p2pl.errors import SessionFileError, wrong
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import SessionFile, Spec
 
@@ -22,6 +23,9 @@ def read_session(given: Given) -> SessionFile:
     """
     if isinstance(given, SessionFile):
         return given
+    if not isinstance(given, str | os.PathLike):
+        allowed = "the path of a session file, or what p2pl.read_session returns"
+        raise SessionFileError(wrong("session", got=given, allowed=allowed))
     path = Path(given)
     data = read_bytes(path, session_format.MAX_SESSION_FILE_BYTES, "session file")
     try:
@@ -61,7 +65,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def read_bytes(path: Path, limit: int, what: str) -> bytes:
     """Returns the file's bytes, at most `limit` and one; raises SessionFileError."""
     try:
-        with path.open("rb") as opened:
+        with regular.opened(path) as opened:
             return opened.read(limit + 1)
     except OSError as fault:
         raise SessionFileError(f"{what} {path}: cannot be read: {fault.strerror}") from fault

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, get_args
 
 from torch import nn
 
+from p2pl.api import arguments
 from p2pl.api.data import checked
 from p2pl.api.private import check_invitation, read_invitation
 from p2pl.api.run import Run, load, not_begun
@@ -135,6 +136,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         BudgetSpent: nothing is left of the privacy budget, and no round was done.
         KeyboardInterrupt: of `p2pl.join`: the person pressed Ctrl-C; the state is saved.
     """
+    arguments.check(locals(), attack=arguments.ATTACKER)
     file = read_session(session)
     tiers = tuple((url,) for url in trackers)
     session_format.check_trackers(tiers)
@@ -145,8 +147,6 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
             wrong("--tracker", got="none, and none in the session file", allowed="one URL or more")
         )
     _check_functions(fit, _sinks(on_event))
-    if rounds is not None and (type(rounds) is not int or rounds < 1):
-        raise InputError(wrong("rounds", got=rounds, allowed="a whole number from 1 on, or None"))
     if relay not in get_args(RelayMode):
         raise InputError(wrong("relay", got=relay, allowed="auto, always or never"))
     check_known(file.session, alone=alone)
@@ -160,6 +160,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         Path(tokenizer) if tokenizer else None,
     )
     mine = read_data(file.session, data, test, reading)
+    devices.check_threads(threads)
     computing = Computing(
         devices.pick(device),
         precision,
@@ -304,14 +305,28 @@ def default_run_dir(name: str, shard: Shard | None, *, alone: bool) -> Path:
     )
 
 
+_JOIN = """Takes part in a session until its last round, and returns the run with the trained model.
+
+    It blocks meanwhile, in a script and in a notebook alike. Ctrl-C leaves properly and keeps the
+    state, and the same call goes on from what was reached. `p2pl.join_async` does the same for
+    whoever has an event loop of their own.
+
+"""
+
+
 def _blocking(work: Callable[P, Coroutine[Any, Any, Run]]) -> Callable[P, Run]:
-    """Returns the same function for those who wait for it: typed and documented alike."""
+    """Returns the same function for those who wait for it: typed alike, documented as its own."""
 
     @wraps(work)
     def waiting(*args: P.args, **kwargs: P.kwargs) -> Run:
         return run_blocking(lambda: work(*args, **kwargs))
 
     waiting.__name__ = waiting.__qualname__ = "join"
+    # Else `help` tells of the other function: that it is a coroutine, and how it is cancelled.
+    del waiting.__wrapped__
+    waiting.__signature__ = inspect.signature(work)  # type: ignore[attr-defined]
+    _, _, arguments_on = (work.__doc__ or "").partition("    Args:")
+    waiting.__doc__ = _JOIN + "    Args:" + arguments_on if arguments_on else _JOIN
     return waiting
 
 

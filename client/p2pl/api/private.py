@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2pl import regular
 from p2pl.api.files import Given, read_session
 from p2pl.errors import IdentityError, InvitationError, ProofError, SessionFileError, visible, wrong
 from p2pl.network import tracker, web
@@ -340,7 +341,7 @@ def _revoked(file: SessionFile, path: Path | None) -> Revocations | None:
 
 def _text_of(path: Path) -> str:
     try:
-        with path.open("rb") as opened:
+        with regular.opened(path) as opened:
             # Some editors put a byte order mark before what they save.
             return opened.read(MAX_TEXT_CHARS).decode("utf-8-sig", "replace")
     except OSError as fault:

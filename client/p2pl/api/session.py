@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from torch import nn
 
 from p2pl import __version__
+from p2pl.api import arguments
 from p2pl.api.files import Given, read_session, read_spec, read_toml
 from p2pl.api.private import AUTHOR_SUFFIX, beside
 from p2pl.data.describe import Wanted, completed
 from p2pl.data.texts import with_tokenizer
-from p2pl.errors import InputError, SessionFileError, wrong
+from p2pl.errors import InputError, ModelError, SessionFileError, wrong
 from p2pl.exchange.base import EXCHANGES, kind_of
 from p2pl.learning import checkpoint, flower, models, pretrained
 from p2pl.learning.flower import NumPyClient
 from p2pl.learning.flower_app import ServerModel
 from p2pl.learning.models import MODELS
+from p2pl.learning.objective import Objective
 from p2pl.learning.task import TASKS, task_of
 from p2pl.learning.weights import Layout
 from p2pl.mixing.base import MIXERS, rule_of
@@ -103,6 +106,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     Raises:
         InputError: the spec, a URL, the model or the folder cannot be used.
     """
+    arguments.check(locals(), out=arguments.OUT)
     path = Path(out)
     if from_folder is not None and model is not None:
         raise InputError("--from: not allowed with a model of your own; leave one of them out")
@@ -124,7 +128,11 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         payload, promised = checkpoint.build(session)
     elif isinstance(model, nn.Module):
         session = _for_models_like(session, model)
+        _check_takes_table(session, model)
         payload, promised = checkpoint.of(model)
+    elif isinstance(model, type) and issubclass(model, nn.Module):
+        allowed = "a torch.nn.Module, a client of Flower, or None"
+        raise ModelError(wrong("model", got=model, allowed=allowed, hint="pass an object of it"))
     else:
         client = flower.beginning_of(model, flower.name_of(model))
         session, payload, promised = flower.begin(session, client)
@@ -202,6 +210,9 @@ def _spec(
     tokenizer: str | os.PathLike[str] | None,
     from_folder: str | os.PathLike[str] | None,
 ) -> Spec:
+    if not isinstance(given, str | os.PathLike | Mapping):
+        allowed = "the path of a TOML file, or a dictionary of its tables"
+        raise SessionFileError(wrong("spec", got=given, allowed=allowed))
     plain = described is None and tokenizer is None and from_folder is None
     if plain and not isinstance(given, Mapping):
         return read_spec(Path(given))
@@ -229,3 +240,19 @@ def _for_models_like(session: Session, model: nn.Module) -> Session:
     shapes = dict(zip(layout.names, layout.shapes, strict=True))
     described = msgspec.structs.replace(session.model, arguments=shapes)
     return msgspec.structs.replace(session, model=described)
+
+
+def _check_takes_table(session: Session, model: nn.Module) -> None:
+    """Raises ModelError where the session has a table and the module cannot take its rows."""
+    if session.table is None:
+        return
+    was_training = model.training
+    objective = Objective.of(model.eval(), task_of(session.task))
+    try:
+        with torch.no_grad():
+            objective.here(torch.zeros(2, session.table.width))
+    except ModelError as fault:
+        width = session.table.width
+        raise ModelError(f"{fault}; a row of the session's table is {width} numbers") from fault
+    finally:
+        model.train(was_training)

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from p2pl import regular
+from p2pl.api import arguments
 from p2pl.api.data import checked
 from p2pl.api.run import check_layout
 from p2pl.api.session import Given, check_known, read_session, read_spec
@@ -16,7 +18,7 @@ from p2pl.attacks import kinds as attacks
 from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.load import Data
-from p2pl.errors import DataError, ModelError
+from p2pl.errors import DataError, ModelError, wrong
 from p2pl.exchange.checkpoint import verify
 from p2pl.learning import checkpoint, flower, models, pretrained, whole
 from p2pl.learning import device as devices
@@ -115,6 +117,13 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         InputError: something that was given cannot be used.
         TrainingDiverged: a peer's loss is no longer finite.
     """
+    arguments.check(
+        locals(),
+        attack=arguments.ATTACK_TEXT,
+        model=arguments.MODULE,
+        out=arguments.OUT_OR_NONE,
+    )
+    devices.check_threads(threads)
     file = session_to_simulate(session)
     if model is None:
         model = begun_with(session, file)
@@ -183,7 +192,7 @@ def session_to_simulate(given: Given | Mapping[str, Any]) -> SessionFile:
     """
     if isinstance(given, Mapping):
         spec = session_format.spec_of(given)
-    elif isinstance(given, SessionFile) or Path(given).suffix != ".toml":
+    elif not isinstance(given, str | os.PathLike) or Path(given).suffix != ".toml":
         return read_session(given)
     else:
         spec = read_spec(Path(given))
@@ -211,7 +220,7 @@ def begun_with(given: Given | Mapping[str, Any], file: SessionFile) -> nn.Module
         raise ModelError("model: missing; the session begins with weights of its author's")
     path = Path(given).parent / file.checkpoint_name
     try:
-        payload = path.read_bytes()
+        payload = regular.read(path)
     except OSError as fault:
         raise ModelError(f"checkpoint {path}: cannot be read: {fault.strerror}") from fault
     layout = Layout.of(model)
@@ -237,7 +246,14 @@ def _everything(
         )
     elif test_share is not None:
         raise DataError("test_share: allowed only with data by name; divide your own yourself")
-    elif isinstance(given, tuple):
+    elif isinstance(given, tuple) and len(given) == 2:
         train, test = (own.examples_of(part, session.task) for part in given)
         given = Data(train, test, session.task.labels)
-    return checked(given, session.task) if isinstance(given, Data) else given
+    if isinstance(given, Data):
+        return checked(given, session.task)
+    if not callable(given):
+        allowed = (
+            "the name of data, p2pl.Data, a pair (train, test), or a function of a peer's number"
+        )
+        raise DataError(wrong("data", got=type(given).__name__, allowed=allowed))
+    return given

@@ -12,7 +12,7 @@ from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
 from p2pl.data.examples import Source
 from p2pl.data.load import Data
-from p2pl.errors import InputError, ModelError
+from p2pl.errors import InputError, ModelError, wrong
 from p2pl.learning import flower, models, precision
 from p2pl.learning.flower import FlowerTrainer, NumPyClient
 from p2pl.learning.flower_app import is_client_app
@@ -59,6 +59,9 @@ def trainer_for(
     Raises:
         InputError: two of these exclude each other, or the session is for other models.
     """
+    if not _is_known(who):
+        allowed = "a torch.nn.Module, a p2pl.Trainer, a client of Flower, or None"
+        raise InputError(wrong("trainer_or_model", got=who, allowed=f"{allowed}; no class"))
     if is_client(who):
         _check_left_to("a client of Flower", data, computing)
         client = flower.client_of(who, flower.name_of(who), computing.partition)
@@ -90,6 +93,13 @@ def is_client(who: object) -> bool:
 def is_trainer(who: object) -> bool:
     """Returns whether this is a trainer."""
     return hasattr(who, "evaluate") and hasattr(who, "layout") and not isinstance(who, nn.Module)
+
+
+def _is_known(who: object) -> bool:
+    """Returns whether this is anything that can be trained, or nothing."""
+    if is_trainer(who):
+        return not isinstance(who, type)
+    return who is None or isinstance(who, nn.Module) or is_client(who)
 
 
 def _around(

@@ -157,11 +157,10 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
     for key, value in session_format.as_dict(read.session).items():
         if key == "table":
             continue
-        if isinstance(value, dict):
-            value = "  ".join(
-                f"{name}={item}" for name, item in value.items() if item not in ([], {}, None, "")
-            )
-        _show(f"{key:<11} {value}")
+        if key == "exchange":  # the settings of other kinds say nothing of this session
+            others = {"gossip", "raft"} - {read.session.exchange.kind}
+            value = {name: item for name, item in value.items() if name not in others}
+        _show(f"{key:<11} {_said(value)}")
     if read.session.table is not None:
         _show_table(read.session.table)
     if read.comment:
@@ -173,6 +172,29 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
 def _show(line: str) -> None:
     """Prints a line, part of which a stranger has written."""
     print(printable(line))
+
+
+def _said(value: object) -> str:
+    """Returns a value of a session for reading; of a table, what is said and not empty."""
+    if isinstance(value, dict):
+        told = _flat(value).items()
+        return "  ".join(f"{name}={_said(one)}" for name, one in told) or "-"
+    if isinstance(value, list | tuple):
+        return ",".join(map(_said, value)) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None or value == "" else str(value)
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what stands in a table, and in tables in it by TABLE.NAME, and is not empty."""
+    found: dict[str, Any] = {}
+    for name, one in table.items():
+        if isinstance(one, dict):
+            found |= {f"{name}.{below}": value for below, value in _flat(one).items()}
+        elif one not in ([], None, ""):
+            found[name] = one
+    return found
 
 
 def _show_author(made: SessionFile, out: Path) -> None:
@@ -191,7 +213,8 @@ def _show_author(made: SessionFile, out: Path) -> None:
 
 def _show_table(table: Table) -> None:
     """Prints what a session says of a table, a line a column."""
-    _show(f"table       target {', '.join(table.targets)}; {len(table.columns)} columns")
+    columns = f"{len(table.columns)} columns, of which a row becomes {table.width} numbers"
+    _show(f"table       target {', '.join(table.targets)}; {columns}")
     for column in table.columns:
         values = ", ".join(column.categories) or f"mean {column.mean:g}, std {column.std:g}"
         gaps = {"zero": "", "indicator": "; gaps are told", "refused": "; no gaps"}[column.missing]

@@ -5,16 +5,18 @@ parquet file that holds numbers stays numbers.
 """
 
 import csv
+import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from p2pl import regular
 from p2pl.errors import DataError, wrong
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def open_table(path: Path) -> TableFile:
 
 
 def _open_csv(path: Path) -> TableFile:
-    with _readable(path), path.open(encoding="utf-8-sig", newline="") as file:
+    with _readable(path), _opened(path) as file:
         header = tuple(cell.strip() for cell in next(csv.reader(file, strict=True), ()))
     if not any(header):
         got = "an empty file" if not path.stat().st_size else "an empty first row"
@@ -130,11 +132,16 @@ def _open_csv(path: Path) -> TableFile:
     return TableFile(path, header, lambda names, faults: _csv_pieces(path, header, names, faults))
 
 
+def _opened(path: Path) -> TextIO:
+    """Returns a file, open for its text to be read, with its line ends as they are."""
+    return io.TextIOWrapper(regular.opened(path), encoding="utf-8-sig", newline="")
+
+
 def _csv_pieces(
     path: Path, header: Sequence[str], names: Sequence[str], faults: Faults
 ) -> Iterator[Piece]:
     at = [header.index(name) for name in names]
-    with _readable(path), path.open(encoding="utf-8-sig", newline="") as file:
+    with _readable(path), _opened(path) as file:
         reader = csv.reader(file, strict=True)
         next(reader)
         rows = ((number, row) for number, row in enumerate(reader, 2) if row)  # no empty lines
@@ -173,6 +180,7 @@ def _open_parquet(path: Path) -> TableFile:
     except ModuleNotFoundError as missing:
         raise DataError(f"--data {path}: parquet needs {missing.name}: {NEED_PYARROW}") from missing
     try:
+        regular.check(path)
         names = parquet.read_schema(path).names
     except (OSError, ValueError, LookupError, pyarrow.ArrowException) as fault:
         raise DataError(f"--data {path}: unreadable parquet: {fault}") from fault

@@ -1,11 +1,13 @@
 """Images in files, a folder for each class."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from p2pl import regular
 from p2pl.data.names import entries, split_called
 from p2pl.data.partition import Indices
 from p2pl.data.pixels import Encoded, decode_all
@@ -108,4 +110,4 @@ def loose_images(folder: Path, task: Task) -> tuple[Split, tuple[str, ...]] | No
 
 
 def _encoded(images: Sequence[Path], root: Path) -> list[Encoded]:
-    return [Encoded(str(path.relative_to(root)), path.read_bytes) for path in images]
+    return [Encoded(str(path.relative_to(root)), partial(regular.read, path)) for path in images]

@@ -227,8 +227,13 @@ def _number(one: Tensor) -> Tensor:
 
 
 def _tensor(values: object, what: str) -> Tensor:
+    if np.ma.is_masked(values):
+        hint = "fill them in (array.filled), or leave these rows out"
+        allowed = "an array without masked numbers"
+        raise DataError(wrong(what, got="masked numbers", allowed=allowed, hint=hint))
     try:
-        return values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+        made = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+        return _dense(made, what)
     except (TypeError, ValueError, RuntimeError) as fault:
         allowed = "numbers: a tensor, an array or a list of one shape"
         raise DataError(
@@ -236,8 +241,21 @@ def _tensor(values: object, what: str) -> Tensor:
         ) from fault
 
 
+def _dense(tensor: Tensor, what: str) -> Tensor:
+    """Returns the tensor, once it is seen to hold all its numbers, and real ones."""
+    if tensor.layout != torch.strided:
+        allowed = "a dense tensor"
+        raise DataError(wrong(what, got=str(tensor.layout), allowed=allowed, hint="see to_dense()"))
+    if tensor.is_complex():
+        hint = "pass real and imaginary parts as two numbers (torch.view_as_real)"
+        raise DataError(wrong(what, got=str(tensor.dtype), allowed="real numbers", hint=hint))
+    return tensor
+
+
 def _check(examples: Examples, task: Task, what: str) -> None:
     tensors = tensors_of(examples.x)
+    for name, one in {**tensors, "targets": examples.y}.items():
+        _dense(one, f"{name} of the {what}")
     shapes = [tuple(one.shape[1:]) for one in tensors.values()]
     if task.input not in shapes:
         raise DataError(

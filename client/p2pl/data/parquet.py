@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from p2pl import regular
 from p2pl.data.names import split_of_file, split_words
 from p2pl.data.partition import Indices
 from p2pl.data.pixels import Encoded, decode_all
@@ -111,6 +112,7 @@ def read_table(path: Path, name: str) -> Table:
             raise DataError(f"--data {path}: unreadable parquet: {fault}") from fault
 
     try:
+        regular.check(path)
         schema = parquet.read_schema(path)
     except (OSError, ValueError, LookupError, pyarrow.ArrowException) as fault:
         raise DataError(f"--data {path}: unreadable parquet: {fault}") from fault

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from p2pl import regular
 from p2pl.data.frames import SUFFIXES, Faults, open_table
 from p2pl.data.names import train_and_test
 from p2pl.data.partition import Indices
@@ -94,7 +95,7 @@ def read_tokenizer(path: Path) -> bytes:
         DataError: it cannot be read, or is far too large.
     """
     try:
-        with path.open("rb") as file:
+        with regular.opened(path) as file:
             raw = file.read(MAX_TOKENIZER_BYTES + 1)
     except OSError as fault:
         raise DataError(f"--tokenizer {path}: cannot be read: {fault.strerror}") from fault
@@ -171,7 +172,7 @@ def _texts_in(path: Path, column: str) -> Iterator[bytes]:
     """Yields the texts of a file."""
     if path.suffix.lower() not in SUFFIXES:
         try:
-            yield path.read_bytes()
+            yield regular.read(path)
         except OSError as fault:
             raise DataError(f"--data {path}: cannot be read: {fault.strerror}") from fault
         return

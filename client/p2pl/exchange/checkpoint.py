@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from p2pl import regular
 from p2pl.errors import CheckpointError, NetworkError, wrong
 from p2pl.learning import models, weights, whole
 from p2pl.learning.checkpoint import payload_of
@@ -157,7 +158,7 @@ def _rebuilt(file: SessionFile) -> Payload | Exception:
 def _read(path: Path, limit: int) -> bytes | None:
     """Returns at most `limit` bytes of the file; None where there is none."""
     try:
-        with path.open("rb") as opened:
+        with regular.opened(path) as opened:
             return opened.read(limit)
     except FileNotFoundError:
         return None

@@ -12,6 +12,7 @@ NAMES = ("auto", "cpu", "cuda")
 # Below this many parameters one step takes well under a millisecond, and splitting it over threads
 # costs more than it saves (measured: logistic regression, 8 000 rows: 1 thread 30 ms an epoch).
 SMALL_MODEL_PARAMETERS = 1_000_000
+MAX_THREADS = 64  # or one a core, if those are more; OpenMP ends the process where it gets none
 
 
 def pick(name: str) -> torch.device:
@@ -38,6 +39,14 @@ def pick(name: str) -> torch.device:
 def cores() -> int:
     """Returns how many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def check_threads(wanted: int | None) -> None:
+    """Raises InputError for more threads than a machine can be sure to give."""
+    most = max(MAX_THREADS, cores())
+    if wanted is not None and not 1 <= wanted <= most:
+        hint = f"more than one a core ({cores()} here) makes nothing faster"
+        raise InputError(wrong("--threads", got=wanted, allowed=f"1..{most}", hint=hint))
 
 
 def auto_threads(parameters: int, available: int) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from p2pl.data.examples import Examples, Inputs, Source
-from p2pl.errors import ModelError, wrong
+from p2pl.errors import InputError, ModelError, wrong
 from p2pl.learning import faults
 from p2pl.learning.parts import LARGE, Layout, lend, whole_buffers
 from p2pl.learning.task import Task
@@ -111,12 +111,37 @@ class Objective:
         self.model.eval()
         with torch.no_grad():
             outputs = self.checked(self.here(batch.x), batch.y)
-            self._mean(outputs, batch.y)
+            mean = self._mean(outputs, batch.y)
             if not outputs.isfinite().all():
                 found = faults.first_not_finite(self.model, *arguments_of(batch.x))
                 name = type(self.model).__name__
                 raise ModelError(
                     found or f"outputs of {name}: got NaN or infinity, allowed finite numbers"
+                )
+            self._check_losses(mean, self.task.losses(outputs, batch.y), len(batch.y))
+
+    def _check_losses(self, mean: object, losses: object, count: int) -> None:
+        """Raises InputError where what a task gives are no losses of so many examples."""
+        name = f"task {type(self.task).__name__}"
+        for what, got, shape in (("loss", mean, ()), ("losses", losses, (count,))):
+            if (
+                not isinstance(got, Tensor)
+                or not got.is_floating_point()
+                or tuple(got.shape) != shape
+            ):
+                allowed = f"{list(shape)} of fractions, a number for each example"
+                if not shape:
+                    allowed = "a tensor of one fraction"
+                raise InputError(
+                    wrong(f"{name}: its {what}", got=faults.described(got), allowed=allowed)
+                )
+            if not got.isfinite().all():
+                raise InputError(
+                    wrong(
+                        f"{name}: its {what}",
+                        got="NaN or infinity",
+                        allowed="finite numbers, where outputs and targets are finite",
+                    )
                 )
 
     def where_not_finite(self, vector: Tensor, examples: Source) -> str | None:

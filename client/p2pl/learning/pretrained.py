@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from p2pl import regular
 from p2pl.errors import ModelError, wrong
 from p2pl.protocol.session import Task
 
@@ -78,7 +79,7 @@ def described(folder: Path) -> str:
     """
     path = folder / CONFIG
     try:
-        with path.open("rb") as file:
+        with regular.opened(path) as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as fault:
         raise ModelError(f"--from {path}: cannot be read: {fault.strerror}") from fault

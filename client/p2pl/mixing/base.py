@@ -4,19 +4,23 @@ A rule is one file: a class that names `Mixer` as its base, registered under the
 says. Everything that others must know of a rule stands in the class.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import ClassVar, Protocol, TypeAlias
 
 import msgspec
 from torch import Tensor
 
-from p2pl.errors import InputError
+from p2pl.errors import ClientError, InputError, P2PLError, wrong
+from p2pl.learning import faults
+from p2pl.learning.parts import is_finite
 from p2pl.learning.trainer import Trainer
 from p2pl.protocol.session import Session
 from p2pl.registry import Registry, check_arguments
 
 Row: TypeAlias = tuple[float, ...]
+ROW_SLACK = 1e-3  # chosen: far more than rounding in float32 makes of a sum of shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,71 @@ def rule_of(session: Session) -> type[Mixer]:
     rule = MIXERS.find(mixing.rule)
     check_arguments("mixing.arguments", mixing.rule, mixing.arguments, rule.arguments)
     return rule
+
+
+def mixed_by(
+    mixer: Mixer, own: Own, received: Mapping[str, PeerModel], memory: msgspec.Struct
+) -> Mixed:
+    """Returns what a rule makes of models, once it is seen to be a mix.
+
+    Args:
+        mixer: the rule; maybe one that a person brought.
+        own: the peer's own.
+        received: K models by peer id.
+        memory: what the last round left.
+
+    Raises:
+        ClientError: the rule's code failed, or what it gives is no mix of these.
+    """
+    rule = f"mixing.rule {mixer.session.mixing.rule}"
+    try:
+        mixed = mixer.mix(own, received, memory)
+    except Exception as fault:
+        if isinstance(fault, P2PLError) or type(mixer).__module__.startswith("p2pl."):
+            raise
+        at = f" at {place}" if (place := faults.place_of(fault)) else ""
+        raise ClientError(f"{rule}: its mix failed{at}: {faults.summary(fault)}") from fault
+    if not isinstance(mixed, Mixed):
+        raise ClientError(wrong(rule, got=type(mixed).__name__, allowed="p2pl.Mixed, by its mix"))
+    _check_vector(rule, mixed.vector, own.vector)
+    _check_row(rule, mixed.row, {mixer.peer_id, *received})
+    return mixed
+
+
+def _check_vector(rule: str, vector: object, own: Tensor) -> None:
+    """Raises ClientError where a mixed vector is none of the model's."""
+    if (
+        not isinstance(vector, Tensor)
+        or vector.shape != own.shape
+        or vector.dtype != own.dtype
+        or vector.device != own.device
+    ):
+        allowed = f"{faults.described(own)}, the shape and type of own.vector"
+        raise ClientError(
+            wrong(f"{rule}: its mixed vector", got=faults.described(vector), allowed=allowed)
+        )
+    if not is_finite(vector):
+        raise ClientError(
+            wrong(f"{rule}: its mixed vector", got="NaN or infinity", allowed="finite numbers")
+        )
+
+
+def _check_row(rule: str, row: object, known: Collection[str]) -> None:
+    """Raises ClientError where shares are not of these peers, or are no shares."""
+    if not isinstance(row, Mapping):
+        allowed = "a dictionary of shares by peer id"
+        raise ClientError(wrong(f"{rule}: its row", got=row, allowed=allowed))
+    for who, share in row.items():
+        if who not in known:
+            allowed = "the ids of the peer itself and of those received"
+            raise ClientError(wrong(f"{rule}: its row", got=who, allowed=allowed))
+        if not isinstance(share, Real) or not -ROW_SLACK <= float(share) <= 1 + ROW_SLACK:
+            allowed = "a share, 0..1"
+            raise ClientError(wrong(f"{rule}: its row, of {who[:8]}…", got=share, allowed=allowed))
+    total = sum(map(float, row.values()))
+    if not abs(total - 1) <= ROW_SLACK:
+        allowed = "1, the peer's own share included"
+        raise ClientError(wrong(f"{rule}: the sum of its row", got=total, allowed=allowed))
 
 
 def weighted_mean(own: Tensor, received: Sequence[Tensor], row: Sequence[float]) -> Tensor:

@@ -53,6 +53,10 @@ ANNOUNCE_DEADLINE_S = 15.0  # all trackers together (anacrolix/torrent waits as 
 BACK_OFF = BackOff(first_s=1.0, max_s=60.0)  # libtorrent issue 4873: uncapped, it grew to 20 hours
 MAX_RETRY_S = 3_600.0  # however long a tracker says to stay away
 IN_A_ROW = 4  # announces before a tracker's minimum interval counts; chosen: it allows ten
+SAME_KEY = (
+    "another process announces with this peer's key in this session; allowed: one process a key; "
+    "end one of them, or give it another --identity and --run-dir"
+)
 # A sequence number is the time of a clock that was at most MAX_SKEW_S wrong, in milliseconds: one
 # that is so much ahead of a clock that is right now is ahead of all that were ever said before.
 LEAP_MS = 2 * MAX_SKEW_S * 1_000
@@ -432,7 +436,10 @@ class TrackerDirectory:
             raise fault
         ahead = int((self._wall() + tracker.ahead_s) * 1_000) + LEAP_MS
         self._sequence = max(self._sequence, ahead)
-        return await self._post(tracker, said, numwant)
+        # Once it has answered, numbers that rise without the peer are those of somebody else.
+        shares_key = tracker.is_greeted and said != "started"
+        answer = await self._post(tracker, said, numwant)
+        return msgspec.structs.replace(answer, warning=SAME_KEY) if shares_key else answer
 
     def _takes_the_time_of(self, tracker: _Tracker, fault: _Failure) -> bool:
         """Returns whether a tracker that refuses this machine's time has told a usable one."""

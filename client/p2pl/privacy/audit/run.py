@@ -89,6 +89,7 @@ def audit(
 
 
 def _check(wanted: Audit) -> None:
+    device.check_threads(wanted.threads)
     if wanted.fault not in FAULTS:
         raise InputError(wrong("--fault", got=wanted.fault, allowed=", ".join(FAULTS)))
     if not 0.5 <= wanted.confidence < 1:
