@@ -14,7 +14,7 @@ import random
 import socket
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -186,7 +186,16 @@ class Direct:
                         return task.result()
             raise PullError("; ".join(reasons))
         finally:
-            await _close_all(tried - {won})
+            left = [task for task in tried if task is not won]
+            for task in left:
+                task.cancel()
+                task.add_done_callback(_close_what_it_made)
+            try:
+                await asyncio.gather(*left, return_exceptions=True)
+            except asyncio.CancelledError:
+                if won is not None:
+                    won.result().close()  # nobody is left to have it
+                raise
 
 
 def _bound(remembered: OrderedDict[Any, Any]) -> None:
@@ -194,14 +203,9 @@ def _bound(remembered: OrderedDict[Any, Any]) -> None:
         remembered.popitem(last=False)
 
 
-async def _close_all(tasks: Iterable[asyncio.Task[socket.socket] | None]) -> None:
-    """Ends attempts that are no longer wanted, with the connections that they have made."""
-    left = [task for task in tasks if task is not None]
-    for task in left:
-        task.cancel()
-    for stream in await asyncio.gather(*left, return_exceptions=True):
-        if isinstance(stream, socket.socket):
-            stream.close()
+def _close_what_it_made(task: asyncio.Task[socket.socket]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
 
 
 def _dialled(text: str) -> str:
