@@ -1,8 +1,10 @@
 """Who trains alone is told, and told what to do where nobody can dial it."""
 
 from p2pl.events import Reachable, RoundEnded
-from p2pl.exchange.company import ADVICE, FIRST_TOLD, Company
+from p2pl.exchange.company import ADVICE, FIRST_TOLD, GONE, Company
 from p2pl.run.log import RoundEntry, Totals
+
+ALICE = "a" * 64
 
 
 def told(*reach: Reachable) -> list[str]:
@@ -21,3 +23,13 @@ def test_who_meets_nobody_is_told_what_is_in_the_way() -> None:
     first = f"nobody met in {FIRST_TOLD} rounds, training alone; "
     assert told() == told(fine) == told(shut, fine) == [first + ADVICE]
     assert told(shut) == [first + shut.text]
+
+
+def test_who_loses_all_others_is_told_once_until_somebody_is_there_again() -> None:
+    said: list[str] = []
+    company = Company(Totals(), said.append)
+    met = RoundEntry(round=1, received=(ALICE,))
+    quiet, cut = RoundEntry(round=2), RoundEntry(round=2, rejected={ALICE: "unreachable"})
+    for entry in [met, *[quiet] * FIRST_TOLD, *[cut] * (FIRST_TOLD + 2), met, *[cut] * FIRST_TOLD]:
+        company(RoundEnded(entry))
+    assert said == [f"nobody reached in {FIRST_TOLD} rounds, training alone; {GONE}"] * 2
