@@ -202,6 +202,32 @@ async def test_a_connection_that_came_second_is_closed() -> None:
         )
 
 
+async def test_a_connection_that_has_won_is_closed_where_nobody_is_left_to_have_it() -> None:
+    made: list[socket.socket] = []
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def connect(host: str, port: int, *, deadline_s: float) -> socket.socket:
+        if host == "192.0.2.1":
+            await begun.wait()
+            made.append(socket.socket())
+            return made[0]
+        begun.set()
+        try:
+            never: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+            return await never
+        finally:
+            ended.set()
+            await asyncio.sleep(DEADLINE_S)  # slow to end: the other one has won meanwhile
+
+    direct = Direct(connect=connect, stagger_s=0.0)
+    opening = asyncio.create_task(direct.open(by("192.0.2.1", "192.0.2.2"), deadline_s=DEADLINE_S))
+    await ended.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert [one.fileno() for one in made] == [-1]
+
+
 @pytest.mark.parametrize(
     ("found", "seen", "expected"),
     [
