@@ -262,7 +262,7 @@ def test_a_list_is_kept_for_the_next_run_and_an_older_one_changes_nothing(tmp_pa
     assert not known.take_revocations(revoked(number=2))
     with pytest.raises(ProofError, match="not signed"):
         known.take_revocations(revoked(number=3, author=Identity.generate()))
-    assert said == ["the author has taken back 1 invitations (list 2)"]
+    assert said == ["the author has taken back 1 invitation (list 2)"]
     again, _ = members(kept=kept)
     assert (again.number, set(again.revoked)) == (2, {who.peer_id})
     kept.write_text("nonsense")

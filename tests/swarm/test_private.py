@@ -171,7 +171,7 @@ def test_whoever_is_revoked_is_refused_from_then_on_and_told(club: Club) -> None
     gone = club.id(leaver.name)
     done = p2pl("revoke", club.torrent, "--peer", gone)
     assert done.returncode == 0, done.stderr
-    told = "the author has taken back 1 invitations (list 1)"
+    told = "the author has taken back 1 invitation (list 1)"
     wait_until(lambda: told in one.text() and told in other.text(), PATIENCE_S, one.text())
     club.refused(
         leaver.name, club.file.id, "its invitation was taken back by the author of the session"

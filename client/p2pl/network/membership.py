@@ -150,7 +150,8 @@ class Membership:
         before = self.revoked
         self._revocations = listed
         if new := listed.peer_ids - before - {self.group.invitation.peer_id}:
-            self._said(f"the author has taken back {len(new)} invitations (list {listed.number})")
+            what = "1 invitation" if len(new) == 1 else f"{len(new)} invitations"
+            self._said(f"the author has taken back {what} (list {listed.number})")
         if self.group.kept is not None:
             write_atomically(self.group.kept, to_text(listed).encode())
         self.tell_own_fault()
