@@ -17,6 +17,7 @@ from p2pl.errors import PullError
 from p2pl.network.keys import Identity
 from p2pl.network.relay import Meeting, Pumps, RelayListener, Speaker, dial_through
 from p2pl.network.traffic import Traffic
+from p2pl.protocol import relay as messages
 from p2pl.protocol import ticket
 from p2pl.protocol.endpoint import Endpoint
 from p2pl.rendezvous.board import Policy
@@ -157,6 +158,36 @@ def test_whoever_is_not_at_the_relay_cannot_be_reached_by_it() -> None:
 
     with pytest.raises(PullError, match="refuses: the peer that is called is not here"):
         asyncio.run(scenario())
+
+
+def test_a_relay_that_takes_nothing_behind_a_call_is_called_once_more() -> None:
+    said: list[bytes] = []
+
+    async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers as a relay did that looks for a message behind a call."""
+        await reader.readexactly(len(messages.PREFACE))
+        head = await reader.readexactly(messages.LENGTH_BYTES)
+        await reader.readexactly(messages.length_of(head))
+        said.append(b"")
+        if reader._buffer:  # type: ignore[attr-defined]
+            writer.write(messages.encode(messages.Refused("message: got '65280 bytes'")))
+        else:
+            writer.write(messages.encode(messages.Joined()))
+            said[-1] = await reader.readexactly(len(GREETING))
+        writer.close()
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(old, HOST, 0)
+        async with server, pumping() as pumps:
+            where = Endpoint("relay", HOST, server.sockets[0].getsockname()[1])
+            stream = await dial_through(
+                where, "ab" * 32, speaker(), pumps=pumps, deadline_s=DEADLINE_S, hello=GREETING
+            )
+            with stream:
+                await until(lambda: said[-1])
+
+    asyncio.run(scenario())
+    assert said == [b"", GREETING]
 
 
 async def _nonsense(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
