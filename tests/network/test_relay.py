@@ -131,7 +131,7 @@ def test_a_ticket_of_the_tracker_opens_a_relay_and_nothing_else_does() -> None:
 
     async def scenario() -> bytes:
         async with relaying(POLICY) as relay, pumping() as pumps, served() as peer:
-            own = speaker(peer.identity, ticket=lambda: ticket_for(peer.identity))
+            own = speaker(peer.identity, ticket=lambda _: ticket_for(peer.identity))
             at = (HOST, peer.wire.port)
             listener = RelayListener([relay.plain], own, at, pumps=pumps, rng=random.Random(1))
             task = asyncio.create_task(listener.run())
@@ -139,7 +139,7 @@ def test_a_ticket_of_the_tracker_opens_a_relay_and_nothing_else_does() -> None:
             with pytest.raises(PullError, match=r"refuses: ticket: got 'none'"):
                 await call(relay.plain, peer, pumps)
             other = Identity.generate()
-            caller = speaker(other, ticket=lambda: ticket_for(other))
+            caller = speaker(other, ticket=lambda _: ticket_for(other))
             stream = await dial_through(
                 relay.plain, peer.identity.peer_id, caller, pumps=pumps, deadline_s=DEADLINE_S
             )

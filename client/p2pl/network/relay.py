@@ -70,14 +70,14 @@ class Speaker:
     Attributes:
         identity: signs.
         session: the id of its session, 32 bytes.
-        ticket: returns the newest one that the peer was given; b"": none.
+        ticket: returns the newest one to a relay that the peer was given; b"": none.
         trust: whom TLS trusts, for `relays://`; None: the authorities of this machine.
         wall: seconds since 1970.
     """
 
     identity: Identity
     session: bytes
-    ticket: Callable[[], bytes] = bytes
+    ticket: Callable[[Endpoint], bytes] = lambda _: b""
     trust: ssl.SSLContext | None = None
     wall: Callable[[], float] = time.time
 
@@ -224,7 +224,7 @@ async def _joined(
             session=speaker.session,
             target=bytes.fromhex(target),
             time_s=speaker.wall(),
-            ticket=speaker.ticket(),
+            ticket=speaker.ticket(relay),
         )
         await _say(pipe, call, said[0])
         _expect(await _hear(pipe), Joined)
@@ -319,7 +319,7 @@ class RelayListener:
                     speaker.identity.private_key,
                     session=speaker.session,
                     time_s=speaker.wall(),
-                    ticket=speaker.ticket(),
+                    ticket=speaker.ticket(self.relay),
                 )
                 await _say(pipe, said)
                 answer = _expect(await _hear(pipe), Listening)
