@@ -428,12 +428,13 @@ class Meeting:
         """Returns whether a peer waits here to be called."""
         return self._board.listens((self._session, bytes.fromhex(peer_id)))
 
-    async def call(self, peer_id: str, *, deadline_s: float) -> socket.socket:
+    async def call(self, peer_id: str, *, deadline_s: float, hello: bytes = b"") -> socket.socket:
         """Returns a connected, non-blocking stream socket to the listener of a peer.
 
         Args:
             peer_id: of the peer, 64 hex digits.
             deadline_s: seconds.
+            hello: what is said first.
 
         Raises:
             PullError: the peer does not wait here, or does not answer in time.
@@ -441,10 +442,10 @@ class Meeting:
         try:
             async with asyncio.timeout(deadline_s):
                 pipe = await self._service.call(self._session, bytes.fromhex(peer_id))
+                assert isinstance(pipe, SocketPipe)
+                return await dial.said_first(pipe.socket, hello)
         except TimeoutError as fault:
             raise PullError("unreachable: called back, and no answer in time") from fault
-        assert isinstance(pipe, SocketPipe)
-        return pipe.socket
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from p2pl.errors import PullError
-from p2pl.network.dial import Dialler, said_first
+from p2pl.network.dial import Dialler
 from p2pl.network.relay import (
     MEET,
     Meeting,
@@ -131,8 +131,7 @@ class Ways:
                 raise
         if way == MEET:
             assert self.meeting is not None
-            stream = await self.meeting.call(address.id, deadline_s=deadline_s)
-            return await said_first(stream, hello)
+            return await self.meeting.call(address.id, deadline_s=deadline_s, hello=hello)
         return await self._direct.open(address, deadline_s=deadline_s, hello=hello)
 
     def _rest(self, way: str) -> None:

@@ -292,6 +292,10 @@ class Service:
         try:
             self._do([*commands, *self.board.call_from_here(line, session, target)])
             return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                answer.result().close()  # it came as nobody waited any more
+            raise
         finally:
             del self._calls[line]
             self._do(self.board.lost(line))
