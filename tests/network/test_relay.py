@@ -225,6 +225,83 @@ def test_what_is_no_relay_costs_that_call(
         asyncio.run(scenario())
 
 
+AWAY = "127.0.0.2"  # nothing is asked of this machine itself through a proxy
+
+
+@asynccontextmanager
+async def proxying(port: int, answer: bytes = b"200 OK") -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Yields a proxy that leads whoever asks to a port of this machine, and what it was asked."""
+    asked: list[bytes] = []
+    copying: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).splitlines()[0])
+        writer.write(b"HTTP/1.1 %s\r\n\r\n" % answer)
+        there, its = await asyncio.open_connection(HOST, port)
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(1 << 16):
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        copying.extend(asyncio.create_task(copy(*two)) for two in ((reader, its), (there, writer)))
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    async with server:
+        yield f"me:secret@{HOST}:{server.sockets[0].getsockname()[1]}", asked
+        await asyncio.gather(*copying)
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "all_proxy"])
+def test_a_relay_is_reached_through_the_proxy_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    paper = certificate(tmp_path, AWAY)
+
+    async def scenario() -> tuple[bytes, list[bytes]]:
+        async with relaying(context=paper.server) as relay, pumping() as pumps:
+            where = Endpoint("relays", AWAY, 443)
+            async with proxying(relay.secure.port) as (proxy, asked):
+                monkeypatch.setenv(variable, f"http://{proxy}")
+                async with hidden(where, pumps, trust=paper.client) as (peer, listener):
+                    await until(lambda: listener.is_listening)
+                    caller, who = speaker(trust=paper.client), peer.identity.peer_id
+                    stream = await dial_through(
+                        where, who, caller, pumps=pumps, deadline_s=DEADLINE_S
+                    )
+                    said = await first_bytes(stream)
+                await pumps.close()
+            return said, asked
+
+    said, asked = asyncio.run(scenario())
+    assert said == GREETING
+    assert asked == [b"CONNECT 127.0.0.2:443 HTTP/1.1"] * 3
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "told"),
+    [
+        ("http", b"403 Forbidden", r"the proxy http://127.0.0.1:\d+ .* does not lead there: .*403"),
+        ("socks5", b"200 OK", r"the proxy socks5://127.0.0.1:\d+ .* pip install 'python-socks"),
+        ("ftp", b"200 OK", r"the proxy ftp://127.0.0.1:\d+ .* ftp isn't supported"),
+    ],
+)
+def test_a_proxy_that_is_of_no_use_is_named(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, answer: bytes, told: str
+) -> None:
+    async def scenario() -> None:
+        async with proxying(9, answer) as (proxy, _), pumping() as pumps:
+            monkeypatch.setenv("https_proxy", f"{scheme}://{proxy}")
+            where = Endpoint("relays", AWAY, 443)
+            await dial_through(where, "ab" * 32, speaker(), pumps=pumps, deadline_s=DEADLINE_S)
+
+    with pytest.raises(PullError, match=told) as caught:
+        asyncio.run(scenario())
+    assert "secret" not in str(caught.value)
+
+
 def test_a_relay_that_nobody_trusts_is_not_used(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with relaying(context=certificate(tmp_path).server) as relay, pumping() as pumps:
