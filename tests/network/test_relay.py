@@ -302,6 +302,62 @@ def test_a_proxy_that_is_of_no_use_is_named(
     assert "secret" not in str(caught.value)
 
 
+def test_so_many_shake_hands_at_once_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pl.rendezvous.doorman.MAX_PER_ADDRESS", 2)
+    monkeypatch.setattr("p2pl.rendezvous.doorman.MAX_HANDSHAKES", 3)
+    paper = certificate(tmp_path)
+    ends: list[socket.socket] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def silent(host: str) -> socket.socket:
+            there = socket.socket()
+            ends.append(there)
+            there.bind((host, 0))
+            there.setblocking(False)
+            await loop.sock_connect(there, (HOST, relay.secure.port))
+            return there
+
+        async def is_hung_up(there: socket.socket) -> bool:
+            with contextlib.suppress(ConnectionError):
+                return await loop.sock_recv(there, 1) == b""
+            return True
+
+        async with relaying(context=paper.server) as relay, pumping() as pumps:
+            refused = relay.board.counts.refused
+            held = [await silent(HOST), await silent(HOST)]
+            assert await is_hung_up(await silent(HOST))
+            held.append(await silent(AWAY))
+            assert await is_hung_up(await silent(AWAY))
+            assert refused["handshake"] == 2
+            for one in held:
+                one.close()
+            async with hidden(relay.secure, pumps, trust=paper.client) as (peer, listener):
+                await until(lambda: listener.is_listening)
+                for _ in range(4):  # who has shaken hands counts no more
+                    stream = await dial_through(
+                        relay.secure,
+                        peer.identity.peer_id,
+                        speaker(trust=paper.client),
+                        pumps=pumps,
+                        deadline_s=DEADLINE_S,
+                    )
+                    ends.append(stream)
+
+    async def bounded() -> None:
+        async with asyncio.timeout(4 * DEADLINE_S):
+            await scenario()
+
+    try:
+        asyncio.run(bounded())
+    finally:
+        for end in ends:
+            end.close()
+
+
 def test_a_relay_that_nobody_trusts_is_not_used(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with relaying(context=certificate(tmp_path).server) as relay, pumping() as pumps:
