@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import struct
+import tracemalloc
 import zlib
 
 import pytest
@@ -91,6 +92,13 @@ def test_numbers_that_hardly_change_leave_their_bits_to_the_others() -> None:
     lost = through(codec("dither3", MATRIX, torch.zeros(7840)), change) - change
     usual = through(Quantised(MATRIX, "int3", CPU).beginning(torch.zeros(7840)), change) - change
     assert lost.norm() < 0.1 * usual.norm()
+
+
+def test_long_runs_without_change_take_hardly_any_room() -> None:
+    change = normal(7840)
+    change[784:] = 0
+    lost = through(codec("dither2", MATRIX, torch.zeros(7840)), change) - change
+    assert lost.norm() < 0.003 * change.norm()  # with a bit for each zero: 0.008
 
 
 def test_the_same_parameters_are_always_the_same_payload() -> None:
@@ -255,6 +263,22 @@ ONES = [1] * 40
 def test_a_payload_with_nonsense_in_it_is_refused(payload: bytes, says: str) -> None:
     with pytest.raises(FrameError, match=says):
         decoded(payload)
+
+
+def test_codes_that_unpack_to_far_more_than_a_model_take_no_memory() -> None:
+    layout = Layout(("weight",), ((300, 200),))
+    one = codec("dither3", layout, torch.zeros(60_000))
+    stream = zlib.compressobj(wbits=-15)
+    bomb = stream.compress(bytes(16_000_000)) + stream.flush()
+    head = bytes(one.encode(torch.zeros(60_000))[:HEADER_BYTES]) + SEED + struct.pack("<f", 1.0)
+    payload = (head + struct.pack("<I", len(bomb)) + bomb).ljust(one.payload_bytes, b"\0")
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError, match="another number of codes"):
+            one.decode(payload)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @settings(max_examples=100, deadline=None)
