@@ -67,7 +67,7 @@ def test_three_nodes_of_one_process_learn_from_each_other(kind: str, tmp_path: P
         assert sum(entry.bytes_in for entry in entries) > 0
 
 
-@pytest.mark.parametrize("wire", ["float16", "int8", "int3"])
+@pytest.mark.parametrize("wire", ["float16", "int8", "dither2"])
 def test_nodes_and_a_simulation_compute_the_same_from_what_travels(
     wire: str, tmp_path: Path
 ) -> None:
@@ -85,7 +85,7 @@ def test_nodes_and_a_simulation_compute_the_same_from_what_travels(
         torch.testing.assert_close(state.weights, vector, rtol=0, atol=1e-6)
         assert one.transport.traffic.bytes_in % made.payload_bytes == 0
     exact = build(wanted)[1].size
-    assert exact / made.payload_bytes > {"float16": 1.8, "int8": 3.0, "int3": 5.0}[wire]
+    assert exact / made.payload_bytes > {"float16": 1.8, "int8": 3.0, "dither2": 5.0}[wire]
 
 
 def test_a_peer_that_is_cut_off_is_missed_and_the_others_go_on(tmp_path: Path) -> None:
