@@ -220,7 +220,10 @@ def test_what_no_argument_can_be_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("[wire]\ncompression = 'int5'\n", "got 'int5', allowed int3, int4, int8, none"),
+        (
+            "[wire]\ncompression = 'int5'\n",
+            "got 'int5', allowed dither2, dither3, int3, int4, int8, none",
+        ),
         ("[wire]\ndtype = 'half'\n", "wire.dtype: got 'half', allowed float16, float32"),
         ("magic = 1\n", "session: unknown field: got 'magic', allowed name, task, model"),
         ("[mixing]\nrul = 'uniform'\n", "mixing: unknown field: got 'rul', allowed rule,"),
