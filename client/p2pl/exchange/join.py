@@ -288,7 +288,11 @@ def _outreach(file: SessionFile, options: Options, identity: Identity, events: E
         file.id,
         mode=options.relay,
         trust=_trust(file, options),
-        from_file=FromFile(usable(file.relays), encode(invited) if invited else b""),
+        from_file=FromFile(
+            usable(file.relays),
+            author=bytes.fromhex(file.session.author) if invited else b"",
+            invitation=encode(invited) if invited else b"",
+        ),
         announced=options.announced,
         found=lambda one: events(Reachable(one.where, one.is_dialled, one.said)),
     )
