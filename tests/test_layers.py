@@ -17,6 +17,7 @@ LEVELS = {
     "p2pl.simulation": 9,
     "p2pl.attacks": 8,
     "p2pl.report": 8,
+    "p2pl.watch": 8,
     "p2pl.learner": 7,
     "p2pl.privacy": 6,
     "p2pl.mixing": 5,

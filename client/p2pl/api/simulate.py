@@ -29,7 +29,7 @@ from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.simulation.engine import Result, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
-from p2pl.simulation.rundirs import check_out, write_numbers, write_seed
+from p2pl.simulation.rundirs import SeedLogs, check_out, write_numbers
 from p2pl.simulation.setup import Setup, check
 
 # All of the data: by name; a pair (train, test) of what `p2pl.join` takes; or given a peer's number
@@ -166,10 +166,8 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         whole = datasets.hold_out(whole, held_out)
     results = []
     for number in range(seeds):
-        result = run(replace(setup, seed=first_seed + number), whole, where, on_round, model)
-        if folder:
-            write_seed(result, folder, file.name, whole if isinstance(whole, Data) else None)
-        results.append(result)
+        seeded = replace(setup, seed=first_seed + number)
+        results.append(_run_seed(seeded, whole, where, model, (on_round, folder, file.name)))
     figures = {
         "name": file.name,
         "data": os.fspath(data) if isinstance(data, str | os.PathLike) else "own",
@@ -182,6 +180,37 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     if folder:
         write_numbers(folder, figures)
     return Simulation(figures, tuple(results))
+
+
+def _run_seed(
+    setup: Setup,
+    data: Data | Clients,
+    device: torch.device,
+    model: nn.Module | None,
+    told: tuple[Callable[[SimulatedRound], None] | None, Path | None, str],
+) -> Result:
+    """Returns what came of one seed, which is written as it goes on.
+
+    Args:
+        setup: of the seed.
+        data: of all peers.
+        device: to compute on.
+        model: in the place of the session's; None: the session's own.
+        told: what is called after each round; where to write; the session's name.
+    """
+    on_round, folder, name = told
+    if folder is None:
+        return run(setup, data, device, on_round, model)
+    with SeedLogs(setup, folder, name) as logs:
+
+        def after(one: SimulatedRound) -> None:
+            logs.round(one)
+            if on_round is not None:
+                on_round(one)
+
+        result = run(setup, data, device, after, model, logs.begin)
+        logs.finish(result, data if isinstance(data, Data) else None)
+    return result
 
 
 def session_to_simulate(given: Given | Mapping[str, Any]) -> SessionFile:

@@ -1,5 +1,6 @@
 """`p2pl simulate`: many virtual peers in one process."""
 
+import contextlib
 import json
 import re
 import sys
@@ -11,6 +12,7 @@ import typer
 
 from p2pl.cli import options
 from p2pl.cli.app import extra
+from p2pl.cli.watch import beside
 from p2pl.errors import InputError, wrong
 from p2pl.protocol.session import changed
 
@@ -140,6 +142,12 @@ def simulate(
         typer.Option(help="Score the peers after every round, or after the last round only."),
     ] = True,
     as_json: options.AsJson = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Show the peers as a live page meanwhile, as `p2pl watch OUT` does."
+        ),
+    ] = False,
 ) -> None:
     """Run many virtual peers in one process.
 
@@ -161,9 +169,12 @@ def simulate(
         from p2pl.api.simulate import simulate as run_simulation
         from p2pl.simulation.show import Bar, table
 
+    if watch and out is None:
+        raise InputError("--watch: allowed only with --out, whose files the page is made from")
     session = session_to_simulate(file)
     total = seeds * changed(session.session, *changes.items()).exchange.rounds
-    with extra("dp"), Bar(total, Console(file=sys.stderr)) as bar:
+    page = beside(out, sys.stderr) if watch and out else contextlib.nullcontext()
+    with page, extra("dp"), Bar(total, Console(file=sys.stderr)) as bar:
         made = run_simulation(
             session,
             data,

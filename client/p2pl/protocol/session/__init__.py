@@ -46,6 +46,7 @@ from p2pl.protocol.session.schema import (
     check_trackers,
     read_spec,
     read_toml,
+    settings_of,
     spec_of,
 )
 
@@ -86,5 +87,6 @@ __all__ = [
     "decode_info",
     "read_spec",
     "read_toml",
+    "settings_of",
     "spec_of",
 ]
