@@ -306,6 +306,9 @@ NOT_TOLD = {
     "loss_unit": "nats",
     "data_mark": "",
     "reach": "",
+    "rounds": 0,
+    "epsilon_budget": None,
+    "attack": "",
 }  # of what is measured, as long as nobody has said it
 COMPANY = [
     {"cohort": (BOB,)},

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import tomllib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -169,11 +170,9 @@ def simulate(
         from p2pl.api.simulate import simulate as run_simulation
         from p2pl.simulation.show import Bar, table
 
-    if watch and out is None:
-        raise InputError("--watch: allowed only with --out, whose files the page is made from")
+    page = _page(out) if watch else contextlib.nullcontext()
     session = session_to_simulate(file)
     total = seeds * changed(session.session, *changes.items()).exchange.rounds
-    page = beside(out, sys.stderr) if watch and out else contextlib.nullcontext()
     with page, extra("dp"), Bar(total, Console(file=sys.stderr)) as bar:
         made = run_simulation(
             session,
@@ -208,6 +207,13 @@ def simulate(
         print(json.dumps(made.figures))
     else:
         Console().print(table(dict(made.figures)))
+
+
+def _page(out: Path | None) -> AbstractContextManager[None]:
+    """Returns what shows the peers as a live page meanwhile."""
+    if out is None:
+        raise InputError("--watch: allowed only with --out, whose files the page is made from")
+    return beside(out, sys.stderr)
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -40,9 +40,10 @@ def watch(
     ] = False,
     inherited: Annotated[int | None, typer.Option("--socket", hidden=True)] = None,
 ) -> None:
-    """Show runs as a live page in the browser, while they go on and afterwards.
+    """Show runs as a live page in the browser.
 
-    The page loads nothing from elsewhere and changes nothing. Ctrl-C ends it.
+    It follows runs that go on, and shows those that are over. The page loads nothing from elsewhere
+    and changes nothing. Ctrl-C ends it.
     """
     with extra("watch"):
         from p2pl.watch import server
