@@ -23,6 +23,7 @@ LEVELS = {
     "p2pl.mixing": 5,
     "p2pl.tasks": 5,
     "p2pl.learning": 4,
+    "p2pl.sinks": 4,
     "p2pl.terminal": 4,
     "p2pl.network": 3,
     "p2pl.events": 3,

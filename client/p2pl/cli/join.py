@@ -139,6 +139,7 @@ def join(
             help="Send nothing and ask nobody: shows what your data reach without the others.",
         ),
     ] = False,
+    log: options.Log = None,
     watch: Annotated[
         bool,
         typer.Option(
@@ -176,6 +177,7 @@ def join(
                 client,
                 mine,
                 on_event=screen,
+                log=log or (),
                 run_dir=where,
                 identity=identity or key_of(read.session, where, alone=alone),
                 invitation=invitation,

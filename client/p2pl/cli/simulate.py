@@ -143,6 +143,7 @@ def simulate(
         typer.Option(help="Score the peers after every round, or after the last round only."),
     ] = True,
     as_json: options.AsJson = False,
+    log: options.Log = None,
     watch: Annotated[
         bool,
         typer.Option(
@@ -202,6 +203,7 @@ def simulate(
             data_dir=options.data_dir(),
             on_begin=bar.show,
             on_round=bar.round,
+            log=log or (),
         )
     if as_json:
         print(json.dumps(made.figures))

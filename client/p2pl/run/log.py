@@ -123,6 +123,7 @@ class RoundEntry(_Record, frozen=True):
     bytes_out: Count = 0
     bytes_relayed: Count = 0  # of connections by relays, both ways, their framing included
     bytes_by_peer: dict[PeerId, tuple[Count, Count]] = {}  # (in, out)
+    seconds_by_peer: dict[PeerId, Seconds] = {}  # waited for its answer; several at the same time
     messages_out: Count = 0  # to other peers
     tracker_bytes: Count = 0  # both ways
     tracker_seconds: Seconds | None = None  # None: no tracker answered this round

@@ -93,6 +93,7 @@ def of_round(entry: RoundEntry, metrics: tuple[Metric, ...], peers: Peers) -> To
         "relayed": entry.bytes_relayed,
         "tracker": entry.tracker_bytes,
         "bytes": peers.pairs(entry.bytes_by_peer, list),
+        "waits": peers.pairs(entry.seconds_by_peer, lambda waited_s: round(waited_s, 4)),
         "epsilon": entry.epsilon,
         "trust_epsilon": entry.trust_epsilon,
     }
