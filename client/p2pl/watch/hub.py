@@ -24,6 +24,7 @@ from p2pl.watch import entries
 from p2pl.watch.follow import Follower, News
 
 LOOK_S = 0.2  # between two looks at the files: five pictures a second
+BREATH_S = 0.005  # while there is much to read: browsers are answered meanwhile
 SEARCH_S = 1.0  # between two searches for new runs, and for whether their processes are there
 MAX_RUNS = 256  # of one page; chosen: as many lines as a person can still make something of
 MAX_DEPTH = 2  # of folders, from one that was named to the runs in it: OUT/seed-K/peer-I
@@ -98,7 +99,7 @@ class Hub:
     def _keep_looking(self) -> None:
         while not self._stopping.is_set():
             is_behind = self.look()
-            self._stopping.wait(0.0 if is_behind else LOOK_S)
+            self._stopping.wait(BREATH_S if is_behind else LOOK_S)
 
     def _search(self) -> None:
         """Takes in the runs that are new, and tells for which ones it waits."""

@@ -94,8 +94,13 @@ export function table(caption, columns, rows) {
     element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...body));
 }
 
-/** A sample of a line or an area, for a legend. */
+/** A sample of a line or an area, for a legend; of a scale, all its colours. */
 export function sample(kind, colour) {
+  if (kind === "scale") {
+    const bar = element("span", { class: "scale", "aria-hidden": "true" });
+    bar.style.background = `linear-gradient(to right, ${colour.map(([at, one]) => `${one} ${100 * at}%`).join(", ")})`;
+    return bar;
+  }
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("width", "22");
   svg.setAttribute("height", "12");
@@ -190,32 +195,47 @@ function layout(own) {
 
 const GAP_CELLS = 40; // rows or columns below which cells are set apart
 
-/** A map of weights, and over it the cells that were turned down; `called` names columns and rows. */
-export function heat(x, y, weights, rejected, most, [columns, rows]) {
+/** A map of weights, and over it the cells that were turned down; `where` says in words what a cell is. */
+export function heat(x, y, weights, rejected, most, where) {
   const colours = look();
   const gap = x.length <= GAP_CELLS && y.length <= GAP_CELLS ? 1 : 0;
   const same = { type: "heatmap", x, y, xgap: gap, ygap: gap, hoverongaps: false };
-  const where = weights.map((row, down) => row.map((_, across) =>
-    `${plain(rows[down])}${columns ? ` gives ${plain(columns[across])}` : `, round ${x[across]}`}`));
   const traces = [{
-    ...same, z: weights, zmin: 0, zmax: most, colorscale: colours.scale, text: where,
-    colorbar: { title: { text: "weight", side: "right" }, thickness: 10, outlinewidth: 0, len: 0.95, xpad: 6, tickfont: { size: 11 } },
-    hovertemplate: "%{text}<br>weight %{z:.3f}<extra></extra>",
+    ...same, z: weights, zmin: 0, zmax: most, colorscale: colours.scale,
+showscale: false,
+    hovertemplate: `${where}<br>weight %{z:.3f}<extra></extra>`,
   }];
   if (rejected.some((row) => row.some((cell) => cell !== null))) {
     traces.push({
-      ...same, z: rejected, zmin: 0, zmax: 1, showscale: false, text: where,
-      colorscale: [[0, colours.warn], [1, colours.warn]], hovertemplate: "%{text}<br>turned down<extra></extra>",
+      ...same, z: rejected, zmin: 0, zmax: 1, showscale: false,
+      colorscale: [[0, colours.warn], [1, colours.warn]], hovertemplate: `${where}<br>turned down<extra></extra>`,
     });
   }
   return traces;
 }
 
-/** Names for an axis: all of them while they can be read, else a few. */
-export function names(list, most = 24) {
-  const step = Math.ceil(list.length / most) || 1;
-  const at = list.map((_, index) => index).filter((index) => index % step === 0);
-  return { tickvals: at, ticktext: at.map((index) => plain(short(list[index]))) };
+/** Names as categories of an axis: each once, and fit for Plotly. */
+export function categories(list) {
+  const seen = new Map();
+  return list.map((name) => {
+    const times = 1 + (seen.get(name) || 0);
+    seen.set(name, times);
+    return plain(times === 1 ? name : `${name} (${times})`);
+  });
+}
+
+const MANY = 24; // names that can still be read below each other
+
+/** An axis of names: all of them while they can be read, else a few; it does not measure them. */
+export function names(called, most = MANY) {
+  const step = called.length > most ? Math.ceil(called.length / (most / 2)) : 1;
+  const some = called.filter((_, index) => index % step === 0);
+  return { type: "category", tickvals: some, ticktext: some.map((name) => short(name)), automargin: false };
+}
+
+/** Room for names beside a picture, in pixels. */
+export function roomFor(called) {
+  return 22 + 6.6 * Math.min(14, Math.max(0, ...called.map((name) => name.length)));
 }
 
 export function short(name, most = 14) {

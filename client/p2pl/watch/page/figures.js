@@ -2,7 +2,7 @@
 // `list` are the runs of the chosen session, `mine` is the chosen one, `alone` those that trained by
 // themselves, `round` is the one of the slider.
 
-import { ROUNDS, bytes, count, duration, figure, heat, look, names, plain, short, shown } from "./draw.js";
+import { ROUNDS, bytes, categories, count, duration, figure, heat, look, names, plain, roomFor, short, shown } from "./draw.js";
 import { together } from "./runs.js";
 
 const MAX_LINES = 6; // of other peers, each a line of its own; more are drawn as a band
@@ -187,6 +187,7 @@ export function row(view) {
   });
   const colours = look();
   const labels = peers.map((peer) => called(view, peer));
+  const rows = categories(labels);
   const last = mine.last;
   const lastRow = weightsOf(last);
   const trusted = [...lastRow].filter(([peer, weight]) => weight > 0 && peer !== mine.about.peer).length;
@@ -194,9 +195,10 @@ export function row(view) {
   return {
     caption: `Whom ${label(view)} trusts, by round`,
     said: `In round ${last.round} it gave weight to ${count(trusted, "other peer", "other peers")}, and turned down ${bad || "nobody"}. Each row is a peer, each column a round.`,
-    legend: [["area", colours.scale[3][1], "weight"], ["area", colours.warn, "turned down"], ["area", colours.empty, "not met"]],
-    traces: heat(shownRounds.map((one) => one.round), labels.map((_, at) => at), weights, rejected, heaviest(view), [null, labels]),
-    layout: { xaxis: { ...ROUNDS, showgrid: false }, yaxis: { ...names(labels), autorange: "reversed", showgrid: false }, plot_bgcolor: colours.empty },
+    legend: mapLegend(view),
+    traces: heat(shownRounds.map((one) => one.round), rows, weights, rejected, heaviest(view), "%{y}, round %{x}"),
+    layout: { xaxis: { ...ROUNDS, showgrid: false, automargin: false }, yaxis: { ...names(rows), autorange: "reversed", showgrid: false },
+      margin: { l: roomFor(labels), b: 38 }, plot_bgcolor: colours.empty },
     table: () => ({
       caption: "Weight by round and peer", columns: [["round", true], ...labels.map((name) => [name, true])],
       rows: shownRounds.map((one, column) => [one.round, ...peers.map((_, at) =>
@@ -248,22 +250,29 @@ export function matrix(view) {
   const colours = look();
   const across = peers.map((peer) => nameOf(view, peer));
   const down = told.map(([run]) => nameOf(view, run.about.peer));
+  const [columns, rows] = [categories(across), categories(down)];
   const turned = rejected.flat().filter((cell) => cell !== null).length;
   const isOne = told.length === 1;
   return {
     caption: `Weights up to round ${view.round}`,
     said: `${isOne ? "One row: this page knows what one peer gives" : `Row by row, what ${told.length} peers give to those of the columns`}, ${WHEN}. ${turned ? `${count(turned, "cell is a model that was", "cells are models that were")} turned down.` : "Nobody was turned down."}`,
-    legend: [["area", colours.scale[3][1], "weight"], ["area", colours.warn, "turned down"], ["area", colours.empty, "not met"]],
-    traces: heat(across.map((_, at) => at), down.map((_, at) => at), weights, rejected, heaviest(view), [across, down]),
-    layout: { xaxis: { ...names(across, 16), side: "bottom", showgrid: false, tickangle: -45, title: { text: "gets", standoff: 4 } },
-      yaxis: { ...names(down, 16), autorange: "reversed", showgrid: false, title: { text: "gives", standoff: 4 } },
-      plot_bgcolor: colours.empty },
+    legend: mapLegend(view),
+    traces: heat(columns, rows, weights, rejected, heaviest(view), "%{y} gives %{x}"),
+    layout: { xaxis: { ...names(columns), showgrid: false, tickangle: -45, title: { text: "gets", standoff: 4 } },
+      yaxis: { ...names(rows), autorange: "reversed", showgrid: false, title: { text: "gives", standoff: 4 } },
+      margin: { l: 20 + roomFor(down), b: 20 + 0.75 * roomFor(across) }, plot_bgcolor: colours.empty },
     table: () => ({
       caption: `Weights up to round ${view.round}`, columns: [["gives", false], ...across.map((name) => [name, true])],
       rows: down.map((name, from) => [name, ...peers.map((_, at) =>
         (rejected[from][at] ? "turned down" : weights[from][at] === null ? "–" : figure(weights[from][at])))]),
     }),
   };
+}
+
+function mapLegend(view) {
+  const colours = look();
+  return [["scale", colours.scale, `weight, from 0 to ${figure(heaviest(view))}`], ["area", colours.warn, "turned down"],
+    ["area", colours.empty, "not met"]];
 }
 
 /** The largest weight of all rounds: one scale for all pictures, so that they can be compared. */
@@ -386,7 +395,7 @@ function moved(view) {
 
 function bars(rows, unit, kinds, colours) {
   return kinds.map(([name, at], number) => ({
-    type: "bar", orientation: "h", y: rows.map((_, index) => index), x: rows.map((one) => one[at]), name,
+    type: "bar", orientation: "h", y: categories(rows.map((one) => one[0])), x: rows.map((one) => one[at]), name,
     marker: { color: [colours.accent, colours.palette[1]][number] },
     customdata: rows.map((one) => [plain(one[0]), unit(one[at])]),
     hovertemplate: `%{customdata[0]}<br>${name} %{customdata[1]}<extra></extra>`,
@@ -408,7 +417,8 @@ export function traffic(view) {
     legend: [["area", colours.accent, "received"], ["area", colours.palette[1], "sent"]],
     traces: bars(most, bytes, [["received", 1], ["sent", 2]], colours),
     layout: { barmode: "group", bargap: 0.25, xaxis: { title: { text: "bytes", standoff: 6 }, rangemode: "tozero", tickformat: "~s" },
-      yaxis: { ...names(most.map((one) => one[0])), autorange: "reversed", showgrid: false, ticks: "" } },
+      yaxis: { ...names(categories(most.map((one) => one[0]))), autorange: "reversed", showgrid: false, ticks: "" },
+      margin: { l: roomFor(most.map((one) => one[0])) } },
     table: () => ({ caption: "Bytes", columns: [["peer", false], ["received", true], ["sent", true]],
       rows: rows.map(([name, one, other]) => [name, bytes(one), bytes(other)]) }),
   };
@@ -433,7 +443,8 @@ export function seconds(view) {
     said: `The most: ${rows[0][0]}, ${duration(rows[0][1])}.${isByPull ? " Several are asked at the same time." : ""}${rows.length > most.length ? ` The ${most.length} with the most are drawn, of ${rows.length}.` : ""}`,
     traces: bars(most, duration, [["seconds", 1]], colours),
     layout: { bargap: 0.3, xaxis: { title: { text: "seconds", standoff: 6 }, rangemode: "tozero" },
-      yaxis: { ...names(most.map((one) => one[0])), autorange: "reversed", showgrid: false, ticks: "" } },
+      yaxis: { ...names(categories(most.map((one) => one[0]))), autorange: "reversed", showgrid: false, ticks: "" },
+      margin: { l: roomFor(most.map((one) => one[0])) } },
     table: () => ({ caption: "Seconds", columns: [["peer", false], ["seconds", true]], rows: rows.map(([name, took]) => [name, figure(took)]) }),
   };
 }

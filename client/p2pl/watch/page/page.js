@@ -4,7 +4,7 @@ import * as figures from "./figures.js";
 import { Figure, bytes, count, duration, element, figure, onNight, shown } from "./draw.js";
 import { Runs, together } from "./runs.js";
 
-const DRAW_MS = 100; // between two drawings
+const DRAW_MS = 80; // between the end of a drawing and the next one, at least
 const KINDS = ["hello", "peers", "waiting", "run", "cut", "rounds", "messages"];
 const STATES = {
   running: "is running", finished: "has finished", interrupted: "was interrupted; the same command resumes it",
@@ -17,7 +17,7 @@ const runs = new Runs();
 const chosen = { session: null, peer: null, round: null };
 let connection = "connecting";
 let isPlanned = false;
-let drawnMs = 0;
+let nextMs = 0; // when it may be drawn again
 
 const all = [
   new Figure("score", "Score by round", figures.score),
@@ -192,7 +192,13 @@ function drawMessages({ mine }) {
 
 function draw() {
   isPlanned = false;
-  drawnMs = performance.now();
+  const begunMs = performance.now();
+  drawAll();
+  const endMs = performance.now();
+  nextMs = endMs + Math.max(DRAW_MS, (endMs - begunMs) / 3); // a slow machine must take events in too
+}
+
+function drawAll() {
   const seen = view();
   drawHead(seen);
   drawTiles(seen);
@@ -211,7 +217,7 @@ function plan(isNew = true) {
   if (isNew) for (const one of all) one.isStale = true;
   if (isPlanned) return;
   isPlanned = true;
-  setTimeout(() => requestAnimationFrame(draw), Math.max(0, DRAW_MS - (performance.now() - drawnMs)));
+  setTimeout(() => requestAnimationFrame(draw), Math.max(0, nextMs - performance.now()));
 }
 
 // --- wiring -------------------------------------------------------------------------------------
