@@ -82,6 +82,7 @@ _SHARD = Type("p2pl.Shard(index, count, partition), of whole numbers and a str",
 
 TYPES: Mapping[str, Type] = {
     # of taking part
+    "log": _TEXT_OR_TEXTS,
     "run_dir": _maybe(_PATH),
     "identity": _maybe(_PATH),
     "listen": _TEXT,

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, get_args
 
 from torch import nn
 
+from p2pl import sinks
 from p2pl.api import arguments
 from p2pl.api.data import checked
 from p2pl.api.private import check_invitation, read_invitation
@@ -55,6 +56,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     test: own.Given | None = None,
     fit: Fit | None = None,
     on_event: Sink | Sequence[Sink] | None = None,
+    log: str | Sequence[str] = (),
     run_dir: str | os.PathLike[str] | None = None,
     identity: str | os.PathLike[str] | None = None,
     listen: str = "0.0.0.0:0",
@@ -96,6 +98,9 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         fit: a training loop of one's own, `fit(model, round)`; it changes the module in place.
         on_event: a function of one event, or several; see `p2pl.events`. Raise `p2pl.Stop` in it
             to end the run after what was reached.
+        log: where else the figures of each round are logged: `tensorboard:DIR`, `mlflow:URI`,
+            `wandb:PROJECT`, or by a sink of one's own (`p2pl.sinks`). What fails there is said
+            once, and ends no run.
         run_dir: where the log, the state and the model go; the same one resumes. None:
             runs/NAME.
         identity: the peer's key file; None: RUN_DIR/identity.pem.
@@ -194,7 +199,9 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         test_share=mine.test_share if mine else None,
         invitation=invited,
     )
-    summary = await take_part(file, chosen, trainer, _sinks(on_event), on_signals=on_signals)
+    told = _sinks(on_event)
+    with sinks.opened([log] if isinstance(log, str) else log, told) as logs:
+        summary = await take_part(file, chosen, trainer, (*told, *logs), on_signals=on_signals)
     model = trainer_or_model if isinstance(trainer_or_model, nn.Module) else None
     return not_begun(where, model, summary) or load(where, model=model)
 

@@ -29,6 +29,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "flower": _CLIENT | {"flwr"},
     "onnx": _CLIENT | {"onnx", "onnxscript"},
     "report": _CLIENT | {"matplotlib", "sklearn"},
+    "watch": frozenset({"plotly", "starlette", "uvicorn"}),
 }
 
 app = typer.Typer(

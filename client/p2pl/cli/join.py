@@ -1,6 +1,7 @@
 """`p2pl join`: one peer's part in a session."""
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import typer
 from p2pl.api.files import read_session
 from p2pl.cli import options
 from p2pl.cli.app import extra, show_log
+from p2pl.cli.watch import beside
 from p2pl.errors import InputError, visible
 from p2pl.protocol.session import Session
 
@@ -137,6 +139,13 @@ def join(
             help="Send nothing and ask nobody: shows what your data reach without the others.",
         ),
     ] = False,
+    log: options.Log = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Show the run as a live page meanwhile, as `p2pl watch RUN_DIR` does."
+        ),
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Write log messages to standard error.")
     ] = False,
@@ -160,13 +169,15 @@ def join(
     show_log(logging.INFO if verbose else logging.ERROR)
     client, mine, shown = _trains_with(read.session, data, flower, part, (test_share, tokenizer))
     where = run_dir or default_run_dir(read.name, Shard(*part) if part else None, alone=alone)
-    with extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
+    page = beside(where, sys.stdout) if watch else contextlib.nullcontext()
+    with page, extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
         run = asyncio.run(
             join_async(
                 file,
                 client,
                 mine,
                 on_event=screen,
+                log=log or (),
                 run_dir=where,
                 identity=identity or key_of(read.session, where, alone=alone),
                 invitation=invitation,

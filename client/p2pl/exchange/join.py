@@ -52,7 +52,7 @@ from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.endpoint import Endpoint, usable
 from p2pl.protocol.invitation import ASK_THE_AUTHOR, Invitation, encode
-from p2pl.protocol.session import SessionFile
+from p2pl.protocol.session import SessionFile, settings_of
 from p2pl.run.files import write_atomically
 from p2pl.run.log import (
     BEST_FILE,
@@ -165,7 +165,11 @@ async def join(
     identity = Identity.load_or_create(options.identity)
     rounds = options.rounds or session.exchange.rounds
     marker = Marker(
-        session_id=file.id, peer_id=identity.peer_id, name=file.name, alone=options.alone
+        session_id=file.id,
+        peer_id=identity.peer_id,
+        name=file.name,
+        alone=options.alone,
+        attack=options.attack.kind if options.attack else "",
     )
     with RunLog(options.run_dir, marker) as log:
         write_atomically(options.run_dir / SESSION_FILE, file.encode())
@@ -212,8 +216,20 @@ async def join(
 def _begin(one: "_Run", log: RunLog, begun: int) -> None:
     """Tells that the run begins, and where it goes on with other examples than before."""
     trainer, who = one.learner.trainer, one.identity.peer_id
-    measured = (trainer.metrics, trainer.loss_unit)
-    one.events(Started(one.file.name, one.file.id, who, begun, one.rounds, *measured))
+    wanted = one.options.privacy
+    one.events(
+        Started(
+            one.file.name,
+            one.file.id,
+            who,
+            begun,
+            one.rounds,
+            trainer.metrics,
+            trainer.loss_unit,
+            epsilon_budget=wanted.epsilon if wanted else None,
+            settings=settings_of(one.file.session),
+        )
+    )
     if log.take_data_mark(trainer.data_mark) and begun:
         one.events.said(OTHER_DATA)
 
