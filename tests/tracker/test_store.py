@@ -1,17 +1,20 @@
-"""The contract of a store: every store must pass; add a factory to `STORES` for a new one."""
+"""The contract of a store: every store must pass; a new one is a parameter of `make`."""
 
 import json
 import random
+import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
+from support import valkey
 from support.announces import Clock, Speaker
 
 from p2pl.errors import AnnounceError
 from p2pl.protocol.announce import Counts
 from p2pl_tracker.address import SITE_SHARE
+from p2pl_tracker.store import SharedStore, connected
 from p2pl_tracker.swarm import (
     EXPIRED_PER_CALL,
     Limits,
@@ -27,21 +30,21 @@ LIMITS = Limits(ttl_s=100.0, min_interval_s=1.0, burst=1_000)
 Make = Callable[[Limits], Store]
 
 
-def memory(limits: Limits, clock: Clock) -> Store:
-    return MemoryStore(limits, now=clock, rng=random.Random(1))
-
-
-STORES = {"memory": memory}
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=list(STORES))
-def make(request: pytest.FixtureRequest, clock: Clock) -> Make:
-    return lambda limits: STORES[request.param](limits, clock)
+@pytest.fixture(params=["memory", "shared"])
+async def make(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Make]:
+    if request.param == "memory":
+        yield lambda limits: MemoryStore(limits, now=clock, rng=random.Random(1))
+        return
+    server: valkey.Server = request.getfixturevalue("valkey_server")
+    client = connected(server.url)
+    prefix = secrets.token_hex(8)
+    yield lambda limits: SharedStore(client, limits, prefix=prefix, now=clock, rng=random.Random(1))
+    await client.aclose()
 
 
 def ports(welcome: Welcome) -> list[int]:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -38,6 +37,7 @@ from p2pl_tracker.listing import Asker
 from p2pl_tracker.metrics import Metrics
 from p2pl_tracker.reach import Dialler
 from p2pl_tracker.register import Register, Served
+from p2pl_tracker.shelf import Shared, SharedShelf, Shelf
 from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,12 @@ class Tracker:
         self.policy = policy
         self.store = store
         self.metrics = Metrics()
-        self.epoch = secrets.token_urlsafe(6)
         self.started_s = now()
         self._now, self._wall, self._rng = now, wall, rng
         self.register = Register(policy.served, ttl_s=policy.limits.ttl_s, now=now, wall=wall)
+        self.shelf = Shelf(self.register)
+        if isinstance(store, Shared):
+            self.shelf = SharedShelf(self.register, store, now=now, wall=wall)
         self._issuer = Issuer(policy.relays, now=now, wall=wall) if policy.relays else None
         rate, burst = policy.address_rate, policy.address_burst
         self._dialler = Dialler(now=now)
@@ -129,7 +131,7 @@ class Tracker:
         announce.check_signature()
         if announce.event != "stopped":
             messages.check_host(host)
-        self.register.check(announce)
+        await self.shelf.check(announce)
         welcome = await self.store.announce(announce, host)
         asker = Asker(host, announce.version, here)
         rows = [peer.told_to(asker) for peer in welcome.peers]
@@ -141,7 +143,7 @@ class Tracker:
         return Terms(
             interval_s=max(1, round(interval_s)),
             min_interval_s=self.policy.limits.min_interval_s,
-            epoch=self.epoch,
+            epoch=welcome.epoch,
             alive=welcome.alive,
             training=welcome.training,
             external_host=host if _is_greeting(announce) else "",
@@ -219,44 +221,49 @@ class Tracker:
             for name in ids:
                 if not ID_PATTERN.fullmatch(name):
                     raise AnnounceError(wrong("session", got=name, allowed="64 hex digits"))
+            sessions = {name: await self.store.scrape(bytes.fromhex(name)) for name in ids}
         except AnnounceError as fault:
             return self.refuse(fault)
-        sessions = {name: await self.store.scrape(bytes.fromhex(name)) for name in ids}
         return _json(messages.encode_other(Scrape(sessions=sessions)))
 
     async def take_session(self, request: Request) -> Response:
         """Returns 200 where a session's `info` was taken in, so that its author is known."""
-        return await self._take(request, self.register.learn, MAX_INFO_BYTES)
+        return await self._take(request, self.shelf.learn, MAX_INFO_BYTES)
 
     async def take_revocations(self, request: Request) -> Response:
         """Returns 200 where an author's list of revocations was taken in."""
-        return await self._take(request, self.register.revoke, MAX_REVOCATIONS_BYTES)
+        return await self._take(request, self.shelf.revoke, MAX_REVOCATIONS_BYTES)
 
     async def _take(
-        self, request: Request, take: Callable[[bytes], None], max_bytes: int
+        self, request: Request, take: Callable[[bytes], Awaitable[None]], max_bytes: int
     ) -> Response:
         try:
-            take(await bounded_body(request, max_bytes))
+            await take(await bounded_body(request, max_bytes))
         except AnnounceError as fault:
             return self.refuse(fault)
         return _json(b'{"status":"ok"}')
 
     async def revocations(self, request: Request) -> Response:
         """Returns the newest list of revocations of a private session."""
-        return self._give(request, lambda session: self.register.revocations(session))
+        return await self._give(request, self.shelf.revocations)
 
     async def proof(self, request: Request) -> Response:
         """Returns the proofs of those who say that a CURVE key is theirs."""
         key = request.query_params.get("curve_key", "")
-        return self._give(request, lambda session: self.register.proofs(session, key))
+        return await self._give(request, lambda session: self.shelf.proofs(session, key))
 
-    def _give(self, request: Request, find: Callable[[bytes], bytes | None]) -> Response:
+    async def _give(
+        self, request: Request, find: Callable[[bytes], Awaitable[bytes | None]]
+    ) -> Response:
         name = request.query_params.get("session", "")
         if not ID_PATTERN.fullmatch(name):
             return self.refuse(AnnounceError(wrong("session", got=name, allowed="64 hex digits")))
-        found = find(bytes.fromhex(name))
-        if found is None:
-            return self.refuse(AnnounceError("there is none here", status=404))
+        try:
+            found = await find(bytes.fromhex(name))
+            if found is None:
+                raise AnnounceError("there is none here", status=404)
+        except AnnounceError as fault:
+            return self.refuse(fault)
         return Response(found, media_type="application/msgpack")
 
     async def health(self, request: Request) -> Response:
@@ -274,14 +281,21 @@ class Tracker:
 
     async def prometheus(self, request: Request) -> Response:
         """Returns the counters in Prometheus' text format."""
-        return Response(self.metrics.text(await self.store.totals()), media_type=METRICS_TYPE)
+        try:
+            totals = await self.store.totals()
+        except AnnounceError:
+            totals = None
+        return Response(self.metrics.text(totals), media_type=METRICS_TYPE)
 
     async def stats(self, request: Request) -> Response:
         """Returns the most asked-for counters as JSON."""
-        totals = await self.store.totals()
+        try:
+            totals, epoch = await self.store.totals(), await self.store.epoch()
+        except AnnounceError as fault:
+            return self.refuse(fault)
         stats = docs.Stats(
             version=__version__,
-            epoch=self.epoch,
+            epoch=epoch,
             uptime_s=round(self._now() - self.started_s, 1),
             sessions=totals.sessions,
             peers=totals.peers,
@@ -303,8 +317,17 @@ class Tracker:
 
     async def expire_for_ever(self) -> None:
         """Removes silent peers, in slices between which announces are served."""
+        is_there = True
         while True:
-            more = await self.store.expire()
+            was_there, more = is_there, False
+            try:
+                more, is_there = await self.store.expire(), True
+            except AnnounceError as fault:
+                is_there = False
+                if was_there:
+                    log.warning("announces are refused with 503: %s", fault)
+            if is_there and not was_there:
+                log.warning("the store is there again")
             await asyncio.sleep(0 if more else EXPIRE_EVERY_S)
 
 
@@ -391,7 +414,7 @@ def create_app(
 
     Args:
         policy: what the operator chose.
-        store: where peers are kept; by default in this process's memory.
+        store: where peers are kept, closed at the end; by default in this process's memory.
         now: a clock that never steps back, in seconds.
         wall: seconds since 1970, against which announces are dated.
         rng: draws the cohorts and the jitter.
@@ -410,6 +433,7 @@ def create_app(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        await store.aclose()
 
     app = _TrackerAPI(
         title="p2pl tracker",

@@ -16,6 +16,7 @@ from p2pl.errors import InputError, P2PLError, wrong
 
 if TYPE_CHECKING:  # what a command needs is loaded by it
     from p2pl_tracker.issuer import Relays
+    from p2pl_tracker.swarm import Limits, Store
 
 RELAY_DRAIN_S = 20.0
 MAX_RELAYS = 8
@@ -115,6 +116,14 @@ def serve(
             "author is refused.",
         ),
     ] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Keep peers in a server of Valkey or Redis, valkey://HOST:PORT/DB or "
+            "unix:///PATH, which several trackers may share.  [default: in memory]",
+        ),
+    ] = None,
     relay_url: Annotated[
         list[str] | None,
         typer.Option(
@@ -168,12 +177,13 @@ def serve(
     certificate = server.Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
     if certificate:
         certificate.check()
+    shared = _store(store, limits) if store is not None else None
     listener = server.listen(host, port)
     beside = None
     if relay is not None and policy.relays is not None:
         beside = _relay_beside(relay, policy.relays)
     server.serve(
-        application.create_app(policy, beside=beside),
+        application.create_app(policy, store=shared, beside=beside),
         listener,
         on_ready=lambda url: print(f"listening on {url}", flush=True),
         patience=server.Patience(
@@ -182,6 +192,16 @@ def serve(
         proxies=policy.trusted_proxies,
         certificate=certificate,
     )
+
+
+def _store(url: str, limits: "Limits") -> "Store":
+    """Returns a store that several trackers share."""
+    try:
+        from p2pl_tracker.store import SharedStore, connected
+    except ModuleNotFoundError as missing:
+        message = f"{missing.name} is missing: pip install 'p2pl[tracker-redis]'"
+        raise InputError(message) from missing
+    return SharedStore(connected(url), limits)
 
 
 def _log(level: LogLevel) -> None:

@@ -7,6 +7,9 @@ like the peer itself comes to the tracker from a private address.
 """
 
 from dataclasses import dataclass
+from typing import Self
+
+import msgspec
 
 from p2pl.protocol.address import Reach, reach_of
 from p2pl.protocol.announce import (
@@ -55,17 +58,45 @@ class Listing:
         host: the IP address that it came from.
     """
 
-    __slots__ = ("_endpoints", "_proof", "host", "row")
+    __slots__ = ("_endpoints", "_proof", "dialled_port", "host", "row")
 
     def __init__(self, announce: Announce, host: str) -> None:
         self.host = host
         self.row = encode_row(announce, host)
+        # Where the peer says that it can be dialled at the very address it is seen at; 0: nowhere.
+        self.dialled_port = announce.port
         self._endpoints: tuple[bytes, bytes, bytes] | None = None  # by `Reach`; b"": as it is seen
         self._proof = b""
         if announce.version > 1:
             ways = [parse(text) for text in announce.endpoints]
+            here = (way.port for way in ways if (way.kind, way.host) == ("tcp", host))
+            self.dialled_port = next(here, 0)
             self._endpoints = _by_reach(ways, Endpoint("tcp", host, announce.port))
             self._proof = encode_proof(announce.proof)
+
+    @classmethod
+    def bare(cls, host: str, row: bytes) -> Self:
+        """Returns a listing that is its row and nothing else, for whoever knows what it means."""
+        listing = cls.__new__(cls)
+        listing.host, listing.row, listing.dialled_port = host, row, 0
+        listing._endpoints, listing._proof = None, b""
+        return listing
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Returns the listing that `encode` wrote, on this machine or on a replica's.
+
+        Raises:
+            msgspec.DecodeError: it did not.
+        """
+        host, row, endpoints, proof = _DECODER.decode(data)
+        listing = cls.bare(host, row)
+        listing._endpoints, listing._proof = endpoints, proof
+        return listing
+
+    def encode(self) -> bytes:
+        """Returns the listing as bytes, for a store that is elsewhere."""
+        return _ENCODER.encode((self.host, self.row, self._endpoints, self._proof))
 
     @property
     def detail_bytes(self) -> int:
@@ -92,6 +123,8 @@ class Listing:
 
 
 NO_PROOF = encode_proof(b"")
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(tuple[str, bytes, tuple[bytes, bytes, bytes] | None, bytes])
 
 
 def _by_reach(ways: list[Endpoint], seen: Endpoint) -> tuple[bytes, bytes, bytes]:

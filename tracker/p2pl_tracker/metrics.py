@@ -1,5 +1,7 @@
 """Counters for Prometheus: few series, never one by session, peer or address."""
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from p2pl_tracker.swarm import Totals
@@ -37,6 +39,9 @@ class Metrics:
             "p2pl_tracker_sessions", "Sessions with a peer in them.", registry=self.registry
         )
         self._peers = Gauge("p2pl_tracker_peers", "Peers alive.", registry=self.registry)
+        self._store_up = Gauge(
+            "p2pl_tracker_store_up", "1 while the store answers, else 0.", registry=self.registry
+        )
         self.answered = 0
         self.refused = 0
 
@@ -56,8 +61,13 @@ class Metrics:
         self.refused += 1
         self._refused.labels(str(status)).inc()
 
-    def text(self, totals: Totals) -> bytes:
-        """Returns everything in Prometheus' text format."""
-        self._sessions.set(totals.sessions)
-        self._peers.set(totals.peers)
+    def text(self, totals: Totals | None) -> bytes:
+        """Returns everything in Prometheus' text format.
+
+        Args:
+            totals: how full the store is; None: it does not answer.
+        """
+        self._store_up.set(totals is not None)
+        self._sessions.set(totals.sessions if totals else math.nan)
+        self._peers.set(totals.peers if totals else math.nan)
         return generate_latest(self.registry)

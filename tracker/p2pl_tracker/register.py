@@ -158,7 +158,8 @@ class Register:
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._served, self._ttl_s, self._max_peers = served, ttl_s, max_peers
+        self.ttl_s = ttl_s
+        self._served, self._max_peers = served, max_peers
         self._now, self._wall = now, wall
         self._listed = {
             session: author for session, author in (served.sessions or {}).items() if author
@@ -176,7 +177,7 @@ class Register:
         """
         session = announce.session
         self._check_served(session)
-        author = self._author_of(session)
+        author = self.author_of(session)
         if author is None:
             if announce.proof or self._served.private_only:
                 raise _send_info()
@@ -190,13 +191,13 @@ class Register:
         if revoked is not None and announce.digest in revoked.peers:
             self._members.drop(who)
             raise _refused("the invitation was taken back by the author of the session")
-        until_s = self._now() + self._ttl_s
+        until_s = self._now() + self.ttl_s
         member = _Member(announce.proof, invitation, announce.curve_key, until_s)
         self._members.put(who, member)
         self._forget()
 
-    def learn(self, info: bytes) -> None:
-        """Takes in what a session is, from the `info` of its file.
+    def learn(self, info: bytes) -> bytes:
+        """Takes in what a session is, from the `info` of its file; returns its id.
 
         Raises:
             AnnounceError: it is none (400), it is not served here (403), or open where only
@@ -211,9 +212,19 @@ class Register:
         if not session.private:
             if self._served.private_only:
                 raise _refused_session("serves private sessions alone, and this one is open")
-            return
-        self._told[key] = bytes.fromhex(session.author)
-        self._told.move_to_end(key)
+            return key
+        self.hear_author(key, bytes.fromhex(session.author))
+        return key
+
+    def hear_author(self, session: bytes, author: bytes) -> None:
+        """Takes in who is the author of a private session, from whoever has its `info` checked.
+
+        Args:
+            session: its id.
+            author: the author's key.
+        """
+        self._told[session] = author
+        self._told.move_to_end(session)
         while len(self._told) > MAX_AUTHORS:
             self._told.popitem(last=False)
 
@@ -229,7 +240,7 @@ class Register:
         except ProofError as fault:
             raise AnnounceError(str(fault)) from fault
         self._check_served(listed.session)
-        author = self._author_of(listed.session)
+        author = self.author_of(listed.session)
         if author is None:
             raise _send_info()
         try:
@@ -241,6 +252,23 @@ class Register:
             allowed = f"more than {before.number}, which is here"
             message = wrong("revocations: number", got=listed.number, allowed=allowed)
             raise AnnounceError(message, status=409)
+        self._keep(listed)
+
+    def hear_revocations(self, data: bytes) -> None:
+        """Takes in a list that another replica of this tracker has checked."""
+        try:
+            listed = decode_revocations(data)
+        except ProofError:
+            return
+        before = self._lists.get(listed.session)
+        if before is None or before.number < listed.number:
+            self._keep(listed)
+
+    def knows(self, session: bytes) -> bool:
+        """Returns whether a session is known to be private."""
+        return self.author_of(session) is not None
+
+    def _keep(self, listed: Revocations) -> None:
         self._lists[listed.session] = listed
         self._lists.move_to_end(listed.session)
         if len(self._lists) > MAX_LISTS:
@@ -266,7 +294,8 @@ class Register:
         listed = self._lists.get(session)
         return listed.number if listed is not None else 0
 
-    def _author_of(self, session: bytes) -> bytes | None:
+    def author_of(self, session: bytes) -> bytes | None:
+        """Returns the key of a private session's author; None where it is open, or not known."""
         author = self._listed.get(session) or self._told.get(session)
         if session in self._told:
             self._told.move_to_end(session)
