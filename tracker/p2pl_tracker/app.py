@@ -30,7 +30,7 @@ from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAn
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl.protocol.invitation import MAX_REVOCATIONS_BYTES
 from p2pl.protocol.session import MAX_INFO_BYTES
-from p2pl_tracker import docs
+from p2pl_tracker import bittorrent, docs
 from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
 from p2pl_tracker.issuer import Issuer, Relays
 from p2pl_tracker.listing import Asker
@@ -38,7 +38,7 @@ from p2pl_tracker.metrics import Metrics
 from p2pl_tracker.reach import Dialler
 from p2pl_tracker.register import Register, Served
 from p2pl_tracker.shelf import Shared, SharedShelf, Shelf
-from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
+from p2pl_tracker.swarm import PREFIX_BYTES, Limits, MemoryStore, Store, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Tracker:
         self,
         policy: Policy,
         store: Store,
+        torrents: Store,
         *,
         now: Callable[[], float],
         wall: Callable[[], float],
@@ -83,6 +84,9 @@ class Tracker:
         self.shelf = Shelf(self.register)
         if isinstance(store, Shared):
             self.shelf = SharedShelf(self.register, store, now=now, wall=wall)
+        published = policy.served.sessions or {}
+        self._published = {session[:PREFIX_BYTES]: session for session in published}
+        self.torrents = bittorrent.Torrents(torrents, self._session_of, wall=wall)
         self._issuer = Issuer(policy.relays, now=now, wall=wall) if policy.relays else None
         rate, burst = policy.address_rate, policy.address_burst
         self._dialler = Dialler(now=now)
@@ -117,6 +121,33 @@ class Tracker:
         allowance = self._departures if announce.event == "stopped" else self._requests
         allowance.check(host)
         return announce
+
+    async def torrent(self, request: Request) -> Response:
+        """Returns the answer to a client of BitTorrent, or the refusal, both bencoded."""
+        query = request.scope["query_string"]
+        try:
+            host = self._host(request)
+            self._requests.check(host)
+            if request.scope["path"] == "/scrape":
+                answer = await self.torrents.scrape(query)
+            else:
+                answer = await self.torrents.announce(query, host)
+                self.metrics.count_torrent()
+        except AnnounceError as fault:
+            self.metrics.count_refusal(fault.status)
+            answer = bittorrent.failure(fault)
+        return Response(answer, media_type=bittorrent.CONTENT_TYPE)
+
+    async def _session_of(self, prefix: bytes) -> bytes:
+        """Returns the session of a truncated id: one that the operator names, or that has peers."""
+        session = self._published.get(prefix) or await self.store.find(prefix)
+        if session is None:
+            message = "this tracker knows nobody of p2pl in this session; start a peer of it first"
+            raise AnnounceError(message, status=404)
+        if await self.shelf.is_private(session):
+            message = "this session is private; its checkpoint comes from its peers"
+            raise AnnounceError(message, status=403)
+        return session
 
     def refusal(self, request: Request) -> Response | None:
         """Returns the refusal of a request from an address that asks too often, else None."""
@@ -321,7 +352,8 @@ class Tracker:
         while True:
             was_there, more = is_there, False
             try:
-                more, is_there = await self.store.expire(), True
+                more = await self.store.expire() or await self.torrents.store.expire()
+                is_there = True
             except AnnounceError as fault:
                 is_there = False
                 if was_there:
@@ -339,6 +371,7 @@ class _TrackerAPI(FastAPI):
     """
 
     announce: ASGIApp
+    torrent: ASGIApp
     refusal: Callable[[Request], Response | None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -346,6 +379,8 @@ class _TrackerAPI(FastAPI):
             await super().__call__(scope, receive, send)
         elif (scope["method"], scope["path"]) == ("POST", "/announce"):
             await self.announce(scope, receive, send)
+        elif _is_torrent(scope):
+            await self.torrent(scope, receive, send)
         elif refusal := self.refusal(Request(scope)):
             await refusal(scope, receive, send)
         else:
@@ -381,6 +416,12 @@ async def bounded_body(request: Request, max_bytes: int = MAX_ANNOUNCE_BYTES) ->
     return body
 
 
+def _is_torrent(scope: Scope) -> bool:
+    """Returns whether a client of BitTorrent asks, at this tracker's announce URL or its base."""
+    is_path = scope["method"] == "GET" and scope["path"] in ("/", "/announce", "/scrape")
+    return is_path and bittorrent.is_asked(scope["query_string"])
+
+
 def _is_greeting(announce: SignedAnnounce) -> bool:
     """Returns whether a peer is new, or wants to know how others see it before it takes part.
 
@@ -401,10 +442,11 @@ def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-def create_app(
+def create_app(  # noqa: PLR0913  # keywords, each of them a different thing  # noqa: PLR0913  # keywords, each of them a different thing
     policy: Policy | None = None,
     *,
     store: Store | None = None,
+    torrents: Store | None = None,
     now: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
     rng: random.Random | None = None,
@@ -415,6 +457,7 @@ def create_app(
     Args:
         policy: what the operator chose.
         store: where peers are kept, closed at the end; by default in this process's memory.
+        torrents: the same for clients of BitTorrent, with limits of its own.
         now: a clock that never steps back, in seconds.
         wall: seconds since 1970, against which announces are dated.
         rng: draws the cohorts and the jitter.
@@ -423,7 +466,8 @@ def create_app(
     policy = policy or Policy()
     rng = rng or random.Random()
     store = store or MemoryStore(policy.limits, now=now, rng=rng)
-    tracker = Tracker(policy, store, now=now, wall=wall, rng=rng)
+    torrents = torrents or MemoryStore(bittorrent.LIMITS, now=now, rng=rng)
+    tracker = Tracker(policy, store, torrents, now=now, wall=wall, rng=rng)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -434,6 +478,7 @@ def create_app(
         with contextlib.suppress(asyncio.CancelledError):
             await task
         await store.aclose()
+        await torrents.aclose()
 
     app = _TrackerAPI(
         title="p2pl tracker",
@@ -460,6 +505,7 @@ def create_app(
         app.add_api_route(path, endpoint, methods=[method], response_class=Response, **document)
     app.refusal = tracker.refusal
     app.announce = ServerErrorMiddleware(_bare(tracker.announce), tracker.refuse_fault)
+    app.torrent = ServerErrorMiddleware(_bare(tracker.torrent), tracker.refuse_fault)
     app.add_exception_handler(HTTPException, tracker.refuse_request)
     app.add_exception_handler(Exception, tracker.refuse_fault)
     return app

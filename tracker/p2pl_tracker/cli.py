@@ -177,13 +177,13 @@ def serve(
     certificate = server.Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
     if certificate:
         certificate.check()
-    shared = _store(store, limits) if store is not None else None
+    peers, torrents = _stores(store, limits) if store is not None else (None, None)
     listener = server.listen(host, port)
     beside = None
     if relay is not None and policy.relays is not None:
         beside = _relay_beside(relay, policy.relays)
     server.serve(
-        application.create_app(policy, store=shared, beside=beside),
+        application.create_app(policy, store=peers, torrents=torrents, beside=beside),
         listener,
         on_ready=lambda url: print(f"listening on {url}", flush=True),
         patience=server.Patience(
@@ -194,14 +194,16 @@ def serve(
     )
 
 
-def _store(url: str, limits: "Limits") -> "Store":
-    """Returns a store that several trackers share."""
+def _stores(url: str, limits: "Limits") -> tuple["Store", "Store"]:
+    """Returns stores that several trackers share: of peers, and of clients of BitTorrent."""
     try:
-        from p2pl_tracker.store import SharedStore, connected
+        from p2pl_tracker.bittorrent import LIMITS
+        from p2pl_tracker.store import PREFIX, SharedStore, connected
     except ModuleNotFoundError as missing:
         message = f"{missing.name} is missing: pip install 'p2pl[tracker-redis]'"
         raise InputError(message) from missing
-    return SharedStore(connected(url), limits)
+    peers = SharedStore(connected(url), limits)
+    return peers, SharedStore(connected(url), LIMITS, prefix=PREFIX + "bt:")
 
 
 def _log(level: LogLevel) -> None:

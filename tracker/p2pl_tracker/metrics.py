@@ -23,6 +23,11 @@ class Metrics:
             registry=self.registry,
         )
         self._announces = {event: announces.labels(event) for event in EVENTS}
+        self._torrents = Counter(
+            "p2pl_tracker_torrent_announces",
+            "Announces of BitTorrent clients answered.",
+            registry=self.registry,
+        )
         self._refused = Counter(
             "p2pl_tracker_refusals",
             "Requests refused, by HTTP status.",
@@ -55,6 +60,10 @@ class Metrics:
         self.answered += 1
         self._announces[event].inc()
         self._seconds.observe(seconds)
+
+    def count_torrent(self) -> None:
+        """Counts one announce of a BitTorrent client that was answered."""
+        self._torrents.inc()
 
     def count_refusal(self, status: int) -> None:
         """Counts one request that was refused with an HTTP `status`."""

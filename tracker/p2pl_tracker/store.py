@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import random
 import secrets
+import struct
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
 from typing import Any
@@ -23,7 +24,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 
 from p2pl.errors import AnnounceError, InputError, visible, wrong
-from p2pl.protocol.announce import Counts
 from p2pl_tracker.address import SITE_BITS, SITE_SHARE, address_group, too_often
 from p2pl_tracker.listing import Listing
 from p2pl_tracker.register import KEYS_SHARED
@@ -39,6 +39,7 @@ from p2pl_tracker.swarm import (
     Limits,
     Pool,
     Store,
+    Tally,
     Totals,
     Welcome,
     not_new,
@@ -52,6 +53,7 @@ SCHEMES = {
     "unix": "unix",
 }
 ALLOWED = "redis://HOST:PORT/DB, valkey://HOST:PORT/DB, rediss://… (TLS), or unix:///PATH?db=DB"
+PREFIX = "p2pl:"  # of all keys
 MAX_CONNECTIONS = 32  # of a replica; an announce holds one for a fraction of a millisecond
 CONNECT_S = 1.0
 ANSWER_S = 2.0  # both together are less than a peer waits for a tracker, 5 s
@@ -76,7 +78,7 @@ class SharedStore(Store, Shared):
         client: client_of_redis.Redis,
         limits: Limits,
         *,
-        prefix: str = "p2pl:",
+        prefix: str = PREFIX,
         now: Callable[[], float] | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -130,13 +132,10 @@ class SharedStore(Store, Shared):
         (found,) = await self._ask(("HGET", self._prefix + "prefixes", prefix))
         return None if found is None else bytes(found)
 
-    async def scrape(self, session: bytes) -> Counts:
+    async def tally(self, session: bytes) -> Tally:
         """Returns the counts of a session; zeros when nobody is in it."""
         (packed,) = await self._ask(("HGET", self._prefix + "sessions", session))
-        if packed is None:
-            return Counts(alive=0, completed=0)
-        alive, completed = (int.from_bytes(packed[at : at + 4]) for at in (0, 8))
-        return Counts(alive=alive, completed=completed)
+        return Tally() if packed is None else Tally(*struct.unpack(">III", packed))
 
     async def totals(self) -> Totals:
         """Returns how full the store is."""

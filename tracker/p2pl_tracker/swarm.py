@@ -108,6 +108,15 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """How many peers a session has."""
+
+    alive: int = 0
+    training: int = 0  # those of them that have not announced `completed`
+    completed: int = 0  # ever, of those that are or were there
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """How full a store is."""
 
@@ -157,6 +166,11 @@ class Store(Protocol):
         ...
 
     async def scrape(self, session: bytes) -> Counts:
+        """Returns the counts of a session as peers are told; zeros when nobody is in it."""
+        tally = await self.tally(session)
+        return Counts(alive=tally.alive, completed=tally.completed)
+
+    async def tally(self, session: bytes) -> Tally:
         """Returns the counts of a session; zeros when nobody is in it."""
         ...
 
@@ -489,10 +503,10 @@ class MemoryStore(Store):
         """Returns the session with a peer in it whose id begins with 20 bytes; None: none does."""
         return self._by_prefix.get(prefix)
 
-    async def scrape(self, session: bytes) -> Counts:
+    async def tally(self, session: bytes) -> Tally:
         """Returns the counts of a session; zeros when nobody is in it."""
         swarm = self._swarms.get(session)
-        return Counts(alive=self._count(session), completed=swarm.completed if swarm else 0)
+        return Tally(len(swarm.peers), swarm.training, swarm.completed) if swarm else Tally()
 
     async def totals(self) -> Totals:
         """Returns how full the store is."""
