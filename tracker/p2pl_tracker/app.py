@@ -30,15 +30,17 @@ from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAn
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl.protocol.invitation import MAX_REVOCATIONS_BYTES
 from p2pl.protocol.session import MAX_INFO_BYTES
-from p2pl_tracker import bittorrent, docs
+from p2pl_tracker import bittorrent, docs, page
 from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
+from p2pl_tracker.bans import Bans
+from p2pl_tracker.checks import Checker
 from p2pl_tracker.issuer import Issuer, Relays
 from p2pl_tracker.listing import Asker
 from p2pl_tracker.metrics import Metrics
 from p2pl_tracker.reach import Dialler
 from p2pl_tracker.register import Register, Served
 from p2pl_tracker.shelf import Shared, SharedShelf, Shelf
-from p2pl_tracker.swarm import PREFIX_BYTES, Limits, MemoryStore, Store, Welcome
+from p2pl_tracker.swarm import PREFIX_BYTES, Entry, Limits, MemoryStore, Store, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +62,14 @@ class Policy:
     served: Served = field(default_factory=Served)  # which sessions
     address_burst: int = 1_000  # not fewer than peers of one address, who may all leave at once
     relays: Relays | None = None  # that peers are told of
+    bans: Bans = field(default_factory=lambda: Bans(None))
+    checks: bool = True  # whether peers are dialled that say they can be
 
 
 class Tracker:
     """Checks announces in the order of their cost, and hands them to the store."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         policy: Policy,
         store: Store,
@@ -74,8 +78,11 @@ class Tracker:
         now: Callable[[], float],
         wall: Callable[[], float],
         rng: random.Random,
+        load: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.policy = policy
+        self.pages = page.Pages(policy.served.published, now=now)
+        self._load = load
         self.store = store
         self.metrics = Metrics()
         self.started_s = now()
@@ -90,6 +97,8 @@ class Tracker:
         self._issuer = Issuer(policy.relays, now=now, wall=wall) if policy.relays else None
         rate, burst = policy.address_rate, policy.address_burst
         self._dialler = Dialler(now=now)
+        # Another one, so that those who ask and those who are asked do not wait for each other.
+        self.checker = Checker(store, Dialler(now=now)) if policy.checks else None
         self._requests = AddressLimit(rate, burst, now=now)
         self._departures = AddressLimit(rate, burst, now=now)
 
@@ -162,10 +171,15 @@ class Tracker:
         announce.check_signature()
         if announce.event != "stopped":
             messages.check_host(host)
+        bans = self.policy.bans
+        bans.check_peer(announce.digest)
         await self.shelf.check(announce)
-        welcome = await self.store.announce(announce, host)
+        entry = Entry.of(announce, host)
+        welcome = await self.store.enter(entry)
+        if welcome.is_check_due and self.checker is not None:
+            self.checker.ask(entry.session, entry.digest, host, entry.listing.dialled_port)
         asker = Asker(host, announce.version, here)
-        rows = [peer.told_to(asker) for peer in welcome.peers]
+        rows = [peer.told_to(asker) for peer in welcome.peers if not bans.now.has_listing(peer)]
         return messages.encode_answer(self._terms(announce, welcome, host), rows)
 
     def _terms(self, announce: SignedAnnounce, welcome: Welcome, host: str) -> Terms:
@@ -192,11 +206,14 @@ class Tracker:
         return (self._issuer.relays.endpoints, ticket) if ticket else ((), b"")
 
     def _host(self, request: Request) -> str:
+        """Returns the address that a request comes from, where it is served."""
         if request.client is None:  # uvicorn's way to say that it has hung up
             raise AnnounceError("announce: the connection broke off")
         proxies = self.policy.trusted_proxies
         forwarded = request.headers.getlist("x-forwarded-for") if proxies else ()
-        return observed(request.client.host, ",".join(forwarded), proxies)
+        host = observed(request.client.host, ",".join(forwarded), proxies)
+        self.policy.bans.check_host(host)
+        return host
 
     def _reached_at(self, request: Request, host: str) -> str:
         """Returns the address at which a peer on another machine reaches this one; "" else.
@@ -310,6 +327,52 @@ class Tracker:
         fault = AnnounceError("the store is not ready", status=503, retry_in_s=UNAVAILABLE_RETRY_S)
         return self.refuse(fault)
 
+    async def front(self, _: Request) -> Response:
+        """Returns the page for people."""
+        text = self.pages.fresh()
+        if text is None:
+            text = self.pages.make(await self._state())
+        return Response(text, headers=page.HEADERS, media_type=page.HTML_TYPE)
+
+    async def _state(self) -> page.State:
+        now_s, load = self._wall(), self._load
+        there: dict[bytes, page.There] = {}
+        is_lost, totals = False, None
+        try:
+            totals = await self.store.totals()
+            for session in self.pages.published:
+                tally = await self.store.tally(session)
+                clients = await self.torrents.store.tally(session)
+                since_s = self.pages.since(session, tally, now_s)
+                there[session] = page.There(tally, clients, since_s)
+        except AnnounceError:
+            is_lost = True
+        relays = self.policy.relays.endpoints if self.policy.relays else ()
+        return page.State(
+            None if is_lost else there,
+            totals,
+            self.metrics.refusals,
+            relays,
+            load() if load else None,
+            now_s,
+        )
+
+    async def style(self, _: Request) -> Response:
+        """Returns the page's style sheet."""
+        return Response(page.style(), headers=page.HEADERS, media_type="text/css")
+
+    async def session_file(self, request: Request) -> Response:
+        """Returns the file of a session that the operator publishes."""
+        name = request.path_params["name"].removesuffix(".torrent")
+        key = bytes.fromhex(name) if ID_PATTERN.fullmatch(name) else b""
+        published = self.pages.published.get(key)
+        if published is None:
+            return self.refuse(AnnounceError("no such session is published here", status=404))
+        said = {"content-disposition": f'attachment; filename="{published.name}.torrent"'}
+        return Response(
+            published.data, headers={**page.HEADERS, **said}, media_type="application/x-bittorrent"
+        )
+
     async def prometheus(self, request: Request) -> Response:
         """Returns the counters in Prometheus' text format."""
         try:
@@ -350,6 +413,7 @@ class Tracker:
         """Removes silent peers, in slices between which announces are served."""
         is_there = True
         while True:
+            self.policy.bans.refresh()
             was_there, more = is_there, False
             try:
                 more = await self.store.expire() or await self.torrents.store.expire()
@@ -451,6 +515,7 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing  # 
     wall: Callable[[], float] = time.time,
     rng: random.Random | None = None,
     beside: AbstractAsyncContextManager[None] | None = None,
+    load: Callable[[], tuple[int, int]] | None = None,
 ) -> FastAPI:
     """Returns the tracker as an ASGI application.
 
@@ -462,12 +527,13 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing  # 
         wall: seconds since 1970, against which announces are dated.
         rng: draws the cohorts and the jitter.
         beside: what runs in the same process for as long as it does, such as a relay.
+        load: of that relay: its connections, and pairs of them that are joined.
     """
     policy = policy or Policy()
     rng = rng or random.Random()
     store = store or MemoryStore(policy.limits, now=now, rng=rng)
     torrents = torrents or MemoryStore(bittorrent.LIMITS, now=now, rng=rng)
-    tracker = Tracker(policy, store, torrents, now=now, wall=wall, rng=rng)
+    tracker = Tracker(policy, store, torrents, now=now, wall=wall, rng=rng, load=load)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -477,6 +543,8 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing  # 
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        if tracker.checker is not None:
+            await tracker.checker.aclose()
         await store.aclose()
         await torrents.aclose()
 
@@ -503,6 +571,12 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing  # 
         ("GET", "/stats.json", tracker.stats, docs.STATS),
     ):
         app.add_api_route(path, endpoint, methods=[method], response_class=Response, **document)
+    for path, shown in (
+        ("/", tracker.front),
+        ("/style.css", tracker.style),
+        ("/sessions/{name}", tracker.session_file),
+    ):
+        app.add_api_route(path, shown, response_class=Response, include_in_schema=False)
     app.refusal = tracker.refusal
     app.announce = ServerErrorMiddleware(_bare(tracker.announce), tracker.refuse_fault)
     app.torrent = ServerErrorMiddleware(_bare(tracker.torrent), tracker.refuse_fault)

@@ -1,6 +1,7 @@
 """Counters for Prometheus: few series, never one by session, peer or address."""
 
 import math
+from collections import Counter as Counts
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -48,6 +49,7 @@ class Metrics:
             "p2pl_tracker_store_up", "1 while the store answers, else 0.", registry=self.registry
         )
         self.answered = 0
+        self.refusals: Counts[int] = Counts()  # by status
         self.refused = 0
 
     def count_answer(self, event: str, seconds: float) -> None:
@@ -68,6 +70,7 @@ class Metrics:
     def count_refusal(self, status: int) -> None:
         """Counts one request that was refused with an HTTP `status`."""
         self.refused += 1
+        self.refusals[status] += 1
         self._refused.labels(str(status)).inc()
 
     def text(self, totals: Totals | None) -> bytes:

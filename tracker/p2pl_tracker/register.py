@@ -28,6 +28,7 @@ from p2pl.protocol.invitation import (
     decode_revocations,
     encode,
 )
+from p2pl_tracker.page import Published
 
 MAX_AUTHORS = 10_000  # private sessions that strangers told of
 MAX_LISTS = 1_000  # of revocations; chosen: 36 MB, were they all as long as can be
@@ -43,25 +44,34 @@ class Served:
     Attributes:
         sessions: by id, with the author's key where the session is private, else b""; None: all.
         private_only: whether open sessions, and those that nobody has told of, are refused.
+        published: those of them whose files the operator has, for the page.
+        authors: keys of those whose private sessions are served, and nobody else's; None: all.
     """
 
     sessions: Mapping[bytes, bytes] | None = None
     private_only: bool = False
+    authors: frozenset[bytes] | None = None
+    published: Mapping[bytes, Published] = field(default_factory=dict)
 
 
-def served(paths: Iterable[Path], *, private_only: bool) -> Served:
+def served(
+    paths: Iterable[Path], *, private_only: bool, authors: Iterable[str] | None = None
+) -> Served:
     """Returns what an operator serves.
 
     Args:
         paths: session files, folders of them, and files with a session id a line; none: all.
         private_only: whether only private sessions are served.
+        authors: keys, 64 hex digits each, or files with one a line: only private sessions of theirs
+            are served. None: everybody's.
 
     Raises:
         InputError: one cannot be read, or is open although only private ones are to be served.
     """
     sessions: dict[bytes, bytes] = {}
+    published: dict[bytes, Published] = {}
     for path in paths:
-        found = dict(_sessions_in(path))
+        found = dict(_sessions_in(path, published))
         if not found:
             allowed = f"a session file, a folder with NAME{SESSION_SUFFIX}, or ids, one a line"
             raise InputError(wrong("--sessions", got=f"{path}, with none", allowed=allowed))
@@ -75,10 +85,31 @@ def served(paths: Iterable[Path], *, private_only: bool) -> Served:
                 allowed="files of private sessions",
             )
         )
-    return Served(sessions or None, private_only)
+    keys = _authors(authors) if authors else None
+    return Served(sessions or None, private_only or keys is not None, keys, published)
 
 
-def _sessions_in(path: Path) -> Iterable[tuple[bytes, bytes]]:
+def _authors(given: Iterable[str]) -> frozenset[bytes]:
+    found: list[str] = []
+    for one in given:
+        if ID_PATTERN.fullmatch(one):
+            found.append(one)
+            continue
+        try:
+            lines = regular.read(Path(one)).decode("utf-8", "replace").splitlines()
+        except OSError as fault:
+            got, allowed = f"{one} ({fault.strerror})", "a key of 64 hex digits, or a file of them"
+            raise InputError(wrong("--authors", got=got, allowed=allowed)) from fault
+        found += filter(None, (line.partition("#")[0].strip() for line in lines))
+    for key in found:
+        if not ID_PATTERN.fullmatch(key):
+            allowed = "keys of 64 hex digits, as `p2pl inspect` shows a session's author"
+            raise InputError(wrong("--authors", got=key, allowed=allowed))
+    return frozenset(map(bytes.fromhex, found))
+
+
+def _sessions_in(path: Path, published: dict[bytes, Published]) -> Iterable[tuple[bytes, bytes]]:
+    """Yields ids and authors, and takes in what there is to publish."""
     files = sorted(path.glob(f"*{SESSION_SUFFIX}")) if path.is_dir() else [path]
     for file in files:
         try:
@@ -92,7 +123,9 @@ def _sessions_in(path: Path) -> Iterable[tuple[bytes, bytes]]:
             raise InputError(wrong("--sessions", got=got, allowed="files to read")) from fault
         except SessionFileError as fault:
             raise InputError(f"--sessions: {file}: {fault}") from fault
-        yield bytes.fromhex(read.id), bytes.fromhex(read.session.author)
+        session = bytes.fromhex(read.id)
+        published[session] = Published.of(read, data)
+        yield session, bytes.fromhex(read.session.author)
 
 
 def _ids_in(file: Path, data: bytes) -> list[str]:
@@ -182,6 +215,7 @@ class Register:
             if announce.proof or self._served.private_only:
                 raise _send_info()
             return
+        self._check_author(author)
         who = session + announce.digest
         if announce.event == "stopped":
             self._members.drop(who)
@@ -213,7 +247,9 @@ class Register:
             if self._served.private_only:
                 raise _refused_session("serves private sessions alone, and this one is open")
             return key
-        self.hear_author(key, bytes.fromhex(session.author))
+        author = bytes.fromhex(session.author)
+        self._check_author(author)
+        self.hear_author(key, author)
         return key
 
     def hear_author(self, session: bytes, author: bytes) -> None:
@@ -304,6 +340,10 @@ class Register:
     def _check_served(self, session: bytes) -> None:
         if self._served.sessions is not None and session not in self._served.sessions:
             raise _refused_session("serves only the sessions that its operator has named")
+
+    def _check_author(self, author: bytes) -> None:
+        if self._served.authors is not None and author not in self._served.authors:
+            raise _refused_session("serves the sessions of some authors, and not of this one")
 
     def _checked(self, announce: Announce, who: bytes, author: bytes) -> Invitation:
         """Returns the invitation in the proof of an announce, or raises its refusal."""

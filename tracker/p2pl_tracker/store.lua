@@ -10,10 +10,11 @@
 --   places:SESSION hash POOL:n -> number of places; POOL:i -> group, the i-th of them;
 --                       POOL@GROUP -> i, number of peers; POOL@GROUP/j -> peer, the j-th of them;
 --                       =GROUP -> number of peers in all pools
---   addresses     hash  p, s (of a site: P, S) and the group -> its peers, its sessions
+--   addresses     hash  p, s, d (of a site: P, S, D) and the group -> its peers, its sessions, those
+--                       of its peers that left
 --   expiry        zset  session and peer -> when it is forgotten
 --   departed      zset  session and peer -> when that it left is forgotten
---   departures    hash  session and peer -> its last sequence number, its due time
+--   departures    hash  session and peer -> its last sequence number, its due time, its group
 --   details       string bytes of all peers' endpoints and proofs
 --   epoch         string drawn when the store was empty
 --
@@ -159,6 +160,15 @@ local function unsettle(session, peer)
   end
 end
 
+-- Drops what is remembered of some that left.
+local function forget(gone)
+  for _, packed in ipairs(call('HMGET', departures, unpack(gone))) do
+    if packed then count('d', string.sub(packed, 17), -1) end
+  end
+  call('ZREM', departed, unpack(gone))
+  call('HDEL', departures, unpack(gone))
+end
+
 local function remove(session, digest, peer, sequence)
   local who = session .. digest
   unsettle(session, peer)
@@ -166,10 +176,9 @@ local function remove(session, digest, peer, sequence)
   call('ZREM', expiry, who)
   if peer.details > 0 then call('DECRBY', details, peer.details) end
   call('ZADD', departed, exact(now + REMEMBER_S), who)
-  call('HSET', departures, who, struct.pack('>dd', sequence, peer.due))
-  if call('ZCARD', departed) > MAX_PEERS then
-    call('HDEL', departures, call('ZPOPMIN', departed)[1])
-  end
+  call('HSET', departures, who, struct.pack('>dd', sequence, peer.due) .. peer.group)
+  count('d', peer.group, 1)
+  if call('ZCARD', departed) > MAX_PEERS then forget(call('ZRANGE', departed, 0, 0)) end
   local counts = counts_of(session)
   counts.alive = counts.alive - 1
   counts.training = counts.training - (1 - peer.completed)
@@ -185,10 +194,7 @@ local function expire()
   end
   if #silent == EXPIRED_PER_CALL then return 1 end
   local gone = call('ZRANGEBYSCORE', departed, '-inf', exact(now), 'LIMIT', 0, EXPIRED_PER_CALL)
-  if #gone > 0 then
-    call('ZREM', departed, unpack(gone))
-    call('HDEL', departures, unpack(gone))
-  end
+  if #gone > 0 then forget(gone) end
   return #gone == EXPIRED_PER_CALL and 1 or 0
 end
 
@@ -314,6 +320,7 @@ local function fullness(session, counts, group)
   if call('ZCARD', expiry) >= MAX_PEERS then return 1 end
   if not counts and call('HLEN', sessions) >= MAX_SESSIONS then return 2 end
   if counts and counts.alive >= MAX_PER_SESSION then return 3 end
+  if is_full('d', group, DEPARTED_SHARE * MAX_PER_ADDRESS) then return 6 end
   return fullness_at(session, group)
 end
 
@@ -359,8 +366,7 @@ local function enter()
     end
     counts.alive, counts.training = counts.alive + 1, counts.training + 1
     set_counts(session, counts)
-    call('ZREM', departed, session .. digest)
-    call('HDEL', departures, session .. digest)
+    forget({ session .. digest })
   end
   if peer.mark ~= mark or not (is_dialled or peer.pool == UNKNOWN) then
     if peer.group ~= '' then unsettle(session, peer) end
@@ -394,11 +400,13 @@ end
 local function checked()
   local session, digest, pool = ARGV[3], ARGV[4], tonumber(ARGV[5])
   local peer = read(call('HGET', PREFIX .. 'peers:' .. session, digest))
-  if peer and peer.pool ~= pool then
+  if not peer then return 0 end
+  if pool == SILENT then peer.check = now + CHECK_SILENT_S end
+  if peer.pool ~= pool then
     unsettle(session, peer)
     settle(session, digest, peer, peer.group, pool)
-    write(session, digest, peer)
   end
+  write(session, digest, peer)
   return 1
 end
 

@@ -30,6 +30,8 @@ from p2pl_tracker.register import KEYS_SHARED
 from p2pl_tracker.shelf import Shared
 from p2pl_tracker.swarm import (
     CHECK_EVERY_S,
+    CHECK_SILENT_S,
+    DEPARTED_SHARE,
     EXPIRED_PER_CALL,
     MOST_UNKNOWN,
     NOT_KEPT,
@@ -226,6 +228,8 @@ def script(limits: Limits, prefix: str) -> str:
         "EXPIRED_PER_CALL": EXPIRED_PER_CALL,
         "REMEMBER_S": REMEMBER_SEQUENCE_S,
         "CHECK_EVERY_S": CHECK_EVERY_S,
+        "CHECK_SILENT_S": CHECK_SILENT_S,
+        "DEPARTED_SHARE": DEPARTED_SHARE,
         "MOST_UNKNOWN": MOST_UNKNOWN,
         "KEYS_SHARED": KEYS_SHARED,
     }

@@ -33,6 +33,10 @@ EXPIRED_PER_CALL = 256  # chosen: about half a millisecond; drains far faster th
 # An announce may be dated MAX_SKEW_S ahead and is accepted until MAX_SKEW_S after its date, so an
 # old one can come back for twice that long; the sequence number of a peer outlives that.
 REMEMBER_SEQUENCE_S = 2 * MAX_SKEW_S
+# Peers of one address that left lately, as a multiple of those that it may have: who makes up peers
+# and says that they left is not given room for others at once.
+DEPARTED_SHARE = 10
+CHECK_SILENT_S = 60.0  # chosen: a peer that was busy is told of again after a minute
 CHECK_EVERY_S = 300.0  # chosen: two announces of a peer that died are told to others meanwhile
 # Of those that the tracker cannot dial, most may be alive behind NAT, and all may be made up.
 MOST_UNKNOWN = 0.5  # chosen: of a sample, as long as others are there
@@ -207,6 +211,7 @@ class Full(IntEnum):
     SESSION = 3
     ADDRESS = 4
     SESSIONS_OF_ADDRESS = 5
+    DEPARTED = 6
 
     def warning(self, limits: Limits) -> str:
         """Returns what the peer is told of it; an empty text where there is room."""
@@ -217,6 +222,8 @@ class Full(IntEnum):
             Full.ADDRESS: f"{limits.max_peers_per_address} peers share your address already",
             Full.SESSIONS_OF_ADDRESS: "your address has peers in "
             f"{limits.max_sessions_per_address} sessions already",
+            Full.DEPARTED: f"more than {DEPARTED_SHARE * limits.max_peers_per_address} peers "
+            "have left your address lately",
         }
         return f"not added: {why[self]}" if self in why else ""
 
@@ -260,9 +267,10 @@ class _Departed(NamedTuple):
     sequence: int  # of its last announce
     due_s: float  # as of a peer: whoever leaves and comes back earns no new burst
     until_s: float  # when it may be forgotten
+    group: str  # where it was
 
 
-STRANGER = _Departed(sequence=-1, due_s=-math.inf, until_s=-math.inf)
+STRANGER = _Departed(sequence=-1, due_s=-math.inf, until_s=-math.inf, group="")
 
 
 class _Peer:
@@ -451,6 +459,7 @@ class MemoryStore(Store):
         self._by_expiry: OrderedDict[_Peer, None] = OrderedDict()  # all peers, soonest first
         self._peers_at = _Census(limits.max_peers_per_address)
         self._sessions_at = _Census(limits.max_sessions_per_address)
+        self._departed_at = _Census(DEPARTED_SHARE * limits.max_peers_per_address)
         # By session + digest, soonest forgotten first.
         self._departed: OrderedDict[bytes, _Departed] = OrderedDict()
         self._detail_bytes = 0  # that all listings hold
@@ -494,6 +503,8 @@ class MemoryStore(Store):
         if swarm is None or peer is None or peer.place is None:
             return
         pool = Pool.ANSWERS if answers else Pool.SILENT
+        if not answers:
+            peer.check_due_s = self._now() + CHECK_SILENT_S
         if peer.place.pool is not pool:
             group = peer.place.group
             swarm.unsettle(peer)
@@ -577,6 +588,8 @@ class MemoryStore(Store):
             return Full.SESSIONS
         if self._count(session) >= limits.max_peers_per_session:
             return Full.SESSION
+        if self._departed_at.is_full(group):
+            return Full.DEPARTED
         return self._fullness_at(session, group)
 
     def _add(self, session: bytes, digest: bytes) -> _Peer:
@@ -584,7 +597,8 @@ class MemoryStore(Store):
         if swarm is None:
             swarm = self._swarms[session] = _Swarm(session)
             self._by_prefix[session[:PREFIX_BYTES]] = session
-        self._departed.pop(session + digest, None)
+        if session + digest in self._departed:
+            self._forget_departed(session + digest)
         peer = _Peer(swarm, digest)
         swarm.add(peer)
         return peer
@@ -641,13 +655,19 @@ class MemoryStore(Store):
             del self._swarms[swarm.session]
             self._by_prefix.pop(swarm.session[:PREFIX_BYTES], None)
         del self._by_expiry[peer]
+        assert peer.place is not None
+        group = peer.place.group
         self._leave_place(peer)
         self._list(peer, None)
         self._departed[swarm.session + peer.digest] = _Departed(
-            sequence, peer.due_s, self._now() + REMEMBER_SEQUENCE_S
+            sequence, peer.due_s, self._now() + REMEMBER_SEQUENCE_S, group
         )
+        self._departed_at.count(group, 1)
         if len(self._departed) > self._limits.max_peers:
-            self._departed.popitem(last=False)
+            self._forget_departed(next(iter(self._departed)))
+
+    def _forget_departed(self, who: bytes) -> None:
+        self._departed_at.count(self._departed.pop(who).group, -1)
 
     def _expire(self, now: float) -> bool:
         for _ in range(EXPIRED_PER_CALL):
@@ -661,7 +681,7 @@ class MemoryStore(Store):
             key = next(iter(self._departed), None)
             if key is None or self._departed[key].until_s > now:
                 return False
-            del self._departed[key]
+            self._forget_departed(key)
         return True
 
     def _sample(
