@@ -21,6 +21,7 @@ from typing import Annotated
 import msgspec
 
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
+from p2pl.events import Merged
 from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.cohort import enter, swarm_round
 from p2pl.exchange.linger import linger
@@ -263,4 +264,6 @@ async def merge_pushes(node: Node, state: PeerState) -> PeerState:
     reached = age_of(mixed, pulls.models, age, state.round)
     after = replace(state, weights=mixed.vector, trust=mixed.memory, memory={"age": reached})
     await save(node, after)
+    names = ", ".join(who[:8] for who in models)
+    node.events(Merged(tuple(models), f"merged what {names} made of it"))
     return after
