@@ -177,9 +177,9 @@ class Tracker:
         entry = Entry.of(announce, host)
         welcome = await self.store.enter(entry)
         if welcome.is_check_due and self.checker is not None:
-            self.checker.ask(entry.session, entry.digest, host, entry.listing.dialled_port)
+            self.checker.ask(entry.session, entry.digest, host, entry.dialled_port)
         asker = Asker(host, announce.version, here)
-        rows = [peer.told_to(asker) for peer in welcome.peers if not bans.now.has_listing(peer)]
+        rows = [peer.told_to(asker) for peer in bans.now.without(welcome.peers)]
         return messages.encode_answer(self._terms(announce, welcome, host), rows)
 
     def _terms(self, announce: SignedAnnounce, welcome: Welcome, host: str) -> Terms:

@@ -3,6 +3,7 @@
 import base64
 import ipaddress
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,9 +45,15 @@ class Banned:
             for (version, length), found in self.networks.items()
         )
 
-    def has_listing(self, listing: Listing) -> bool:
-        """Returns whether a peer that was listed before is one of these."""
-        return listing.row[_ID_AT] in self.rows or self.has_host(listing.host)
+    def without(self, listings: Sequence[Listing]) -> Sequence[Listing]:
+        """Returns the listings but for those of peers that are one of these."""
+        if not self.rows and not self.networks:
+            return listings
+        return [
+            one
+            for one in listings
+            if one.row[_ID_AT] not in self.rows and not self.has_host(one.host)
+        ]
 
 
 def read(path: Path) -> Banned:

@@ -58,19 +58,15 @@ class Listing:
         host: the IP address that it came from.
     """
 
-    __slots__ = ("_endpoints", "_proof", "dialled_port", "host", "row")
+    __slots__ = ("_endpoints", "_proof", "host", "row")
 
     def __init__(self, announce: Announce, host: str) -> None:
         self.host = host
         self.row = encode_row(announce, host)
-        # Where the peer says that it can be dialled at the very address it is seen at; 0: nowhere.
-        self.dialled_port = announce.port
         self._endpoints: tuple[bytes, bytes, bytes] | None = None  # by `Reach`; b"": as it is seen
         self._proof = b""
         if announce.version > 1:
             ways = [parse(text) for text in announce.endpoints]
-            here = (way.port for way in ways if (way.kind, way.host) == ("tcp", host))
-            self.dialled_port = next(here, 0)
             self._endpoints = _by_reach(ways, Endpoint("tcp", host, announce.port))
             self._proof = encode_proof(announce.proof)
 
@@ -78,7 +74,7 @@ class Listing:
     def bare(cls, host: str, row: bytes) -> Self:
         """Returns a listing that is its row and nothing else, for whoever knows what it means."""
         listing = cls.__new__(cls)
-        listing.host, listing.row, listing.dialled_port = host, row, 0
+        listing.host, listing.row = host, row
         listing._endpoints, listing._proof = None, b""
         return listing
 
@@ -109,7 +105,9 @@ class Listing:
 
     def told_to(self, asker: Asker) -> bytes:
         """Returns the row that `asker` is given."""
-        row = from_outside(self.row, asker.here) if asker.here else self.row
+        row = self.row
+        if asker.here and is_loopback(self.host):
+            row = from_outside(row, asker.here)
         if self._endpoints is None or asker.version == 1:
             return row
         endpoints = self._endpoints[asker.reach_to(self.host)]
@@ -120,6 +118,19 @@ class Listing:
     def _as_seen(self) -> bytes:
         _, host, port, *_ = self.row.decode().split(",")
         return encode_endpoints([str(Endpoint("tcp", host.strip('"'), int(port)))])
+
+
+def dialled_port(announce: Announce, host: str) -> int:
+    """Returns where a peer says that it can be dialled at the address it is seen at; 0: nowhere.
+
+    Args:
+        announce: of the peer, checked.
+        host: the IP address that it came from.
+    """
+    if announce.version == 1:
+        return announce.port
+    ways = map(parse, announce.endpoints)
+    return next((way.port for way in ways if (way.kind, way.host) == ("tcp", host)), 0)
 
 
 NO_PROOF = encode_proof(b"")

@@ -109,7 +109,7 @@ class SharedStore(Store, Shared):
             entry.numwant,
             group,
             hashlib.blake2b(listing.row, digest_size=8).digest(),
-            int(bool(listing.dialled_port)),
+            int(bool(entry.dialled_port)),
             listing.detail_bytes,
             listing.encode(),
             Listing.bare(listing.host, listing.row).encode() if listing.detail_bytes else b"",

@@ -27,7 +27,7 @@ from p2pl.errors import AnnounceError, wrong
 from p2pl.pace import Rate
 from p2pl.protocol.announce import MAX_SKEW_S, Announce, Counts, Event
 from p2pl_tracker.address import SITE_BITS, SITE_SHARE, address_group, too_often
-from p2pl_tracker.listing import Listing
+from p2pl_tracker.listing import Listing, dialled_port
 
 EXPIRED_PER_CALL = 256  # chosen: about half a millisecond; drains far faster than peers can join
 # An announce may be dated MAX_SKEW_S ahead and is accepted until MAX_SKEW_S after its date, so an
@@ -75,6 +75,7 @@ class Entry:
     event: Event
     numwant: int
     listing: Listing  # what others are told
+    dialled_port: int = 0  # where it says that it can be dialled as it is seen; 0: nowhere
 
     @classmethod
     def of(cls, announce: Announce, host: str) -> Self:
@@ -91,6 +92,7 @@ class Entry:
             announce.event,
             announce.numwant,
             Listing(announce, host),
+            dialled_port(announce, host),
         )
 
 
@@ -333,14 +335,13 @@ class _Place:
 class _Swarm:
     """The peers of one session: a dictionary to find one, and their places to draw from."""
 
-    __slots__ = ("by_group", "completed", "peers", "peers_of", "places", "session", "training")
+    __slots__ = ("by_group", "completed", "peers", "places", "session", "training")
 
     def __init__(self, session: bytes) -> None:
         self.session = session
         self.peers: dict[bytes, _Peer] = {}
         self.places: tuple[list[_Place], ...] = tuple([] for _ in Pool)
-        self.by_group: dict[tuple[Pool, str], _Place] = {}
-        self.peers_of: dict[str, int] = {}  # of an address, in all pools
+        self.by_group: tuple[dict[str, _Place], ...] = tuple({} for _ in Pool)
         self.completed = 0  # ever
         self.training = 0  # alive, and not completed
 
@@ -352,32 +353,35 @@ class _Swarm:
         del self.peers[peer.digest]
         self.training -= not peer.completed
 
+    def has_group(self, group: str) -> bool:
+        """Returns whether there is a peer of an address, in whatever pool."""
+        return any(group in places for places in self.by_group)
+
     def settle(self, peer: _Peer, group: str, pool: Pool) -> bool:
         """Puts a peer that is nowhere into a place; returns whether it is the first there."""
-        place = self.by_group.get((pool, group))
+        is_first = not self.has_group(group)
+        place = self.by_group[pool].get(group)
         if place is None:
-            place = self.by_group[pool, group] = _Place(group, pool)
+            place = self.by_group[pool][group] = _Place(group, pool)
             place.at = len(self.places[pool])
             self.places[pool].append(place)
         place.add(peer)
-        _change(self.peers_of, group, 1)
-        return self.peers_of[group] == 1
+        return is_first
 
     def unsettle(self, peer: _Peer) -> bool:
         """Takes a peer out of its place; returns whether it was the last at its address."""
         place = peer.place
         assert place is not None
         place.remove(peer)
-        _change(self.peers_of, place.group, -1)
         if not place.peers:
-            del self.by_group[place.pool, place.group]
+            del self.by_group[place.pool][place.group]
             places = self.places[place.pool]
             last = places.pop()
             if last is not place:
                 places[place.at] = last
                 last.at = place.at
             place.at = -1
-        return place.group not in self.peers_of
+        return not self.has_group(place.group)
 
     def mark(self, peer: _Peer, event: Event) -> None:
         """Keeps the counts: `completed` ends a peer's training, `started` begins it again."""
@@ -454,6 +458,7 @@ class MemoryStore(Store):
         self._pace = Rate(limits.min_interval_s, limits.burst)
         self._random = (rng or random.Random()).random
         self._epoch = secrets.token_urlsafe(6)
+        self._last_rounded_s = 0.0
         self._swarms: dict[bytes, _Swarm] = {}
         self._by_prefix: dict[bytes, bytes] = {}
         self._by_expiry: OrderedDict[_Peer, None] = OrderedDict()  # all peers, soonest first
@@ -574,7 +579,7 @@ class MemoryStore(Store):
         swarm = self._swarms.get(session)
         if self._peers_at.is_full(group):
             return Full.ADDRESS
-        is_new = swarm is None or group not in swarm.peers_of
+        is_new = swarm is None or not swarm.has_group(group)
         if is_new and self._sessions_at.is_full(group):
             return Full.SESSIONS_OF_ADDRESS
         return Full.NO
@@ -606,15 +611,15 @@ class MemoryStore(Store):
     def _renew(self, peer: _Peer, entry: Entry, group: str, now: float) -> tuple[str, bool]:
         """Takes in an entry; returns what was not kept, as a warning, and whether to dial it."""
         listing = entry.listing
-        if not self._stays(peer, listing):
+        if not self._stays(peer, entry):
             self._leave_place(peer)
             self._peers_at.count(group, 1)
             if peer.swarm.settle(peer, group, Pool.UNKNOWN):
                 self._sessions_at.count(group, 1)
             peer.check_due_s = -math.inf
-        is_check_due = bool(listing.dialled_port) and peer.check_due_s <= now
+        is_check_due = bool(entry.dialled_port) and peer.check_due_s <= now
         if is_check_due:
-            peer.check_due_s = now + CHECK_EVERY_S
+            peer.check_due_s = self._rounded(now + CHECK_EVERY_S)
         peer.swarm.mark(peer, entry.event)
         peer.sequence = entry.sequence
         peer.expires_s = now + self._limits.ttl_s
@@ -622,11 +627,18 @@ class MemoryStore(Store):
         self._by_expiry.move_to_end(peer)
         return self._list(peer, listing), is_check_due
 
-    def _stays(self, peer: _Peer, listing: Listing) -> bool:
+    def _stays(self, peer: _Peer, entry: Entry) -> bool:
         """Returns whether what is known of a peer's answering holds for what it says now."""
-        if peer.place is None or peer.listing is None or peer.listing.row != listing.row:
+        if peer.place is None or peer.listing is None or peer.listing.row != entry.listing.row:
             return False
-        return bool(listing.dialled_port) or peer.place.pool is Pool.UNKNOWN
+        return bool(entry.dialled_port) or peer.place.pool is Pool.UNKNOWN
+
+    def _rounded(self, when_s: float) -> float:
+        """Returns a time some seconds later, one object for many peers: it takes 24 bytes."""
+        rounded_s = math.ceil(when_s / 10) * 10.0
+        if rounded_s != self._last_rounded_s:
+            self._last_rounded_s = rounded_s
+        return self._last_rounded_s
 
     def _list(self, peer: _Peer, listing: Listing | None) -> str:
         """Replaces what others are told of a peer; returns what was not kept, as a warning."""
@@ -714,11 +726,11 @@ class MemoryStore(Store):
     def _take(self, swarm: _Swarm, pool: Pool, wanted: int, draw: "_Draw") -> list[Listing]:
         """Returns as many of one pool as are wanted, or as there are."""
         found: list[Listing] = []
-        places, drawn = swarm.places[pool], 0
+        places, drawn, random = swarm.places[pool], 0, self._random
         while len(found) < wanted and drawn < len(places) and draw.may_go_on:
-            at = drawn + int(self._random() * (len(places) - drawn))
+            at = drawn + int(random() * (len(places) - drawn))
             place = places[at]
-            if listing := draw.next_of(place):
+            if listing := draw.first_of(place):
                 found.append(listing)
             if place.peers:  # else it is gone
                 swarm.swap(pool, drawn, at)
@@ -749,6 +761,14 @@ class _Draw:
     def may_go_on(self) -> bool:
         """Whether not too many were found to have expired."""
         return self._removed < EXPIRED_PER_CALL
+
+    def first_of(self, place: _Place) -> Listing | None:
+        """Returns a peer of a place of which none was drawn yet, as `next_of` does, but faster."""
+        peers = place.peers
+        if len(peers) > 1 or peers[0].expires_s <= self._now:
+            return self.next_of(place)
+        self._drawn[place] = 1
+        return None if peers[0] is self._asker else peers[0].listing
 
     def next_of(self, place: _Place) -> Listing | None:
         """Returns one more peer of a place; None where there is none."""
