@@ -6,7 +6,7 @@ import mmap
 import signal
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -107,6 +107,8 @@ class Options:
         labels: names of the classes, in the order of their numbers; (): nobody gave any.
         test_share: of the data, that the test set was drawn from; None: it was given, if any.
         invitation: to a private session, checked; None: it is open, or the peer trains alone.
+        fetch: gives the initial checkpoint of a session file, before others are asked for it, as
+            `p2pl.network.torrent.fetch` does; None: nothing does.
     """
 
     run_dir: Path
@@ -127,6 +129,7 @@ class Options:
     labels: tuple[str, ...] = ()
     test_share: float | None = None
     invitation: Invitation | None = None
+    fetch: Callable[..., Awaitable[bytes]] | None = None
 
 
 async def join(
@@ -496,7 +499,16 @@ def _places(one: _Run) -> checkpoint.Places:
         module=_as_it_stands(one),
         authorities=options.authorities,
         said=one.events.said,
+        fetch=partial(_fetched, one) if options.fetch and not options.alone else None,
     )
+
+
+async def _fetched(one: _Run) -> bytes:
+    """Returns what the person's own way gives as the initial checkpoint; it is not verified yet."""
+    options = one.options
+    assert options.fetch is not None
+    file = replace(one.file, trackers=options.trackers) if options.trackers else one.file
+    return await options.fetch(file, folder=options.run_dir, said=one.events.said)
 
 
 def _as_it_stands(one: _Run) -> Callable[[], memoryview] | None:
