@@ -38,11 +38,21 @@ def is_signed_by(public_key: bytes, purpose: bytes, statement: bytes, signature:
         statement: what was signed.
         signature: 64 bytes, of anybody.
     """
+    return has_signed(public_key, purpose + b"\n" + statement, signature)
+
+
+def has_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Returns whether the holder of `public_key` signed these very bytes, which say what for.
+
+    Args:
+        public_key: Ed25519, 32 bytes; others are nobody's.
+        message: what was signed, its purpose included.
+        signature: 64 bytes, of anybody.
+    """
     if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     try:
-        key = Ed25519PublicKey.from_public_bytes(public_key)
-        key.verify(signature, purpose + b"\n" + statement)
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
     return True
