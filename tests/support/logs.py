@@ -14,8 +14,9 @@ from p2pl.learning.checkpoint import build
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
 from p2pl.protocol.session import SessionFile
+from p2pl.updates.file import LOG_FILE, Record, read
 from p2pl.updates.keeper import Keeper
-from p2pl.updates.log import LOG_FILE, Record, UpdateLog, read
+from p2pl.updates.log import UpdateLog
 
 
 def logged_file(kind: str) -> SessionFile:
@@ -56,7 +57,9 @@ def ended(nodes: Sequence[Node]) -> Iterator[None]:
                 one.keeper.close()
 
 
-def records_of(one: Node) -> list[Record]:
+def records_of(one: Node) -> tuple[Record, ...]:
     """Returns what stands in a node's log, checked."""
-    public_key = one.transport.identity.public_key
-    return read(one.run_dir / LOG_FILE, one.file.id, public_key)[0]
+    kept = read(one.run_dir / LOG_FILE)
+    assert kept is not None
+    assert kept.owner.public_key == one.transport.identity.public_key
+    return kept.records

@@ -17,8 +17,9 @@ from p2pl.errors import LogError, RunDirError
 from p2pl.network.keys import Identity
 from p2pl.protocol.updates.entry import Part, encode
 from p2pl.protocol.updates.message import Question, read_commitment
+from p2pl.updates.file import LOG_FILE, Kept, read
 from p2pl.updates.keeper import Keeper, sha256
-from p2pl.updates.log import LOG_FILE, UpdateLog, Version, read
+from p2pl.updates.log import UpdateLog, Version
 from p2pl.updates.watch import Watch
 
 SESSION = "5e" * 32
@@ -29,6 +30,13 @@ PUBLIC = KEY.public_key().public_bytes_raw()
 def version(number: int, payload: bytes = b"") -> Version:
     """Returns the version of a round."""
     return Version("trained", number, sha256(payload or str(number).encode()), epsilon=0.5)
+
+
+def kept_in(folder: Path) -> Kept:
+    """Returns what stands in the log of a run directory."""
+    kept = read(folder / LOG_FILE)
+    assert kept is not None
+    return kept
 
 
 class Killed(BaseException):
@@ -74,8 +82,11 @@ def test_what_was_appended_is_there_again(tmp_path: Path) -> None:
     assert [one.entry.round for one in again.entries] == [0, 1]
     assert again.head == log.head
     again.close()
-    (first, second), pending, size = read(tmp_path / LOG_FILE, SESSION, PUBLIC)
-    assert (first.mix, pending, size) == (None, None, (tmp_path / LOG_FILE).stat().st_size)
+    kept = kept_in(tmp_path)
+    first, second = kept.records
+    size = (tmp_path / LOG_FILE).stat().st_size
+    assert (first.mix, kept.pending, kept.end) == (None, None, size)
+    assert (kept.session_id, kept.owner.public_key) == (SESSION, PUBLIC)
     assert second.mix is not None
     assert Part(b"\xab" * 32, bytes(32), 750_000) in second.mix.parts
     assert len(second.mix.parts) == 2
@@ -110,7 +121,7 @@ def test_a_hundred_kills_never_make_two_histories(tmp_path: Path) -> None:
                 came = keeper.answer_for(made)(other.peer_id, encode(question))
                 seen.answered(me.peer_id, question, read_commitment(came), made.entry.digest)
         log.close()
-    assert len(read(path, SESSION, me.public_key)[0]) >= whole > 100
+    assert len(kept_in(tmp_path).records) >= whole > 100
     assert not seen.faults
 
 
@@ -149,7 +160,7 @@ def test_a_log_that_is_damaged_is_not_gone_on_with(
     log.close()
     path = tmp_path / LOG_FILE
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(RunDirError, match=r"damaged|not the log|another key"):
+    with pytest.raises(RunDirError, match="damaged"):
         UpdateLog.open(tmp_path, SESSION, KEY)
 
 
@@ -161,18 +172,22 @@ def test_entries_that_the_state_knows_of_are_missed(tmp_path: Path) -> None:
 
 def test_entries_in_another_order_are_refused(tmp_path: Path) -> None:
     log = UpdateLog.open(tmp_path, SESSION, KEY)
-    ends = [0]
+    path = tmp_path / LOG_FILE
+    ends = [path.stat().st_size]
     for number in range(3):
         log.append(version(number), 1.0)
-        ends.append((tmp_path / LOG_FILE).stat().st_size)
+        ends.append(path.stat().st_size)
     log.close()
-    path = tmp_path / LOG_FILE
     data = path.read_bytes()
     records = [data[begin:end] for begin, end in itertools.pairwise(ends)]
     for wrong in ((0, 2, 1), (1, 2), (0, 0, 1)):
-        path.write_bytes(b"".join(records[at] for at in wrong))
+        path.write_bytes(b"".join([data[: ends[0]], *(records[at] for at in wrong)]))
         with pytest.raises(RunDirError, match="does not follow"):
-            read(path, SESSION, PUBLIC)
+            read(path)
+    path.write_bytes(data.replace(bytes.fromhex(SESSION), bytes.fromhex("5f" * 32)))
+    with pytest.raises(RunDirError, match="damaged"):
+        read(path)
     path.write_bytes(data)
-    with pytest.raises(RunDirError, match="not signed"):
-        read(path, "5f" * 32, PUBLIC)
+    for session, key in (("5f" * 32, KEY), (SESSION, Ed25519PrivateKey.generate())):
+        with pytest.raises(RunDirError, match="of another peer or session"):
+            UpdateLog.open(tmp_path, session, key)

@@ -1,33 +1,22 @@
 """A peer's own update log: a file that only grows, and the hash tree over it.
 
 An entry is on disk before `append` returns, and nobody sees it before. So whatever has been seen is
-there after a crash. A crash in the middle of writing leaves a torn record at the end, of which
-nobody has seen anything: it is cut off when the file is opened again.
-
-    record: kind (1 byte: E entry, M mix) | length (4) | CRC-32 of the body (4) | CRC-32 of those
-            nine bytes (4) | body, in MessagePack
-
-A mix stands before the entry that has its hash, and the last of several counts.
+there after a crash. A torn record, which a crash leaves, is cut off when the file is opened again.
 """
 
-import hashlib
 import os
 import secrets
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from p2pl import regular
-from p2pl.errors import LogError, RunDirError, visible
+from p2pl.errors import RunDirError, visible
 from p2pl.protocol.identity import peer_id_of
 from p2pl.protocol.updates.entry import (
     FIRST,
-    MAX_ENTRY_BYTES,
-    MAX_MIX_BYTES,
     MAX_PARTS,
     MAX_REASON_CHARS,
     PPM,
@@ -38,30 +27,12 @@ from p2pl.protocol.updates.entry import (
     Rejected,
     SignedEntry,
     Stage,
-    decode,
-    encode,
     signed,
     statement_of,
 )
 from p2pl.protocol.updates.head import Head, sign_head
 from p2pl.protocol.updates.tree import Tree, leaf_hash
-
-LOG_FILE = "updates.log"
-_HEADER_BYTES = 13
-_CHECKED = 9  # of them, under the header's own checksum
-_LIMITS = {b"E": MAX_ENTRY_BYTES, b"M": MAX_MIX_BYTES}
-_LOST = (
-    "whoever has met this peer may hold entries that are not in it, and would take new ones for a "
-    "second history"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """An entry, with what its version was made of where the file says so."""
-
-    signed: SignedEntry
-    mix: Mix | None
+from p2pl.updates.file import LOG_FILE, LOST, Owner, Record, mix_hash, read, record
 
 
 class Medium(Protocol):
@@ -106,7 +77,7 @@ class UpdateLog:
         self,
         session_id: str,
         key: Ed25519PrivateKey,
-        records: list[Record] | None = None,
+        records: Sequence[Record] = (),
         medium: Medium | None = None,
         pending: Mix | None = None,
     ) -> None:
@@ -117,8 +88,8 @@ class UpdateLog:
         self.entries: list[SignedEntry] = []
         self._key, self._medium, self._pending = key, medium, pending
         self._places: dict[Place, int] = {}
-        for record in records or ():
-            self._take(record.signed)
+        for one in records:
+            self._take(one.signed)
 
     @classmethod
     def open(
@@ -137,19 +108,29 @@ class UpdateLog:
         """
         path = folder / LOG_FILE
         public_key = key.public_key().public_bytes_raw()
-        found, pending, end = read(path, session_id, public_key, own=True)
-        if len(found) < least:
+        found = read(path, own=True)
+        if found and (found.session_id, found.owner.public_key) != (session_id, public_key):
             raise RunDirError(
-                f"{path}: got {len(found)} entries, allowed at least the {least} that the saved "
-                f"state knows of; {_LOST}: put the file back, or use another --run-dir and key"
+                f"{path}: the log of another peer or session; allowed: another --run-dir, or the "
+                "key file that this one was written with"
+            )
+        records = found.records if found else ()
+        if len(records) < least:
+            raise RunDirError(
+                f"{path}: got {len(records)} entries, allowed at least the {least} that the saved "
+                f"state knows of; {LOST}: put the file back, or use another --run-dir and key"
             )
         try:
             file = path.open("ab", buffering=0)
-            file.truncate(end)
+            file.truncate(found.end if found else 0)
             _settle(path.parent)
         except OSError as fault:
             raise RunDirError(f"{path}: cannot be written: {fault.strerror}") from fault
-        return cls(session_id, key, found, file, pending)
+        log = cls(session_id, key, records, file, found.pending if found else None)
+        if found is None:
+            owner = Owner(bytes.fromhex(session_id), public_key)
+            log._write(record(b"H", owner), sync=True)
+        return log
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -185,7 +166,7 @@ class UpdateLog:
                 return there
             again += 1
         mix = self._pending
-        mix_hash = None if mix is None else _mix_hash(mix)
+        made_of = None if mix is None else mix_hash(mix)
         entry = Entry(
             index=len(self),
             previous=self.tree.leaf(len(self) - 1) if len(self) else FIRST,
@@ -198,10 +179,10 @@ class UpdateLog:
             stage=version.stage,
             digest=version.digest,
             epsilon=version.epsilon,
-            mix=mix_hash,
+            mix=made_of,
         )
         made = signed(entry, self.session_id, self._key)
-        self._write(_record(b"E", encode(made)), sync=True)
+        self._write(record(b"E", made), sync=True)
         self._take(made)
         self._pending = None
         return made
@@ -236,7 +217,7 @@ class UpdateLog:
         ]
         salt = secrets.token_bytes(16)
         mix = Mix(round, tuple(parts[:MAX_PARTS]), tuple(others[:MAX_PARTS]), salt)
-        self._write(_record(b"M", encode(mix)), sync=False)
+        self._write(record(b"M", mix), sync=False)
         self._pending = mix
 
     def _take(self, made: SignedEntry) -> None:
@@ -263,106 +244,6 @@ class UpdateLog:
 def round_ppm(share: float) -> int:
     """Returns a share of 0..1 in millionths."""
     return round(max(0.0, share) * PPM)
-
-
-def read(
-    path: Path, session_id: str, public_key: bytes, *, own: bool = False
-) -> tuple[list[Record], Mix | None, int]:
-    """Returns the records of a log file, a mix that no entry names, and where the last one ends.
-
-    Hashes, signatures and the chain are checked; a torn record at the end is left out.
-
-    Args:
-        path: of the file; where there is none, the log is empty.
-        session_id: of the session, 64 hex digits.
-        public_key: of the peer, 32 bytes.
-        own: whether this very peer wrote it: then the last signature stands for all, for each entry
-            has the hash of the one before.
-
-    Raises:
-        RunDirError: it is damaged, or of another peer or session.
-    """
-    try:
-        data = regular.read(path)
-    except FileNotFoundError:
-        return [], None, 0
-    except OSError as fault:
-        raise RunDirError(f"{path}: cannot be read: {fault.strerror}") from fault
-    records: list[Record] = []
-    pending: Mix | None = None
-    end, previous = 0, FIRST
-    for kind, body, after in _records(data):
-        try:
-            if kind == b"M":
-                pending = decode(Mix, body, MAX_MIX_BYTES)
-            else:
-                made = decode(SignedEntry, body, MAX_ENTRY_BYTES)
-                entry = made.entry
-                leaf = leaf_hash(statement_of(entry, session_id, public_key))
-                if not own:
-                    made.check(session_id, public_key)
-                if (entry.index, entry.previous) != (len(records), previous):
-                    raise LogError(f"entry {entry.index}: it does not follow the one before")
-                of = pending if pending is not None and entry.mix == _mix_hash(pending) else None
-                records.append(Record(made, of))
-                previous, pending = leaf, None
-        except LogError as fault:
-            raise RunDirError(
-                f"{path}: not the log of this peer in this session, or damaged ({fault}); {_LOST}: "
-                "put the file back as it was, or use another --run-dir and key"
-            ) from fault
-        end = after
-    if own and records:
-        _check_last(path, records[-1].signed, session_id, public_key)
-    return records, pending, end
-
-
-def _check_last(path: Path, last: SignedEntry, session_id: str, public_key: bytes) -> None:
-    try:
-        last.check(session_id, public_key)
-    except LogError as fault:
-        raise RunDirError(f"{path}: of another key or session ({fault}); {_LOST}") from fault
-
-
-def _records(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yields kind, body and end of each whole record, up to one that was torn at the end.
-
-    Raises:
-        RunDirError: bytes that are no record, with others behind them.
-    """
-    at = 0
-    while len(data) - at >= _HEADER_BYTES:
-        header, begin = data[at : at + _HEADER_BYTES], at + _HEADER_BYTES
-        kind, length = header[:1], int.from_bytes(header[1:5], "big")
-        body = data[begin : begin + length]
-        known = header == _header(kind, length, header[5:_CHECKED]) and kind in _LIMITS
-        if not known or length > _LIMITS[kind]:
-            if not any(data[at:]):
-                return  # a file system that has made room, and lost its power before it was filled
-            raise _damaged(at)
-        if len(body) < length:
-            return
-        if zlib.crc32(body).to_bytes(4, "big") != header[5:_CHECKED]:
-            raise _damaged(at)
-        at = begin + length
-        yield kind, body, at
-
-
-def _damaged(at: int) -> RunDirError:
-    return RunDirError(f"{LOG_FILE}: damaged at byte {at}; {_LOST}: put the file back as it was")
-
-
-def _header(kind: bytes, length: int, checksum: bytes) -> bytes:
-    begin = kind + length.to_bytes(4, "big") + checksum
-    return begin + zlib.crc32(begin).to_bytes(4, "big")
-
-
-def _record(kind: bytes, body: bytes) -> bytes:
-    return _header(kind, len(body), zlib.crc32(body).to_bytes(4, "big")) + body
-
-
-def _mix_hash(mix: Mix) -> bytes:
-    return hashlib.sha256(encode(mix)).digest()
 
 
 def _settle(folder: Path) -> None:
