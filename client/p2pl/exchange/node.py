@@ -41,6 +41,7 @@ class Held:
 
     digest: bytes
     model: PeerModel
+    hash: bytes = b""  # SHA-256 of its bytes, in a session with update logs
 
 
 @dataclass(frozen=True, slots=True)

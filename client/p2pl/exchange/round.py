@@ -164,7 +164,8 @@ async def note_mix(node: Node, index: int, mixed: Mixed, rejected: Mapping[str, 
         rejected: by peer id, why a model did not come or could not be used.
     """
     if node.keeper:
-        await node.keeper.mixed(index, mixed.row, {**rejected, **mixed.rejected})
+        digests = {who: held.hash for who, held in node.held.items()}
+        await node.keeper.mixed(index, mixed.row, digests, {**rejected, **mixed.rejected})
 
 
 async def save(node: Node, state: PeerState) -> None:

@@ -317,7 +317,7 @@ async def _ask_for(
             if node.mine:
                 vector = node.learner.at_home(vector, node.mine.model.vector)
             model = PeerModel(pulled.round, pulled.samples, vector, pulled.notes)
-            held = Held(pulled.digest, model)
+            held = Held(pulled.digest, model, pulled.hash)
     except PullError as fault:
         if (took_s := node.clock() - begun_s) >= deadline_s:
             node.patience.failed(address.id, took_s)

@@ -417,7 +417,7 @@ class _Talk:
         """Returns the next header, and the bytes that belong to it if it is a chunk."""
         header, *rest = await self._connection.receive()
         self._traffic.came(self.peer_id, len(header) + sum(map(len, rest)))
-        answer = decode_answer(header)
+        answer = decode_answer(header, committed=self.committed)
         if len(rest) != isinstance(answer, Chunk):
             raise FrameError(
                 wrong("message", got=f"{len(rest) + 1} frames", allowed="2 for a chunk, else 1")

@@ -269,9 +269,14 @@ def decode_ask(data: bytes | memoryview) -> Ask:
     return _decode(_ASK, data)
 
 
-def decode_answer(data: bytes | memoryview) -> Answer:
-    """Returns what a server said, or raises FrameError."""
-    return _decode(_ANSWER, data, MAX_OFFER_BYTES)
+def decode_answer(data: bytes | memoryview, *, committed: bool = False) -> Answer:
+    """Returns what a server said, or raises FrameError.
+
+    Args:
+        data: of anybody.
+        committed: whether peers of the session keep update logs: then an answer may be longer.
+    """
+    return _decode(_ANSWER, data, MAX_OFFER_BYTES if committed else MAX_HEADER_BYTES)
 
 
 def decode_connection_answer(data: bytes | memoryview) -> ConnectionAnswer:

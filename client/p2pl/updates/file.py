@@ -73,12 +73,12 @@ class Kept:
         return self.owner.session.hex()
 
 
-def read(path: Path, *, own: bool = False) -> Kept | None:
+def read(path: Path, *, every: bool = False) -> Kept | None:
     """Returns what stands in a log file, checked; None where it was not begun.
 
     Args:
         path: of the file.
-        own: whether this very peer wrote it: then the last signature stands for all, for each entry
+        every: whether each signature is checked; else the last one stands for all, for each entry
             has the hash of the one before.
 
     Raises:
@@ -91,14 +91,14 @@ def read(path: Path, *, own: bool = False) -> Kept | None:
     except OSError as fault:
         raise RunDirError(f"{path}: cannot be read: {fault.strerror}") from fault
     try:
-        return _kept(data, own)
+        return _kept(data, every)
     except LogError as fault:
         raise RunDirError(
             f"{path}: damaged ({fault}); {LOST}: put the file back as it was"
         ) from fault
 
 
-def _kept(data: bytes, own: bool) -> Kept | None:
+def _kept(data: bytes, every: bool) -> Kept | None:
     owner: Owner | None = None
     records: list[Record] = []
     pending: Mix | None = None
@@ -115,7 +115,7 @@ def _kept(data: bytes, own: bool) -> Kept | None:
             entry, session_id = made.entry, owner.session.hex()
             if (entry.index, entry.previous) != (len(records), previous):
                 raise LogError(f"entry {entry.index}: it does not follow the one before")
-            if not own:
+            if every:
                 made.check(session_id, owner.public_key)
             previous = leaf_hash(statement_of(entry, session_id, owner.public_key))
             of = pending if pending is not None and entry.mix == mix_hash(pending) else None
@@ -124,7 +124,7 @@ def _kept(data: bytes, own: bool) -> Kept | None:
         end = after
     if owner is None:
         return None
-    if own and records:
+    if records:
         records[-1].signed.check(owner.session.hex(), owner.public_key)
     return Kept(owner, tuple(records), pending, end)
 

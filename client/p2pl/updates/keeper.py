@@ -23,7 +23,7 @@ from p2pl.protocol.updates.message import (
     read_question,
 )
 from p2pl.updates.log import UpdateLog, Version
-from p2pl.updates.watch import OwnLogElsewhere, Watch, proof_file
+from p2pl.updates.watch import OwnLogElsewhere, Watch, proof_file, put_own_head
 
 Answer: TypeAlias = Callable[[str, bytes], bytes]
 
@@ -121,16 +121,24 @@ class Keeper:
             raise FrameError(f"update log: {fault}") from fault
         self.digests[peer_id] = digest
 
-    async def mixed(self, round: int, row: Mapping[str, float], why: Mapping[str, str]) -> None:
+    async def mixed(
+        self,
+        round: int,
+        row: Mapping[str, float],
+        digests: Mapping[str, bytes],
+        why: Mapping[str, str],
+    ) -> None:
         """Keeps what the peer's parameters were made of at the end of a round.
 
         Args:
             round: that it ended.
             row: each peer's share, by id, its own included.
+            digests: SHA-256 of what came, by peer id; of others, the newest that was taken counts.
             why: who has no share, and why.
         """
         async with self._writing:
-            await asyncio.to_thread(self.log.mixed, round, row, dict(self.digests), why)
+            known = {**self.digests, **digests}
+            await asyncio.to_thread(self.log.mixed, round, row, known, why)
 
     def news(self) -> list[Fault]:
         """Returns the proofs of two histories that were found since the last call."""
@@ -144,7 +152,7 @@ class Keeper:
     def save(self) -> None:
         """Writes what is known of others' logs."""
         if self._folder is not None:
-            self.watch.save(self._folder)
+            self.watch.save(self._folder, self.log.head if len(self.log) else None)
 
     def close(self) -> None:
         """Closes the log."""
@@ -209,6 +217,7 @@ def finish(
     log = UpdateLog.open(folder, session_id, identity.private_key)
     try:
         log.append(version, time_s)
+        put_own_head(folder, log.head)
     finally:
         log.close()
 

@@ -108,7 +108,7 @@ class UpdateLog:
         """
         path = folder / LOG_FILE
         public_key = key.public_key().public_bytes_raw()
-        found = read(path, own=True)
+        found = read(path)
         if found and (found.session_id, found.owner.public_key) != (session_id, public_key):
             raise RunDirError(
                 f"{path}: the log of another peer or session; allowed: another --run-dir, or the "

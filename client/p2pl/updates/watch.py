@@ -15,11 +15,19 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
-from p2pl.errors import LogError
+from p2pl import regular
+from p2pl.errors import LogError, RunDirError
 from p2pl.protocol.identity import peer_id_of
 from p2pl.protocol.updates.entry import PublicKey, SignedEntry, decode, encode
-from p2pl.protocol.updates.fault import Fault, TwoHeads, contradiction, decode_fault, to_text
-from p2pl.protocol.updates.head import Cosignature, Head, body, cosign
+from p2pl.protocol.updates.fault import (
+    Fault,
+    TwoHeads,
+    contradiction,
+    decode_fault,
+    fault_in,
+    to_text,
+)
+from p2pl.protocol.updates.head import Cosignature, Head, body, cosign, sign_head
 from p2pl.protocol.updates.message import (
     MAX_HEARD,
     MAX_KNOWN,
@@ -50,9 +58,11 @@ class Seen(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     entries: list[SignedEntry] = msgspec.field(default_factory=list)
 
 
-class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What is in the file: of others, and of the peer's own log what others have signed."""
+
     authors: Annotated[list[Seen], Meta(max_length=MAX_AUTHORS)]
-    faults: Annotated[list[bytes], Meta(max_length=MAX_FAULTY)]
+    own: Head | None
     cosigned: Annotated[list[tuple[Head, Cosignature]], Meta(max_length=MAX_COSIGNED)]
 
 
@@ -234,28 +244,35 @@ class Watch:
 
     # On disk.
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, own: Head | None = None) -> None:
         """Writes what is to be known after a restart; a crash leaves the old file or the new one.
 
         It is not waited for the disk: what a loss of power takes is seen again.
+
+        Args:
+            folder: the run directory.
+            own: head of the peer's own log.
         """
-        faults = [encode(one) for one in self.faults.values()]
-        saved = _Saved(list(self._seen.values()), faults, list(self.cosigned.values()))
-        draft = folder / f".{WATCH_FILE}"
-        draft.write_bytes(encode(saved))
-        draft.replace(folder / WATCH_FILE)
+        _write(folder, Saved(list(self._seen.values()), own, list(self.cosigned.values())))
         for fault in self.faults.values():
             path = folder / proof_file(fault.peer_id)
             if not path.exists():
                 path.write_text(to_text(fault))
 
     def load(self, folder: Path) -> None:
-        """Takes in what was saved; what cannot be read is as if it had never been seen."""
-        try:
-            data = (folder / WATCH_FILE).read_bytes()
-            saved = decode(_Saved, data, MAX_WATCH_BYTES)
-            self.faults = {one.peer_id: one for one in map(decode_fault, saved.faults)}
-        except (OSError, LogError):
+        """Takes in what was saved, and the proofs that lie there, wherever they come from.
+
+        Raises:
+            RunDirError: something there is damaged.
+        """
+        for path in sorted(folder.glob(proof_file("*"))):
+            try:
+                self.take_fault(fault_in(regular.read(path).decode(errors="replace")))
+            except (OSError, LogError) as fault:
+                raise RunDirError(f"{path}: {fault}; delete it to go on without it") from fault
+        self.news.clear()
+        saved = saved_in(folder)
+        if saved is None:
             return
         self._seen = {peer_id_of(one.author): one for one in saved.authors}
         self.cosigned = {peer_id_of(one.witness): (head, one) for head, one in saved.cosigned}
@@ -321,11 +338,42 @@ class Watch:
         if root is None:
             return  # only the head itself, with this peer's signature, says that there is another
         cosignature.check(body(self.session_id, self._public, size, root))
-        head = Head(size, root, b"")
+        head = sign_head(self.key, self.session_id, size, root)
         self.cosigned.pop(peer_id, None)
         self.cosigned[peer_id] = head, cosignature
         if len(self.cosigned) > MAX_COSIGNED:
             del self.cosigned[next(iter(self.cosigned))]
+
+
+def saved_in(folder: Path) -> Saved | None:
+    """Returns what was saved in a run directory; None where nothing was.
+
+    Raises:
+        RunDirError: it is damaged.
+    """
+    path = folder / WATCH_FILE
+    try:
+        return decode(Saved, regular.read(path), MAX_WATCH_BYTES)
+    except FileNotFoundError:
+        return None
+    except (OSError, LogError) as fault:
+        hint = "delete it: what others' logs were is then not known any more"
+        raise RunDirError(f"{path}: damaged ({fault}); {hint}") from fault
+
+
+def put_own_head(folder: Path, head: Head) -> None:
+    """Writes the head of the peer's own log, once all else was saved."""
+    saved = saved_in(folder) or Saved([], None, [])
+    _write(folder, Saved(saved.authors, head, saved.cosigned))
+
+
+def _write(folder: Path, saved: Saved) -> None:
+    draft = folder / f".{WATCH_FILE}"
+    try:
+        draft.write_bytes(encode(saved))
+        draft.replace(folder / WATCH_FILE)
+    except OSError as fault:
+        raise RunDirError(f"{folder / WATCH_FILE}: cannot be written: {fault.strerror}") from fault
 
 
 def proof_file(peer_id: str) -> str:
