@@ -26,7 +26,7 @@ from torch import nn
 from p2pl.data import describe, tabular
 from p2pl.errors import P2PLError, ProtocolError, RunDirError
 from p2pl.exchange.raft.leadership import SEAT_FILE, Seat, SeatFile
-from p2pl.learning import quantised, weights
+from p2pl.learning import dithered, quantised, weights
 from p2pl.mixing.trust import opinions
 from p2pl.network import sealed, web
 from p2pl.network.directory import Announcer, TrackerDirectory
@@ -456,6 +456,12 @@ def _model_decoders() -> list[Decoder]:
     for name in quantised.BITS:
         codec = quantised.Quantised(LAYOUT, name, torch.device("cpu")).beginning(vector / 2)
         made.append(Decoder(f"model-{name}", codec.decode, (bytes(codec.encode(vector)),)))
+    far = vector.clone()
+    far[::50] *= 1e6  # so that some escape
+    for name in dithered.BITS:
+        few = dithered.Dithered(LAYOUT, name, torch.device("cpu")).beginning(vector / 2)
+        examples = tuple(bytes(few.encode(one)) for one in (vector, far))
+        made.append(Decoder(f"model-{name}", few.decode, examples))
     return made
 
 

@@ -14,7 +14,7 @@ from p2pl.protocol.announce import Announce, Event
 from p2pl.protocol.frame import issue_credential
 from p2pl.protocol.invitation import Proof, encode, invite, revoke
 from p2pl.protocol.session import SessionFile
-from p2pl_tracker.register import MAX_AUTHORS, Register, Served, served
+from p2pl_tracker.register import MAX_AUTHORS, Register, Served, author_of, served
 
 
 def says(
@@ -157,6 +157,20 @@ def test_an_operator_serves_what_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             served([path], private_only=private_only)
+
+
+def test_an_author_is_named_by_key_or_by_a_session_file(tmp_path: Path) -> None:
+    private_one, open_one = tmp_path / "private.torrent", tmp_path / "open.torrent"
+    private_one.write_bytes(FILE.encode())
+    open_one.write_bytes(OPEN.encode())
+    assert author_of(str(private_one)) == author_of(AUTHOR.public_key.hex()) == AUTHOR.public_key
+    for given, told in (
+        (str(open_one), "an open session"),
+        (str(tmp_path / "none.torrent"), "No such file"),
+        ("0F" * 32, "--author.*p2pl inspect"),
+    ):
+        with pytest.raises(InputError, match=told):
+            author_of(given)
 
 
 def test_private_sessions_alone() -> None:

@@ -245,6 +245,14 @@ def relay(
             help="Whose tickets count: `serve --relay-url …` prints its key; repeatable.",
         ),
     ] = None,
+    author: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY|FILE",
+            help="Whose invitations count as tickets: the author of a private session, by public "
+            "key or by the session's file; repeatable.",
+        ),
+    ] = None,
     is_open: Annotated[
         bool, typer.Option("--open", help="Want no ticket: anybody may use this relay.")
     ] = False,
@@ -298,18 +306,20 @@ def relay(
     try:
         from p2pl.protocol.ticket import parse_issuer
         from p2pl.rendezvous.board import Policy
+        from p2pl_tracker import register, server
         from p2pl_tracker import relay as relays
-        from p2pl_tracker import server
     except ModuleNotFoundError as missing:
         raise InputError(f"{missing.name} is missing: pip install 'p2pl[tracker]'") from missing
 
     _log(log_level)
-    if bool(issuer) == is_open:
-        raise InputError("--issuer and --open: allowed is one of them; nobody could use it, else")
+    if bool(issuer or author) == is_open:
+        told = "--issuer or --author, and --open: allowed is one of them"
+        raise InputError(f"{told}; nobody could use it, else")
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key: allowed only together")
     policy = Policy(
         issuers=frozenset(map(parse_issuer, issuer or ())),
+        authors=frozenset(map(register.author_of, author or ())),
         is_open=is_open,
         max_lines=max_connections,
         max_per_address=max_connections_per_address,

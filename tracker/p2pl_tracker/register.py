@@ -28,6 +28,7 @@ from p2pl.protocol.invitation import (
     decode_revocations,
     encode,
 )
+from p2pl.protocol.ticket import parse_issuer
 
 MAX_AUTHORS = 10_000  # private sessions that strangers told of
 MAX_LISTS = 1_000  # of revocations; chosen: 36 MB, were they all as long as can be
@@ -93,6 +94,32 @@ def _sessions_in(path: Path) -> Iterable[tuple[bytes, bytes]]:
         except SessionFileError as fault:
             raise InputError(f"--sessions: {file}: {fault}") from fault
         yield bytes.fromhex(read.id), bytes.fromhex(read.session.author)
+
+
+def author_of(given: str) -> bytes:
+    """Returns the public key of an author, 32 bytes.
+
+    Args:
+        given: its 64 hex digits, or a file of a private session of that author.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not given.endswith(SESSION_SUFFIX):
+        hint = "`p2pl inspect` shows it; or name the session file"
+        return parse_issuer(given, "--author", hint)
+    try:
+        read = session_format.decode(regular.read(Path(given)))
+    except OSError as fault:
+        got = f"{given} ({fault.strerror})"
+        raise InputError(wrong("--author", got=got, allowed="a session file to read")) from fault
+    except SessionFileError as fault:
+        raise InputError(f"--author: {given}: {fault}") from fault
+    if not read.session.author:
+        hint = "`p2pl create --private` makes one"
+        got = f"{given}, an open session"
+        raise InputError(wrong("--author", got=got, allowed="a private session", hint=hint))
+    return bytes.fromhex(read.session.author)
 
 
 def _ids_in(file: Path, data: bytes) -> list[str]:

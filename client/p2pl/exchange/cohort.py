@@ -14,6 +14,7 @@ from statistics import median_low
 import torch
 
 from p2pl.errors import TrackerError
+from p2pl.events import Merged
 from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.node import Node
 from p2pl.exchange.round import note_mix, save
@@ -265,7 +266,8 @@ async def catch_up(
     where = f"the swarm is at round {reached}"
     if not believed:
         where = f"round {reached}, say others, and nobody was seen to go on: staying behind"
-    node.events.said(f"{where}: {model}")
+    taken = tuple(models) if good else ()
+    node.events(Merged(taken, f"{where}: {model}"))
     moved = replace(
         state,
         round=reached if believed else state.round,

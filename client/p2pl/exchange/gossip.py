@@ -21,6 +21,7 @@ from typing import Annotated
 import msgspec
 
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
+from p2pl.events import Merged
 from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.cohort import enter, swarm_round
 from p2pl.exchange.linger import linger
@@ -264,4 +265,6 @@ async def merge_pushes(node: Node, state: PeerState) -> PeerState:
     await note_mix(node, state.round, mixed, pulls.rejected)
     after = replace(state, weights=mixed.vector, trust=mixed.memory, memory={"age": reached})
     await save(node, after)
+    names = ", ".join(who[:8] for who in models)
+    node.events(Merged(tuple(models), f"merged what {names} made of it"))
     return after

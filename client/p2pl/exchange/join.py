@@ -43,7 +43,7 @@ from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
 from p2pl.network.membership import Group, Membership
-from p2pl.network.outreach import Outreach
+from p2pl.network.outreach import FromFile, Outreach
 from p2pl.network.serve import ServeLimits
 from p2pl.network.transport import Directory, Transport
 from p2pl.network.ways import RelayMode
@@ -51,8 +51,8 @@ from p2pl.network.wire import CurveWire
 from p2pl.privacy.ledger import PURPOSE
 from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
-from p2pl.protocol.endpoint import Endpoint
-from p2pl.protocol.invitation import ASK_THE_AUTHOR, Invitation
+from p2pl.protocol.endpoint import Endpoint, usable
+from p2pl.protocol.invitation import ASK_THE_AUTHOR, Invitation, encode
 from p2pl.protocol.session import SessionFile
 from p2pl.run.files import write_atomically
 from p2pl.run.log import (
@@ -285,11 +285,13 @@ class _Run:
 
 def _outreach(file: SessionFile, options: Options, identity: Identity, events: Events) -> Outreach:
     """Returns the ways to others and theirs to this peer; nothing is open yet."""
+    invited = options.invitation
     return Outreach(
         identity,
         file.id,
         mode=options.relay,
         trust=_trust(file, options),
+        from_file=FromFile(usable(file.relays), encode(invited) if invited else b""),
         announced=options.announced,
         found=lambda one: events(Reachable(one.where, one.is_dialled, one.said)),
     )

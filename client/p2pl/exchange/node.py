@@ -5,14 +5,15 @@ directory reach other peers; events tell whoever wants to know. A node owns none
 """
 
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.presence import Presence
 from p2pl.run.state import Best, PeerState
 from p2pl.updates.keeper import Keeper, told
+
+log = logging.getLogger(__name__)
+
+ENDING_S = 5.0  # for transfers that were cancelled; chosen: they end at once, if nothing is wrong
 
 T = TypeVar("T")
 
@@ -231,9 +236,7 @@ class Node:
         """Ends the transfers that no round waits for."""
         tasks = [one.task for one in self.coming.values()]
         self.coming.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(tasks)
 
     def newly_met(self) -> list[PeerAddress]:
         """Returns the peers that asked this one from an address that was not passed on yet."""
@@ -241,6 +244,23 @@ class Node:
         new = [one for peer_id, one in seen.items() if self.met.get(peer_id) != one]
         self.met = dict(seen)
         return new
+
+
+async def ended(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancels tasks, and returns when they are over, or after `ENDING_S` in any case.
+
+    A transfer that does not end must cost a round no more than that.
+    """
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return
+    over, left = await asyncio.wait(tasks, timeout=ENDING_S)
+    for task in over:
+        if not task.cancelled():
+            task.exception()  # it was asked for: nobody else does, and asyncio would say so
+    if left:
+        log.warning("%d transfers did not end within %g s of being cancelled", len(left), ENDING_S)
 
 
 def stepper(events: Events, index: int, stopping: threading.Event) -> OnStep:

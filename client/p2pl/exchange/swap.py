@@ -12,7 +12,7 @@ from torch import Tensor
 
 from p2pl import pages
 from p2pl.errors import FrameError, PullError, TrackerError
-from p2pl.exchange.node import Coming, Held, Node
+from p2pl.exchange.node import Coming, Held, Node, ended
 from p2pl.mixing.base import PeerModel
 from p2pl.network.pull import Unchanged
 from p2pl.network.version import Commits, Version, sha256_of
@@ -233,8 +233,7 @@ async def _late(node: Node, peer_id: str, one: Coming) -> str:
     elif now_s - one.seen_s < node.session.exchange.pull_deadline_s:
         return f"{why}, and going on"
     del node.coming[peer_id]
-    one.task.cancel()
-    await asyncio.gather(one.task, return_exceptions=True)
+    await ended([one.task])
     node.directory.known.blame(peer_id, why=why)
     return why
 

@@ -295,10 +295,10 @@ class _Talk:
     async def ask(self, connection: Connection) -> Pulled | Unchanged:
         """Returns the peer's answer; asks again for as long as it is busy."""
         self._connection = connection
-        said = connection.properties.get(PROPERTY.lower().encode())
-        self.can_resume = said == PROPERTY_VALUE.encode()
         question = self._question
         answer = await self._first_answer()
+        said = connection.properties.get(PROPERTY.lower().encode())
+        self.can_resume = said == PROPERTY_VALUE.encode()
         self._check_credential(answer.credential, question.credential.session.hex())
         if isinstance(answer, VersionOffer):
             return await self._download(answer, question.credit)

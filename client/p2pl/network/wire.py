@@ -362,17 +362,17 @@ class CurveWire:
             raise PullError(self._membership.explained(str(fault))) from fault
         finally:
             self._asking.discard(task)
+            asking.close()  # where the task was ended before it had begun, nobody else does
 
     async def _of_the_session(self, address: PeerAddress, asking: Coroutine[None, None, T]) -> T:
         """Returns what `asking` returns, if the peer at `address` is of the session, and this one.
 
         It is checked each time: a connection that is kept may be older than what is known now.
         """
-        with contextlib.closing(asking):
-            if self._membership is not None:
-                self._membership.check_own()
-                await self._membership.check(address)
-            return await asking
+        if self._membership is not None:
+            self._membership.check_own()
+            await self._membership.check(address)
+        return await asking
 
     async def _guard(self, context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:
         """Has libzmq ask before a handshake ends, and name the key (in Z85) beside each message."""

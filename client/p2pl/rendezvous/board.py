@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from p2pl.errors import ProtocolError
 from p2pl.pace import Rate, RateLimiter
-from p2pl.protocol import ticket
+from p2pl.protocol import entry
 from p2pl.protocol.announce import MAX_SKEW_S
 from p2pl.protocol.relay import (
     NONCE_BYTES,
@@ -52,6 +52,7 @@ class Policy:
 
     Attributes:
         issuers: public keys of those whose tickets count.
+        authors: public keys of those whose invitations to private sessions count as tickets.
         is_open: whether no ticket is wanted.
         sessions: that it is for; None: for all.
         takes_calls: whether strangers may call; else only the process that runs it does.
@@ -72,6 +73,7 @@ class Policy:
     """
 
     issuers: frozenset[bytes] = frozenset()
+    authors: frozenset[bytes] = frozenset()
     is_open: bool = False
     sessions: frozenset[bytes] | None = None
     takes_calls: bool = True
@@ -432,11 +434,11 @@ class Board:
             raise _Refusal("peer", "too many connections of this peer", 5.0)
         try:
             if not policy.is_open:
-                ticket.check(
+                entry.check(
                     message.ticket,
                     session=message.session,
                     public_key=message.public_key,
-                    issuers=policy.issuers,
+                    counts=entry.Counts(policy.issuers, policy.authors),
                     now_s=self._wall(),
                 )
             message.check("listen" if isinstance(message, Listen) else "call", self._wall())

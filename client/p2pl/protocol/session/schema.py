@@ -277,8 +277,9 @@ class Wire(_Section, frozen=True):
     """How parameters travel."""
 
     dtype: Literal["float32", "float16"] = "float32"  # of the numbers that travel
-    # How the numbers are packed: int8, int4, int3: so many bits each, see p2pl.learning.quantised.
-    compression: Literal["none", "int8", "int4", "int3"] = "none"
+    # How the numbers are packed: int8, int4, int3: so many bits each, see p2pl.learning.quantised;
+    # dither3, dither2: so many on average, see p2pl.learning.dithered.
+    compression: Literal["none", "int8", "int4", "int3", "dither3", "dither2"] = "none"
     chunk_bytes: Annotated[int, Meta(ge=16_384, le=16_777_216)] = 1 << 20  # of one message
 
 
