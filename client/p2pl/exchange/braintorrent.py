@@ -23,7 +23,7 @@ from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet, waiting_for
 from p2pl.exchange.linger import linger
 from p2pl.exchange.node import Held, Node
-from p2pl.exchange.round import save
+from p2pl.exchange.round import note_mix, save
 from p2pl.exchange.swap import Pulls, announce, answers_of, fetch, publish
 from p2pl.learning.train import Trained
 from p2pl.mixing.base import PeerModel
@@ -137,7 +137,7 @@ async def enter(node: Node, state: PeerState) -> None:
     """
     exchange = node.session.exchange
     begun_s = node.clock()
-    await publish(node, state.round, state.weights)
+    await publish(node, state.round, state.weights, stage="mixed")
     while True:
         await meet(node, begun_s + TRACKER_PATIENCE_S)
         there = node.answer.alive if node.answer else 0
@@ -248,6 +248,7 @@ async def merge_news(node: Node, state: PeerState) -> PeerState:
         return state
     index = state.round + 1
     mixed = await node.mix(state, state.weights, of_this_round(pulls, index), index)
+    await note_mix(node, state.round, mixed, pulls.rejected)
     after = replace(
         state,
         weights=mixed.vector,

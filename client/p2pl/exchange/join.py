@@ -6,6 +6,7 @@ import mmap
 import signal
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,6 +67,8 @@ from p2pl.run.log import (
     Summary,
 )
 from p2pl.run.state import Best, PeerState, load_state
+from p2pl.updates.keeper import Keeper, finish, sha256
+from p2pl.updates.log import UpdateLog, Version
 
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 REVOKED_FILE = "revoked.txt"  # in the run directory: the newest list of a private session
@@ -386,6 +389,10 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         one = replace(one, learner=one.learner.beginning(begin))
         del begin
         node = _node(one, transport, directory, state)
+        node.keeper = await _keeper(one, directory, state)
+        if node.keeper is not None:
+            stack.callback(node.keeper.close)
+            stack.callback(node.keeper.save)
         only = [state]  # nothing here holds the parameters that the peer began with any longer
         del state
         async with _announcing(node):
@@ -410,6 +417,7 @@ async def _network(
             room=partial(pages.room, options.run_dir),
             dialler=one.outreach.ways,
             membership=membership,
+            committed=file.session.ledger,
         )
     )
     info = file.info if membership is not None else b""
@@ -471,6 +479,20 @@ def _node(one: _Run, transport: Transport, directory: Directory, state: PeerStat
         keeps_best=one.learner.trainer.spent is None,
         best=_best_of(one, state),
     )
+
+
+async def _keeper(one: _Run, directory: Directory, state: PeerState) -> Keeper | None:
+    """Returns the peer's update log, and what it knows of others'; None where nobody keeps one.
+
+    Raises:
+        RunDirError: the log is damaged, or has lost entries.
+    """
+    if not one.file.session.ledger or one.options.alone:
+        return None
+    key, folder = one.identity.private_key, one.options.run_dir
+    opening = partial(UpdateLog.open, folder, one.file.id, key, least=state.logged)
+    log = await one.worker(opening)
+    return Keeper(log, folder, one.identity, time.time, directory.known.__contains__)
 
 
 def _best_of(one: _Run, state: PeerState) -> Best | None:
@@ -616,7 +638,11 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
     if state.best is None:
         (one.options.run_dir / BEST_FILE).unlink(missing_ok=True)  # of rounds that were taken back
     scores = one.learner.judge(state.weights)
-    write_atomically(one.options.run_dir / MODEL_FILE, one.learner.checkpoint(state.weights))
+    written = one.learner.checkpoint(state.weights)
+    write_atomically(one.options.run_dir / MODEL_FILE, written)
+    if one.file.session.ledger and not one.options.alone:
+        version = Version("final", state.round, sha256(written), epsilon=summary.epsilon)
+        finish(one.options.run_dir, one.file.id, one.identity, version, time.time())
     pages.rest(state.weights)
     personal = _keep_personal(one, state)
     return msgspec.structs.replace(

@@ -31,6 +31,7 @@ from p2pl.protocol.announce import Answer, PeerAddress
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.presence import Presence
 from p2pl.run.state import Best, PeerState
+from p2pl.updates.keeper import Keeper, told
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Held:
 
     digest: bytes
     model: PeerModel
+    hash: bytes = b""  # SHA-256 of its bytes, in a session with update logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class Node:
         personal: that model, [P].
         keeps_best: whether the model of the round that did best on validation is kept beside.
         best: that round; None: there is none yet.
+        keeper: of the peer's update log, and of what others' say; None: the session has none.
     """
 
     file: SessionFile
@@ -151,6 +154,7 @@ class Node:
     personal: Tensor | None = None
     keeps_best: bool = False
     best: Best | None = None
+    keeper: Keeper | None = None
 
     def __post_init__(self) -> None:
         """Begins without knowing how fast anybody is."""
@@ -222,6 +226,17 @@ class Node:
     async def score(self, before: Tensor, after: Tensor) -> Scored:
         """Returns how good the parameters before and after mixing are, [P] each."""
         return await self.worker(partial(self.learner.score, before, after))
+
+    def turned_down(self, peer_id: str) -> str | None:
+        """Returns why nothing is taken from a peer: it has two histories. None: there is no proof.
+
+        What was found out since the last call is told.
+        """
+        if self.keeper is None:
+            return None
+        for fault in self.keeper.news():
+            self.events.said(told(fault))
+        return self.keeper.turned_down(peer_id)
 
     async def stop_coming(self) -> None:
         """Ends the transfers that no round waits for."""

@@ -43,10 +43,21 @@ def is_signed_by(public_key: bytes, purpose: bytes, statement: bytes, signature:
         statement: what was signed.
         signature: 64 bytes, of anybody.
     """
+    return has_signed(public_key, purpose + b"\n" + statement, signature)
+
+
+def has_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Returns whether the holder of `public_key` signed these very bytes, which say what for.
+
+    Args:
+        public_key: Ed25519, 32 bytes; others are nobody's.
+        message: what was signed, its purpose included.
+        signature: 64 bytes, of anybody.
+    """
     if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     try:
-        crypto_sign_open(b"%b%b\n%b" % (signature, purpose, statement), public_key)
+        crypto_sign_open(signature + message, public_key)
     except BadSignatureError:
         return False
     return True
