@@ -25,6 +25,7 @@ LEVELS = {
     "p2pl.learning": 4,
     "p2pl.sinks": 4,
     "p2pl.terminal": 4,
+    "p2pl.updates": 4,
     "p2pl.network": 3,
     "p2pl.events": 3,
     "p2pl.run": 2,

@@ -21,6 +21,7 @@ P2PLError
 └── ProtocolError           bytes from a stranger are unusable
     ├── AnnounceError       one announce is refused; the tracker answers with `status`
     ├── ProofError          a peer's proof that it is invited is unusable
+    ├── LogError            what a peer says of its update log is unusable, or does not hold
     └── FrameError          one peer's frame is unusable; that peer is skipped
 
 A message says what was wrong, what it got, what is allowed, and, where that is not obvious, what to
@@ -133,6 +134,10 @@ class AnnounceError(ProtocolError):
 
 class ProofError(ProtocolError):
     """A peer's proof that it is invited, or a list of those who no longer are, is unusable."""
+
+
+class LogError(ProtocolError):
+    """What a peer says of its update log is unusable, or does not hold."""
 
 
 class FrameError(ProtocolError):

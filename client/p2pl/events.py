@@ -94,6 +94,19 @@ class RoundEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Merged:
+    """Models of others were taken outside of a round: before the first one, or after the last.
+
+    Attributes:
+        peers: whose, by id.
+        text: what was done with them, in one line.
+    """
+
+    peers: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Undone:
     """The swarm has decided on another model: later rounds than this one are to be done again.
 
@@ -119,7 +132,7 @@ class Stop(Exception):  # no error: the person asked for it
     """The run is to end now: raised by a sink. What was reached is saved, and the swarm is left."""
 
 
-Event: TypeAlias = Started | Step | Said | Reachable | RoundEnded | Undone | Ended
+Event: TypeAlias = Started | Step | Said | Reachable | RoundEnded | Merged | Undone | Ended
 Sink: TypeAlias = Callable[[Event], None]
 
 
@@ -162,6 +175,8 @@ def into(log: RunLog, clock: Callable[[], float] = time.time) -> Sink:
             log.say(event.text, clock())
         elif isinstance(event, RoundEnded):
             log.append(event.entry)
+        elif isinstance(event, Merged):
+            log.take_merged(event.peers)
         elif isinstance(event, Undone):
             log.drop_after(event.round)
         elif isinstance(event, Ended):

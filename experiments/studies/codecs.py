@@ -8,8 +8,9 @@ from experiments.page import accuracy, part, table
 from p2pl.report.plots import canvas
 
 SPLITS = {"iid": "iid", "Dirichlet 0.5": "dirichlet:0.5"}
-CODECS = ("none", "float16", "int8", "int4", "int3")
-ASKED = {"int8": (3.5, 0.2), "int3": (10.0, 0.5)}  # times fewer at least, points lower at most
+CODECS = ("none", "float16", "int8", "int4", "int3", "dither3", "dither2")
+# Times fewer at least, points lower at most.
+ASKED = {"int8": (3.5, 0.2), "dither3": (10.0, 0.5), "dither2": (10.0, 0.5)}
 MODELS = {
     MNIST: "MNIST, logistic regression, six peers",
     CIFAR: "CIFAR-10, a small convolutional network, six peers",

@@ -19,7 +19,7 @@ async def test_a_blob_comes_whole(size: int) -> None:
     async with served() as alice, served() as bob:
         await alice.wire.put_blob(NAME, payload)
         got = await bob.wire.fetch_blob(alice.address, NAME, size=size, deadline_s=5)
-        assert bytes(got) == payload
+        assert bytes(got.payload) == payload
         assert alice.wire.traffic.transfers_out == 1
 
 

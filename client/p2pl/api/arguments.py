@@ -91,6 +91,7 @@ TYPES: Mapping[str, Type] = {
     "invitation": _maybe(_PATH),
     "announce": _TEXT_OR_TEXTS,
     "relay": _TEXT,
+    "relays": _TEXTS,
     "rounds": _maybe(_FROM_1),
     "seed_for": _SECONDS,
     "alone": _FLAG,

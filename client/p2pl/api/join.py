@@ -5,7 +5,7 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -63,6 +63,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
     invitation: str | os.PathLike[str] | None = None,
+    fetch: Callable[..., Awaitable[bytes]] | None = None,
     announce: str | Sequence[str] = (),
     relay: RelayMode = "auto",
     rounds: int | None = None,
@@ -110,6 +111,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
             or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
         invitation: to a private session: the file that its author made for this peer, or the
             text in it. None: the session is open.
+        fetch: gives the initial checkpoint, before `url-list` and peers are asked for it: a
+            coroutine function such as `p2pl.network.torrent.fetch`. What it gives is verified.
         announce: where others can dial this peer, beside where it listens, for a port that a router
             forwards: `HOST:PORT`, `[IPV6]:PORT` or `NAME:PORT`, at most two.
         relay: whether others reach this peer by a relay that the tracker names: `always`, `never`,
@@ -198,6 +201,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         labels=mine.labels if mine else (),
         test_share=mine.test_share if mine else None,
         invitation=invited,
+        fetch=fetch,
     )
     told = _sinks(on_event)
     with sinks.opened([log] if isinstance(log, str) else log, told) as logs:

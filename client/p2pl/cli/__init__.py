@@ -9,6 +9,7 @@ from p2pl.cli import (
     check,
     create_inspect,
     join,
+    ledger,
     partition,
     privacy,
     private,
@@ -40,3 +41,4 @@ for _command, _name in (
     (afterwards.export, None),
 ):
     app.command(_name, cls=Command)(_command)
+app.add_typer(ledger.group, name="ledger")

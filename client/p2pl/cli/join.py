@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +31,13 @@ class Relay(StrEnum):
     never = "never"
 
 
+class Fetch(StrEnum):
+    """Whom to ask first for the initial checkpoint."""
+
+    own = "own"
+    torrent = "torrent"
+
+
 MAX_SHOWN = 10  # classes on one line; chosen
 
 
@@ -40,6 +47,15 @@ MET_NOBODY = (
     "what it has learned is kept. Others must be there at the same time, and be able to reach it: "
     "--listen names where it is reached; --alone trains alone on purpose"
 )
+
+
+def _fetching(fetch: Fetch) -> Callable[..., Awaitable[bytes]] | None:
+    """Returns what fetches the checkpoint first; None: nothing beside what always does."""
+    if fetch is Fetch.own:
+        return None
+    with extra("torrent"):
+        from p2pl.network import torrent
+    return torrent.fetch
 
 
 def join(
@@ -101,6 +117,13 @@ def join(
         ),
     ] = None,
     ca: options.Authorities = None,
+    fetch: Annotated[
+        Fetch,
+        typer.Option(
+            help="Whom to ask first for the initial checkpoint, where it is not on this machine: "
+            "url-list and peers (own), or clients of BitTorrent (torrent) through libtorrent."
+        ),
+    ] = Fetch.own,
     relay: Annotated[
         Relay,
         typer.Option(
@@ -184,6 +207,7 @@ def join(
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
+                fetch=_fetching(fetch),
                 announce=announce or (),
                 relay=relay.value,
                 rounds=rounds,

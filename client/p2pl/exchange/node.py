@@ -5,14 +5,15 @@ directory reach other peers; events tell whoever wants to know. A node owns none
 """
 
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,11 @@ from p2pl.protocol.announce import Answer, PeerAddress
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.presence import Presence
 from p2pl.run.state import Best, PeerState
+from p2pl.updates.keeper import Keeper, told
+
+log = logging.getLogger(__name__)
+
+ENDING_S = 5.0  # for transfers that were cancelled; chosen: they end at once, if nothing is wrong
 
 T = TypeVar("T")
 
@@ -40,6 +46,7 @@ class Held:
 
     digest: bytes
     model: PeerModel
+    hash: bytes = b""  # SHA-256 of its bytes, in a session with update logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,7 @@ class Node:
         personal: that model, [P].
         keeps_best: whether the model of the round that did best on validation is kept beside.
         best: that round; None: there is none yet.
+        keeper: of the peer's update log, and of what others' say; None: the session has none.
     """
 
     file: SessionFile
@@ -146,6 +154,7 @@ class Node:
     personal: Tensor | None = None
     keeps_best: bool = False
     best: Best | None = None
+    keeper: Keeper | None = None
 
     def __post_init__(self) -> None:
         """Begins without knowing how fast anybody is."""
@@ -218,13 +227,22 @@ class Node:
         """Returns how good the parameters before and after mixing are, [P] each."""
         return await self.worker(partial(self.learner.score, before, after))
 
+    def turned_down(self, peer_id: str) -> str | None:
+        """Returns why nothing is taken from a peer: it has two histories. None: there is no proof.
+
+        What was found out since the last call is told.
+        """
+        if self.keeper is None:
+            return None
+        for fault in self.keeper.news():
+            self.events.said(told(fault))
+        return self.keeper.turned_down(peer_id)
+
     async def stop_coming(self) -> None:
         """Ends the transfers that no round waits for."""
         tasks = [one.task for one in self.coming.values()]
         self.coming.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(tasks)
 
     def newly_met(self) -> list[PeerAddress]:
         """Returns the peers that asked this one from an address that was not passed on yet."""
@@ -232,6 +250,23 @@ class Node:
         new = [one for peer_id, one in seen.items() if self.met.get(peer_id) != one]
         self.met = dict(seen)
         return new
+
+
+async def ended(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancels tasks, and returns when they are over, or after `ENDING_S` in any case.
+
+    A transfer that does not end must cost a round no more than that.
+    """
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return
+    over, left = await asyncio.wait(tasks, timeout=ENDING_S)
+    for task in over:
+        if not task.cancelled():
+            task.exception()  # it was asked for: nobody else does, and asyncio would say so
+    if left:
+        log.warning("%d transfers did not end within %g s of being cancelled", len(left), ENDING_S)
 
 
 def stepper(events: Events, index: int, stopping: threading.Event) -> OnStep:

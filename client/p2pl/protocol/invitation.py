@@ -179,6 +179,11 @@ def encode(value: Invitation | Proof | Revocations) -> bytes:
     return _ENCODER.encode(value)
 
 
+def decode(data: bytes) -> Invitation:
+    """Returns the invitation in `data`, not checked yet; raises ProofError."""
+    return _decode(Invitation, data, MAX_PROOF_BYTES)
+
+
 def decode_proof(data: bytes) -> Proof:
     """Returns the proof in `data`, not checked yet; raises ProofError."""
     return _decode(Proof, data, MAX_PROOF_BYTES)

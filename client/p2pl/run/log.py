@@ -49,6 +49,7 @@ PERSONAL_FILE = "personal.safetensors"
 MESSAGES_FILE = "messages.jsonl"
 LOCK_FILE = "lock"
 MAX_LEFT_OUT = 256  # peers that a summary names for it
+MAX_MERGED = 1_024  # peers that a marker names
 NAMED_ROUNDS = 20  # of each of them
 MAX_MESSAGES_BYTES = 1 << 20  # then the older half goes
 MAX_RECORD_BYTES = 64 << 20  # of one JSON file, or one line; 100,000 peers by id fit
@@ -90,6 +91,7 @@ class Marker(_Record, frozen=True):
     loss_unit: str = "nats"  # of all losses; "" where they have none
     data_mark: str = ""  # of the peer's examples, as it divided them; "" = not known
     reach: str = ""  # whether others could dial the peer, as it was found last; "" = not known
+    merged: tuple[PeerId, ...] = ()  # whose models it took before its first round or after its last
     rounds: Count = 0  # to do in all; 0 = not known
     epsilon_budget: float | None = None  # that training may spend; None: it is not private
     attack: str = ""  # what a peer does that tests a swarm; "": it is honest, as far as is known
@@ -450,6 +452,22 @@ class RunLog:
             self._marker = msgspec.structs.replace(self._marker, reach=text)
             _write_record(self.directory / MARKER_FILE, self._marker)
 
+    def take_merged(self, peers: Iterable[PeerId]) -> None:
+        """Writes down whose models were taken outside of a round; of very many, the first ones.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        before = self._marker.merged
+        new = [peer for peer in dict.fromkeys(peers) if peer not in before]
+        if new and len(before) < MAX_MERGED:
+            merged = (*before, *new)[:MAX_MERGED]
+            self._marker = msgspec.structs.replace(self._marker, merged=merged)
+            _write_record(self.directory / MARKER_FILE, self._marker)
+            self.totals = dataclasses.replace(
+                self.totals, peers_met=self.totals.peers_met.union(merged)
+            )
+
     def say(self, text: str, time_s: float) -> None:
         """Keeps what a person was told; where that fails, nothing is lost that a run needs.
 
@@ -495,7 +513,8 @@ class RunLog:
 
     def _replay(self, until: int | None) -> None:
         """Reads the log from the start and cuts it after the last round that is to be kept."""
-        self.last, self.totals = None, Totals()
+        self.last = None
+        self.totals = Totals(peers_met=frozenset(self._marker.merged))
         keep_bytes = 0
         for entry, end in _complete_rounds(self.directory / ROUNDS_FILE):
             if until is not None and entry.round > until:

@@ -18,7 +18,7 @@ from p2pl.exchange.node import Node
 from p2pl.exchange.raft.bootstrap import Founders
 from p2pl.exchange.raft.leadership import Bell, EventLog, Leadership, SeatFile
 from p2pl.exchange.raft.outbox import Post
-from p2pl.exchange.raft.term import Term, collect
+from p2pl.exchange.raft.term import Term, collect, commits_to
 from p2pl.exchange.raft.transfers import LEAST_BYTES_S, Transfers
 from p2pl.exchange.swap import Pulls, announce
 from p2pl.mixing.base import Mixed, PeerModel
@@ -434,9 +434,11 @@ class Participant:
             own: the result.
         """
         codec = self.node.learner.codec
-        locked = await asyncio.to_thread(lambda: lock(codec.encode(own.vector)))
+        payload = await asyncio.to_thread(codec.encode, own.vector)
+        locked = await asyncio.to_thread(lock, payload)
         name = os.urandom(BLOB_NAME_BYTES)
-        await self.node.transport.put_blob(name, locked.box)
+        commits = await commits_to(self.node, "trained", ModelId(base.term, own.round), payload)
+        await self.node.transport.put_blob(name, locked.box, commits)
         try:
             await self.ask(notice, lambda key: Update(key, base, own.samples, name, locked.key))
         finally:
