@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import chromium
+import msgspec
 import pytest
 from support.pages import serving
 from swarm_logs import Swarm
@@ -37,9 +38,7 @@ def write_private_run(folder: Path) -> None:
         epsilon_budget=3.0,
     )
     for directory, is_alone in ((folder / "teeth", False), (folder / "teeth-alone", True)):
-        marker = Marker(
-            **{**{one: getattr(mine, one) for one in mine.__struct_fields__}, "alone": is_alone}
-        )
+        marker = msgspec.structs.replace(mine, alone=is_alone)
         with RunLog(directory, marker) as log:
             for index in range(1, 6):
                 log.append(entry(index, is_alone=is_alone))
@@ -97,10 +96,11 @@ def url(folder: Path) -> Iterator[str]:
 class Looking:
     """Somebody who looks at a page, and writes down what the browser complains about."""
 
-    def __init__(self, browser: "Browser", url: str, width: int, scheme: str = "light") -> None:
-        size = {"width": width, "height": 800}
+    def __init__(self, browser: "Browser", url: str, width: int, *, by_night: bool = False) -> None:
         self.page: Page = browser.new_context(
-            viewport=size, color_scheme=scheme, reduced_motion="reduce"
+            viewport={"width": width, "height": 800},
+            color_scheme="dark" if by_night else "light",
+            reduced_motion="reduce",
         ).new_page()
         self.faults: list[str] = []
         self.page.on("console", lambda one: self.faults.append(f"{one.type}: {one.text}"))
@@ -130,7 +130,7 @@ class Looking:
 @pytest.fixture(scope="module")
 def wide(browser: "Browser", url: str) -> Iterator[Looking]:
     """Returns the page on a screen, at night."""
-    looking = Looking(browser, url, 1280, "dark")
+    looking = Looking(browser, url, 1280, by_night=True)
     looking.see_all()
     yield looking
     assert looking.faults == []
