@@ -94,7 +94,7 @@ export function score(view) {
   let said = last ? `${metric.title} ${shown(metric, last.score)} after round ${last.round}` : "No round is over yet";
   if (last && beside) {
     const gain = (metric.higher ? 1 : -1) * ((last.score ?? 0) - beside.last.score);
-    said += `; ${shown(metric, beside.last.score)} alone, so the others ${gain >= 0 ? "add" : "cost"} ${shown(metric, Math.abs(gain))}`;
+    said += `; ${shown(metric, beside.last.score)} alone, so the others ${gain >= 0 ? "add" : "cost"} ${metric.unit === "%" ? `${Math.abs(gain).toFixed(1)} points` : shown(metric, Math.abs(gain))}`;
   }
   said += metric.higher ? ". Higher is better." : ". Lower is better.";
   return {
@@ -164,7 +164,7 @@ function columnsOf(view, met) {
 
 function called(view, peer) {
   const name = view.runs.nameOf(peer, view.list);
-  return peer === view.mine.about.peer ? `${name} (itself)` : name;
+  return peer === view.mine.about.peer ? `${name} (self)` : name;
 }
 
 export function row(view) {
