@@ -31,11 +31,24 @@ from p2pl.learning import dithered, quantised, weights
 from p2pl.mixing.trust import opinions
 from p2pl.network import sealed, web
 from p2pl.network.directory import Announcer, TrackerDirectory
+from p2pl.network.doorstep import Handshake
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.privacy.accountant import Account, Charge
 from p2pl.privacy.ledger import LEDGER_FILE, Ledger, load_ledger, save_ledger
-from p2pl.protocol import announce, bencode, endpoint, frame, gossip, invitation, relay, ticket
+from p2pl.protocol import (
+    announce,
+    bencode,
+    endpoint,
+    entry,
+    frame,
+    gossip,
+    invitation,
+    reach,
+    relay,
+    ticket,
+)
 from p2pl.protocol.announce import Announce, PeerAddress, Terms
+from p2pl.protocol.identity import peer_id_of
 from p2pl.protocol.raft import bootstrap, election, messages
 from p2pl.protocol.session import Session, Task, metainfo, schema
 from p2pl.protocol.session.schema import Column, Table
@@ -196,6 +209,33 @@ def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
             "tracker-refusal", announce.decode_refusal, (refusal,), JSON, _json(announce.Refusal)
         ),
         Decoder("tracker-request", _App(loop).answer, asked),
+        *_reach_decoders(),
+    ]
+
+
+def _reach_decoders() -> list[Decoder]:
+    public = KEY.public_key().public_bytes_raw()
+    asks = reach.AskReach(public_key=public, port=7_000, time_s=NOW_S)
+    found = reach.Reached(host="192.0.2.7", port=7_000, is_reached=True)
+    silent = reach.Reached(host="2001:db8::5", port=1, is_reached=False, reason="nothing answered")
+
+    def ask(body: bytes) -> None:
+        asked = reach.decode(body)
+        asked.check_time(NOW_S)
+        asked.check_signature()
+
+    def signed(told: object) -> bytes:
+        try:
+            said = msgspec.convert(told, reach.AskReach)
+            return reach.encode(msgspec.structs.replace(said, public_key=public), KEY)
+        except msgspec.ValidationError:
+            return JSON.write(told)
+
+    shaped = fuzz_inputs.values_of(reach.AskReach).map(signed)
+    answers = tuple(map(reach.encode_answer, (found, silent)))
+    return [
+        Decoder("reach", ask, (reach.encode(asks, KEY),), JSON, shaped),
+        Decoder("reach-answer", reach.decode_answer, answers, JSON, _json(reach.Reached)),
     ]
 
 
@@ -356,6 +396,9 @@ def _update_decoders(folder: Path) -> list[Decoder]:
 
 def _relay_decoders() -> list[Decoder]:
     session, digest = bytes.fromhex(SESSION), bytes(32)
+    caller = bytes(64) + b"\x04\x01H" + b"\x06" + (2).to_bytes(8) + b"II" + b"more"
+    who = peer_id_of(KEY.public_key().public_bytes_raw())
+    invited = invitation.encode(invitation.invite(KEY, session_id=SESSION, peer_id=who))
     paper = ticket.issue(KEY, session=session, peer=digest, not_after_s=NOW_S)
     said = (
         relay.listen(KEY, session=session, time_s=NOW_S, ticket=paper),
@@ -375,6 +418,8 @@ def _relay_decoders() -> list[Decoder]:
         Decoder("relay-told", relay.decode_told, bodies[1], MSGPACK, _packed(relay.Told)),
         Decoder("relay-stream", lambda data: Messages().feed(data), (stream,)),
         Decoder("ticket", _take_ticket, (paper,), MSGPACK, _packed(ticket.Ticket)),
+        Decoder("ticket-invitation", _enter, (invited,), MSGPACK, _packed(invitation.Invitation)),
+        Decoder("caller", lambda data: Handshake().take(data), (caller, caller[:70])),
     ]
 
 
@@ -390,6 +435,13 @@ def _take_ticket(data: bytes) -> None:
     with contextlib.suppress(ProtocolError):
         ticket.check(data, session=session, public_key=key, issuers=(key,), now_s=NOW_S)
     ticket.decode(data)
+
+
+def _enter(data: bytes) -> None:
+    key = KEY.public_key().public_bytes_raw()
+    counts = entry.Counts(issuers=(key,), authors=(bytes(32), key))
+    session = bytes.fromhex(SESSION)
+    entry.check(data, session=session, public_key=key, counts=counts, now_s=NOW_S)
 
 
 def _encoded(headers: tuple[frame.Header, ...]) -> tuple[bytes, ...]:

@@ -94,6 +94,29 @@ async def test_it_matters_not_how_the_bytes_are_cut(most: int) -> None:
         assert decode_connection_answer(bytes(message[0])) == Refused("protocol error")
 
 
+async def test_libzmq_hangs_up_on_a_question_that_comes_with_the_initiate() -> None:
+    """The reason for a doorstep, and why a direct pull waits for the READY."""
+    loop = asyncio.get_running_loop()
+    async with served() as peer:
+        key = z85.decode(peer.wire.curve_key)
+        client = Client(CurveKeys.generate(), key, max_payload_bytes=CHUNK)
+        hello = bytes(client.unsent)
+        client.unsent.clear()
+        stream = await dial.Direct().open(peer.address, deadline_s=DEADLINE_S, hello=hello)
+        with stream:
+            async with asyncio.timeout(DEADLINE_S):
+                while not client.unsent:
+                    data = await loop.sock_recv(stream, 4_096)
+                    client.room()[0][: len(data)] = data
+                    client.took(len(data))
+                    client.shake_hands()
+                client.is_patient = True  # it is not
+                client.put(b"a question")
+                await loop.sock_sendall(stream, bytes(client.unsent))
+                with contextlib.suppress(ConnectionError):
+                    assert await loop.sock_recv(stream, 4_096) == b""
+
+
 async def test_a_listener_that_never_answers_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,8 +17,8 @@ from p2pl.errors import PullError
 from p2pl.network.keys import Identity
 from p2pl.network.relay import Meeting, Pumps, RelayListener, Speaker, dial_through
 from p2pl.network.traffic import Traffic
+from p2pl.protocol import invitation, ticket
 from p2pl.protocol import relay as messages
-from p2pl.protocol import ticket
 from p2pl.protocol.endpoint import Endpoint
 from p2pl.rendezvous.board import Policy
 
@@ -400,6 +400,42 @@ def test_a_meeting_is_for_one_session() -> None:
             return listener.reason
 
     assert "not a session that is served here" in asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("who", "told"),
+    [
+        ("invited", ""),
+        ("uninvited", "allowed an invitation"),
+        ("another's", "the invitation is another peer's"),
+        ("revoked", "its invitation was taken back"),
+    ],
+)
+def test_a_meeting_of_a_private_session_keeps_only_the_invited_waiting(who: str, told: str) -> None:
+    author = Identity.generate()
+
+    def paper(identity: Identity) -> bytes:
+        given = invitation.invite(author.private_key, session_id=SESSION, peer_id=identity.peer_id)
+        return b"" if who == "uninvited" else invitation.encode(given)
+
+    async def scenario() -> tuple[bool, str]:
+        meeting = Meeting(RAW_SESSION, author.public_key)
+        async with meeting.open(HOST), pumping() as pumps, served() as peer:
+            where, me = Endpoint("meet", HOST, meeting.port), peer.identity
+            owner = Identity.generate() if who == "another's" else me
+            meeting.revoked = lambda: {me.peer_id} if who == "revoked" else ()
+            at, own = (HOST, peer.wire.port), speaker(me, ticket=lambda _: paper(owner))
+            listener = RelayListener([where], own, at, pumps=pumps, rng=random.Random(1))
+            task = asyncio.create_task(listener.run())
+            await until(lambda: listener.is_listening or listener.reason)
+            found = meeting.holds(me.peer_id), listener.reason
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return found
+
+    holds, reason = asyncio.run(scenario())
+    assert holds == (who == "invited")
+    assert told in reason
 
 
 def test_a_meeting_calls_nobody_who_is_not_there() -> None:

@@ -449,6 +449,20 @@ def test_what_another_client_has_written_anew_is_the_same_session(
     assert (read.trackers, read.url_list) == (trackers, url_list)
 
 
+def test_entries_outside_info_may_stand_in_any_order_and_once_each() -> None:
+    top = bencode.decode(session_file().encode())
+    entries = [bencode.encode(key) + bencode.encode(value) for key, value in top.items()]
+    turned = b"d" + b"".join(reversed(entries)) + b"e"
+    assert session.decode(turned) == session_file()
+    with pytest.raises(SessionFileError, match="repeated"):
+        session.decode(b"d" + b"".join([*entries, entries[0]]) + b"e")
+    info = top[b"info"]
+    tables = [bencode.encode(key) + bencode.encode(value) for key, value in info.items()]
+    inside = b"d" + bencode.encode(b"info") + b"d" + b"".join(reversed(tables)) + b"ee"
+    with pytest.raises(SessionFileError, match="out of order"):
+        session.decode(inside)
+
+
 def test_a_bittorrent_library_s_own_file_is_read() -> None:
     lt = pytest.importorskip("libtorrent")
     raw = session_file().encode()

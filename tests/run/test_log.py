@@ -323,6 +323,9 @@ NOT_TOLD = {
     "data_mark": "",
     "merged": [],
     "reach": "",
+    "rounds": 0,
+    "epsilon_budget": None,
+    "attack": "",
 }  # of what is measured, as long as nobody has said it
 COMPANY = [
     {"cohort": (BOB,)},

@@ -191,3 +191,24 @@ def test_made_up_sessions_take_bounded_room_and_drive_out_no_listed_one() -> Non
     assert len(one._told) == MAX_AUTHORS
     with pytest.raises(AnnounceError, match="info"):
         one.learn(b"d1:ai1ee")
+
+
+def test_an_operator_serves_some_authors_alone(tmp_path: Path) -> None:
+    other = Identity.generate()
+    keys = tmp_path / "authors"
+    keys.write_text(f"# ours\n{other.public_key.hex()}\n{AUTHOR.public_key.hex()} # us\n")
+    one = register(served((), private_only=False, authors=[str(keys)]))
+    one.check(says())
+    refused(one, Speaker(1).says(), "POST the info", 428)
+    with pytest.raises(AnnounceError, match="this one is open"):
+        one.learn(OPEN.info)
+    theirs = Register(
+        served((), private_only=False, authors=[other.public_key.hex()]), now=Clock(), wall=Clock()
+    )
+    with pytest.raises(AnnounceError, match="some authors, and not of this one"):
+        theirs.learn(FILE.info)
+    theirs.hear_author(FILE_ID, AUTHOR.public_key)  # from a replica that serves it
+    refused(theirs, says(), "not of this one")
+    for given in (str(tmp_path / "none"), str(ROOT / "README.md")):
+        with pytest.raises(InputError, match="--authors"):
+            served((), private_only=False, authors=[given])

@@ -15,6 +15,7 @@ from p2pl.cli import (
     private,
     report,
     simulate,
+    watch,
 )
 from p2pl.cli.app import Command, app, main
 
@@ -30,6 +31,7 @@ for _command, _name in (
     (private.invite, None),
     (private.revoke, None),
     (simulate.simulate, None),
+    (watch.watch, None),
     (partition.partition, None),
     (privacy.privacy, None),
     (privacy.audit, None),

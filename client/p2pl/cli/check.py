@@ -64,7 +64,7 @@ def check(
         list[str] | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where others can dial this peer, as of p2pl join. Repeatable.",
+            help="Where others can dial this peer, as of p2pl join; a tracker tries. Repeatable.",
         ),
     ] = None,
     ca: options.Authorities = None,

@@ -7,7 +7,7 @@ import signal
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.endpoint import Endpoint, usable
 from p2pl.protocol.invitation import ASK_THE_AUTHOR, Invitation, encode
-from p2pl.protocol.session import SessionFile
+from p2pl.protocol.session import SessionFile, settings_of
 from p2pl.run.files import write_atomically
 from p2pl.run.log import (
     BEST_FILE,
@@ -110,6 +110,8 @@ class Options:
         labels: names of the classes, in the order of their numbers; (): nobody gave any.
         test_share: of the data, that the test set was drawn from; None: it was given, if any.
         invitation: to a private session, checked; None: it is open, or the peer trains alone.
+        fetch: gives the initial checkpoint of a session file, before others are asked for it, as
+            `p2pl.network.torrent.fetch` does; None: nothing does.
     """
 
     run_dir: Path
@@ -130,6 +132,7 @@ class Options:
     labels: tuple[str, ...] = ()
     test_share: float | None = None
     invitation: Invitation | None = None
+    fetch: Callable[..., Awaitable[bytes]] | None = None
 
 
 async def join(
@@ -168,7 +171,11 @@ async def join(
     identity = Identity.load_or_create(options.identity)
     rounds = options.rounds or session.exchange.rounds
     marker = Marker(
-        session_id=file.id, peer_id=identity.peer_id, name=file.name, alone=options.alone
+        session_id=file.id,
+        peer_id=identity.peer_id,
+        name=file.name,
+        alone=options.alone,
+        attack=options.attack.kind if options.attack else "",
     )
     with RunLog(options.run_dir, marker) as log:
         write_atomically(options.run_dir / SESSION_FILE, file.encode())
@@ -215,8 +222,20 @@ async def join(
 def _begin(one: "_Run", log: RunLog, begun: int) -> None:
     """Tells that the run begins, and where it goes on with other examples than before."""
     trainer, who = one.learner.trainer, one.identity.peer_id
-    measured = (trainer.metrics, trainer.loss_unit)
-    one.events(Started(one.file.name, one.file.id, who, begun, one.rounds, *measured))
+    wanted = one.options.privacy
+    one.events(
+        Started(
+            one.file.name,
+            one.file.id,
+            who,
+            begun,
+            one.rounds,
+            trainer.metrics,
+            trainer.loss_unit,
+            epsilon_budget=wanted.epsilon if wanted else None,
+            settings=settings_of(one.file.session),
+        )
+    )
     if log.take_data_mark(trainer.data_mark) and begun:
         one.events.said(OTHER_DATA)
 
@@ -291,7 +310,11 @@ def _outreach(file: SessionFile, options: Options, identity: Identity, events: E
         file.id,
         mode=options.relay,
         trust=_trust(file, options),
-        from_file=FromFile(usable(file.relays), encode(invited) if invited else b""),
+        from_file=FromFile(
+            usable(file.relays),
+            author=bytes.fromhex(file.session.author) if invited else b"",
+            invitation=encode(invited) if invited else b"",
+        ),
         announced=options.announced,
         found=lambda one: events(Reachable(one.where, one.is_dialled, one.said)),
     )
@@ -498,7 +521,16 @@ def _places(one: _Run) -> checkpoint.Places:
         module=_as_it_stands(one),
         authorities=options.authorities,
         said=one.events.said,
+        fetch=partial(_fetched, one) if options.fetch and not options.alone else None,
     )
+
+
+async def _fetched(one: _Run) -> bytes:
+    """Returns what the person's own way gives as the initial checkpoint; it is not verified yet."""
+    options = one.options
+    assert options.fetch is not None
+    file = replace(one.file, trackers=options.trackers) if options.trackers else one.file
+    return await options.fetch(file, folder=options.run_dir, said=one.events.said)
 
 
 def _as_it_stands(one: _Run) -> Callable[[], memoryview] | None:
@@ -526,8 +558,11 @@ async def _checkpoint_of_the_swarm(
     while True:
         left_s = max(0.0, until_s - loop.time())
         one.events.said(f"asking the swarm for the initial checkpoint, {left_s:.0f} s more")
-        with contextlib.suppress(TrackerError):
+        try:
             await directory.announce("update", numwant=CHECKPOINT_DONORS)
+        except TrackerError as fault:
+            if fault.is_final and not directory.known.addresses():
+                raise
         for address in directory.known.sample(CHECKPOINT_DONORS):
             try:
                 return await transport.pull_checkpoint(

@@ -118,6 +118,7 @@ class Node:
         coming: transfers that are under way, some of which no round waits for, by peer id.
         patience: how long a transfer from each peer may take.
         waits: for whose rounds it is worth waiting.
+        seconds: that it waited for each peer's answer in this round, by peer id.
         attacker: makes what is served of what was trained; None: the peer is honest.
         keeps_personal: whether a model of the peer's own distribution is kept beside.
         personal: that model, [P].
@@ -146,6 +147,7 @@ class Node:
     coming: dict[str, Coming] = field(default_factory=dict)
     patience: Patience = field(init=False)
     waits: Waits = field(default_factory=Waits)
+    seconds: dict[str, float] = field(default_factory=dict)
     attacker: Attacker | None = None
     presence: Presence = field(default_factory=Presence)
     keeps_personal: bool = False
@@ -158,6 +160,10 @@ class Node:
         """Begins without knowing how fast anybody is."""
         exchange = self.session.exchange
         self.patience = Patience(least_s=exchange.pull_deadline_s, most_s=exchange.slow_deadline_s)
+
+    def took(self, peer_id: str, seconds: float) -> None:
+        """Remembers how long a peer's answer took, until the round is over."""
+        self.seconds[peer_id] = self.seconds.get(peer_id, 0.0) + seconds
 
     @property
     def session(self) -> Session:

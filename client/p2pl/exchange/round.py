@@ -260,6 +260,7 @@ def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
     gone = [peer_id for peer_id in pulls.rejected if known.is_missing(peer_id)]
     here = [peer_id for peer_id in pulls.cohort if peer_id not in pulls.rejected]
     churn = node.presence.look(now.clock_s, here, gone)
+    waited, node.seconds = node.seconds, {}
     turned_down = node.keeper.watch.faults if node.keeper else ()
     return RoundEntry(
         round=reached,
@@ -286,6 +287,7 @@ def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         messages_out=now.messages_out - meter.messages_out,
         bytes_relayed=now.relayed - meter.relayed,
         bytes_by_peer={peer_id: both for peer_id, both in moved.items() if any(both)},
+        seconds_by_peer=waited,
         tracker_bytes=now.tracker_bytes - meter.tracker_bytes,
         tracker_seconds=None if silent else now.tracker_seconds - meter.tracker_seconds,
         seconds=now.clock_s - meter.clock_s,

@@ -287,6 +287,16 @@ async def _ask_for(
         wait_s: how long to wait for that.
         before: a version that need not be sent again.
     """
+    begun_s = node.clock()
+    try:
+        return await _answer_of(node, address, index, wait_s, before)
+    finally:
+        node.took(address.id, node.clock() - begun_s)
+
+
+async def _answer_of(
+    node: Node, address: PeerAddress, index: int, wait_s: float, before: Held | None
+) -> Held | str:
     known, begun_s = node.directory.known, node.clock()
     if why := node.turned_down(address.id):
         return why

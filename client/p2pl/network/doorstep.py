@@ -30,7 +30,7 @@ class Doorstep(SocketPipe):
 
     def __init__(self, there: socket.socket, host: str = "") -> None:
         super().__init__(there, host)
-        self._handshake = _Handshake()
+        self._handshake = Handshake()
         self._told = 0  # bytes that the listener has said
         self._answered = asyncio.Event()
 
@@ -63,7 +63,7 @@ class Doorstep(SocketPipe):
         await super().send(data)
 
 
-class _Handshake:
+class Handshake:
     """Finds where a caller's part of a handshake ends; what is none, the listener judges."""
 
     def __init__(self) -> None:

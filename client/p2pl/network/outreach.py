@@ -43,10 +43,12 @@ class FromFile:
 
     Attributes:
         relays: that the session file names, best first.
-        invitation: of this peer, which is a ticket to them; b"": the session is open.
+        author: of a private session, by public key; b"": it is open.
+        invitation: of this peer, which is a ticket to the relays, and to meetings; b"": as above.
     """
 
     relays: tuple[Endpoint, ...] = ()
+    author: bytes = b""
     invitation: bytes = b""
 
 
@@ -139,7 +141,7 @@ class Outreach:
         self._directory: TrackerDirectory | None = None
         self._pumps = Pumps(Traffic())
         self._speaker = Speaker(identity, session, self._ticket, trust)
-        meeting = None if mode == "always" else Meeting(session)
+        meeting = None if mode == "always" else Meeting(session, self._from_file.author)
         self.ways = Ways(
             Direct(), self._speaker, self._pumps, meeting=meeting, uses_relays=mode != "never"
         )
@@ -167,6 +169,7 @@ class Outreach:
             self._listener = Listener(host, wire.port, machine, self._announced)
             directory.endpoints = self._plain("")
             if meeting is not None:
+                meeting.revoked = lambda: wire.revoked
                 await self._meet(meeting, host, stack)
             if self._mode != "never":
                 here = ("127.0.0.1" if host in interfaces.ANY else host, wire.port)

@@ -17,7 +17,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,7 +42,7 @@ from p2pl.protocol.relay import (
     Said,
     Told,
 )
-from p2pl.rendezvous.board import MISSED, Board, Policy
+from p2pl.rendezvous.board import MISSED, Board, Peer, Policy
 from p2pl.rendezvous.service import Pipe, Service, SocketPipe, splice
 
 log = logging.getLogger(__name__)
@@ -381,22 +381,26 @@ class Meeting:
 
     Args:
         session: the session's id, 32 bytes.
+        author: of a private session, whose invitations let peers wait here; b"": it is open.
 
     Attributes:
         port: where it listens, once it is open.
+        revoked: returns the ids of peers whose invitations count no longer.
     """
 
-    def __init__(self, session: bytes) -> None:
+    def __init__(self, session: bytes, author: bytes = b"") -> None:
         self.port = 0
+        self.revoked: Callable[[], Collection[str]] = tuple
         self._session = session
         policy = Policy(
-            is_open=True,
+            is_open=not author,
+            authors=frozenset({author} if author else ()),
             sessions=frozenset({session}),
             takes_calls=False,
             max_lines=MEETING_LINES,
             max_per_session=MEETING_LINES,
         )
-        self._board = Board(policy, now=time.monotonic, wall=time.time)
+        self._board = Board(policy, now=time.monotonic, wall=time.time, bars=self._bars)
         self._service = Service(self._board)
 
     @contextlib.asynccontextmanager
@@ -423,6 +427,9 @@ class Meeting:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _bars(self, peer: Peer) -> str:
+        return "its invitation was taken back" if peer[1].hex() in self.revoked() else ""
 
     def holds(self, peer_id: str) -> bool:
         """Returns whether a peer waits here to be called."""

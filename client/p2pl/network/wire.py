@@ -134,6 +134,11 @@ class CurveWire:
         return self._membership.proof_of(self.curve_key, self._identity.peer_id)
 
     @property
+    def revoked(self) -> frozenset[str]:
+        """The ids of peers whose invitations were taken back, as far as is known."""
+        return frozenset() if self._membership is None else self._membership.revoked
+
+    @property
     def seen(self) -> Mapping[str, PeerAddress]:
         """Peers that have asked this one and proved who they are, by id, most recent last."""
         return self._server.seen

@@ -197,6 +197,7 @@ class Board:
         now: a clock that never steps back, in seconds.
         wall: seconds since 1970.
         draw: returns so many bytes that nobody can guess.
+        bars: returns why a peer is not let in, whatever it shows; "": it is.
 
     Attributes:
         counts: what has happened so far.
@@ -209,10 +210,11 @@ class Board:
         now: Callable[[], float],
         wall: Callable[[], float],
         draw: Callable[[int], bytes] = secrets.token_bytes,
+        bars: Callable[[Peer], str] = lambda _: "",
     ) -> None:
         self.policy = policy
         self.counts = Counts()
-        self._now, self._wall, self._draw = now, wall, draw
+        self._now, self._wall, self._draw, self._bars = now, wall, draw, bars
         self._lines: dict[Line, _Line] = {}
         self._next: Line = 1
         self._listeners: dict[Peer, _Line] = {}
@@ -444,6 +446,8 @@ class Board:
             message.check("listen" if isinstance(message, Listen) else "call", self._wall())
         except ProtocolError as fault:
             raise _Refusal("ticket", str(fault), None) from fault
+        if why := self._bars(peer):
+            raise _Refusal("ticket", why, None)
         if wait_s := self._asks.take(peer):
             raise _Refusal("rate", "this peer asks too often", wait_s)
         self._once(message)

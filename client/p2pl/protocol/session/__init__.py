@@ -47,6 +47,7 @@ from p2pl.protocol.session.schema import (
     check_trackers,
     read_spec,
     read_toml,
+    settings_of,
     spec_of,
 )
 
@@ -88,5 +89,6 @@ __all__ = [
     "decode_info",
     "read_spec",
     "read_toml",
+    "settings_of",
     "spec_of",
 ]

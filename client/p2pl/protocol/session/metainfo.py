@@ -135,7 +135,7 @@ def decode(data: bytes) -> SessionFile:
             )
         )
     try:
-        top = bencode.decode(data)
+        top = bencode.decode(data, is_open=True)
     except ValueError as fault:
         raise SessionFileError(
             f"session file: not canonical bencoding ({fault}); "

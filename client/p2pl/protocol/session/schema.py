@@ -772,6 +772,20 @@ def as_dict(value: object) -> Any:  # noqa: ANN401  # builtins, for JSON
     return value
 
 
+def settings_of(session: Session) -> dict[str, object]:
+    """Returns the settings of a session by path, as `--set` names them, defaults written out."""
+    flat: dict[str, object] = {}
+    waiting: list[tuple[str, object]] = [("", as_dict(session))]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, Mapping) and (value or not path):
+            inner = [(f"{path}.{name}" if path else name, one) for name, one in value.items()]
+            waiting += reversed(inner)
+        else:
+            flat[path] = value
+    return flat
+
+
 def check_url(where: str, url: str) -> None:
     """Raises SessionFileError unless the URL, of the field `where`, may stand in a session file."""
     allowed = "http://HOST[:PORT][/PATH] or https://…"
