@@ -16,6 +16,7 @@ from typing import Any
 
 import fuzz_curve
 import fuzz_inputs
+import fuzz_updates
 import msgspec
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -51,6 +52,8 @@ from p2pl.protocol.identity import peer_id_of
 from p2pl.protocol.raft import bootstrap, election, messages
 from p2pl.protocol.session import Session, Task, metainfo, schema
 from p2pl.protocol.session.schema import Column, Table
+from p2pl.protocol.updates import fault, message
+from p2pl.protocol.updates.entry import SignedEntry
 from p2pl.rendezvous.service import Messages
 from p2pl.run.log import (
     MARKER_FILE,
@@ -113,6 +116,7 @@ def decoders() -> Iterator[list[Decoder]]:
             *_tracker_decoders(loop),
             *_frame_decoders(),
             *_invitation_decoders(),
+            *_update_decoders(folder),
             *_relay_decoders(),
             *_raft_decoders(),
             *_model_decoders(),
@@ -304,9 +308,11 @@ def _frame_decoders() -> list[Decoder]:
         *(frame.Credit(4), frame.FetchBlob(credential, name, 2), frame.Ping()),
         *(hello, frame.Tell(b"payload")),
         frame.Resume(frame.FetchBlob(credential, name, 2), digest, 1 << 20),
+        frame.Committed(frame.Pull(credential, "model", digest, 3, 500, 8), b"said"),
     )
     answers = (
         frame.VersionOffer(credential, 3, 100, 5_000, digest, b"notes"),
+        frame.CommittedOffer(frame.VersionOffer(credential, 3, 9, 5_000, digest), b"commitment"),
         *(frame.NotModified(credential, 3), frame.Chunk(1 << 20), *common),
     )
     kept = (hello, frame.Newest(3, 100, digest), frame.Newest(0, 0, None), frame.Told(), *common)
@@ -366,6 +372,25 @@ def _invitation_decoders() -> list[Decoder]:
         Decoder("proof", proof, proofs, MSGPACK, kind),
         Decoder("revocations", revocations, (invitation.encode(listed),), MSGPACK, lists),
         Decoder("invitation", text, (invitation.to_text(invited).encode(),)),
+    ]
+
+
+def _update_decoders(folder: Path) -> list[Decoder]:
+    logs = fuzz_updates.Logs(folder)
+    shapes = {
+        "entry": SignedEntry,
+        "commitment": message.Commitment,
+        "question": message.Question,
+        "fault": fault.Fault,
+    }
+    packed = [
+        Decoder(f"log-{name}", getattr(logs, name), logs.examples[name], MSGPACK, _packed(shape))
+        for name, shape in shapes.items()
+    ]
+    return [
+        *packed,
+        Decoder("log-checkpoint", logs.checkpoint, logs.examples["checkpoint"]),
+        Decoder("log-file", logs.file, logs.examples["file"]),
     ]
 
 

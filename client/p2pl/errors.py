@@ -101,9 +101,17 @@ class BudgetSpent(P2PLError):
 
 
 class TrackerError(NetworkError):
-    """No tracker answered within the deadline, and no peer is known."""
+    """No tracker answered within the deadline, and no peer is known.
+
+    Attributes:
+        is_final: whether all trackers have refused, for reasons that asking again does not change.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        super().__init__(message)
+        self.is_final = is_final
 
 
 class QuorumError(NetworkError):

@@ -13,9 +13,9 @@ import torch
 from support.nodes import ROUNDS, node, session_file
 
 from p2pl.data.load import load
-from p2pl.errors import PullError
+from p2pl.errors import PullError, TrackerError
 from p2pl.events import Event, Events, Merged, RoundEnded, Said
-from p2pl.exchange import swap
+from p2pl.exchange import cohort, swap
 from p2pl.exchange.base import EXCHANGES
 from p2pl.exchange.braintorrent import VersionVector, wait_for_news
 from p2pl.exchange.node import Node, Worker
@@ -27,7 +27,7 @@ from p2pl.learning.weights import flatten
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
 from p2pl.protocol import session as sessions
-from p2pl.protocol.announce import PeerAddress
+from p2pl.protocol.announce import Answer, PeerAddress
 from p2pl.protocol.frame import Newest
 from p2pl.protocol.session import SessionFile
 from p2pl.run.state import PeerState
@@ -183,6 +183,21 @@ def test_the_time_that_a_silent_peer_takes_is_not_that_of_the_others(
     assert asyncio.run(ask()) == [slow.peer_id]
     for one in (asker, silent, slow):
         one.worker.close()
+
+
+def test_a_refusal_that_stays_is_the_end_at_once_and_silence_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort, "POLL_S", 0.0)
+    one = node(session_file("cohort"), MemoryNetwork(), tmp_path, 0, [])
+    faults = iter([TrackerError("no answer"), TrackerError("403: taken back", is_final=True)])
+
+    async def announce(event: str, *, numwant: int) -> Answer:
+        raise next(faults)
+
+    monkeypatch.setattr(one.directory, "announce", announce)
+    with closing(one.worker), pytest.raises(TrackerError, match="403: taken back"):
+        asyncio.run(cohort.meet(one, until_s=one.clock() + 3_600))
 
 
 @pytest.mark.parametrize("kind", ["gossip", "braintorrent"])

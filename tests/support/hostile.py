@@ -116,7 +116,7 @@ class Hostile:
 
     async def announce(self) -> None:
         """Announces until cancelled, and remembers whom the tracker names."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             for number in itertools.count():
                 body = self._announce(number)
                 answer = await client.post(f"{self.tracker}/announce", content=body)

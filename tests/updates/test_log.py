@@ -6,6 +6,7 @@ process is gone. The peer that begins again has trained something else, as an ho
 
 import contextlib
 import itertools
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -62,8 +63,8 @@ class Dying:
             raise Killed
         return written
 
-    def fileno(self) -> int:
-        return self._file.fileno()
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from p2pl.metric import Metric
 from p2pl.run.log import Marker, RoundEntry, RunLog
 from p2pl.watch import entries, reasons
@@ -15,8 +17,8 @@ MAE = Metric("MAE", "mm", higher_is_better=False)
 
 def marker(**more: object) -> Marker:
     """Returns whose run it is."""
-    known: dict[str, Any] = {"session_id": "01" * 32, "peer_id": ME, "name": "teeth"}
-    return Marker(**{**known, "metrics": (MAE,), "rounds": 4, **more})
+    known = Marker(session_id="01" * 32, peer_id=ME, name="teeth", metrics=(MAE,), rounds=4)
+    return msgspec.structs.replace(known, **more)
 
 
 def told(hub: Hub, seen: int = 0) -> list[tuple[str, dict[str, Any]]]:

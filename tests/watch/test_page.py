@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import chromium
+import msgspec
 import pytest
+from support.pages import serving
 from swarm_logs import Swarm
-from watch.test_server import serving
 
 from p2pl.metric import Metric
 from p2pl.run.log import Marker, RoundEntry, RunLog
@@ -37,9 +38,7 @@ def write_private_run(folder: Path) -> None:
         epsilon_budget=3.0,
     )
     for directory, is_alone in ((folder / "teeth", False), (folder / "teeth-alone", True)):
-        marker = Marker(
-            **{**{one: getattr(mine, one) for one in mine.__struct_fields__}, "alone": is_alone}
-        )
+        marker = msgspec.structs.replace(mine, alone=is_alone)
         with RunLog(directory, marker) as log:
             for index in range(1, 6):
                 log.append(entry(index, is_alone=is_alone))
@@ -97,10 +96,11 @@ def url(folder: Path) -> Iterator[str]:
 class Looking:
     """Somebody who looks at a page, and writes down what the browser complains about."""
 
-    def __init__(self, browser: "Browser", url: str, width: int, scheme: str = "light") -> None:
-        size = {"width": width, "height": 800}
+    def __init__(self, browser: "Browser", url: str, width: int, *, by_night: bool = False) -> None:
         self.page: Page = browser.new_context(
-            viewport=size, color_scheme=scheme, reduced_motion="reduce"
+            viewport={"width": width, "height": 800},
+            color_scheme="dark" if by_night else "light",
+            reduced_motion="reduce",
         ).new_page()
         self.faults: list[str] = []
         self.page.on("console", lambda one: self.faults.append(f"{one.type}: {one.text}"))
@@ -127,79 +127,81 @@ class Looking:
         return self.page.inner_text(selector)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_page_shows_a_run_to_everybody_at_any_width(
-    browser: "Browser", url: str, width: int, scheme: str
+@pytest.fixture(scope="module")
+def wide(browser: "Browser", url: str) -> Iterator[Looking]:
+    """Returns the page on a screen, at night."""
+    looking = Looking(browser, url, 1280, by_night=True)
+    looking.see_all()
+    yield looking
+    assert looking.faults == []
+
+
+@pytest.fixture(scope="module")
+def narrow(browser: "Browser", url: str) -> Iterator[Looking]:
+    """Returns the page on a telephone, by day."""
+    looking = Looking(browser, url, 375)
+    looking.see_all()
+    yield looking
+    assert looking.faults == []
+
+
+@pytest.mark.parametrize("seen", ["wide", "narrow"])
+def test_everybody_can_use_the_page_at_any_width(
+    seen: str, url: str, request: pytest.FixtureRequest
 ) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    looking = Looking(browser, url, width, scheme)
-    looking.see_all()
+    looking: Looking = request.getfixturevalue(seen)
     page = looking.page
+    width = page.viewport_size["width"] if page.viewport_size else 0
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for more in page.query_selector_all("figure:not([hidden]) summary"):
         more.click()
     looking.wait("#score details table tbody tr")
     found = Axe().run(page).response["violations"]
     assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
-    assert looking.faults == []
     assert {one.startswith((url, "data:")) for one in looking.asked} == {True}
-    page.context.close()
 
 
-def test_the_figures_say_in_words_what_they_show(browser: "Browser", url: str) -> None:
-    looking = Looking(browser, url, 1280)
-    looking.see_all()
-    assert looking.text("#tiles").split("\n")[:2] == ["Round", "5 of 8"]
-    score = looking.text("#score-said")
-    assert score.startswith(
-        "MAE 1.000 mm after round 5; 2.500 mm alone, so the others add 1.500 mm"
-    )
+def test_the_figures_say_in_words_what_they_show(wide: Looking) -> None:
+    assert wide.text("#tiles").split("\n")[:2] == ["Round", "5 of 8"]
+    score = wide.text("#score-said")
+    assert score.startswith("MAE 1.000 mm after round 5; 2.500 mm alone, so the others add 1.500")
     assert score.endswith("Lower is better.")
-    assert looking.text("#row-caption") == "Whom teeth trusts, by round"
-    assert "gave weight to 1 other peer, and turned down 1." in looking.text("#row-said")
-    assert "1 of them was turned down" in looking.text("#graph-said")
-    rejected = looking.text("#rejected tbody")
-    assert "Its model made this peer's worse on examples" in rejected
-    assert "10.0 kB received and 5.0 kB sent" in looking.text("#bytes-said")
-    assert "The most: cdcdcdcd, 2.5 s." in looking.text("#seconds-said")
-    assert "1 other peer is there; 1 time somebody was gone" in looking.text("#present-said")
-    assert looking.text("#gauge").startswith("Epsilon 2.500 of 3.000, 83 % of the budget")
-    assert looking.page.get_attribute("#gauge meter", "value") == "2.5"
-    assert "waiting for peers" in looking.text("#said")
-    looking.page.context.close()
+    assert wide.text("#row-caption") == "Whom teeth trusts, by round"
+    assert "gave weight to 1 other peer, and turned down 1." in wide.text("#row-said")
+    assert "1 of them was turned down" in wide.text("#graph-said")
+    assert "Its model made this peer's worse on examples" in wide.text("#rejected tbody")
+    assert "10.0 kB received and 5.0 kB sent" in wide.text("#bytes-said")
+    assert "The most: cdcdcdcd, 2.5 s." in wide.text("#seconds-said")
+    assert "1 other peer is there; 1 time somebody was gone" in wide.text("#present-said")
+    assert wide.text("#gauge").startswith("Epsilon 2.500 of 3.000, 83 % of the budget")
+    assert wide.page.get_attribute("#gauge meter", "value") == "2.5"
 
 
-def test_what_strangers_wrote_is_text_and_nothing_else(browser: "Browser", url: str) -> None:
-    looking = Looking(browser, url, 1280)
-    looking.see_all()
-    page = looking.page
-    assert "<img src=x" in looking.text("#title")
-    assert "<img src=x" in looking.text("#rejected")
-    assert "<img src=x" in looking.text("#said")
+def test_what_strangers_wrote_is_text_and_nothing_else(wide: Looking) -> None:
+    for where in ("#title", "#rejected", "#said"):
+        assert "<img src=x" in wide.text(where)
+    page = wide.page
     assert page.query_selector("main img, h1 img, svg image[src], main b b") is None
     assert page.title().startswith("teeth <img")
-    page.context.close()
 
 
-def test_it_can_be_used_with_the_keyboard_alone(browser: "Browser", url: str) -> None:
-    looking = Looking(browser, url, 1280)
-    looking.see_all()
-    page = looking.page
+def test_it_can_be_used_with_the_keyboard_alone(wide: Looking) -> None:
+    page = wide.page
     page.focus("#round")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
-    looking.wait("#round[aria-valuetext='round 3 of 5']")
-    assert looking.text("#graph-caption") == "Who trusts whom up to round 3"
+    wide.wait("#round[aria-valuetext='round 3 of 5']")
+    assert wide.text("#graph-caption") == "Who trusts whom up to round 3"
     assert not page.is_checked("#newest")
     page.focus("#newest")
     page.keyboard.press("Space")
-    looking.wait("#round[aria-valuetext='round 5 of 5']")
-    page.select_option("#peer", label="teeth-alone")
-    looking.wait("#status[data-key*='1']")
-    assert "teeth-alone" in looking.text("#status")
-    page.context.close()
+    wide.wait("#round[aria-valuetext='round 5 of 5']")
+    page.focus("#peer")
+    page.keyboard.press("ArrowDown")
+    wide.wait("#status[data-key$=' 1']")
+    assert wide.text("#status").startswith("teeth-alone")
 
 
 def test_a_run_that_goes_on_is_followed_and_one_that_is_not_there_is_waited_for(

@@ -2,54 +2,20 @@
 
 import json
 import re
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+from support.pages import PATIENCE_S, Served, serving
 
 from p2pl.errors import InputError
 from p2pl.run.log import Marker, RoundEntry, RunLog
 from p2pl.watch import server
 
 MARKER = Marker(session_id="ab" * 32, peer_id="cd" * 32, name="digits", rounds=9)
-PATIENCE_S = 60.0  # of a machine that is busy
 PAGES = ("", "page.css", "page.js", "runs.js", "draw.js", "figures.js", "icon.svg", "plotly.js")
-
-
-@dataclass(frozen=True)
-class Served:
-    """A page that is served."""
-
-    url: str
-    process: "subprocess.Popen[str]"
-
-    @property
-    def port(self) -> int:
-        return httpx.URL(self.url).port or 0
-
-
-@contextmanager
-def serving(*words: str) -> Iterator[Served]:
-    """Gives a page, and ends it by Ctrl-C, which it takes without a word."""
-    command = [sys.executable, "-m", "p2pl", "watch", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
-        try:
-            line = process.stdout.readline()
-            assert line.startswith("watch http://"), process.stderr.read()
-            yield Served(line.split()[1], process)
-            process.send_signal(signal.SIGINT)
-            process.wait(PATIENCE_S)
-            assert (process.returncode, process.stderr.read()) == (0, "")
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")

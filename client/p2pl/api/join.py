@@ -24,7 +24,7 @@ from p2pl.attacks.kinds import Attack
 from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.load import Data, Shard
-from p2pl.errors import DataError, InputError, SessionFileError, wrong
+from p2pl.errors import DataError, InputError, InvitationError, SessionFileError, wrong
 from p2pl.events import Sink
 from p2pl.exchange.join import Options
 from p2pl.exchange.join import join as take_part
@@ -155,6 +155,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
             wrong("--tracker", got="none, and none in the session file", allowed="one URL or more")
         )
     _check_functions(fit, _sinks(on_event))
+    if alone and invitation is not None:
+        raise InvitationError("--invitation: not allowed with --alone; who is alone asks nobody")
     if relay not in get_args(RelayMode):
         raise InputError(wrong("relay", got=relay, allowed="auto, always or never"))
     check_known(file.session, alone=alone)

@@ -45,20 +45,29 @@ def watch(
     It follows runs that go on, and shows those that are over. The page loads nothing from elsewhere
     and changes nothing. Ctrl-C ends it.
     """
-    with extra("watch"):
-        from p2pl.watch import server
     if inherited is not None:
         _serve_for_parent(runs, inherited)
         return
+    _check_installed()
+    from p2pl.watch import server
+
+    place = server.listen(host, port)
+    print(f"watch {place.url}", flush=True)
+    for run in runs:
+        if not run.exists():
+            print(f"waiting for {run}, which is not there yet", flush=True)
+    if open_browser:
+        webbrowser.open(place.url)
+    server.serve(runs, place)
+
+
+def _check_installed() -> None:
+    """Raises InputError where something is missing that the page needs."""
     with extra("watch"):
-        place = server.listen(host, port)
-        print(f"watch {place.url}", flush=True)
-        for run in runs:
-            if not run.exists():
-                print(f"waiting for {run}, which is not there yet", flush=True)
-        if open_browser:
-            webbrowser.open(place.url)
-        server.serve(runs, place)
+        import p2pl.watch.server  # noqa: F401  # and all that it imports
+        from p2pl.watch.app import plotly_file
+
+        plotly_file()
 
 
 def _serve_for_parent(runs: list[Path], inherited: int) -> None:
@@ -89,12 +98,10 @@ def beside(run: Path, said: TextIO) -> Iterator[None]:
     Raises:
         InputError: what the page needs is not installed, or nothing can listen on this machine.
     """
-    with extra("watch"):
-        from p2pl.watch import server
-        from p2pl.watch.app import plotly_file
+    _check_installed()
+    from p2pl.watch import server
 
-        plotly_file()
-        place = server.listen(LOCAL, 0)
+    place = server.listen(LOCAL, 0)
     with place.listening as listening:
         command = [sys.executable, "-m", "p2pl", "watch", "--socket", str(listening.fileno())]
         page = subprocess.Popen(

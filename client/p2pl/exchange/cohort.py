@@ -217,7 +217,7 @@ async def watch(
 
 
 async def meet(node: Node, until_s: float, wanted: int | None = None) -> list[PeerAddress]:
-    """Returns the first cohort; a tracker that does not answer is asked again.
+    """Returns the first cohort; a tracker that does not answer is asked again, unless it refuses.
 
     Args:
         node: the peer.
@@ -225,14 +225,14 @@ async def meet(node: Node, until_s: float, wanted: int | None = None) -> list[Pe
         wanted: how many peers; None: as many as the session's cohort.
 
     Raises:
-        TrackerError: no tracker answered until then, and no peer is known.
+        TrackerError: no tracker answered until then, or all refuse; and no peer is known.
     """
     wanted = wanted or max(1, node.session.exchange.cohort)
     while True:
         try:
             return await announce(node, "update", wanted)
         except TrackerError as fault:
-            if node.clock() > until_s:
+            if fault.is_final or node.clock() > until_s:
                 raise
             node.events.said(f"{fault}; trying again for {TRACKER_PATIENCE_S:.0f} s")
             await asyncio.sleep(POLL_S)

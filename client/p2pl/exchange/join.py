@@ -558,8 +558,11 @@ async def _checkpoint_of_the_swarm(
     while True:
         left_s = max(0.0, until_s - loop.time())
         one.events.said(f"asking the swarm for the initial checkpoint, {left_s:.0f} s more")
-        with contextlib.suppress(TrackerError):
+        try:
             await directory.announce("update", numwant=CHECKPOINT_DONORS)
+        except TrackerError as fault:
+            if fault.is_final and not directory.known.addresses():
+                raise
         for address in directory.known.sample(CHECKPOINT_DONORS):
             try:
                 return await transport.pull_checkpoint(

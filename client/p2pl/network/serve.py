@@ -149,7 +149,8 @@ class Server:
         self._draining: list[Callable[[], object]] = []  # over, but libzmq still holds a chunk
         self._sent_to: dict[Route, str] = {}  # whose transfers were sent whole, the latest last
         self._busy = Busy(int(limits.retry_in_s * 1_000))
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self.seen: dict[str, PeerAddress] = {}
         self.relayed_ports: Collection[int] = ()
         self.inbox = Inbox()
@@ -463,11 +464,11 @@ class Server:
         transfer = self._transfers.get(route)
         if transfer is None:  # all was sent, and is still on its way
             if peer_id := self._sent_to.get(route):
-                self._traffic.credited(peer_id)
+                self._traffic.moved(peer_id)
             return
         transfer.credit = min(transfer.credit + chunks, MAX_OUTSTANDING)
         transfer.moved_s = self._now()
-        self._traffic.credited(transfer.peer_id)
+        self._traffic.moved(transfer.peer_id)
         self._pump(route)
 
     def _pump(self, route: Route) -> None:
@@ -476,7 +477,8 @@ class Server:
         view = transfer.version.view
         while transfer.credit and transfer.offset < len(view):
             chunk = view[transfer.offset : transfer.offset + self._chunk_bytes]
-            if not self._send(route, transfer.peer_id, Chunk(transfer.offset), chunk):
+            payload = self._followed(transfer, chunk) if transfer.is_blob else chunk
+            if not self._send(route, transfer.peer_id, Chunk(transfer.offset), payload):
                 self._forget(route)
                 return
             transfer.last = weakref.ref(chunk)
@@ -488,6 +490,17 @@ class Server:
             self._sent_to[route] = transfer.peer_id
             if len(self._sent_to) > MAX_SENT:
                 del self._sent_to[next(iter(self._sent_to))]
+
+    def _followed(self, transfer: _Transfer, chunk: memoryview) -> zmq.Frame:
+        """Returns a chunk to send, whose leaving for the network will be counted."""
+        gone = weakref.finalize(chunk, self._has_left, transfer.peer_id)
+        gone.atexit = False
+        return zmq.Frame(chunk, copy=False, copy_threshold=1)  # a copy would be gone at once
+
+    def _has_left(self, peer_id: str) -> None:
+        """Counts, from whatever thread, a chunk that libzmq has given to the network."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._traffic.moved, peer_id)
 
     def _watch(self, route: Route, transfer: _Transfer) -> None:
         """Drops a transfer that stands still or lasts too long, else looks again when it may."""
@@ -520,13 +533,17 @@ class Server:
             self._draining.append(transfer.last)
 
     def _send(
-        self, route: Route, peer_id: str | None, header: Header, payload: memoryview | None = None
+        self,
+        route: Route,
+        peer_id: str | None,
+        header: Header,
+        payload: memoryview | zmq.Frame | None = None,
     ) -> bool:
         """Returns whether the message is on its way; False if its puller is gone or does not read.
 
         It never waits: the mark of the socket holds more than credit allows.
         """
-        parts: list[bytes | memoryview] = [route, encode(header)]
+        parts: list[bytes | memoryview | zmq.Frame] = [route, encode(header)]
         if payload is not None:
             parts.append(payload)
         try:

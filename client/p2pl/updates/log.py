@@ -42,13 +42,30 @@ class Medium(Protocol):
         """Returns how many bytes were written."""
         ...
 
-    def fileno(self) -> int:
-        """Returns the descriptor to sync."""
+    def sync(self) -> None:
+        """Returns when what was written is on disk."""
         ...
 
     def close(self) -> None:
         """Closes the file."""
         ...
+
+
+class _File:
+    """A file that only grows."""
+
+    def __init__(self, path: Path, end: int) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(end)  # what a crash has torn is cut off
+
+    def write(self, data: memoryview, /) -> int:
+        return self._file.write(data) or 0
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +105,7 @@ class UpdateLog:
         self.entries: list[SignedEntry] = []
         self._key, self._medium, self._pending = key, medium, pending
         self._places: dict[Place, int] = {}
+        self._head: Head | None = None
         for one in records:
             self._take(one.signed)
 
@@ -121,8 +139,7 @@ class UpdateLog:
                 f"state knows of; {LOST}: put the file back, or use another --run-dir and key"
             )
         try:
-            file = path.open("ab", buffering=0)
-            file.truncate(found.end if found else 0)
+            file = _File(path, found.end if found else 0)
             _settle(path.parent)
         except OSError as fault:
             raise RunDirError(f"{path}: cannot be written: {fault.strerror}") from fault
@@ -143,7 +160,10 @@ class UpdateLog:
     @property
     def head(self) -> Head:
         """The signed size and root of the log as it is now."""
-        return sign_head(self._key, self.session_id, len(self), self.tree.root())
+        size = len(self)
+        if self._head is None or self._head.size != size:
+            self._head = sign_head(self._key, self.session_id, size, self.tree.root(size))
+        return self._head
 
     def append(self, version: Version, time_s: float) -> SignedEntry:
         """Returns the entry for a version, which is on disk.
@@ -235,7 +255,7 @@ class UpdateLog:
             while left:
                 left = left[self._medium.write(left) :]
             if sync:
-                os.fsync(self._medium.fileno())
+                self._medium.sync()
         except OSError as fault:
             self._medium.close()  # nothing may be written behind what was torn off
             raise RunDirError(f"{LOG_FILE}: cannot be written: {fault.strerror}") from fault

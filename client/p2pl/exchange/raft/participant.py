@@ -306,7 +306,7 @@ class Participant:
             before_s = self.node.clock()
             for one in members:
                 came = traffic.bytes_in_by_peer.get(one, 0)
-                taken = traffic.credits_by_peer.get(one, 0)
+                taken = traffic.moves_by_peer.get(one, 0)
                 if came - before[one][0] > least or taken > before[one][1]:
                     self.leadership.moves(one)
                 before[one] = came, taken
@@ -457,11 +457,11 @@ class Participant:
             Moved: there is another leader or another model meanwhile.
             QuorumError: there was no answer for as long as the session's `patience_s`.
         """
-        suite, credits_of = self.settings.suite, self.node.transport.traffic.credits_by_peer
+        suite, moves_of = self.settings.suite, self.node.transport.traffic.moves_by_peer
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         try:
             while True:
-                taken = credits_of.get(notice.leader, 0)
+                taken = moves_of.get(notice.leader, 0)
                 pair = await asyncio.to_thread(KeyPair.generate, suite)
                 self.asked = [*self.asked, Asked(pair, notice.term, answer)][-MAX_ASKED:]
                 about = raft.about(self.node.file.id, notice.term, "request")
@@ -474,7 +474,7 @@ class Participant:
                         self.transfers.answered()
                         return reply
                 self.transfers.unanswered(notice.leader)
-                if credits_of.get(notice.leader, 0) > taken:
+                if moves_of.get(notice.leader, 0) > taken:
                     self.transfers.moves()  # it takes a result in, and answers when it has it
                 self.transfers.check()
         finally:
