@@ -181,7 +181,7 @@ def test_what_is_coming_still_ends_with_the_run(nodes: list[Node]) -> None:
 
 def test_how_long_transfers_took_sets_the_deadline_of_the_next(nodes: list[Node]) -> None:
     me, other, _ = nodes
-    clock = iter([0.0, 0.0, 30.0])  # when it began, for whom it waited, and when it had come
+    clock = iter([0.0, 0.0, 0.0, 30.0])  # when it began, thrice, and when it had come
 
     async def one_round() -> float:
         await serve(nodes)
