@@ -10,6 +10,7 @@ import pytest
 from support.commands import p2pl
 
 from p2pl.api.ledger import Finding, exported, inclusion, read_log, shown, verified
+from p2pl.api.provenance import picture, provenance
 from p2pl.errors import RunDirError
 from p2pl.network.keys import Identity
 from p2pl.protocol.updates.fault import contradiction, to_text
@@ -176,3 +177,25 @@ def test_the_command_says_what_does_not_hold_and_fails(runs: Path) -> None:
     assert done.returncode == 1
     assert "WRONG  " in done.stdout
     assert "entries are missing" in done.stdout
+
+
+def test_a_model_leads_back_to_who_made_it(honest: tuple[Path, dict[str, Identity]]) -> None:
+    folder, peers = honest
+    logs = [read_log(folder / name) for name in sorted(peers)]
+    made = provenance(logs[0], logs)
+    assert len(made.versions) == 3 * ROUNDS + 1  # each version of each round, and the final model
+    assert made.unknown == 0
+    expected = {one.peer_id: 1 / 3 for one in peers.values()}
+    assert made.influence == pytest.approx(expected, abs=1e-4)
+    assert made.last_mix == pytest.approx(expected, abs=1e-4)
+    by_round = dict.fromkeys(range(1, ROUNDS + 1), 0.0)
+    for one in made.versions.values():
+        if one.stage == "trained":
+            by_round[one.round] += one.share
+    assert by_round == pytest.approx(dict.fromkeys(by_round, 1.0), abs=1e-4)
+    alone = provenance(logs[0])
+    assert alone.unknown == 2 * ROUNDS  # what the two others gave
+    assert set(alone.influence) == {logs[0].peer_id}
+    assert picture(made, {})[:4] == b"\x89PNG"
+    with pytest.raises(RunDirError, match="entry: got 99"):
+        provenance(logs[0], index=99)

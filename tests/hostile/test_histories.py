@@ -10,14 +10,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hostile.test_lies import session_of
 from support.hostile import Hostile, Lie, hostile
-from support.joins import Watching, run_with
+from support.joins import Watching, run_with, session_file
 from support.processes import Swarm
 
+from p2pl.api.card import card_of
+from p2pl.api.ledger import verified
+from p2pl.api.run import load as load_run
 from p2pl.data.load import Shard, load
 from p2pl.learning.checkpoint import build
-from p2pl.protocol.session import SessionFile
+from p2pl.protocol.session import Mixing, SessionFile
 from p2pl.protocol.updates.fault import fault_in
 from p2pl.run.log import RoundEntry, Summary, read_run
 
@@ -45,11 +47,10 @@ def swarm(tracker: Swarm, tmp_path: Path) -> Swarm:
 
 def logged(swarm: Swarm, kind: str, seed: int) -> tuple[SessionFile, bytes]:
     """Returns a session of six whose peers keep update logs, and its initial checkpoint."""
-    file, _ = session_of(swarm, kind, seed=seed, rounds=ROUNDS)
-    exchange = msgspec.structs.replace(
-        file.session.exchange, cohort=HONEST, min_peers=HONEST + 1, pull_deadline_s=20.0, wait_s=5.0
-    )
-    session = msgspec.structs.replace(file.session, exchange=exchange, ledger=True)
+    many = {"cohort": HONEST, "min_peers": HONEST + 1, "pull_deadline_s": 20.0, "wait_s": 4.0}
+    file = session_file(swarm, kind=kind, rounds=ROUNDS, **many)
+    rule = Mixing(rule="age" if kind == "gossip" else "uniform")
+    session = msgspec.structs.replace(file.session, seed=seed, mixing=rule, ledger=True)
     payload, promised = build(session)
     return SessionFile("digits", session, promised, trackers=((swarm.url,),)), payload
 
@@ -100,6 +101,15 @@ def test_a_peer_with_two_histories_is_found_within_two_rounds_and_has_no_weight_
         for other in honest:
             assert not (folder / f"two-histories-{other[:16]}.txt").exists()
     assert f"{who[:8]} is not trusted any more" in shown
+    findings = verified([swarm.folder, folder / f"two-histories-{who[:16]}.txt"])
+    assert [one.text for one in findings if not one.holds] == []
+    assert len(findings) == HONEST + 1
+    card = card_of(load_run(folder), "model.safetensors")
+    proof_text = card.split("```json\n")[1].split("```")[0]
+    (swarm.folder / "proof.json").write_text(proof_text)
+    (found,) = verified([swarm.folder / "proof.json"])
+    assert found.holds
+    assert f"round {ROUNDS} (final)" in found.text
 
 
 def test_a_version_that_was_not_committed_to_is_never_mixed(swarm: Swarm) -> None:

@@ -92,6 +92,51 @@ def export(log: Log, out: Out = None) -> None:
     _write(out, "".join(f"{line}\n" for line in exported(read_log(log))))
 
 
+@group.command("graph", cls=Command)
+def graph(
+    log: Log,
+    others: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Logs of other peers of the session: without them, their part ends."),
+    ] = None,
+    entry: Annotated[
+        int | None,
+        typer.Option(help="Index of the model's entry.  [default: the last one, the final model]"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="PNG file to draw into: versions by peer and round (needs p2pl[report])."
+        ),
+    ] = None,
+) -> None:
+    """Say who made a model: which peers, in which rounds, with which weights.
+
+    It goes back through the mixes that the logs have. The influence of a peer is the share of all
+    training in the model that was done by it.
+    """
+    with extra("client"):
+        from rich.console import Console
+
+        from p2pl.api.ledger import logs_in, read_log
+        from p2pl.api.provenance import picture, provenance
+        from p2pl.report.tables import terminal_table
+        from p2pl.run.files import write_atomically
+    found = [one for given in others or () for one in logs_in(given)]
+    made = provenance(read_log(log), [read_log(one) for one in found], index=entry)
+    row = made.last_mix
+    rows = [
+        (who[:8], f"{share:.1%}", f"{row[who]:.1%}" if who in row else "")
+        for who, share in sorted(made.influence.items(), key=lambda one: -one[1])
+    ]
+    about = f"{len(made.versions)} versions are in it; of {made.unknown} more there is no log"
+    Console().print(terminal_table(about, ("peer", "influence", "weight in the last mix"), rows))
+    if out is not None:
+        with extra("report"):
+            write_atomically(out, picture(made, {}))
+        print(f"picture {out}")
+
+
 def _write(out: Path | None, text: str) -> None:
     with extra("client"):
         from p2pl.run.files import write_atomically
