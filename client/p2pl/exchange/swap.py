@@ -289,15 +289,20 @@ async def _ask_for(
     """
     begun_s = node.clock()
     try:
-        return await _answer_of(node, address, index, wait_s, before)
+        return await _answer_of(node, address, index, wait_s, before, begun_s)
     finally:
         node.took(address.id, node.clock() - begun_s)
 
 
-async def _answer_of(
-    node: Node, address: PeerAddress, index: int, wait_s: float, before: Held | None
+async def _answer_of(  # its last argument: when the peer began to ask, of the node's clock
+    node: Node,
+    address: PeerAddress,
+    index: int,
+    wait_s: float,
+    before: Held | None,
+    begun_s: float,
 ) -> Held | str:
-    known, begun_s = node.directory.known, node.clock()
+    known = node.directory.known
     if why := node.turned_down(address.id):
         return why
     asked = node.keeper.question(address.id) if node.keeper else None
