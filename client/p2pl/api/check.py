@@ -156,7 +156,11 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
     devices.check_threads(threads)
     one = _Checked(read_session(session), [])
     file = one.file
-    where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=False)
+    where = (
+        Path(run_dir)
+        if run_dir
+        else default_run_dir(file.name, shard, alone=False, session_id=file.id)
+    )
     key = Path(identity) if identity else where / "identity.pem"
     one.attempt("session", lambda: _session(one))
     reading = Reading(

@@ -40,7 +40,7 @@ from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.invitation import Invitation
 from p2pl.protocol.session import Session, SessionFile
-from p2pl.run.log import make_directory, read_run
+from p2pl.run.log import make_directory, read_run, session_of
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
@@ -180,7 +180,11 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         partition=(shard.index, shard.count) if shard else (0, 1),
     )
     trainer = trainer_for(file, trainer_or_model, mine, computing)
-    where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
+    where = (
+        Path(run_dir)
+        if run_dir
+        else default_run_dir(file.name, shard, alone=alone, session_id=file.id)
+    )
     key = Path(identity) if identity else where / "identity.pem"
     invited = None if alone else _invited(file, key, where, invitation)
     make_directory(where)
@@ -296,11 +300,14 @@ def read_data(
     return checked(made, session.task)
 
 
-def default_run_dir(name: str, shard: Shard | None, *, alone: bool) -> Path:
-    """Returns the directory of a run that was interrupted, or a new one beside the finished ones.
+def default_run_dir(name: str, shard: Shard | None, *, alone: bool, session_id: str = "") -> Path:
+    """Returns the directory of a run that was interrupted, or a new one beside the others.
+
+    Those are finished, or of other sessions of this name.
 
     Args:
         name: of the session.
+        session_id: of the session; "": whichever has this name.
         shard: which part of the data is the peer's; None: all of it.
         alone: whether the peer trains alone: such runs have directories of their own.
 
@@ -311,6 +318,8 @@ def default_run_dir(name: str, shard: Shard | None, *, alone: bool) -> Path:
     base += "-alone" if alone else ""
     for number in range(1, 10_000):
         found = RUNS / (base if number == 1 else f"{base}-{number}")
+        if session_id and session_of(found) not in ("", session_id):
+            continue
         if not (found / "summary.json").exists() or read_run(found).state != "finished":
             return found
     raise InputError(

@@ -83,7 +83,7 @@ def join(
         typer.Option(
             help="Folder for the log, the state and the model. Joining again with the same folder "
             "resumes the run.  [default: runs/NAME[-shard-I-of-N][-alone]; where that run is "
-            "finished, the same with -2, -3, …]"
+            "finished, or of another session, the same with -2, -3, …]"
         ),
     ] = None,
     listen: Annotated[
@@ -191,7 +191,9 @@ def join(
 
     show_log(logging.INFO if verbose else logging.ERROR)
     client, mine, shown = _trains_with(read.session, data, flower, part, (test_share, tokenizer))
-    where = run_dir or default_run_dir(read.name, Shard(*part) if part else None, alone=alone)
+    where = run_dir or default_run_dir(
+        read.name, Shard(*part) if part else None, alone=alone, session_id=read.id
+    )
     page = beside(where, sys.stdout) if watch else contextlib.nullcontext()
     with page, extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
         run = asyncio.run(

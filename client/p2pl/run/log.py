@@ -685,6 +685,17 @@ def is_begun(directory: Path, marker: Marker) -> bool:
         return _check_owner(directory, marker) is not None
 
 
+def session_of(directory: Path) -> str:
+    """Returns the id of the session that a run directory is of; "" where it does not say.
+
+    Raises:
+        RunDirError: it is damaged, or cannot be read.
+    """
+    with _translated(directory):
+        marker = _read_record(directory / MARKER_FILE, Marker)
+    return marker.session_id if marker else ""
+
+
 def is_in_use(directory: Path) -> bool:
     """Returns whether a process is writing to a run directory now; changes nothing."""
     try:
