@@ -37,6 +37,12 @@ ENTRY = RoundEntry(
 )
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a busy machine take its time."""
+    monkeypatch.setattr("p2pl.sinks.base.END_S", 250.0)
+
+
 class Notes:
     """A journal that only remembers, or that fails at one of its rounds."""
 

@@ -29,6 +29,7 @@ def unlogged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr("p2pl.sinks.base.END_S", 250.0)  # a busy machine is no finding
 
 
 def joined(log: str, rounds: int = 3) -> p2pl.Run:
@@ -145,3 +146,19 @@ def test_a_simulation_is_logged_as_the_mean_over_its_honest_peers(
         ("round 2", pytest.approx(means[1])),
         ("finished", pytest.approx(found.figures["accuracy"]["mean"])),
     ]
+
+
+def test_the_log_of_ones_own_in_the_docs_writes_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from p2pl.sinks.base import SINKS
+
+    page = (Path(__file__).parents[2] / "docs" / "log.md").read_text()
+    program = page.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.setattr(SINKS, "_registered", {})
+    done: dict[str, object] = {}
+    exec(compile(program, "own_log.py", "exec"), done)  # noqa: S102  # of these docs
+    first, *rounds, last = (tmp_path / "lines.txt").read_text().splitlines()
+    assert first == "digits 0.1"
+    assert [line.split()[0] for line in rounds] == ["1", "2", "3"]
+    assert last == "finished"

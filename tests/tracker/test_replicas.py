@@ -147,9 +147,10 @@ async def test_what_is_kept_is_bounded_and_a_number_never_falls(pair: list[Repli
 async def test_without_its_store_a_tracker_says_when_to_come_back_and_nothing_else(
     clock: Clock,
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="p2pl-") as folder:
-        server = valkey.Server(Path(folder))
-        server.start()
+    with (
+        tempfile.TemporaryDirectory(prefix="p2pl-") as folder,
+        valkey.running(Path(folder)) as server,
+    ):
         replica = Replica(server.url, "p", clock)
         one, two = Speaker(1), Speaker(2)
         before = await replica.answer(one.says("started"), one)
@@ -186,14 +187,15 @@ async def test_without_its_store_a_tracker_says_when_to_come_back_and_nothing_el
         assert anew.alive == 1
         assert anew.epoch != before.epoch
         await replica.aclose()
-        server.kill()
 
 
 @pytest.mark.swarm
 async def test_peers_miss_neither_a_replica_nor_the_store(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="p2pl-") as folder, Swarm(tmp_path) as swarm:
-        server = valkey.Server(Path(folder))
-        server.start()
+    with (
+        tempfile.TemporaryDirectory(prefix="p2pl-") as folder,
+        valkey.running(Path(folder)) as server,
+        Swarm(tmp_path) as swarm,
+    ):
         trackers = [swarm.tracker("--store", server.url)]
         urls = [swarm.url]
         swarm.port += 1
@@ -236,7 +238,6 @@ async def test_peers_miss_neither_a_replica_nor_the_store(tmp_path: Path) -> Non
         for peer in peers:
             await peer.leave()
             await peer.__aexit__(None, None, None)
-        server.kill()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:6379", "redis://127.0.0.1:port", "valkey:/"])

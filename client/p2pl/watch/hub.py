@@ -224,7 +224,8 @@ def _label(directory: Path, paths: Sequence[Path]) -> str:
     """Returns what a run is called: its folder, and for those in a named folder the way there."""
     for path in paths:
         if path != directory and path in directory.parents:
-            return str(directory.relative_to(path))
+            above = path.parent if len(paths) > 1 else path
+            return str(directory.relative_to(above))
     return directory.resolve().name
 
 

@@ -64,7 +64,7 @@ function others(view, key, unit) {
   };
 }
 
-const label = (view) => (view.mine.about.alone ? "alone" : view.mine.name);
+const label = (view) => view.mine.name;
 
 export function score(view) {
   const { mine, alone } = view;
@@ -79,9 +79,9 @@ export function score(view) {
     traces.push(line(mine, "before", "before mixing", { color: colours.soft, width: 1.5, dash: "dot" }, unit));
     legend.push(["dot", colours.soft, "before mixing with the others"]);
   }
-  for (const run of alone.filter((one) => one !== mine)) {
+  for (const run of alone) {
     traces.push(line(run, "score", "alone", { color: colours.warn, width: 2, dash: "dash" }, unit));
-    legend.push(["dash", colours.warn, `without the others (${run.name})`]);
+    legend.push(["dash", colours.warn, `without the others: ${run.name}`]);
   }
   if (hasAny(mine, "personal")) {
     traces.push(line(mine, "personal", "personal model", { color: colours.good, width: 2 }, unit));
@@ -90,11 +90,11 @@ export function score(view) {
   traces.push(line(mine, "score", label(view), { color: colours.accent, width: 3 }, unit));
   const first = ["line", colours.accent, `${label(view)}, after mixing`];
   const last = mine.last;
-  const beside = alone.find((one) => one !== mine && one.last && one.last.score !== undefined);
+  const beside = alone.find((one) => one.last && one.last.score !== undefined);
   let said = last ? `${metric.title} ${shown(metric, last.score)} after round ${last.round}` : "No round is over yet";
   if (last && beside) {
     const gain = (metric.higher ? 1 : -1) * ((last.score ?? 0) - beside.last.score);
-    said += `; ${shown(metric, beside.last.score)} alone, so the others ${gain >= 0 ? "add" : "cost"} ${shown(metric, Math.abs(gain))}`;
+    said += `; ${shown(metric, beside.last.score)} alone, so the others ${gain >= 0 ? "add" : "cost"} ${metric.unit === "%" ? `${Math.abs(gain).toFixed(1)} points` : shown(metric, Math.abs(gain))}`;
   }
   said += metric.higher ? ". Higher is better." : ". Lower is better.";
   return {
@@ -164,7 +164,7 @@ function columnsOf(view, met) {
 
 function called(view, peer) {
   const name = view.runs.nameOf(peer, view.list);
-  return peer === view.mine.about.peer ? `${name} (itself)` : name;
+  return peer === view.mine.about.peer ? `${name} (self)` : name;
 }
 
 export function row(view) {

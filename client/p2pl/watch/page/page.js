@@ -41,7 +41,9 @@ function view() {
   const mine = list.find((run) => run.number === chosen.peer) || list.find((run) => !run.about.alone) || list[0];
   const most = Math.max(0, ...list.map((run) => (run.last ? run.last.round : 0)));
   const isNewest = at("newest").checked || chosen.round === null;
-  return { runs, session, list, mine, alone: list.filter((run) => run.about.alone), most,
+  const byThemselves = list.filter((run) => run.about.alone && run !== mine);
+  const same = byThemselves.filter((run) => mine && run.about.peer === mine.about.peer);
+  return { runs, session, list, mine, alone: same.length ? same : byThemselves.slice(0, 1), most,
     round: isNewest ? (mine && mine.last ? mine.last.round : most) : Math.min(chosen.round, Math.max(1, most)) };
 }
 
@@ -109,7 +111,7 @@ function drawTiles({ mine, list, alone }) {
   const scores = mine.rounds.map((one) => one.score).filter((one) => one !== undefined);
   const best = scores.length ? (metric.higher ? Math.max(...scores) : Math.min(...scores)) : null;
   made.push(tile(metric.title, shown(metric, last.score), `best so far ${shown(metric, best)}`));
-  const beside = alone.find((one) => one !== mine && one.last && one.last.score !== undefined);
+  const beside = alone.find((one) => one.last && one.last.score !== undefined);
   if (beside) made.push(tile(`${metric.title} alone`, shown(metric, beside.last.score), `round ${beside.last.round}`));
   const flat = last.trust || [];
   let others = 0;

@@ -84,8 +84,13 @@ export class Runs {
   /** Calls runs of one session by what tells them apart: peer-3, not seed-0/peer-3. */
   shorten(session) {
     const list = this.in(session || "");
-    const folders = new Set(list.map((run) => run.about.label.split("/").slice(0, -1).join("/")));
-    for (const run of list) run.about.short = folders.size === 1 ? run.about.label.split("/").pop() : run.about.label;
+    for (const isAlone of [false, true]) {
+      const some = list.filter((run) => Boolean(run.about.alone) === isAlone);
+      const folders = new Set(some.map((run) => run.about.label.split("/").slice(0, -1).join("/")));
+      for (const run of some) run.about.short = folders.size === 1 ? run.about.label.split("/").pop() : run.about.label;
+    }
+    const others = new Set(list.filter((run) => !run.about.alone).map((run) => run.about.short));
+    for (const run of list) if (run.about.alone && others.has(run.about.short)) run.about.short += " alone";
   }
 
   /** Session ids in the order in which their first run came. */
