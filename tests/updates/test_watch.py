@@ -121,3 +121,26 @@ def test_a_proof_is_passed_on_once_and_its_author_is_not_asked_again() -> None:
     assert [one.peer_id for one in listener.news()] == [AUTHOR.peer_id]
     assert me.watch.faults_for(third.peer_id) == ()
     assert listener.watch.faults_for(AUTHOR.peer_id) == ()
+
+
+def test_a_version_counts_only_with_the_entry_that_commits_its_author_to_it() -> None:
+    me, author, other = keeper(ME), keeper(AUTHOR), keeper(AUTHOR)
+    logged(author, "a", "b")
+    logged(other, "c", "d")
+    made = author.log.entries[-1]
+    asked = me.question(AUTHOR.peer_id)
+    came = author.answer_for(made)(ME.peer_id, asked.data)
+    foreign = author.answer_for(other.log.entries[-1])(ME.peer_id, asked.data)
+    for commitment, digest, said in (
+        (came, sha256(b"c"), "not the one that its author has committed to"),
+        (foreign, other.log.entries[-1].entry.digest, "is not in its author's log"),
+        (b"", made.entry.digest, "came without an entry"),
+        (came[:-1], made.entry.digest, "commitment: "),
+    ):
+        with pytest.raises(FrameError, match=said):
+            me.take(AUTHOR.peer_id, asked, commitment, digest)
+    with pytest.raises(FrameError, match="of another peer's log"):
+        me.take(ME.peer_id, asked, came, made.entry.digest)
+    assert AUTHOR.peer_id not in me.digests
+    me.take(AUTHOR.peer_id, asked, came, made.entry.digest)
+    assert me.digests[AUTHOR.peer_id] == made.entry.digest
