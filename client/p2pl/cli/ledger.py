@@ -11,8 +11,7 @@ from p2pl.cli.app import Command, extra
 group = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Show, verify, prove and export the update logs of runs: which versions each peer has "
-    "committed to.",
+    help="Show and check which models runs have committed to.",
 )
 
 Log: TypeAlias = Annotated[
