@@ -59,7 +59,6 @@ TYPES: Mapping[str, Type] = {
     "shard": maybe(_SHARD),
     "test_share": maybe(_NUMBER),
     "tokenizer": maybe(PATH),
-    "fetch": _FUNCTION,
     "dp_epsilon": maybe(_NUMBER),
     "dp_delta": maybe(_NUMBER),
     "dp_clip": maybe(_NUMBER),
