@@ -1,15 +1,19 @@
 """Preflight: one screen before anything is trained, and nothing is written or told."""
 
+import io
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.commands import p2pl
 from support.processes import ROOT, Swarm
 
 import p2pl as library
+from p2pl.api.check import Finding, Preflight
+from p2pl.cli.check import _show
 from p2pl.network.keys import Identity
 from p2pl.network.tracker import skew_s
 from p2pl.run.log import Marker, RunLog, is_in_use
@@ -59,6 +63,20 @@ def test_what_is_ready_is_said_and_nothing_is_left_behind(swarm: Swarm, torrent:
         assert words in done.stdout
     assert "ready: p2pl join" in done.stdout
     assert sorted(swarm.folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("columns", [60, 80, 91, 92, 93, 120])
+def test_nothing_that_was_found_is_cut_off_at_the_edge_of_the_screen(columns: int) -> None:
+    said = " ".join(f"word{at}" for at in range(40))
+    found = Preflight(
+        (Finding("run directory", "note", said), Finding("identity", "ok", "ab" * 32))
+    )
+    screen = io.StringIO()
+    _show(found, Console(file=screen, width=columns), "p2pl check s.torrent")
+    shown = screen.getvalue()
+    assert set(said.split()) <= set(shown.split())
+    assert "ab" * 32 in "".join(shown.split())
+    assert (f" {'ab' * 32} " in shown) == (columns >= 91)
 
 
 def test_what_others_are_told_to_dial_is_dialled(swarm: Swarm, torrent: Path) -> None:

@@ -125,6 +125,21 @@ def test_an_export_is_a_log_like_any_other(runs: Path) -> None:
         assert wrongs(path)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "[" * 100_000, "\x89PNG"])
+def test_a_file_of_another_kind_is_told_what_may_be_given(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_text(text)
+    allowed = "allowed a run directory, an export, a proof of inclusion or of two histories"
+    assert wrongs(path) == [f"got 'another kind of file', {allowed}"]
+
+
+def test_a_graph_says_where_logs_are_not_given(runs: Path) -> None:
+    some = p2pl("ledger", "graph", runs / "peer-0")
+    every = p2pl("ledger", "graph", *(runs / f"peer-{at}" for at in range(3)))
+    assert "influence leaves them out" in " ".join(some.stdout.split())
+    assert "the log is not given" not in " ".join(every.stdout.split())
+
+
 def cut(folder: Path) -> None:
     """Cuts the last entries off."""
     data = (folder / LOG_FILE).read_bytes()

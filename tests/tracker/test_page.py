@@ -90,6 +90,12 @@ def tracker(tmp_path: Path) -> Tracker:
     return Tracker(tmp_path)
 
 
+async def test_a_comment_cannot_turn_the_direction_of_writing_about(tmp_path: Path) -> None:
+    hostile = replace(OPEN, comment="one\u202etwo\x1b[31m\x9bthree")
+    (tmp_path / "a.torrent").write_bytes(hostile.encode())
+    assert "one?two?[31m?three" in (await Tracker(tmp_path).page()).words
+
+
 async def test_it_says_who_is_in_what_is_published_and_since_when(tracker: Tracker) -> None:
     one, two = Speaker(1, session=OPEN.id), Speaker(2, session=OPEN.id)
     assert "nobody is there" in (await tracker.page()).words

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from p2pl import __version__
+from p2pl.errors import printable
 from p2pl.protocol.session import SessionFile
 from p2pl_tracker.swarm import Tally, Totals
 
@@ -153,7 +154,7 @@ def _session(session: bytes, one: Published, there: There | None, state: State) 
             facts.append(("BitTorrent", f"{there.clients.alive} clients, {seeds} have all of it"))
     if one.is_private:
         facts.append(("Who", "whoever its author has invited"))
-    about = f"<p>{html.escape(one.comment)}</p>" if one.comment else ""
+    about = f"<p>{html.escape(printable(one.comment))}</p>" if one.comment else ""
     command = f"p2pl join {name}.torrent --data YOUR_DATA"
     return (
         f'<article aria-labelledby="s-{session.hex()[:16]}">'

@@ -224,10 +224,13 @@ def _line(record: Record) -> Json:
 
 
 def _imported(path: Path, every: bool) -> Log:
+    text = _text(path, MAX_EXPORT_BYTES)
+    if f'"{EXPORT}"' not in text[:200]:
+        allowed = "a run directory, an export, a proof of inclusion or of two histories"
+        raise RunDirError(wrong(str(path), got="another kind of file", allowed=allowed))
     try:
-        lines = _text(path, MAX_EXPORT_BYTES).splitlines()
-        first, *rest = [json.loads(line) for line in lines]
-        end = rest.pop()
+        first, *rest = [json.loads(line) for line in text.splitlines()]
+        end = rest.pop() if rest else {}
         owner = Owner(bytes.fromhex(first["session_id"]), bytes.fromhex(first["public_key"]))
         owner = decode(Owner, encode(owner), MAX_ENTRY_BYTES)
         records = [_record(line) for line in rest]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WRONG_CODE = 1
 ID_CHARS = 64
+BORDERS = 10  # characters of a line of the table that are in none of its three cells
 SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("wrong", "bold red")}
 
 
@@ -142,10 +143,13 @@ def _show(found: "Preflight", console: object, title: str) -> None:
     table = Table(title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD)
     for name in ("", "", "found"):
         table.add_column(name, justify="left", overflow="fold")
+    before = BORDERS
     for one in found.findings:
         word, style = SIGNS.get(one.state, ("not known", "dim"))
         table.add_row(Text(one.name), Text(word, style), Text(visible(one.said)))
-    table.columns[-1].min_width = ID_CHARS  # so that an id can be marked and copied
+        before = max(before, BORDERS + len(one.name) + len(word))
+    if before + ID_CHARS <= console.width:  # a wider one would be cut off at the console's edge
+        table.columns[-1].min_width = ID_CHARS  # so that an id can be marked and copied
     console.print(table)
     todo = [one for one in found.findings if one.todo]
     if not todo:

@@ -128,7 +128,9 @@ def graph(
         (who[:8], f"{share:.1%}", f"{row[who]:.1%}" if who in row else "")
         for who, share in sorted(made.influence.items(), key=lambda one: -one[1])
     ]
-    about = f"{len(made.versions)} versions are in it; of {made.unknown} more there is no log"
+    about = f"{len(made.versions)} versions are in it"
+    if made.unknown:
+        about += f"; of {made.unknown} more the log is not given, and influence leaves them out"
     Console().print(terminal_table(about, ("peer", "influence", "weight in the last mix"), rows))
     if out is not None:
         with extra("report"):
