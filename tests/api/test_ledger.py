@@ -14,6 +14,7 @@ from p2pl.api.provenance import picture, provenance
 from p2pl.errors import RunDirError
 from p2pl.network.keys import Identity
 from p2pl.protocol.updates.fault import contradiction, to_text
+from p2pl.run.log import MODEL_FILE
 from p2pl.updates.file import LOG_FILE, read
 from p2pl.updates.keeper import Keeper, finish, sha256
 from p2pl.updates.log import UpdateLog, Version
@@ -52,6 +53,7 @@ async def exchange(folder: Path, peers: dict[str, Identity], rounds: int) -> Non
         keeper.close()
         final = Version("final", rounds, sha256(name.encode()))
         finish(folder / name, SESSION, peers[name], final, 1_700_000_000.0)
+        (folder / name / MODEL_FILE).write_bytes(name.encode())
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +183,14 @@ def test_a_log_that_was_written_anew_is_found_out_by_what_others_hold(
     proof = contradiction(SESSION, me.public_key, first.records[0].signed, log.entries[0])
     assert proof is not None
     assert to_text(proof).strip() in text
+
+
+def test_another_model_in_the_place_of_the_final_one_does_not_hold(runs: Path) -> None:
+    (runs / "peer-0" / MODEL_FILE).unlink()
+    (runs / "peer-1" / MODEL_FILE).write_bytes(b"a model from elsewhere")
+    (text,) = wrongs(runs)
+    assert text.startswith("is not the model that the log ends with")
+    assert sha256(b"a model from elsewhere").hex() in text
 
 
 def test_the_command_says_what_does_not_hold_and_fails(runs: Path) -> None:

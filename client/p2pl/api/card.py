@@ -166,7 +166,13 @@ def _update_log(run: Run) -> Iterator[str]:
     log = read_log(run.directory)
     digest = sha256((run.directory / MODEL_FILE).read_bytes())
     at = [one.signed.entry.index for one in log.records if one.signed.entry.digest == digest]
-    if run.kind != "last" or not at or log.head is None:
+    if run.kind != "last":
+        return
+    if not at or log.head is None:
+        yield (
+            f"## Update log\nNo entry of the peer's update log is of this model: the file "
+            f"`{MODEL_FILE}` of the run has SHA-256 `{digest.hex()}`."
+        )
         return
     yield (
         f"## Update log\nThe file `{MODEL_FILE}` of the run, SHA-256 `{digest.hex()}`, is entry "

@@ -1,6 +1,7 @@
 """What `p2pl ledger` does: verifies, proves and exports the update logs of runs."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from p2pl.protocol.updates.fault import (
 )
 from p2pl.protocol.updates.head import Cosignature, Head, note, read_note
 from p2pl.protocol.updates.tree import Tree, is_included, leaf_hash
+from p2pl.run.log import MODEL_FILE
 from p2pl.updates.file import LOG_FILE, Owner, Record, mix_hash, read
 from p2pl.updates.watch import saved_in
 
@@ -161,7 +163,32 @@ def verified(paths: Sequence[Path], *, every: bool = False) -> list[Finding]:
         witnesses = len({one.witness for _, one in log.cosigned})
         text = f"{who}: {count} entries{anew}, seen by {witnesses} witnesses"
         findings.append(Finding(str(path), text))
+        findings += _model_in(path, log)
     return [*findings, *_against_each_other(logs)]
+
+
+def _model_in(path: Path, log: Log) -> list[Finding]:
+    """Returns that the final model in a run directory is another than its log ends with, if so.
+
+    A run that was interrupted, or has gone on, has no final model yet: its log ends otherwise.
+    """
+    file = path / MODEL_FILE
+    last = log.records[-1].signed.entry if log.records else None
+    if not path.is_dir() or last is None or last.stage != "final":
+        return []
+    try:
+        with regular.opened(file) as opened:
+            hashed = hashlib.sha256()
+            while part := opened.read(1 << 20):
+                hashed.update(part)
+    except FileNotFoundError:
+        return []  # whoever gathers the logs of others has none of their models
+    except OSError as fault:
+        return [Finding(str(file), f"cannot be read: {fault.strerror or fault}", holds=False)]
+    if hashed.digest() == last.digest:
+        return []
+    text = f"is not the model that the log ends with: got {hashed.hexdigest()}, SHA-256 in the log "
+    return [Finding(str(file), f"{text}{last.digest.hex()}", holds=False)]
 
 
 def inclusion(log: Log, index: int) -> str:
