@@ -181,11 +181,10 @@ def test_what_is_coming_still_ends_with_the_run(nodes: list[Node]) -> None:
 
 def test_how_long_transfers_took_sets_the_deadline_of_the_next(nodes: list[Node]) -> None:
     me, other, _ = nodes
-    clock = iter([0.0, 0.0, 0.0, 30.0])  # when it began, thrice, and when it had come
-
     async def one_round() -> float:
         await serve(nodes)
-        me.clock = lambda: next(clock, 30.0)
+        came = me.transport.traffic.bytes_in_by_peer
+        me.clock = lambda: 30.0 if came.get(other.peer_id) else 0.0  # before and after it came
         await pull_all(me, addresses([other]), 1)
         return me.patience.deadline_s(other.peer_id)
 

@@ -256,6 +256,6 @@ async def merge_news(node: Node, state: PeerState) -> PeerState:
         memory=vector.after(pulls.models).memory(),
     )
     await save(node, after)
-    merged = ", ".join(f"version {one.round} of {who[:8]}" for who, one in pulls.models.items())
-    node.events(Merged(tuple(pulls.models), f"merged {merged}"))
+    merged = [f"merged version {one.round} of {who[:8]}" for who, one in pulls.models.items()]
+    node.events(Merged(tuple(pulls.models), ", ".join(merged)))
     return after
