@@ -181,6 +181,7 @@ def test_what_is_coming_still_ends_with_the_run(nodes: list[Node]) -> None:
 
 def test_how_long_transfers_took_sets_the_deadline_of_the_next(nodes: list[Node]) -> None:
     me, other, _ = nodes
+
     async def one_round() -> float:
         await serve(nodes)
         came = me.transport.traffic.bytes_in_by_peer
