@@ -92,7 +92,8 @@ def test_adapters_travel_and_the_base_comes_by_its_hash_and_stays_to_the_last_bi
         assert run.summary is not None
         assert len(run.summary.peers_met) == 1
         numbers = Layout.of(run.model).total
-        assert 4 * numbers < run.rounds[-1].bytes_in < 4 * numbers + 4_000  # one peer's adapters
+        most = max(entry.bytes_in for entry in run.rounds)  # the other may be late in some
+        assert 4 * numbers < most < 4 * numbers + 4_000  # one peer's adapters
         first, last = (run.rounds[at].metrics["perplexity"] for at in (0, -1))
         assert last < first
 
