@@ -7,7 +7,8 @@ WORKDIR /app
 COPY --chown=1000 . .
 USER 1000
 ENV PATH=/app/.venv/bin:$PATH HF_HUB_OFFLINE=1
-RUN scripts/setup demo
+# Compiled here, or every new container would do it at its start.
+RUN scripts/setup demo && .venv/bin/python -m compileall -q .venv/lib
 
 # Peers are reached here; a tracker is on 8000.
 EXPOSE 7000 8000

@@ -11,9 +11,9 @@ relay`, and its clock begins when the two are joined.
 
 With `--round-trip`, caller, relay and callee each have a network namespace, and every byte takes
 half that time between a peer and the relay (`soak_lines.py`; needs root). The callee listens at the
-relay already. The clock runs from nothing to: joined by the relay; CURVE with the callee; and the
-callee's model, of one chunk, the handshake of a pull included. The bare line between the two peers,
-through the same switch, is pulled over as well.
+relay already. The clock runs from before the caller dials: until it is joined to the callee, and
+until it has the callee's model, which is one short message: its first byte. The bare line between
+the two peers, through the same switch, is pulled over as well.
 """
 
 import argparse
@@ -233,8 +233,7 @@ class Start:
     """How long one pull took, in seconds."""
 
     joined_s: float
-    handshake_s: float
-    model_s: float
+    first_byte_s: float
 
 
 def pull_once(where: str, peer: Peer) -> Start:
@@ -260,15 +259,12 @@ def pull_once(where: str, peer: Peer) -> Start:
         )
         async with CurveWire(speaker.identity, session_id=session_id, dialler=ways) as wire:
             begun_s = time.perf_counter()
-            await wire.ping(address, deadline_s=DEADLINE_S)
-            joined_s, handshake_s = ways.opened_s - begun_s, time.perf_counter() - begun_s
-            begun_s = time.perf_counter()
             await wire.pull(
                 address, have=None, round=0, wait_s=0.0, deadline_s=DEADLINE_S, size=len(MODEL)
             )
             took_s = time.perf_counter() - begun_s
         await pumps.close()
-        return Start(joined_s, handshake_s, took_s)
+        return Start(ways.opened_s - begun_s, took_s)
 
     return asyncio.run(scenario())
 
@@ -280,9 +276,11 @@ class Timed:
         self.opened_s = 0.0
         self._ways = ways
 
-    async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
+    async def open(
+        self, address: PeerAddress, *, deadline_s: float, hello: bytes = b""
+    ) -> socket.socket:
         """Returns a stream to a peer."""
-        stream = await self._ways.open(address, deadline_s=deadline_s)
+        stream = await self._ways.open(address, deadline_s=deadline_s, hello=hello)
         self.opened_s = time.perf_counter()
         return stream
 
@@ -346,13 +344,13 @@ def starts(round_trip_s: float, repeats: int) -> dict[str, list[Start]]:
 
 def show_starts(found: dict[str, list[Start]]) -> None:
     """Prints medians and the longest."""
-    print(f"{'':<14} {'joined':>8} {'CURVE':>8} {'model':>8} {'longest':>8}")
+    print(f"{'':<14} {'joined':>10} {'first byte':>10} {'longest':>10}")
     for name, times in found.items():
         middle = [
             statistics.median(getattr(one, field.name) for one in times) for field in fields(Start)
         ]
-        shown = " ".join(f"{1e3 * one:>5.0f} ms" for one in middle)
-        print(f"{name:<14} {shown} {1e3 * max(one.model_s for one in times):>5.0f} ms")
+        shown = " ".join(f"{1e3 * one:>7.0f} ms" for one in middle)
+        print(f"{name:<14} {shown} {1e3 * max(one.first_byte_s for one in times):>7.0f} ms")
 
 
 def main() -> None:

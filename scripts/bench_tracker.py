@@ -1,6 +1,6 @@
 """Announces a second, latency and memory of the tracker, beside bittorrent-tracker (Node).
 
-    scripts/bench tracker [--peers 1000 100000 1000000] [--seconds 10] [--json]
+    scripts/bench tracker [--peers 1000 100000 1000000] [--seconds 10] [--store URL] [--json]
 
 What is done, once for each number of peers: a process pinned to one core fills the tracker's store
 through `MemoryStore.announce` with that many peers over 100 sessions (signatures are not checked
@@ -11,7 +11,9 @@ connections with wrk, or, where wrk is not installed, with a small client of our
 sent once, comes from a peer that is known already, asks for ten peers, and is verified by the
 tracker. "refused" must be 0; "CPU us" is the tracker's processor time an announce, which says more
 than the rate where others use the machine. bittorrent-tracker gets announces of 20,000 peers over
-100 swarms, unsigned as BEP 3 has them.
+100 swarms, unsigned as BEP 3 has them. With --store, peers stand in that server of Valkey or
+Redis, under keys of their own that stay there; its processor time and its memory are not measured:
+"CPU us" and "bytes/peer" are the tracker's.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import hashlib
 import json
 import os
 import random
+import secrets
 import shutil
 import subprocess
 import sys
@@ -36,6 +39,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import Announce
 from p2pl_tracker import app, server
+from p2pl_tracker.store import SharedStore, connected
 from p2pl_tracker.swarm import Limits, MemoryStore, Store
 
 HERE = Path(__file__).resolve().parent
@@ -98,7 +102,7 @@ async def fill(store: Store, peers: int) -> dict[str, float]:
     }
 
 
-def serve(peers: int) -> None:
+def serve(peers: int, url: str | None) -> None:
     """Fills a store and serves it until SIGTERM; prints what the fill took, then the URL."""
     pin(0)
     limits = Limits(
@@ -108,14 +112,29 @@ def serve(peers: int) -> None:
         max_peers_per_address=2 * peers,
         min_interval_s=0,
     )
-    store = MemoryStore(limits)
-    print(json.dumps(asyncio.run(fill(store, peers))), flush=True)
-    application = app.create_app(app.Policy(limits=limits, address_rate=0), store=store)
+    store: Store = MemoryStore(limits)
+    if url is None:
+        filled = asyncio.run(fill(store, peers))
+    else:
+        prefix = f"bench-{secrets.token_hex(4)}:"
+        filled = asyncio.run(fill_shared(SharedStore(connected(url), limits, prefix=prefix), peers))
+        store = SharedStore(connected(url), limits, prefix=prefix)  # of the server's own loop
+    print(json.dumps(filled), flush=True)
+    policy = app.Policy(limits=limits, address_rate=0, checks=False)  # its peers are made up
+    application = app.create_app(policy, store=store)
     server.serve(
         application,
         server.listen("127.0.0.1", 0),
         on_ready=lambda url: print(f"listening on {url}", flush=True),
     )
+
+
+async def fill_shared(store: Store, peers: int) -> dict[str, float]:
+    """Returns what `fill` does, and ends the connections."""
+    try:
+        return await fill(store, peers)
+    finally:
+        await store.aclose()
 
 
 def write_bodies(path: Path, peers: int, count: int) -> None:
@@ -234,12 +253,14 @@ def loaded(
 def measure_ours(peers: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Returns the figures of our tracker with `peers` known peers."""
     bodies = folder / "bodies"
-    with process(sys.executable, __file__, "--serve", str(peers)) as tracker:
+    where = ["--store", args.store] if args.store else []
+    with process(sys.executable, __file__, "--serve", str(peers), *where) as tracker:
         filled = json.loads(line_of(tracker))
         url = url_of(tracker)
         write_bodies(bodies, peers, int(args.seconds * BODIES_PER_S))
         seen = loaded(tracker, url, bodies, args)
-    return {"tracker": "p2pl-tracker", "peers": peers, **filled, **seen}
+    name = "p2pl-tracker, shared" if args.store else "p2pl-tracker"
+    return {"tracker": name, "peers": peers, **filled, **seen}
 
 
 def measure_node(args: argparse.Namespace, folder: Path) -> dict[str, Any] | str:
@@ -288,13 +309,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of load, each")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--no-node", action="store_true", help="leave bittorrent-tracker out")
+    parser.add_argument("--store", help="valkey://HOST:PORT/DB or unix:///PATH; default: memory")
     parser.add_argument("--json", action="store_true", help="figures for programs")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--load", help=argparse.SUPPRESS)
     parser.add_argument("--bodies", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(args.serve)
+        serve(args.serve, args.store)
         return
     if args.load:
         bodies = args.bodies.read_bytes().splitlines()

@@ -1,9 +1,9 @@
 """A small convolutional network on few of CIFAR-10's images among six, by codec; prints JSON.
 
-    scripts/codecs_run.py none|float16|int8|int4|int3 SPLIT [--seeds N] [--first-seed N]
-        [--rounds N] [--fast]
+    scripts/codecs_run.py CODEC SPLIT [--seeds N] [--first-seed N] [--rounds N] [--fast]
 
-`SPLIT` is iid or dirichlet:A. What is not trained on is drawn once for all seeds.
+`CODEC` is none, float16, int8, int4, int3, dither3 or dither2; `SPLIT` is iid or dirichlet:A. What
+is not trained on is drawn once for all seeds.
 """
 
 import argparse
@@ -19,7 +19,7 @@ HOLDERS, PARTS = 6, 10  # training: one image in ten, thus 5,000
 CODECS: dict[str, dict[str, object]] = {
     "none": {},
     "float16": {"wire.dtype": "float16"},
-    **{name: {"wire.compression": name} for name in ("int8", "int4", "int3")},
+    **{name: {"wire.compression": name} for name in ("int8", "int4", "int3", "dither3", "dither2")},
 }
 SMALL = {
     "model.arguments": {"width": 8, "hidden": 32},

@@ -219,9 +219,12 @@ def commands_page() -> str:
         group = typer.main.get_command(app)
         assert isinstance(group, TyperGroup)
         for command in group.commands.values():
-            assert isinstance(command, TyperCommand)
-            if not command.hidden:
-                parts.append(command_part(f"{name} {command.name}", command))
+            inner = command.commands.values() if isinstance(command, TyperGroup) else [command]
+            within = f"{name} {command.name}" if isinstance(command, TyperGroup) else name
+            for one in inner:
+                assert isinstance(one, TyperCommand)
+                if not one.hidden:
+                    parts.append(command_part(f"{within} {one.name}", one))
     return "\n\n".join(parts) + "\n"
 
 

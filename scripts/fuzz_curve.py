@@ -159,7 +159,7 @@ def feed(client: Client, data: bytes, *, most: int = 1 << 20) -> list[Message]:
         assert count, "no room to read into"
         client.took(count)
         client.shake_hands()
-        while client.is_open and (message := client.message()) is not None:
+        while client.may_send and (message := client.message()) is not None:
             found.append(tuple(map(bytes, message)))
     return found
 

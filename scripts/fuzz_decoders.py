@@ -16,6 +16,7 @@ from typing import Any
 
 import fuzz_curve
 import fuzz_inputs
+import fuzz_updates
 import msgspec
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,18 +27,33 @@ from torch import nn
 from p2pl.data import describe, tabular
 from p2pl.errors import P2PLError, ProtocolError, RunDirError
 from p2pl.exchange.raft.leadership import SEAT_FILE, Seat, SeatFile
-from p2pl.learning import quantised, weights
+from p2pl.learning import dithered, quantised, weights
 from p2pl.mixing.trust import opinions
 from p2pl.network import sealed, web
 from p2pl.network.directory import Announcer, TrackerDirectory
+from p2pl.network.doorstep import Handshake
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.privacy.accountant import Account, Charge
 from p2pl.privacy.ledger import LEDGER_FILE, Ledger, load_ledger, save_ledger
-from p2pl.protocol import announce, bencode, endpoint, frame, gossip, invitation, relay, ticket
+from p2pl.protocol import (
+    announce,
+    bencode,
+    endpoint,
+    entry,
+    frame,
+    gossip,
+    invitation,
+    reach,
+    relay,
+    ticket,
+)
 from p2pl.protocol.announce import Announce, PeerAddress, Terms
+from p2pl.protocol.identity import peer_id_of
 from p2pl.protocol.raft import bootstrap, election, messages
 from p2pl.protocol.session import Session, Task, metainfo, schema
 from p2pl.protocol.session.schema import Column, Table
+from p2pl.protocol.updates import fault, message
+from p2pl.protocol.updates.entry import SignedEntry
 from p2pl.rendezvous.service import Messages
 from p2pl.run.log import (
     MARKER_FILE,
@@ -100,6 +116,7 @@ def decoders() -> Iterator[list[Decoder]]:
             *_tracker_decoders(loop),
             *_frame_decoders(),
             *_invitation_decoders(),
+            *_update_decoders(folder),
             *_relay_decoders(),
             *_raft_decoders(),
             *_model_decoders(),
@@ -192,6 +209,33 @@ def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
             "tracker-refusal", announce.decode_refusal, (refusal,), JSON, _json(announce.Refusal)
         ),
         Decoder("tracker-request", _App(loop).answer, asked),
+        *_reach_decoders(),
+    ]
+
+
+def _reach_decoders() -> list[Decoder]:
+    public = KEY.public_key().public_bytes_raw()
+    asks = reach.AskReach(public_key=public, port=7_000, time_s=NOW_S)
+    found = reach.Reached(host="192.0.2.7", port=7_000, is_reached=True)
+    silent = reach.Reached(host="2001:db8::5", port=1, is_reached=False, reason="nothing answered")
+
+    def ask(body: bytes) -> None:
+        asked = reach.decode(body)
+        asked.check_time(NOW_S)
+        asked.check_signature()
+
+    def signed(told: object) -> bytes:
+        try:
+            said = msgspec.convert(told, reach.AskReach)
+            return reach.encode(msgspec.structs.replace(said, public_key=public), KEY)
+        except msgspec.ValidationError:
+            return JSON.write(told)
+
+    shaped = fuzz_inputs.values_of(reach.AskReach).map(signed)
+    answers = tuple(map(reach.encode_answer, (found, silent)))
+    return [
+        Decoder("reach", ask, (reach.encode(asks, KEY),), JSON, shaped),
+        Decoder("reach-answer", reach.decode_answer, answers, JSON, _json(reach.Reached)),
     ]
 
 
@@ -264,9 +308,11 @@ def _frame_decoders() -> list[Decoder]:
         *(frame.Credit(4), frame.FetchBlob(credential, name, 2), frame.Ping()),
         *(hello, frame.Tell(b"payload")),
         frame.Resume(frame.FetchBlob(credential, name, 2), digest, 1 << 20),
+        frame.Committed(frame.Pull(credential, "model", digest, 3, 500, 8), b"said"),
     )
     answers = (
         frame.VersionOffer(credential, 3, 100, 5_000, digest, b"notes"),
+        frame.CommittedOffer(frame.VersionOffer(credential, 3, 9, 5_000, digest), b"commitment"),
         *(frame.NotModified(credential, 3), frame.Chunk(1 << 20), *common),
     )
     kept = (hello, frame.Newest(3, 100, digest), frame.Newest(0, 0, None), frame.Told(), *common)
@@ -329,8 +375,30 @@ def _invitation_decoders() -> list[Decoder]:
     ]
 
 
+def _update_decoders(folder: Path) -> list[Decoder]:
+    logs = fuzz_updates.Logs(folder)
+    shapes = {
+        "entry": SignedEntry,
+        "commitment": message.Commitment,
+        "question": message.Question,
+        "fault": fault.Fault,
+    }
+    packed = [
+        Decoder(f"log-{name}", getattr(logs, name), logs.examples[name], MSGPACK, _packed(shape))
+        for name, shape in shapes.items()
+    ]
+    return [
+        *packed,
+        Decoder("log-checkpoint", logs.checkpoint, logs.examples["checkpoint"]),
+        Decoder("log-file", logs.file, logs.examples["file"]),
+    ]
+
+
 def _relay_decoders() -> list[Decoder]:
     session, digest = bytes.fromhex(SESSION), bytes(32)
+    caller = bytes(64) + b"\x04\x01H" + b"\x06" + (2).to_bytes(8) + b"II" + b"more"
+    who = peer_id_of(KEY.public_key().public_bytes_raw())
+    invited = invitation.encode(invitation.invite(KEY, session_id=SESSION, peer_id=who))
     paper = ticket.issue(KEY, session=session, peer=digest, not_after_s=NOW_S)
     said = (
         relay.listen(KEY, session=session, time_s=NOW_S, ticket=paper),
@@ -350,6 +418,8 @@ def _relay_decoders() -> list[Decoder]:
         Decoder("relay-told", relay.decode_told, bodies[1], MSGPACK, _packed(relay.Told)),
         Decoder("relay-stream", lambda data: Messages().feed(data), (stream,)),
         Decoder("ticket", _take_ticket, (paper,), MSGPACK, _packed(ticket.Ticket)),
+        Decoder("ticket-invitation", _enter, (invited,), MSGPACK, _packed(invitation.Invitation)),
+        Decoder("caller", lambda data: Handshake().take(data), (caller, caller[:70])),
     ]
 
 
@@ -365,6 +435,13 @@ def _take_ticket(data: bytes) -> None:
     with contextlib.suppress(ProtocolError):
         ticket.check(data, session=session, public_key=key, issuers=(key,), now_s=NOW_S)
     ticket.decode(data)
+
+
+def _enter(data: bytes) -> None:
+    key = KEY.public_key().public_bytes_raw()
+    counts = entry.Counts(issuers=(key,), authors=(bytes(32), key))
+    session = bytes.fromhex(SESSION)
+    entry.check(data, session=session, public_key=key, counts=counts, now_s=NOW_S)
 
 
 def _encoded(headers: tuple[frame.Header, ...]) -> tuple[bytes, ...]:
@@ -456,6 +533,12 @@ def _model_decoders() -> list[Decoder]:
     for name in quantised.BITS:
         codec = quantised.Quantised(LAYOUT, name, torch.device("cpu")).beginning(vector / 2)
         made.append(Decoder(f"model-{name}", codec.decode, (bytes(codec.encode(vector)),)))
+    far = vector.clone()
+    far[::50] *= 1e6  # so that some escape
+    for name in dithered.BITS:
+        few = dithered.Dithered(LAYOUT, name, torch.device("cpu")).beginning(vector / 2)
+        examples = tuple(bytes(few.encode(one)) for one in (vector, far))
+        made.append(Decoder(f"model-{name}", few.decode, examples))
     return made
 
 

@@ -21,6 +21,7 @@ P2PLError
 └── ProtocolError           bytes from a stranger are unusable
     ├── AnnounceError       one announce is refused; the tracker answers with `status`
     ├── ProofError          a peer's proof that it is invited is unusable
+    ├── LogError            what a peer says of its update log is unusable, or does not hold
     └── FrameError          one peer's frame is unusable; that peer is skipped
 
 A message says what was wrong, what it got, what is allowed, and, where that is not obvious, what to
@@ -100,9 +101,17 @@ class BudgetSpent(P2PLError):
 
 
 class TrackerError(NetworkError):
-    """No tracker answered within the deadline, and no peer is known."""
+    """No tracker answered within the deadline, and no peer is known.
+
+    Attributes:
+        is_final: whether all trackers have refused, for reasons that asking again does not change.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        super().__init__(message)
+        self.is_final = is_final
 
 
 class QuorumError(NetworkError):
@@ -133,6 +142,10 @@ class AnnounceError(ProtocolError):
 
 class ProofError(ProtocolError):
     """A peer's proof that it is invited, or a list of those who no longer are, is unusable."""
+
+
+class LogError(ProtocolError):
+    """What a peer says of its update log is unusable, or does not hold."""
 
 
 class FrameError(ProtocolError):

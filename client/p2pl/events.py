@@ -5,8 +5,9 @@ what the person passes in. `Step` comes from the thread that trains, all others 
 the event loop. What a sink raises ends the run, after the state of the last round was saved.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from p2pl.metric import ACCURACY, Metric
@@ -25,6 +26,8 @@ class Started:
         rounds: to do in all.
         metrics: what is measured in each round, the primary metric first.
         loss_unit: what follows a loss, e.g. `nats`; "" where it has none.
+        epsilon_budget: that training may spend; None: it is not private.
+        settings: of the session, by path: {"exchange.rounds": 30, …}; for programs that keep them.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Started:
     rounds: int
     metrics: tuple[Metric, ...] = (ACCURACY,)
     loss_unit: str = ""
+    epsilon_budget: float | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,19 @@ class RoundEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Merged:
+    """Models of others were taken outside of a round: before the first one, or after the last.
+
+    Attributes:
+        peers: whose, by id.
+        text: what was done with them, in one line.
+    """
+
+    peers: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Undone:
     """The swarm has decided on another model: later rounds than this one are to be done again.
 
@@ -114,7 +132,7 @@ class Stop(Exception):  # no error: the person asked for it
     """The run is to end now: raised by a sink. What was reached is saved, and the swarm is left."""
 
 
-Event: TypeAlias = Started | Step | Said | Reachable | RoundEnded | Undone | Ended
+Event: TypeAlias = Started | Step | Said | Reachable | RoundEnded | Merged | Undone | Ended
 Sink: TypeAlias = Callable[[Event], None]
 
 
@@ -134,16 +152,31 @@ class Events:
         self(Said(text))
 
 
-def into(log: RunLog) -> Sink:
-    """Returns the sink that writes rounds and the summary into a run directory."""
+def into(log: RunLog, clock: Callable[[], float] = time.time) -> Sink:
+    """Returns the sink that writes rounds, messages and the summary into a run directory.
+
+    Args:
+        log: of the run directory.
+        clock: seconds since 1970.
+    """
 
     def write(event: Event) -> None:
         if isinstance(event, Started):
-            log.describe(event.metrics, event.loss_unit)
+            log.describe(
+                event.metrics,
+                event.loss_unit,
+                rounds=event.rounds,
+                epsilon_budget=event.epsilon_budget,
+            )
+        elif isinstance(event, Said):
+            log.say(event.text, clock())
         elif isinstance(event, Reachable):
             log.take_reach(event.text)
+            log.say(event.text, clock())
         elif isinstance(event, RoundEnded):
             log.append(event.entry)
+        elif isinstance(event, Merged):
+            log.take_merged(event.peers)
         elif isinstance(event, Undone):
             log.drop_after(event.round)
         elif isinstance(event, Ended):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from p2pl.data.examples import Examples, Source
 from p2pl.errors import FrameError, ModelError, PrivacyError, wrong
+from p2pl.learning import dithered
 from p2pl.learning.codec import Codec, WholeModel
 from p2pl.learning.quantised import Quantised
 from p2pl.learning.task import Scores
@@ -89,7 +90,8 @@ class Learner:
         wire = session.wire
         codec: Codec = WholeModel(layout, wire.dtype, trainer.device)
         if wire.compression != "none":
-            codec = Quantised(layout, wire.compression, trainer.device)
+            few = dithered.Dithered if wire.compression in dithered.BITS else Quantised
+            codec = few(layout, wire.compression, trainer.device)
         return cls(session, *names, trainer, codec, rule_of(session)(session, names[1]))
 
     def beginning(self, vector: Tensor) -> "Learner":

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pl.errors import visible
-from p2pl.events import Ended, Event, Reachable, RoundEnded, Said, Started, Step
+from p2pl.events import Ended, Event, Merged, Reachable, RoundEnded, Said, Started, Step
 from p2pl.metric import ACCURACY, Metric, figure
 from p2pl.run.log import PeerId, RoundEntry, Summary, measured
 
@@ -152,7 +152,7 @@ def tell(view: View, event: Event) -> None:
     """
     if isinstance(event, Step):
         view.training(event.round, event.step, event.steps, math.nan)
-    elif isinstance(event, Said | Reachable):
+    elif isinstance(event, Said | Reachable | Merged):
         view.message(event.text)
     elif isinstance(event, RoundEnded):
         view.round(event.entry)

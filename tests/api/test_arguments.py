@@ -12,7 +12,9 @@ from torch import nn
 
 import p2pl
 from p2pl.api import arguments
+from p2pl.api.join import default_run_dir
 from p2pl.errors import InputError
+from p2pl.run.log import Marker, RunLog
 
 DATA = (torch.rand(40, 1, 8, 8), torch.arange(40) % 10)
 WRONG: list[tuple[str, object]] = [
@@ -128,6 +130,50 @@ def test_a_preflight_refuses_the_same(session: p2pl.SessionFile) -> None:
         asked: dict[str, Any] = wrong
         with pytest.raises(InputError, match=r"(threads|rounds): got"):
             p2pl.check(session, data=DATA, **asked)
+
+
+USED: list[tuple[Any, dict[str, object]]] = [
+    (p2pl.load, {"run_dir": 5}),
+    (p2pl.load, {"run_dir": "run", "model": nn.Linear}),
+    (p2pl.load, {"run_dir": "run", "best": "yes"}),
+    (p2pl.predict, {"run": 5, "inputs": DATA[0]}),
+    (p2pl.evaluate, {"run": 5, "data": DATA}),
+    (p2pl.evaluate, {"run": "run", "data": DATA, "shard": (0, 2)}),
+    (p2pl.export, {"run": "run", "to": "onnx", "out": 5}),
+    (p2pl.peer_id, {"identity": 5}),
+    (p2pl.invite, {"session": "s.torrent", "peer": 5}),
+    (p2pl.invite, {"session": "s.torrent", "peer": "ab" * 32, "expires": 7}),
+    (p2pl.revoke, {"session": "s.torrent", "peers": "ab" * 32}),
+    (p2pl.revoke, {"session": 5, "peers": []}),
+]
+
+
+@pytest.mark.parametrize(("function", "asked"), USED)
+def test_what_is_done_with_a_run_or_a_private_session_refuses_an_argument_of_another_type(
+    function: Any,  # noqa: ANN401
+    asked: dict[str, Any],
+) -> None:
+    with pytest.raises(InputError, match=r"[a-z_]+: got .* allowed (?!a directory)"):
+        function(**asked)
+
+
+def test_an_invitation_is_of_no_use_to_who_trains_alone(session: p2pl.SessionFile) -> None:
+    with pytest.raises(InputError, match="not allowed with --alone"):
+        p2pl.join(session, data=DATA, alone=True, invitation="anna.invitation")
+
+
+def test_a_default_run_directory_is_of_this_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def place(session_id: str) -> str:
+        return str(default_run_dir("s", None, alone=False, session_id=session_id))
+
+    assert place("aa") == "runs/s"
+    with RunLog(tmp_path / "runs/s", Marker(session_id="aa", peer_id="me")):
+        pass
+    assert (place("aa"), place("bb")) == ("runs/s", "runs/s-2")
 
 
 def test_every_argument_of_the_public_functions_has_a_type_or_is_looked_at_elsewhere() -> None:

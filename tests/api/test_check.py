@@ -1,14 +1,19 @@
 """Preflight: one screen before anything is trained, and nothing is written or told."""
 
+import io
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.commands import p2pl
 from support.processes import ROOT, Swarm
 
 import p2pl as library
+from p2pl.api.check import Finding, Preflight
+from p2pl.cli.check import _show
 from p2pl.network.keys import Identity
 from p2pl.network.tracker import skew_s
 from p2pl.run.log import Marker, RunLog, is_in_use
@@ -58,6 +63,41 @@ def test_what_is_ready_is_said_and_nothing_is_left_behind(swarm: Swarm, torrent:
         assert words in done.stdout
     assert "ready: p2pl join" in done.stdout
     assert sorted(swarm.folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("columns", [60, 80, 91, 92, 93, 120])
+def test_nothing_that_was_found_is_cut_off_at_the_edge_of_the_screen(columns: int) -> None:
+    said = " ".join(f"word{at}" for at in range(40))
+    found = Preflight(
+        (Finding("run directory", "note", said), Finding("identity", "ok", "ab" * 32))
+    )
+    screen = io.StringIO()
+    _show(found, Console(file=screen, width=columns), "p2pl check s.torrent")
+    shown = screen.getvalue()
+    assert set(said.split()) <= set(shown.split())
+    assert "ab" * 32 in "".join(shown.split())
+    assert (f" {'ab' * 32} " in shown) == (columns >= 91)
+
+
+def test_what_others_are_told_to_dial_is_dialled(swarm: Swarm, torrent: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    named = [f"localhost:{port}", "127.0.0.1:1"], [f"192.0.2.9:{port}"]
+    told = []
+    for announce in named:
+        found = library.check(
+            torrent,
+            data=str(swarm.folder / "nothing"),
+            run_dir=swarm.folder / "run",
+            listen=f"127.0.0.1:{port}",
+            announce=announce,
+        )
+        told += [(one.state, one.said) for one in found.findings if one.name == "reachable"]
+    assert [state for state, _ in told] == ["ok", "wrong", "skipped"], told
+    assert told[0][1] == f"tcp://localhost:{port}, as seen from {swarm.url}"
+    assert told[1][1].startswith("not tcp://127.0.0.1:1, as seen from ")
+    assert told[1][1].endswith("nobody takes connections there")
+    assert f"{swarm.url} sees this machine at 127.0.0.1, and dials that" in told[2][1]
 
 
 def test_what_is_wrong_is_said_with_what_to_do(swarm: Swarm, torrent: Path) -> None:

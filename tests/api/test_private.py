@@ -106,9 +106,9 @@ def test_an_id_is_printed_and_its_key_made_once(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     first, again = p2pl("id"), p2pl("id")
     key = tmp_path / "p2pl" / "identity.pem"
-    assert f"peer id  {library.peer_id(key)}\n" in first.stdout
-    assert "(new:" in first.stdout
-    assert "(new:" not in again.stdout
+    assert first.stdout == again.stdout == f"{library.peer_id(key)}\n"  # for a script
+    assert "(new:" in first.stderr
+    assert "(new:" not in again.stderr
     other = p2pl("id", "--key", tmp_path / "other.pem")
     assert library.peer_id(tmp_path / "other.pem") in other.stdout
 

@@ -10,6 +10,9 @@ from support.commands import p2pl
 from support.image_sets import pictures
 from support.processes import BIN, PATIENCE_S, ROOT, Swarm
 
+from p2pl import network
+from p2pl.cli.join import Fetch, _fetching
+from p2pl.errors import InputError
 from p2pl.run.log import read_run
 
 DIGITS = ROOT / "torrentfiles" / "digits.toml"
@@ -282,3 +285,12 @@ cohort = 1
     summary = read_run(tmp_path / "run").summary
     assert summary is not None
     assert summary.labels == (labels or ("cat", "dog"))
+
+
+def test_bittorrent_is_an_extra_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "libtorrent", None)
+    monkeypatch.delitem(sys.modules, "p2pl.network.torrent", raising=False)
+    monkeypatch.delattr(network, "torrent", raising=False)
+    assert _fetching(Fetch.own) is None
+    with pytest.raises(InputError, match=r"libtorrent is not installed.*p2pl\[torrent\]"):
+        _fetching(Fetch.torrent)

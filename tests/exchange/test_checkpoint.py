@@ -109,6 +109,26 @@ def test_the_swarm_is_asked_last_and_its_answer_is_checked(tmp_path: Path) -> No
         find(file, tmp_path / "none")
 
 
+def test_a_way_of_ones_own_is_asked_before_others_and_believed_no_more_than_they() -> None:
+    file, payload = foreign(*tiny())
+
+    async def good() -> bytes:
+        return payload
+
+    async def liar() -> bytes:
+        return bytes(len(payload))
+
+    def found(own: checkpoint.Fetch, swarm: checkpoint.Fetch) -> bytes:
+        places = checkpoint.Places(fetch=own)
+        return bytes(asyncio.run(checkpoint.find(file, places, swarm)))
+
+    assert found(good, nobody) == payload
+    assert found(liar, good) == payload
+    assert found(nobody, good) == payload
+    with pytest.raises(CheckpointError, match="way that was asked for: root"):
+        found(liar, nobody)
+
+
 @contextlib.contextmanager
 def web_server(payload: bytes) -> Iterator[str]:
     """Serves `payload` at every path of a loopback web server."""

@@ -1,16 +1,16 @@
 """Who trains alone is told, and told what to do where nobody can dial it."""
 
-from p2pl.events import Reachable, RoundEnded
+from p2pl.events import Event, Merged, Reachable, RoundEnded
 from p2pl.exchange.company import ADVICE, FIRST_TOLD, GONE, Company
 from p2pl.run.log import RoundEntry, Totals
 
 ALICE = "a" * 64
 
 
-def told(*reach: Reachable) -> list[str]:
+def told(*before: Event) -> list[str]:
     said: list[str] = []
     company = Company(Totals(), said.append)
-    for event in reach:
+    for event in before:
         company(event)
     for number in range(1, FIRST_TOLD + 1):
         company(RoundEnded(RoundEntry(round=number)))
@@ -23,6 +23,11 @@ def test_who_meets_nobody_is_told_what_is_in_the_way() -> None:
     first = f"nobody met in {FIRST_TOLD} rounds, training alone; "
     assert told() == told(fine) == told(shut, fine) == [first + ADVICE]
     assert told(shut) == [first + shut.text]
+
+
+def test_who_takes_the_models_of_others_before_its_first_round_has_met_them() -> None:
+    assert told(Merged((ALICE,), "the swarm is at round 5: taking its model")) == []
+    assert len(told(Merged((), "its model is no good"))) == 1
 
 
 def test_who_loses_all_others_is_told_once_until_somebody_is_there_again() -> None:

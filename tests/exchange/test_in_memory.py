@@ -13,9 +13,11 @@ import torch
 from support.nodes import ROUNDS, node, session_file
 
 from p2pl.data.load import load
-from p2pl.events import Event, RoundEnded, Said
-from p2pl.exchange import swap
+from p2pl.errors import PullError, TrackerError
+from p2pl.events import Event, Events, Merged, RoundEnded, Said
+from p2pl.exchange import cohort, swap
 from p2pl.exchange.base import EXCHANGES
+from p2pl.exchange.braintorrent import VersionVector, wait_for_news
 from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.round import run
 from p2pl.exchange.swap import announce
@@ -25,6 +27,8 @@ from p2pl.learning.weights import flatten
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
 from p2pl.protocol import session as sessions
+from p2pl.protocol.announce import Answer, PeerAddress
+from p2pl.protocol.frame import Newest
 from p2pl.protocol.session import SessionFile
 from p2pl.run.state import PeerState
 from p2pl.simulation.engine import run as simulate
@@ -63,7 +67,7 @@ def test_three_nodes_of_one_process_learn_from_each_other(kind: str, tmp_path: P
         assert sum(entry.bytes_in for entry in entries) > 0
 
 
-@pytest.mark.parametrize("wire", ["float16", "int8", "int3"])
+@pytest.mark.parametrize("wire", ["float16", "int8", "dither2"])
 def test_nodes_and_a_simulation_compute_the_same_from_what_travels(
     wire: str, tmp_path: Path
 ) -> None:
@@ -81,7 +85,7 @@ def test_nodes_and_a_simulation_compute_the_same_from_what_travels(
         torch.testing.assert_close(state.weights, vector, rtol=0, atol=1e-6)
         assert one.transport.traffic.bytes_in % made.payload_bytes == 0
     exact = build(wanted)[1].size
-    assert exact / made.payload_bytes > {"float16": 1.8, "int8": 3.0, "int3": 5.0}[wire]
+    assert exact / made.payload_bytes > {"float16": 1.8, "int8": 3.0, "dither2": 5.0}[wire]
 
 
 def test_a_peer_that_is_cut_off_is_missed_and_the_others_go_on(tmp_path: Path) -> None:
@@ -150,6 +154,84 @@ def test_who_waits_for_models_says_for_whose(
     assert list(pulls.models) == [slow.peer_id]
     said = [event.text for event in told if isinstance(event, Said)]
     assert said == [f"waiting for the models of {slow.peer_id[:8]}"]
+
+
+def test_the_time_that_a_silent_peer_takes_is_not_that_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, clock_s = MemoryNetwork(), 0.0
+    asker, silent, slow = (
+        node(session_file("braintorrent"), network, tmp_path, number, []) for number in range(3)
+    )
+    asker.clock = lambda: clock_s
+    answers = iter([0, 0, 1])  # its first version is there a little later
+
+    async def ping(address: PeerAddress, *, deadline_s: float) -> Newest:
+        nonlocal clock_s
+        if address.id == silent.peer_id:
+            clock_s += 2 * asker.session.exchange.wait_s
+            raise PullError(f"late: no answer after {deadline_s:g} s")
+        return Newest(next(answers), 10, b"0" * 16)
+
+    monkeypatch.setattr(asker.transport, "ping", ping)
+
+    async def ask() -> list[str]:
+        for one in (silent, slow):
+            await one.directory.announce("started", numwant=0)
+        return [one.id for one in (await wait_for_news(asker, VersionVector())).moved]
+
+    assert asyncio.run(ask()) == [slow.peer_id]
+    for one in (asker, silent, slow):
+        one.worker.close()
+
+
+def test_a_refusal_that_stays_is_the_end_at_once_and_silence_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort, "POLL_S", 0.0)
+    one = node(session_file("cohort"), MemoryNetwork(), tmp_path, 0, [])
+    faults = iter([TrackerError("no answer"), TrackerError("403: taken back", is_final=True)])
+
+    async def announce(event: str, *, numwant: int) -> Answer:
+        raise next(faults)
+
+    monkeypatch.setattr(one.directory, "announce", announce)
+    with closing(one.worker), pytest.raises(TrackerError, match="403: taken back"):
+        asyncio.run(cohort.meet(one, until_s=one.clock() + 3_600))
+
+
+@pytest.mark.parametrize("kind", ["gossip", "braintorrent"])
+def test_who_begins_when_another_is_done_meets_it_and_is_met_outside_of_a_round(
+    kind: str, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    exchange = session_file(kind).session.exchange
+    exchange = msgspec.structs.replace(exchange, min_peers=1, wait_s=0.1)
+    network, told, file = MemoryNetwork(), (list[Event](), list[Event]()), session_file(kind)
+    file = replace(file, session=msgspec.structs.replace(file.session, exchange=exchange))
+    fast, slow = (node(file, network, tmp_path, number, told[number]) for number in range(2))
+    done = asyncio.Event()
+
+    def last(event: Event) -> None:
+        if isinstance(event, RoundEnded) and event.entry.round == ROUNDS:
+            done.set()
+
+    fast.events = Events((*fast.events.sinks, last))
+
+    async def later() -> PeerState:
+        await done.wait()
+        return await take_part(slow)
+
+    async def both() -> None:
+        await asyncio.gather(take_part(fast), later())
+
+    asyncio.run(both())
+    assert not any(event.entry.received for event in told[0] if isinstance(event, RoundEnded))
+    # The last model of a swarm that is done is taken over, but for versions: those are merged.
+    merges, other = (fast, slow) if kind == "braintorrent" else (slow, fast)
+    events = told[(fast, slow).index(merges)]
+    merged = {who for event in events if isinstance(event, Merged) for who in event.peers}
+    assert merged == {other.peer_id}
 
 
 def test_what_is_begun_in_the_worker_ends_before_what_comes_after_it() -> None:

@@ -119,6 +119,31 @@ def test_a_transfer_of_which_nothing_came_is_ended_and_its_peer_rests_with_a_rea
     assert not me.coming
 
 
+def test_a_transfer_that_does_not_end_when_it_is_told_to_holds_no_round_up(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pl.exchange.node.ENDING_S", 0.01)
+    me, deaf, other = nodes
+    line = Line(me, deaf, first_bytes=0)
+
+    async def never(address: PeerAddress, **how: Any) -> Pulled | Unchanged:  # noqa: ANN401
+        while not line.goes_on.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                return await line.pull(address, **how)
+        raise asyncio.CancelledError
+
+    async def one_round() -> swap.Pulls:
+        await serve(nodes)
+        me.transport.pull = never  # type: ignore[method-assign]
+        pulls = await pull_all(me, addresses([deaf, other]), 1)
+        line.goes_on.set()  # else nothing ends it, not even the end of the loop
+        return pulls
+
+    pulls = asyncio.run(one_round())
+    assert list(pulls.models) == [other.peer_id]
+    assert pulls.rejected[deaf.peer_id].startswith("late: no answer after")
+
+
 def test_a_transfer_that_moves_no_more_is_ended_after_a_deadline(nodes: list[Node]) -> None:
     me, stuck, other = nodes
     now_s = [0.0]
@@ -156,11 +181,11 @@ def test_what_is_coming_still_ends_with_the_run(nodes: list[Node]) -> None:
 
 def test_how_long_transfers_took_sets_the_deadline_of_the_next(nodes: list[Node]) -> None:
     me, other, _ = nodes
-    clock = iter([0.0, 0.0, 30.0])  # when it began, for whom it waited, and when it had come
 
     async def one_round() -> float:
         await serve(nodes)
-        me.clock = lambda: next(clock, 30.0)
+        came = me.transport.traffic.bytes_in_by_peer
+        me.clock = lambda: 30.0 if came.get(other.peer_id) else 0.0  # before and after it came
         await pull_all(me, addresses([other]), 1)
         return me.patience.deadline_s(other.peer_id)
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from safetensors import safe_open
 from support.hostile import LIES, Hostile, Lie, hostile
-from support.joins import Watching, run, session_file
+from support.joins import Abreast, Watching, run, session_file
 from support.processes import PATIENCE_S, Swarm
 
 from p2pl.attacks.kinds import parse
@@ -72,7 +72,7 @@ async def among(
     swarm: Swarm, file: SessionFile, payload: bytes, lies: Sequence[Lie]
 ) -> tuple[list[Summary], list[Hostile], str]:
     """Returns how the honest peers ended, the liars, and all that the honest were shown."""
-    views = [Watching() for _ in range(HONEST)]
+    views, abreast = [Watching() for _ in range(HONEST)], Abreast(HONEST)
     async with contextlib.AsyncExitStack() as stack:
         liars = [
             await stack.enter_async_context(hostile(lie, file, swarm.url, payload)) for lie in lies
@@ -81,7 +81,8 @@ async def among(
         for number, view in enumerate(views):
             if number == HONEST - 1:  # the liars are among the first
                 await until_met(liars, number)
-            one = run(swarm, file, f"peer-{number}", view=view, seeding_s=1.0)
+            sinks = [abreast.sink(number)]
+            one = run(swarm, file, f"peer-{number}", view=view, sinks=sinks, seeding_s=1.0)
             runs.append(asyncio.create_task(one))
         done = list(await asyncio.gather(*runs))
     return done, liars, "".join(view.text.getvalue() for view in views)

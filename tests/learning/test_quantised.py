@@ -15,7 +15,8 @@ from p2pl.errors import FrameError, PrivacyError, SessionFileError
 from p2pl.learner import Learner
 from p2pl.learning import models, quantised
 from p2pl.learning.codec import Codec
-from p2pl.learning.quantised import BITS, BLOCK, HEADER_BYTES, Quantised, pack, quantise, unpack
+from p2pl.learning.matrices import HEADER_BYTES
+from p2pl.learning.quantised import BITS, BLOCK, Quantised, pack, quantise, unpack
 from p2pl.learning.weights import Layout, flatten, payload_bytes
 from p2pl.protocol import session as sessions
 

@@ -1,15 +1,20 @@
 """A blob is had by whoever knows its name, whole, and by nobody once it is dropped."""
 
+import asyncio
+import contextlib
 import os
+from collections.abc import AsyncIterator
 
 import pytest
-from support.wires import CHUNK, SESSION, late, served
+from msgspec.structs import replace
+from support.wires import CHUNK, HOST, SESSION, late, served, until
 
 from p2pl.errors import FrameError, PullError
 from p2pl.network.serve import ServeLimits
 from p2pl.protocol.frame import BLOB_NAME_BYTES
 
 pytestmark = pytest.mark.anyio
+MIB = 1 << 20
 NAME = bytes(range(BLOB_NAME_BYTES))
 
 
@@ -19,7 +24,7 @@ async def test_a_blob_comes_whole(size: int) -> None:
     async with served() as alice, served() as bob:
         await alice.wire.put_blob(NAME, payload)
         got = await bob.wire.fetch_blob(alice.address, NAME, size=size, deadline_s=5)
-        assert bytes(got) == payload
+        assert bytes(got.payload) == payload
         assert alice.wire.traffic.transfers_out == 1
 
 
@@ -50,6 +55,61 @@ async def test_blobs_share_the_places_of_all_transfers() -> None:
             ),
             "busy",
         )
+
+
+@contextlib.asynccontextmanager
+async def line_to(port: int, moving: asyncio.Event) -> AsyncIterator[int]:
+    """Yields the port of a line to another port, on which nothing moves unless it may."""
+    tasks: list[asyncio.Task[None]] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await moving.wait()
+            writer.write(data)
+            await writer.drain()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(HOST, port)
+        writers.extend((writer, there[1]))
+        both = (copy(reader, there[1]), copy(there[0], writer))
+        tasks.extend(map(asyncio.create_task, both))
+
+    server = await asyncio.start_server(accept, HOST, 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+async def test_who_gives_a_blob_sees_it_move_and_stand_still_though_all_credit_is_given() -> None:
+    chunks, moving = 48, asyncio.Event()
+    moving.set()
+    async with (
+        served(chunk_bytes=MIB) as alice,
+        served(chunk_bytes=MIB) as bob,
+        line_to(alice.address.port, moving) as port,
+    ):
+        await alice.wire.put_blob(NAME, bytes(chunks * MIB))
+        there, moves = replace(alice.address, port=port), alice.wire.traffic.moves_by_peer
+        fetching = bob.wire.fetch_blob(there, NAME, size=chunks * MIB, deadline_s=60)
+        coming = asyncio.create_task(fetching)
+        await until(lambda: moves.get(bob.identity.peer_id))
+        moving.clear()
+        seen = -1
+        while seen != moves[bob.identity.peer_id]:  # until all that lies between them is full
+            seen = moves[bob.identity.peer_id]
+            await asyncio.sleep(0.2)
+        assert seen < chunks
+        moving.set()
+        await coming
+        await until(lambda: moves[bob.identity.peer_id] == chunks)
 
 
 async def test_strangers_to_the_session_get_no_blob() -> None:

@@ -1,6 +1,8 @@
 """Short messages over kept connections, each within its bounds."""
 
 import asyncio
+import gc
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -245,3 +247,18 @@ async def test_closing_the_wire_ends_a_question_at_once() -> None:
             await asyncio.sleep(0.05)
         with pytest.raises(PullError, match="closed"):
             await asking
+
+
+async def test_a_question_that_is_given_up_before_it_has_begun_leaves_nothing_behind() -> None:
+    async with served() as me, served() as other:
+        asking = asyncio.create_task(ping(me, other.address))
+        await asyncio.sleep(0)  # its own task has been made, and has not begun
+        asking.cancel()
+        with warnings.catch_warnings(record=True) as left:
+            warnings.simplefilter("always")
+            await asyncio.wait({asking})
+        assert asking.cancelled()
+        del asking
+        gc.collect()
+        assert not left
+        assert (await ping(me, other.address)).round == 0

@@ -605,7 +605,7 @@ async def test_a_sequence_number_that_rose_without_the_peer_means_another_with_i
         assert not (await peer.announce(numwant=0)).warning
         tracker.newest = tracker.heard[-1].sequence + 1
         told = (await peer.announce(numwant=0)).warning
-    assert "another process announces with this peer's key" in told
+    assert told.startswith("another peer runs with this key")
 
 
 @pytest.mark.parametrize(
@@ -637,6 +637,30 @@ async def test_a_refusal_is_told_as_one(tracker: FakeTracker) -> None:
     async with directory([tracker.url]) as peer:
         with pytest.raises(TrackerError, match=r"takes this peer's announce: .*429: because"):
             await peer.announce(numwant=0)
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_in_s", "is_final"),
+    [
+        ("403 Forbidden", None, True),
+        ("422 Unprocessable Content", None, True),
+        ("403 Forbidden", 5.0, False),
+        ("404 Not Found", None, False),  # of a proxy whose tracker is being restarted
+        ("503 Service Unavailable", None, False),
+    ],
+)
+async def test_a_refusal_is_final_where_asking_again_cannot_help(
+    tracker: FakeTracker, status: str, retry_in_s: float | None, is_final: bool
+) -> None:
+    tracker.reply = refuse(status, retry_in_s)
+    async with directory([tracker.url]) as peer:
+        with pytest.raises(TrackerError) as told:
+            await peer.announce(numwant=0)
+    assert told.value.is_final == is_final
+    async with directory([tracker.url], ["http://127.0.0.1:9"]) as peer:
+        with pytest.raises(TrackerError) as told:
+            await peer.announce(numwant=0)
+    assert not told.value.is_final  # another tracker may be back in a moment
 
 
 async def test_an_open_session_is_told_that_a_tracker_serves_private_ones_alone(

@@ -160,8 +160,11 @@ class Piped:
         self.said: list[int] = []  # bytes of each flight from here
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
-        there = await Direct().open(address, deadline_s=deadline_s)
+    async def open(
+        self, address: PeerAddress, *, deadline_s: float, hello: bytes = b""
+    ) -> socket.socket:
+        there = await Direct().open(address, deadline_s=deadline_s, hello=hello)
+        self.said.append(len(hello))
         here, ours = socket.socketpair()
         here.setblocking(False)
         ours.setblocking(False)

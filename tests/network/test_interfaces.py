@@ -88,6 +88,12 @@ def test_what_nobody_could_dial_is_not_announced(text: str) -> None:
         parse_announced([text])
 
 
+def test_who_announces_an_address_that_is_no_peer_s_is_told_why() -> None:
+    for text, why in (("224.0.0.1:1", "multicast"), ("[fe80::1]:1", "link-local")):
+        with pytest.raises(InputError, match=f"is {why}"):
+            parse_announced([text])
+
+
 def test_so_many_are_announced_and_no_more() -> None:
     with pytest.raises(InputError, match="3 of them"):
         parse_announced([f"192.0.2.1:{port}" for port in (1, 2, 3)])

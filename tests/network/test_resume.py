@@ -118,7 +118,7 @@ async def test_blobs_and_checkpoints_are_taken_up_as_well() -> None:
             address = replace(alice.address, port=line.port, curve_key=alice.address.curve_key)
             bob.wire._puller.close()  # else the connection that is kept is used
             blob = await bob.wire.fetch_blob(address, b"n" * 16, size=len(OTHER), deadline_s=30)
-            assert blob == OTHER
+            assert blob.payload == OTHER
             assert line.connections == 2
 
 

@@ -157,7 +157,9 @@ class Nowhere:
     def __init__(self) -> None:
         self.asked = 0
 
-    async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
+    async def open(
+        self, address: PeerAddress, *, deadline_s: float, hello: bytes = b""
+    ) -> socket.socket:
         self.asked += 1
         raise PullError("unreachable: no connection")
 

@@ -59,6 +59,26 @@ def test_what_is_said_first_does_not_wait_for_the_greeting() -> None:
     assert client.is_open
 
 
+def test_a_message_goes_with_the_initiate_to_whoever_keeps_it() -> None:
+    client, there = dialled()
+    feed(client, GREETING[:-1] + bytes([zmtp.PATIENT]) + there.welcome())
+    assert client.may_send
+    assert not client.is_open
+    client.put(b"one")
+    initiate = sent(client)
+    size = 9 + int.from_bytes(initiate[1:9])
+    assert there.open(initiate[size:]) == [b"\0one"]
+    assert feed(client, there.ready() + there.message(b"two")) == [(b"two",)]
+    assert client.is_open
+
+
+def test_a_listener_that_says_nothing_of_patience_is_waited_for() -> None:
+    client, there = dialled()
+    feed(client, GREETING + there.welcome())
+    with pytest.raises(ValueError, match="handshake"):
+        client.put(b"one")
+
+
 @pytest.mark.parametrize("most", [1, 7, 100, 5_000, 1 << 20])
 def test_messages_of_every_size_come_whole_however_they_are_cut(most: int) -> None:
     client, there = dialled()

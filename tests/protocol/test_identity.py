@@ -24,3 +24,8 @@ def test_a_signature_holds_for_one_key_one_purpose_and_one_statement() -> None:
     assert not identity.is_signed_by(PUBLIC[:-1], b"p2pl test", b"hello", signature)
     assert not identity.is_signed_by(PUBLIC, b"p2pl test", b"hello", signature[:-1])
     assert not identity.is_signed_by(bytes(32), b"p2pl test", b"hello", signature)
+
+
+def test_a_key_for_which_anybody_can_sign_is_nobodys() -> None:
+    neutral = bytes([1, *bytes(31)])  # the neutral point: of order one
+    assert not identity.is_signed_by(neutral, b"p2pl test", b"hello", neutral + bytes(32))

@@ -90,6 +90,12 @@ def test_what_is_no_proof_is_told(shown: Proof, words: str) -> None:
         check(shown)
 
 
+def test_an_id_that_differs_late_is_shown_as_far_as_that() -> None:
+    damaged = SESSION[:40] + "0" + SESSION[41:]
+    with pytest.raises(ProofError, match=rf"{damaged[:41]}….*{SESSION[:41]}….*may be damaged"):
+        check(proof(session=damaged))
+
+
 def test_an_invitation_ends_and_one_without_an_end_does_not() -> None:
     assert check(proof(), NOW_S + 10) == PEER_ID
     with pytest.raises(ProofError, match="ended"):

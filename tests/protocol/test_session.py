@@ -88,6 +88,28 @@ def test_the_id_depends_on_what_peers_must_agree_on_and_on_nothing_else() -> Non
     assert inside.id != made.id
 
 
+def test_relays_stand_outside_what_peers_must_agree_on() -> None:
+    made = session_file()
+    named = replace(made, relays=("relay://relay.example.org:4001", "relays://192.0.2.1:443"))
+    assert named.id == made.id
+    assert session.decode(named.encode()).relays == named.relays
+    assert b"relays" not in made.encode()
+
+
+@pytest.mark.parametrize(
+    "relays",
+    [
+        ("tcp://192.0.2.1:4001",),
+        ("relay.example.org",),
+        ("relay://0.0.0.0:1",),
+        ("relay://a:1",) * 9,
+    ],
+)
+def test_what_is_no_relay_is_refused(relays: tuple[str, ...]) -> None:
+    with pytest.raises(SessionFileError, match="p2pl relays"):
+        session.decode(replace(session_file(), relays=relays).encode())
+
+
 @pytest.mark.parametrize("length", [31_400, 300_000, 5_000_000])
 def test_a_bittorrent_library_opens_it_and_agrees_on_id_and_pieces(length: int) -> None:
     libtorrent = pytest.importorskip("libtorrent")
@@ -198,7 +220,10 @@ def test_what_no_argument_can_be_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("[wire]\ncompression = 'int5'\n", "got 'int5', allowed int3, int4, int8, none"),
+        (
+            "[wire]\ncompression = 'int5'\n",
+            "got 'int5', allowed dither2, dither3, int3, int4, int8, none",
+        ),
         ("[wire]\ndtype = 'half'\n", "wire.dtype: got 'half', allowed float16, float32"),
         ("magic = 1\n", "session: unknown field: got 'magic', allowed name, task, model"),
         ("[mixing]\nrul = 'uniform'\n", "mixing: unknown field: got 'rul', allowed rule,"),
@@ -422,6 +447,20 @@ def test_what_another_client_has_written_anew_is_the_same_session(
     read = session.decode(reexported(**changes))
     assert read.id == session_file().id
     assert (read.trackers, read.url_list) == (trackers, url_list)
+
+
+def test_entries_outside_info_may_stand_in_any_order_and_once_each() -> None:
+    top = bencode.decode(session_file().encode())
+    entries = [bencode.encode(key) + bencode.encode(value) for key, value in top.items()]
+    turned = b"d" + b"".join(reversed(entries)) + b"e"
+    assert session.decode(turned) == session_file()
+    with pytest.raises(SessionFileError, match="repeated"):
+        session.decode(b"d" + b"".join([*entries, entries[0]]) + b"e")
+    info = top[b"info"]
+    tables = [bencode.encode(key) + bencode.encode(value) for key, value in info.items()]
+    inside = b"d" + bencode.encode(b"info") + b"d" + b"".join(reversed(tables)) + b"ee"
+    with pytest.raises(SessionFileError, match="out of order"):
+        session.decode(inside)
 
 
 def test_a_bittorrent_library_s_own_file_is_read() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from p2pl.protocol import relay, ticket
+from p2pl.protocol import invitation, relay, ticket
 from p2pl.protocol.relay import Accept, Joined, Listening, Ping, Refused, Ring, Said, Told
 from p2pl.rendezvous.board import Board, Command, End, Finish, Join, Line, Policy, Send
 
@@ -31,6 +31,19 @@ def ticket_of(key: Ed25519PrivateKey, *, life_s: int = 600, session: bytes = SES
 def listen(key: Ed25519PrivateKey, *, skew_s: float = 0, paper: bytes | None = None) -> Said:
     shown = ticket_of(key) if paper is None else paper
     return relay.listen(key, session=SESSION, time_s=WALL_S + skew_s, ticket=shown)
+
+
+def invited(
+    key: Ed25519PrivateKey,
+    *,
+    author: Ed25519PrivateKey = CID,
+    session: bytes = SESSION,
+    until_s: int = 0,
+) -> bytes:
+    who = id_of(key).hex()
+    return invitation.encode(
+        invitation.invite(author, session_id=session.hex(), peer_id=who, not_after_s=until_s)
+    )
 
 
 def call(key: Ed25519PrivateKey, whom: Ed25519PrivateKey) -> Said:
@@ -146,6 +159,36 @@ def test_a_peer_shows_a_ticket_of_its_own(message: Said, reason: str) -> None:
     table = Table()
     assert reason in table.refusal(table.say(message))
     assert table.board.listeners == 0
+
+
+@pytest.mark.parametrize(
+    ("paper", "reason"),
+    [
+        (invited(BOB), ""),
+        (invited(BOB, until_s=int(WALL_S) + 60), ""),
+        (invited(BOB, until_s=int(WALL_S) - 1), "the invitation ended at"),
+        (invited(BOB, author=ANN), "of no author that this relay was told of"),
+        (invited(ANN), "the invitation is another peer's"),
+        (invited(BOB, session=OTHER_SESSION), "the invitation is for another session"),
+        (invited(BOB)[:-1], "ticket: invitation: "),
+        (b"", "allowed an invitation"),
+        (ticket_of(BOB), "issuer"),
+    ],
+)
+def test_an_invitation_is_a_ticket_where_its_author_is_known(paper: bytes, reason: str) -> None:
+    authors = {CID.public_key().public_bytes_raw()}
+    if "another session" not in reason and "ended" not in reason:
+        authors.add(bytes(32))
+    table = Table(Policy(authors=frozenset(authors)))
+    line = table.say(listen(BOB, paper=paper))
+    if reason:
+        assert reason in table.refusal(line)
+    assert table.board.listeners == (not reason)
+
+
+def test_an_invitation_is_no_ticket_where_no_author_is_known() -> None:
+    table = Table()
+    assert "no author" in table.refusal(table.say(listen(BOB, paper=invited(BOB))))
 
 
 def test_a_ticket_that_was_changed_is_nobodys() -> None:

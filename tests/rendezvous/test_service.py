@@ -155,14 +155,35 @@ def test_whoever_speaks_something_else_is_ended(data: bytes) -> None:
     assert asyncio.run(scenario())
 
 
-def test_whoever_speaks_before_the_answer_is_ended() -> None:
+def test_what_is_said_behind_a_call_comes_to_whoever_takes_it() -> None:
+    early = bytes(range(256)) * 2
+
+    async def scenario() -> tuple[bytes, int]:
+        async with place() as here:
+            bob = await here.listening()
+            ann = await here.say(call(), early[:100])
+            ring = await bob.hear()
+            ann.writer.write(early[100:])
+            await ann.writer.drain()
+            assert isinstance(ring, Ring)
+            taken = await here.say(Accept(ring.call))
+            assert await ann.hear() == await taken.hear() == Joined()
+            ann.writer.write(b"and more")
+            async with asyncio.timeout(DEADLINE_S):
+                heard = await taken.reader.readexactly(len(early) + 8)
+            return heard, here.service.board.counts.bytes
+
+    assert asyncio.run(scenario()) == (early + b"and more", len(early) + 8)
+
+
+def test_whoever_speaks_too_early_is_ended() -> None:
     async def scenario() -> tuple[Told, Told]:
         async with place() as here:
             bob = await here.listening()
-            hasty = await here.say(call())
+            hasty = await here.say(call(), bytes(relay.MAX_EARLY_BYTES))
             ring = await bob.hear()
             assert isinstance(ring, Ring)
-            hasty.writer.write(b"more")
+            hasty.writer.write(b"x")
             first = await hasty.hear()
             await here.say(call())
             ring = await bob.hear()

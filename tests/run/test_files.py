@@ -45,3 +45,16 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(
         write_atomically(path, b"new")
     assert [one.name for one in tmp_path.iterdir()] == ["vote"]
     assert path.read_bytes() == b"old"
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(InputError, match="got a named pipe or a device, allowed a regular"):
+            write_atomically(path, b"new")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "pipe"]
+    assert pipe.is_fifo()
+    assert link.is_symlink()

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pl.errors import InputError, RunDirError
+from p2pl.events import Merged, into
 from p2pl.run.log import (
     LOCK_FILE,
     MARKER_FILE,
@@ -34,6 +35,7 @@ MARKER = Marker(session_id="5" * 64, peer_id=ALICE, name="digits")
 WRITER = """
 import sys
 from pathlib import Path
+from p2pl.events import Merged, into
 from p2pl.run.log import Marker, RoundEntry, RunLog
 log = RunLog(Path(sys.argv[1]), Marker(session_id="5" * 64, peer_id="a" * 64, name="digits"))
 print("open", flush=True)
@@ -218,6 +220,20 @@ def test_totals_include_the_rounds_before_a_restart(tmp_path: Path) -> None:
     assert totals.peers_met == {BOB, CAROL}
 
 
+def test_who_was_merged_beside_the_rounds_was_met_before_and_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    with RunLog(tmp_path, MARKER) as log:
+        log.append(RoundEntry(round=1, received=(BOB,)))
+        into(log)(Merged((CAROL, CAROL), "merged"))
+        assert log.totals.peers_met == {BOB, CAROL}
+        into(log)(Merged((), "nothing of use"))
+    with RunLog(tmp_path, MARKER) as log:
+        assert log.totals.peers_met == {BOB, CAROL}
+        log.drop_after(0)
+        assert log.totals.peers_met == {CAROL}
+
+
 def test_a_round_cannot_be_logged_twice(tmp_path: Path) -> None:
     with RunLog(tmp_path, MARKER) as log:
         log.append(RoundEntry(round=2))
@@ -305,7 +321,11 @@ NOT_TOLD = {
     "metrics": [],
     "loss_unit": "nats",
     "data_mark": "",
+    "merged": [],
     "reach": "",
+    "rounds": 0,
+    "epsilon_budget": None,
+    "attack": "",
 }  # of what is measured, as long as nobody has said it
 COMPANY = [
     {"cohort": (BOB,)},
@@ -471,6 +491,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from p2pl.errors import RunDirError
+from p2pl.events import Merged, into
 from p2pl.run.log import Marker, RoundEntry, RunLog
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 directory = Path(sys.argv[1])

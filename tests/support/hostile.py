@@ -25,6 +25,8 @@ from p2pl.protocol.announce import Announce, PeerAddress, PeerRow
 from p2pl.protocol.frame import (
     Busy,
     Chunk,
+    Committed,
+    CommittedOffer,
     Header,
     Hello,
     Newest,
@@ -44,6 +46,8 @@ from p2pl.protocol.raft import election
 from p2pl.protocol.raft import messages as raft
 from p2pl.protocol.raft.bootstrap import Acceptance, Refusal, configuration_of
 from p2pl.protocol.session import SessionFile
+from p2pl.updates.keeper import Keeper, sha256
+from p2pl.updates.log import UpdateLog, Version
 
 Lie = Literal[
     "address",  # where it is, and where others are
@@ -58,8 +62,11 @@ Lie = Literal[
     "silent",  # takes every question, and answers none
     "votes",  # who leads, who votes, and that it will
     "pledge",  # that it looks for members: it accepts nothing, and has a low id
+    "histories",  # signs one update log for some, and another one for the others
+    "uncommitted",  # commits to one model, and serves another
 ]
-LIES: tuple[Lie, ...] = get_args(Lie)
+OF_LOGS: tuple[Lie, ...] = ("histories", "uncommitted")  # in sessions with update logs alone
+LIES: tuple[Lie, ...] = tuple(one for one in get_args(Lie) if one not in OF_LOGS)
 END = 10**9  # a round that nobody has reached
 PEBIBYTE = 1 << 50
 NO_KEY = "#" * 40  # legal characters, and no Z85 number
@@ -90,6 +97,8 @@ class Hostile:
     host: str = HOST
     port: int = 0
     others: dict[str, PeerAddress] = field(default_factory=dict)
+    keepers: dict[int, Keeper] = field(default_factory=dict)  # of its histories
+    sides: dict[str, int] = field(default_factory=dict)  # who is shown which one, by peer id
 
     async def serve(self, router: zmq.asyncio.Socket) -> None:
         """Answers until cancelled."""
@@ -107,7 +116,7 @@ class Hostile:
 
     async def announce(self) -> None:
         """Announces until cancelled, and remembers whom the tracker names."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             for number in itertools.count():
                 body = self._announce(number)
                 answer = await client.post(f"{self.tracker}/announce", content=body)
@@ -148,7 +157,41 @@ class Hostile:
         )
         return messages.encode(announce, self.identity.private_key)
 
+    def _committed(self, ask: Committed) -> Sequence[list[bytes]]:
+        """Answers with a version of one of two histories; each asker is always shown the same."""
+        pull = ask.question
+        if not isinstance(pull, Pull) or pull.want != "model":
+            return [[encode(Refused("no"))]]
+        self.asked += 1
+        asker = pull.credential.peer_id
+        side = self.sides.setdefault(asker, len(self.sides) % 2)
+        if self.lie == "uncommitted":
+            side = 0
+        keeper = self.keepers.get(side) or self._keeper(side)
+        payload = self._shifted(side)
+        made = keeper.log.append(Version("trained", pull.round, sha256(payload)), time.time())
+        commitment = keeper.answer_for(made)(asker, ask.said)
+        if self.lie == "uncommitted":
+            payload = self._shifted(1)
+        offer = VersionOffer(
+            self._credential, pull.round, 1_000, len(payload), sha256(payload)[:16], b""
+        )
+        return [[encode(CommittedOffer(offer, commitment))], *self._chunks(payload)]
+
+    def _keeper(self, side: int) -> Keeper:
+        log = UpdateLog(self.file.id, self.identity.private_key)
+        keeper = Keeper(log, None, self.identity, time.time, lambda _: False)
+        return self.keepers.setdefault(side, keeper)
+
+    def _shifted(self, side: int) -> bytes:
+        """Returns the initial model, or one with every parameter a little larger."""
+        head = 8 + int.from_bytes(self.payload[:8], "little")
+        numbers = np.frombuffer(self.payload, dtype="<f4", offset=head) + np.float32(side * 1e-3)
+        return self.payload[:head] + numbers.astype("<f4").tobytes()
+
     def _answers(self, ask: Header) -> Sequence[list[bytes]]:
+        if isinstance(ask, Committed):
+            return self._committed(ask)
         if isinstance(ask, Hello):
             return [[encode(Hello(self._credential))]]
         if self.lie == "silent":
@@ -170,7 +213,7 @@ class Hostile:
         return self._model(ask)
 
     def _model(self, ask: Pull) -> list[list[bytes]]:
-        payload, chunk = self.payload, self.file.session.wire.chunk_bytes
+        payload = self.payload
         if self.lie == "values":
             head = 8 + int.from_bytes(payload[:8], "little")
             numbers = np.full((len(payload) - head) // 4, 3e38, dtype="<f4")
@@ -183,10 +226,12 @@ class Hostile:
             bytes(16) if self.lie == "digest" else xxh3_128(payload).digest(),
             ESCAPE.encode() * 50 if self.lie == "notes" else b"",
         )
-        chunks = [
-            [encode(Chunk(at)), payload[at : at + chunk]] for at in range(0, len(payload), chunk)
-        ]
-        return [[encode(offer)], *chunks]
+        return [[encode(offer)], *self._chunks(payload)]
+
+    def _chunks(self, payload: bytes) -> list[list[bytes]]:
+        chunk = self.file.session.wire.chunk_bytes
+        starts = range(0, len(payload), chunk)
+        return [[encode(Chunk(at)), payload[at : at + chunk]] for at in starts]
 
     def _untruths(self, other: str) -> list[bytes]:
         """Returns what it tells a peer: nothing, but for three of the lies."""

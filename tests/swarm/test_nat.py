@@ -27,6 +27,8 @@ from support.relays import Certificate, certificate
 from p2pl.data.load import Shard, load
 from p2pl.learning.checkpoint import build
 from p2pl.network.known import BACK_OFF
+from p2pl.network.version import Version
+from p2pl.network.wire import CurveWire
 from p2pl.protocol import session
 from p2pl.protocol.relay import PREFACE
 from p2pl.protocol.session import SessionFile
@@ -50,6 +52,27 @@ def _needed() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Returns every model that any peer serves from now on, as it travels inside CURVE."""
+    kept: list[bytes] = []
+    publish = CurveWire.publish
+
+    async def keep(wire: CurveWire, version: Version, *, keep_last: bool = False) -> bytes:
+        kept.append(bytes(version.payload))
+        return await publish(wire, version, keep_last=keep_last)
+
+    monkeypatch.setattr(CurveWire, "publish", keep)
+    return kept
+
+
+def windows(data: bytes) -> list[bytes]:
+    """Returns parts of a model that are found nowhere by chance."""
+    starts = range(0, len(data) - WINDOW_BYTES, max(4, len(data) // 64 // 4 * 4))
+    found = [data[at : at + WINDOW_BYTES] for at in starts]
+    return [one for one in found if len(set(one)) > WINDOW_BYTES // 2]
 
 
 class Capture:
@@ -202,12 +225,14 @@ def why(run: LoggedRun) -> str:
     return "\n".join([f"{run.directory.name} {run.summary and run.summary.peer_id[:8]}", *rounds])
 
 
-def test_everybody_learns_as_without_nat_and_the_relay_reads_nothing(folder: Path) -> None:
+def test_everybody_learns_as_without_nat_and_the_relay_reads_nothing(
+    folder: Path, served: list[bytes]
+) -> None:
     with internet(folder) as there:
         file = there.file()
         with Capture(there.relay) as capture:
             runs = there.run(there.peers, file, "nat", Watching)
-        seen = bytes(capture.data)
+        seen, travelled = bytes(capture.data), list(served)
         public = [there.net.host() for _ in range(PEERS)]
         plain = there.run(public, file, "public", Watching)
 
@@ -222,11 +247,13 @@ def test_everybody_learns_as_without_nat_and_the_relay_reads_nothing(folder: Pat
     assert min(relayed[2:]) > 0
     assert len(seen) > sum(relayed) / 2
     assert PREFACE in seen  # what is said in the clear is found
+    assert len(travelled) >= PEERS * ROUNDS
+    assert all(len(windows(model)) > 30 for model in travelled)
+    assert not any(one in seen for model in travelled for one in windows(model))
     for number in range(PEERS):
         for tensor in load_file(folder / f"nat-{number}" / "model.safetensors").values():
             data = np.ascontiguousarray(tensor).tobytes()
-            starts = range(0, len(data) - WINDOW_BYTES, max(4, len(data) // 64 // 4 * 4))
-            assert not any(data[at : at + WINDOW_BYTES] in seen for at in starts)
+            assert not any(one in seen for one in windows(data))
 
 
 class Holding(Watching):

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from support.commands import p2pl
 from support.joins import Watching, run, session_file
-from support.processes import PATIENCE_S, ROOT, Peer, Swarm, wait_until
+from support.processes import BIN, PATIENCE_S, ROOT, Peer, Swarm, wait_until
 
 from p2pl.learning.checkpoint import build
 from p2pl.network.directory import Announcer, TrackerDirectory
@@ -194,6 +194,34 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
     with Swarm(tmp_path_factory.mktemp("tracker")) as swarm:
         swarm.tracker()
         yield swarm
+
+
+def test_the_author_runs_a_relay_and_invitations_are_tickets_to_it(tmp_path: Path) -> None:
+    author = Identity.load_or_create(tmp_path / "club.author.pem")  # `create` takes it as it is
+    with Swarm(tmp_path) as swarm:
+        swarm.tracker("--private")
+        words = ["relay", "--port", "0", "--author", author.public_key.hex()]
+        relay = swarm.start("relay", [str(BIN / "p2pl-tracker"), *words])
+        wait_until(lambda: "relaying on" in relay.text() or relay.is_over, PATIENCE_S, "relay")
+        where = relay.text().split()[-1]
+        changes = (("rounds = 20", "rounds = 2"), ("min_peers = 6", "min_peers = 2"))
+        options = ["--private", "--relay-url", where]
+        torrent = swarm.create(SPEC, "club", *changes, options=options)
+        file = session_format.decode(torrent.read_bytes())
+        assert file.relays == (where,)
+        peers = []
+        for number in range(2):
+            key, paper = (tmp_path / f"{number}.{suffix}" for suffix in ("pem", "invitation"))
+            who = Identity.load_or_create(key).peer_id
+            given = invite(author.private_key, session_id=file.id, peer_id=who)
+            paper.write_text(to_text(given))
+            shown = ["--data", "digits", "--shard", f"{number}/2", "--relay", "always"]
+            shown += ["--invitation", str(paper), "--identity", str(key)]
+            peers.append(swarm.peer(f"peer-{number}", torrent, *shown))
+        for peer in peers:
+            peer.succeed(PATIENCE_S)
+            assert [len(entry["received"]) for entry in peer.rounds()] == [1, 1], peer.text()
+            assert peer.summary()["bytes_relayed"] > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

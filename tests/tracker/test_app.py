@@ -15,12 +15,12 @@ from support.announces import NOW_S, SESSION, Clock, Speaker
 from support.private_sessions import AUTHOR, FILE, invited
 
 from p2pl.protocol import announce as messages
-from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Announce, Counts, Refusal
+from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Counts, Refusal
 from p2pl.protocol.invitation import encode, revoke
 from p2pl.protocol.session import MAX_INFO_BYTES
 from p2pl_tracker.address import SITE_SHARE, networks
 from p2pl_tracker.app import Policy, create_app
-from p2pl_tracker.swarm import Limits, MemoryStore, Store, Totals, Welcome
+from p2pl_tracker.swarm import Entry, Limits, MemoryStore, Store, Totals, Welcome
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ class Tracker:
 class BrokenStore(MemoryStore):
     """A store whose server has gone away."""
 
-    async def announce(self, announce: Announce, host: str) -> Welcome:
+    async def enter(self, entry: Entry) -> Welcome:
         raise ZeroDivisionError("password=hunter2")
 
     async def scrape(self, session: bytes) -> Counts:

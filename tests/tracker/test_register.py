@@ -14,7 +14,7 @@ from p2pl.protocol.announce import Announce, Event
 from p2pl.protocol.frame import issue_credential
 from p2pl.protocol.invitation import Proof, encode, invite, revoke
 from p2pl.protocol.session import SessionFile
-from p2pl_tracker.register import MAX_AUTHORS, Register, Served, served
+from p2pl_tracker.register import MAX_AUTHORS, Register, Served, author_of, served
 
 
 def says(
@@ -159,6 +159,20 @@ def test_an_operator_serves_what_is_named(tmp_path: Path) -> None:
             served([path], private_only=private_only)
 
 
+def test_an_author_is_named_by_key_or_by_a_session_file(tmp_path: Path) -> None:
+    private_one, open_one = tmp_path / "private.torrent", tmp_path / "open.torrent"
+    private_one.write_bytes(FILE.encode())
+    open_one.write_bytes(OPEN.encode())
+    assert author_of(str(private_one)) == author_of(AUTHOR.public_key.hex()) == AUTHOR.public_key
+    for given, told in (
+        (str(open_one), "an open session"),
+        (str(tmp_path / "none.torrent"), "No such file"),
+        ("0F" * 32, "--author.*p2pl inspect"),
+    ):
+        with pytest.raises(InputError, match=told):
+            author_of(given)
+
+
 def test_private_sessions_alone() -> None:
     one = register(Served(private_only=True))
     one.check(says())
@@ -177,3 +191,24 @@ def test_made_up_sessions_take_bounded_room_and_drive_out_no_listed_one() -> Non
     assert len(one._told) == MAX_AUTHORS
     with pytest.raises(AnnounceError, match="info"):
         one.learn(b"d1:ai1ee")
+
+
+def test_an_operator_serves_some_authors_alone(tmp_path: Path) -> None:
+    other = Identity.generate()
+    keys = tmp_path / "authors"
+    keys.write_text(f"# ours\n{other.public_key.hex()}\n{AUTHOR.public_key.hex()} # us\n")
+    one = register(served((), private_only=False, authors=[str(keys)]))
+    one.check(says())
+    refused(one, Speaker(1).says(), "POST the info", 428)
+    with pytest.raises(AnnounceError, match="this one is open"):
+        one.learn(OPEN.info)
+    theirs = Register(
+        served((), private_only=False, authors=[other.public_key.hex()]), now=Clock(), wall=Clock()
+    )
+    with pytest.raises(AnnounceError, match="some authors, and not of this one"):
+        theirs.learn(FILE.info)
+    theirs.hear_author(FILE_ID, AUTHOR.public_key)  # from a replica that serves it
+    refused(theirs, says(), "not of this one")
+    for given in (str(tmp_path / "none"), str(ROOT / "README.md")):
+        with pytest.raises(InputError, match="--authors"):
+            served((), private_only=False, authors=[given])

@@ -159,8 +159,8 @@ def test_a_relay_is_reached_by_websocket_over_tls(swarm: Swarm, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "--issuer and --open: allowed is one of them"),
-        (["--open", "--issuer", "ab" * 32], "--issuer and --open: allowed is one of them"),
+        ([], "--issuer or --author, and --open: allowed is one"),
+        (["--open", "--issuer", "ab" * 32], "--issuer or --author, and --open: allowed is one"),
         (["--issuer", "ab"], "64 lower-case hex digits"),
         (["--open", "--tls-cert", "a.pem"], "--tls-cert and --tls-key: allowed only together"),
         (["--open", "--port", "0", "--metrics", "x"], "--metrics: got 'x'"),

@@ -1,17 +1,21 @@
-"""The contract of a store: every store must pass; add a factory to `STORES` for a new one."""
+"""The contract of a store: every store must pass; a new one is a parameter of `make`."""
 
 import json
 import random
+import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
+from support import valkey
 from support.announces import Clock, Speaker
 
 from p2pl.errors import AnnounceError
-from p2pl.protocol.announce import Counts
+from p2pl.protocol.announce import Announce, Counts
 from p2pl_tracker.address import SITE_SHARE
+from p2pl_tracker.store import SharedStore, connected
 from p2pl_tracker.swarm import (
     EXPIRED_PER_CALL,
     Limits,
@@ -27,21 +31,21 @@ LIMITS = Limits(ttl_s=100.0, min_interval_s=1.0, burst=1_000)
 Make = Callable[[Limits], Store]
 
 
-def memory(limits: Limits, clock: Clock) -> Store:
-    return MemoryStore(limits, now=clock, rng=random.Random(1))
-
-
-STORES = {"memory": memory}
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=list(STORES))
-def make(request: pytest.FixtureRequest, clock: Clock) -> Make:
-    return lambda limits: STORES[request.param](limits, clock)
+@pytest.fixture(params=["memory", "shared"])
+async def make(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Make]:
+    if request.param == "memory":
+        yield lambda limits: MemoryStore(limits, now=clock, rng=random.Random(1))
+        return
+    server: valkey.Server = request.getfixturevalue("valkey_server")
+    client = connected(server.url)
+    prefix = secrets.token_hex(8)
+    yield lambda limits: SharedStore(client, limits, prefix=prefix, now=clock, rng=random.Random(1))
+    await client.aclose()
 
 
 def ports(welcome: Welcome) -> list[int]:
@@ -451,6 +455,97 @@ async def test_every_pair_of_peers_is_named_together_equally_often(make: Make) -
     # 10 pairs, 9 degrees of freedom: 99.9 % of uniform draws stay below 27.9.
     assert len(seen) == 10
     assert sum((count - 200) ** 2 / 200 for count in seen.values()) < 27.9
+
+
+async def answering(store: Store, *speakers: Speaker, answers: bool = True) -> None:
+    for speaker in speakers:
+        session = bytes.fromhex(speaker.session)
+        await store.checked(session, bytes.fromhex(speaker.id), answers=answers)
+
+
+async def test_the_living_are_drawn_before_a_thousand_dead_of_as_many_addresses(
+    make: Make,
+) -> None:
+    store = make(replace(LIMITS, min_interval_s=0.0))
+    for number in range(1_000):
+        dead = await join(store, 100 + number, host=f"198.{18 + number // 256}.{number % 256}.1")
+        await answering(store, *dead, answers=False)
+    living = [(await join(store, number, host=f"10.0.0.{number}"))[0] for number in range(21)]
+    await answering(store, *living)
+    seen: Counter[int] = Counter()
+    for _ in range(1_000):
+        seen.update(ports(await store.announce(living[0].says(numwant=4), "10.0.0.0")))
+    # All of them are alive; as in `test_samples_are_uniform`, and 99.9 % stay below 36.9.
+    assert set(seen) == {10_000 + number for number in range(1, 21)}
+    assert sum((count - 200) ** 2 / 200 for count in seen.values()) < 36.9
+    most = await store.announce(living[0].says(numwant=30), "10.0.0.0")
+    assert sum(port < 10_100 for port in ports(most)) == 20
+    assert len(most.rows) == 30  # who did not answer is better than nobody
+
+
+async def test_those_who_cannot_be_dialled_have_their_share_and_no_more_than_half(
+    make: Make,
+) -> None:
+    store = make(replace(LIMITS, min_interval_s=0.0))
+    for number in range(30):
+        await join(store, 100 + number, host=f"198.18.{number}.1")
+    living = [(await join(store, number, host=f"10.0.0.{number}"))[0] for number in range(11)]
+    await answering(store, *living)
+    for _ in range(20):
+        said = ports(await store.announce(living[0].says(numwant=8), "10.0.0.0"))
+        assert sum(port >= 10_100 for port in said) == 4
+    for number in range(30):
+        await answering(store, Speaker(100 + number))
+    shares = [
+        sum(port >= 10_100 for port in ports(await store.announce(one, "10.0.0.0")))
+        for one in (living[0].says(numwant=8) for _ in range(200))
+    ]
+    assert 5.5 < sum(shares) / 200 < 6.5  # 30 of 40, of 8; sd of the mean is 0.08
+
+
+async def test_a_peer_is_dialled_when_it_comes_when_it_moves_and_every_five_minutes(
+    make: Make, clock: Clock
+) -> None:
+    store = make(replace(LIMITS, ttl_s=1_000.0))
+    one = Speaker(1)
+
+    async def is_due(host: str = "10.0.0.1") -> bool:
+        return (await store.announce(one.says(), host)).is_check_due
+
+    assert await is_due()
+    assert not await is_due()
+    clock.advance(300)
+    assert await is_due()
+    assert await is_due("10.0.0.2")
+    await answering(store, one, answers=False)
+    assert not await is_due("10.0.0.2")
+    clock.advance(60)
+    assert await is_due("10.0.0.2")
+    hidden = Announce(
+        **{
+            **msgspec.structs.asdict(one.says()),
+            "version": 2,
+            "endpoints": ("relay://192.0.2.1:1",),
+        }
+    )
+    assert not (await store.announce(hidden, "10.0.0.2")).is_check_due
+
+
+async def test_whoever_makes_up_peers_that_leave_gets_no_room_for_more(
+    make: Make, clock: Clock
+) -> None:
+    store = make(replace(LIMITS, max_peers_per_address=2))
+    for number in range(10 * 2):
+        (made_up,) = await join(store, number)
+        await store.announce(made_up.says("stopped"), "10.0.0.1")
+    said = await store.announce(Speaker(50).says(), "10.0.0.1")
+    assert "more than 20 peers have left your address" in said.warning
+    again = Speaker(7, sequence=9)
+    assert "left your address" in (await store.announce(again.says(), "10.0.0.1")).warning
+    assert (await store.announce(Speaker(51).says(), "10.0.0.2")).warning == ""
+    clock.advance(601)
+    await store.expire()
+    assert (await store.announce(Speaker(52).says(), "10.0.0.1")).warning == ""
 
 
 async def test_a_store_is_ready(make: Make) -> None:

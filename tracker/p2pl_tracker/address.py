@@ -31,9 +31,9 @@ def observed(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
         forwarded: the values of all `X-Forwarded-For` headers, joined by commas in their order.
         trusted: networks of the operator's proxies; empty means the header is not read at all.
     """
-    address = _parse(peer)
     if not trusted:
-        return address.compressed
+        return _compressed(peer)
+    address = _parse(peer)
     entries = forwarded.split(",") if forwarded else []
     while entries and any(address in network for network in trusted):
         try:
@@ -66,6 +66,11 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     address = ipaddress.ip_address(text.partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     return mapped or address
+
+
+@lru_cache(maxsize=65_536)
+def _compressed(text: str) -> str:
+    return _parse(text).compressed
 
 
 @lru_cache(maxsize=65_536)

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -31,14 +30,17 @@ from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAn
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl.protocol.invitation import MAX_REVOCATIONS_BYTES
 from p2pl.protocol.session import MAX_INFO_BYTES
-from p2pl_tracker import docs
+from p2pl_tracker import bittorrent, docs, page
 from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
+from p2pl_tracker.bans import Bans
+from p2pl_tracker.checks import Checker
 from p2pl_tracker.issuer import Issuer, Relays
 from p2pl_tracker.listing import Asker
 from p2pl_tracker.metrics import Metrics
 from p2pl_tracker.reach import Dialler
 from p2pl_tracker.register import Register, Served
-from p2pl_tracker.swarm import Limits, MemoryStore, Store, Welcome
+from p2pl_tracker.shelf import Shared, SharedShelf, Shelf
+from p2pl_tracker.swarm import PREFIX_BYTES, Entry, Limits, MemoryStore, Store, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -60,30 +62,43 @@ class Policy:
     served: Served = field(default_factory=Served)  # which sessions
     address_burst: int = 1_000  # not fewer than peers of one address, who may all leave at once
     relays: Relays | None = None  # that peers are told of
+    bans: Bans = field(default_factory=lambda: Bans(None))
+    checks: bool = True  # whether peers are dialled that say they can be
 
 
 class Tracker:
     """Checks announces in the order of their cost, and hands them to the store."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         policy: Policy,
         store: Store,
+        torrents: Store,
         *,
         now: Callable[[], float],
         wall: Callable[[], float],
         rng: random.Random,
+        load: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.policy = policy
+        self.pages = page.Pages(policy.served.published, now=now)
+        self._load = load
         self.store = store
         self.metrics = Metrics()
-        self.epoch = secrets.token_urlsafe(6)
         self.started_s = now()
         self._now, self._wall, self._rng = now, wall, rng
         self.register = Register(policy.served, ttl_s=policy.limits.ttl_s, now=now, wall=wall)
+        self.shelf = Shelf(self.register)
+        if isinstance(store, Shared):
+            self.shelf = SharedShelf(self.register, store, now=now, wall=wall)
+        published = policy.served.sessions or {}
+        self._published = {session[:PREFIX_BYTES]: session for session in published}
+        self.torrents = bittorrent.Torrents(torrents, self._session_of, wall=wall)
         self._issuer = Issuer(policy.relays, now=now, wall=wall) if policy.relays else None
         rate, burst = policy.address_rate, policy.address_burst
         self._dialler = Dialler(now=now)
+        # Another one, so that those who ask and those who are asked do not wait for each other.
+        self.checker = Checker(store, Dialler(now=now)) if policy.checks else None
         self._requests = AddressLimit(rate, burst, now=now)
         self._departures = AddressLimit(rate, burst, now=now)
 
@@ -116,6 +131,33 @@ class Tracker:
         allowance.check(host)
         return announce
 
+    async def torrent(self, request: Request) -> Response:
+        """Returns the answer to a client of BitTorrent, or the refusal, both bencoded."""
+        query = request.scope["query_string"]
+        try:
+            host = self._host(request)
+            self._requests.check(host)
+            if request.scope["path"] == "/scrape":
+                answer = await self.torrents.scrape(query)
+            else:
+                answer = await self.torrents.announce(query, host)
+                self.metrics.count_torrent()
+        except AnnounceError as fault:
+            self.metrics.count_refusal(fault.status)
+            answer = bittorrent.failure(fault)
+        return Response(answer, media_type=bittorrent.CONTENT_TYPE)
+
+    async def _session_of(self, prefix: bytes) -> bytes:
+        """Returns the session of a truncated id: one that the operator names, or that has peers."""
+        session = self._published.get(prefix) or await self.store.find(prefix)
+        if session is None:
+            message = "this tracker knows nobody of p2pl in this session; start a peer of it first"
+            raise AnnounceError(message, status=404)
+        if await self.shelf.is_private(session):
+            message = "this session is private; its checkpoint comes from its peers"
+            raise AnnounceError(message, status=403)
+        return session
+
     def refusal(self, request: Request) -> Response | None:
         """Returns the refusal of a request from an address that asks too often, else None."""
         try:
@@ -129,10 +171,15 @@ class Tracker:
         announce.check_signature()
         if announce.event != "stopped":
             messages.check_host(host)
-        self.register.check(announce)
-        welcome = await self.store.announce(announce, host)
+        bans = self.policy.bans
+        bans.check_peer(announce.digest)
+        await self.shelf.check(announce)
+        entry = Entry.of(announce, host)
+        welcome = await self.store.enter(entry)
+        if welcome.is_check_due and self.checker is not None:
+            self.checker.ask(entry.session, entry.digest, host, entry.dialled_port)
         asker = Asker(host, announce.version, here)
-        rows = [peer.told_to(asker) for peer in welcome.peers]
+        rows = [peer.told_to(asker) for peer in bans.now.without(welcome.peers)]
         return messages.encode_answer(self._terms(announce, welcome, host), rows)
 
     def _terms(self, announce: SignedAnnounce, welcome: Welcome, host: str) -> Terms:
@@ -141,7 +188,7 @@ class Tracker:
         return Terms(
             interval_s=max(1, round(interval_s)),
             min_interval_s=self.policy.limits.min_interval_s,
-            epoch=self.epoch,
+            epoch=welcome.epoch,
             alive=welcome.alive,
             training=welcome.training,
             external_host=host if _is_greeting(announce) else "",
@@ -159,11 +206,14 @@ class Tracker:
         return (self._issuer.relays.endpoints, ticket) if ticket else ((), b"")
 
     def _host(self, request: Request) -> str:
+        """Returns the address that a request comes from, where it is served."""
         if request.client is None:  # uvicorn's way to say that it has hung up
             raise AnnounceError("announce: the connection broke off")
         proxies = self.policy.trusted_proxies
         forwarded = request.headers.getlist("x-forwarded-for") if proxies else ()
-        return observed(request.client.host, ",".join(forwarded), proxies)
+        host = observed(request.client.host, ",".join(forwarded), proxies)
+        self.policy.bans.check_host(host)
+        return host
 
     def _reached_at(self, request: Request, host: str) -> str:
         """Returns the address at which a peer on another machine reaches this one; "" else.
@@ -219,44 +269,49 @@ class Tracker:
             for name in ids:
                 if not ID_PATTERN.fullmatch(name):
                     raise AnnounceError(wrong("session", got=name, allowed="64 hex digits"))
+            sessions = {name: await self.store.scrape(bytes.fromhex(name)) for name in ids}
         except AnnounceError as fault:
             return self.refuse(fault)
-        sessions = {name: await self.store.scrape(bytes.fromhex(name)) for name in ids}
         return _json(messages.encode_other(Scrape(sessions=sessions)))
 
     async def take_session(self, request: Request) -> Response:
         """Returns 200 where a session's `info` was taken in, so that its author is known."""
-        return await self._take(request, self.register.learn, MAX_INFO_BYTES)
+        return await self._take(request, self.shelf.learn, MAX_INFO_BYTES)
 
     async def take_revocations(self, request: Request) -> Response:
         """Returns 200 where an author's list of revocations was taken in."""
-        return await self._take(request, self.register.revoke, MAX_REVOCATIONS_BYTES)
+        return await self._take(request, self.shelf.revoke, MAX_REVOCATIONS_BYTES)
 
     async def _take(
-        self, request: Request, take: Callable[[bytes], None], max_bytes: int
+        self, request: Request, take: Callable[[bytes], Awaitable[None]], max_bytes: int
     ) -> Response:
         try:
-            take(await bounded_body(request, max_bytes))
+            await take(await bounded_body(request, max_bytes))
         except AnnounceError as fault:
             return self.refuse(fault)
         return _json(b'{"status":"ok"}')
 
     async def revocations(self, request: Request) -> Response:
         """Returns the newest list of revocations of a private session."""
-        return self._give(request, lambda session: self.register.revocations(session))
+        return await self._give(request, self.shelf.revocations)
 
     async def proof(self, request: Request) -> Response:
         """Returns the proofs of those who say that a CURVE key is theirs."""
         key = request.query_params.get("curve_key", "")
-        return self._give(request, lambda session: self.register.proofs(session, key))
+        return await self._give(request, lambda session: self.shelf.proofs(session, key))
 
-    def _give(self, request: Request, find: Callable[[bytes], bytes | None]) -> Response:
+    async def _give(
+        self, request: Request, find: Callable[[bytes], Awaitable[bytes | None]]
+    ) -> Response:
         name = request.query_params.get("session", "")
         if not ID_PATTERN.fullmatch(name):
             return self.refuse(AnnounceError(wrong("session", got=name, allowed="64 hex digits")))
-        found = find(bytes.fromhex(name))
-        if found is None:
-            return self.refuse(AnnounceError("there is none here", status=404))
+        try:
+            found = await find(bytes.fromhex(name))
+            if found is None:
+                raise AnnounceError("there is none here", status=404)
+        except AnnounceError as fault:
+            return self.refuse(fault)
         return Response(found, media_type="application/msgpack")
 
     async def health(self, request: Request) -> Response:
@@ -272,16 +327,69 @@ class Tracker:
         fault = AnnounceError("the store is not ready", status=503, retry_in_s=UNAVAILABLE_RETRY_S)
         return self.refuse(fault)
 
+    async def front(self, _: Request) -> Response:
+        """Returns the page for people."""
+        text = self.pages.fresh()
+        if text is None:
+            text = self.pages.make(await self._state())
+        return Response(text, headers=page.HEADERS, media_type=page.HTML_TYPE)
+
+    async def _state(self) -> page.State:
+        now_s, load = self._wall(), self._load
+        there: dict[bytes, page.There] = {}
+        is_lost, totals = False, None
+        try:
+            totals = await self.store.totals()
+            for session in self.pages.published:
+                tally = await self.store.tally(session)
+                clients = await self.torrents.store.tally(session)
+                since_s = self.pages.since(session, tally, now_s)
+                there[session] = page.There(tally, clients, since_s)
+        except AnnounceError:
+            is_lost = True
+        relays = self.policy.relays.endpoints if self.policy.relays else ()
+        return page.State(
+            None if is_lost else there,
+            totals,
+            self.metrics.refusals,
+            relays,
+            load() if load else None,
+            now_s,
+        )
+
+    async def style(self, _: Request) -> Response:
+        """Returns the page's style sheet."""
+        return Response(page.style(), headers=page.HEADERS, media_type="text/css")
+
+    async def session_file(self, request: Request) -> Response:
+        """Returns the file of a session that the operator publishes."""
+        name = request.path_params["name"].removesuffix(".torrent")
+        key = bytes.fromhex(name) if ID_PATTERN.fullmatch(name) else b""
+        published = self.pages.published.get(key)
+        if published is None:
+            return self.refuse(AnnounceError("no such session is published here", status=404))
+        said = {"content-disposition": f'attachment; filename="{published.name}.torrent"'}
+        return Response(
+            published.data, headers={**page.HEADERS, **said}, media_type="application/x-bittorrent"
+        )
+
     async def prometheus(self, request: Request) -> Response:
         """Returns the counters in Prometheus' text format."""
-        return Response(self.metrics.text(await self.store.totals()), media_type=METRICS_TYPE)
+        try:
+            totals = await self.store.totals()
+        except AnnounceError:
+            totals = None
+        return Response(self.metrics.text(totals), media_type=METRICS_TYPE)
 
     async def stats(self, request: Request) -> Response:
         """Returns the most asked-for counters as JSON."""
-        totals = await self.store.totals()
+        try:
+            totals, epoch = await self.store.totals(), await self.store.epoch()
+        except AnnounceError as fault:
+            return self.refuse(fault)
         stats = docs.Stats(
             version=__version__,
-            epoch=self.epoch,
+            epoch=epoch,
             uptime_s=round(self._now() - self.started_s, 1),
             sessions=totals.sessions,
             peers=totals.peers,
@@ -303,8 +411,19 @@ class Tracker:
 
     async def expire_for_ever(self) -> None:
         """Removes silent peers, in slices between which announces are served."""
+        is_there = True
         while True:
-            more = await self.store.expire()
+            self.policy.bans.refresh()
+            was_there, more = is_there, False
+            try:
+                more = await self.store.expire() or await self.torrents.store.expire()
+                is_there = True
+            except AnnounceError as fault:
+                is_there = False
+                if was_there:
+                    log.warning("announces are refused with 503: %s", fault)
+            if is_there and not was_there:
+                log.warning("the store is there again")
             await asyncio.sleep(0 if more else EXPIRE_EVERY_S)
 
 
@@ -316,6 +435,7 @@ class _TrackerAPI(FastAPI):
     """
 
     announce: ASGIApp
+    torrent: ASGIApp
     refusal: Callable[[Request], Response | None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -323,6 +443,8 @@ class _TrackerAPI(FastAPI):
             await super().__call__(scope, receive, send)
         elif (scope["method"], scope["path"]) == ("POST", "/announce"):
             await self.announce(scope, receive, send)
+        elif _is_torrent(scope):
+            await self.torrent(scope, receive, send)
         elif refusal := self.refusal(Request(scope)):
             await refusal(scope, receive, send)
         else:
@@ -358,6 +480,12 @@ async def bounded_body(request: Request, max_bytes: int = MAX_ANNOUNCE_BYTES) ->
     return body
 
 
+def _is_torrent(scope: Scope) -> bool:
+    """Returns whether a client of BitTorrent asks, at this tracker's announce URL or its base."""
+    is_path = scope["method"] == "GET" and scope["path"] in ("/", "/announce", "/scrape")
+    return is_path and bittorrent.is_asked(scope["query_string"])
+
+
 def _is_greeting(announce: SignedAnnounce) -> bool:
     """Returns whether a peer is new, or wants to know how others see it before it takes part.
 
@@ -378,29 +506,34 @@ def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-def create_app(
+def create_app(  # noqa: PLR0913  # keywords, each of them a different thing  # noqa: PLR0913  # keywords, each of them a different thing
     policy: Policy | None = None,
     *,
     store: Store | None = None,
+    torrents: Store | None = None,
     now: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
     rng: random.Random | None = None,
     beside: AbstractAsyncContextManager[None] | None = None,
+    load: Callable[[], tuple[int, int]] | None = None,
 ) -> FastAPI:
     """Returns the tracker as an ASGI application.
 
     Args:
         policy: what the operator chose.
-        store: where peers are kept; by default in this process's memory.
+        store: where peers are kept, closed at the end; by default in this process's memory.
+        torrents: the same for clients of BitTorrent, with limits of its own.
         now: a clock that never steps back, in seconds.
         wall: seconds since 1970, against which announces are dated.
         rng: draws the cohorts and the jitter.
         beside: what runs in the same process for as long as it does, such as a relay.
+        load: of that relay: its connections, and pairs of them that are joined.
     """
     policy = policy or Policy()
     rng = rng or random.Random()
     store = store or MemoryStore(policy.limits, now=now, rng=rng)
-    tracker = Tracker(policy, store, now=now, wall=wall, rng=rng)
+    torrents = torrents or MemoryStore(bittorrent.LIMITS, now=now, rng=rng)
+    tracker = Tracker(policy, store, torrents, now=now, wall=wall, rng=rng, load=load)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -410,6 +543,10 @@ def create_app(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        if tracker.checker is not None:
+            await tracker.checker.aclose()
+        await store.aclose()
+        await torrents.aclose()
 
     app = _TrackerAPI(
         title="p2pl tracker",
@@ -434,8 +571,15 @@ def create_app(
         ("GET", "/stats.json", tracker.stats, docs.STATS),
     ):
         app.add_api_route(path, endpoint, methods=[method], response_class=Response, **document)
+    for path, shown in (
+        ("/", tracker.front),
+        ("/style.css", tracker.style),
+        ("/sessions/{name}", tracker.session_file),
+    ):
+        app.add_api_route(path, shown, response_class=Response, include_in_schema=False)
     app.refusal = tracker.refusal
     app.announce = ServerErrorMiddleware(_bare(tracker.announce), tracker.refuse_fault)
+    app.torrent = ServerErrorMiddleware(_bare(tracker.torrent), tracker.refuse_fault)
     app.add_exception_handler(HTTPException, tracker.refuse_request)
     app.add_exception_handler(Exception, tracker.refuse_fault)
     return app

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import sys
-from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,8 @@ from p2pl.errors import InputError, P2PLError, wrong
 
 if TYPE_CHECKING:  # what a command needs is loaded by it
     from p2pl_tracker.issuer import Relays
+    from p2pl_tracker.relay import Relay
+    from p2pl_tracker.swarm import Limits, Store
 
 RELAY_DRAIN_S = 20.0
 MAX_RELAYS = 8
@@ -115,6 +117,36 @@ def serve(
             "author is refused.",
         ),
     ] = False,
+    authors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Serve private sessions of this author alone, a key of 64 hex digits, or a file "
+            "with one a line. Repeatable.  [default: everybody's]",
+        ),
+    ] = None,
+    bans: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of whom not to serve: a peer's id, an IP address or a network a line. It is "
+            "read anew when it changes, and on SIGHUP."
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            help="Dial peers that say they can be dialled, and tell others of those that answer "
+            "first."
+        ),
+    ] = True,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Keep peers in a server of Valkey or Redis, valkey://HOST:PORT/DB or "
+            "unix:///PATH, which several trackers may share.  [default: in memory]",
+        ),
+    ] = None,
     relay_url: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,6 +171,7 @@ def serve(
     try:
         from p2pl_tracker import address, register, server
         from p2pl_tracker import app as application
+        from p2pl_tracker.bans import Bans
         from p2pl_tracker.swarm import Limits
     except ModuleNotFoundError as missing:
         raise InputError(f"{missing.name} is missing: pip install 'p2pl[tracker]'") from missing
@@ -160,7 +193,9 @@ def serve(
         interval_s=interval,
         trusted_proxies=address.networks(trusted_proxy or ()),
         address_rate=address_rate,
-        served=register.served(sessions or (), private_only=private),
+        served=register.served(sessions or (), private_only=private, authors=authors),
+        bans=Bans(bans),
+        checks=check,
         relays=_relays(relay_url, relay_key, relay),
     )
     if (tls_cert is None) != (tls_key is None):
@@ -168,12 +203,14 @@ def serve(
     certificate = server.Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
     if certificate:
         certificate.check()
+    peers, torrents = _stores(store, limits) if store is not None else (None, None)
     listener = server.listen(host, port)
-    beside = None
+    beside = load = None
     if relay is not None and policy.relays is not None:
-        beside = _relay_beside(relay, policy.relays)
+        one = _relay_beside(relay, policy.relays)
+        beside, load = one.running(), lambda: (one.board.lines, one.board.joints)
     server.serve(
-        application.create_app(policy, beside=beside),
+        application.create_app(policy, store=peers, torrents=torrents, beside=beside, load=load),
         listener,
         on_ready=lambda url: print(f"listening on {url}", flush=True),
         patience=server.Patience(
@@ -181,7 +218,20 @@ def serve(
         ),
         proxies=policy.trusted_proxies,
         certificate=certificate,
+        on_hangup=functools.partial(policy.bans.refresh, always=True),
     )
+
+
+def _stores(url: str, limits: "Limits") -> tuple["Store", "Store"]:
+    """Returns stores that several trackers share: of peers, and of clients of BitTorrent."""
+    try:
+        from p2pl_tracker.bittorrent import LIMITS
+        from p2pl_tracker.store import PREFIX, SharedStore, connected
+    except ModuleNotFoundError as missing:
+        message = f"{missing.name} is missing: pip install 'p2pl[tracker-redis]'"
+        raise InputError(message) from missing
+    peers = SharedStore(connected(url), limits)
+    return peers, SharedStore(connected(url), LIMITS, prefix=PREFIX + "bt:")
 
 
 def _log(level: LogLevel) -> None:
@@ -220,8 +270,8 @@ def _relays(urls: list[str] | None, key: Path, relay: str | None) -> "Relays | N
     return relays
 
 
-def _relay_beside(where: str, relays: "Relays") -> AbstractAsyncContextManager[None]:
-    """Returns a relay that runs for as long as the context is open."""
+def _relay_beside(where: str, relays: "Relays") -> "Relay":
+    """Returns a relay for the tracker's own process."""
     from p2pl.rendezvous.board import Policy
     from p2pl_tracker.relay import Doors, Relay, parse_listen
     from p2pl_tracker.server import listen
@@ -229,7 +279,7 @@ def _relay_beside(where: str, relays: "Relays") -> AbstractAsyncContextManager[N
     issuers = frozenset({bytes.fromhex(relays.issuer)})
     doors = Doors(listen(*parse_listen("--relay", where)))
     print(f"relaying on {' '.join(doors.addresses)}", flush=True)
-    return Relay(Policy(issuers=issuers), doors, drain_s=RELAY_DRAIN_S).running()
+    return Relay(Policy(issuers=issuers), doors, drain_s=RELAY_DRAIN_S)
 
 
 @app.command()
@@ -243,6 +293,14 @@ def relay(
         typer.Option(
             metavar="KEY",
             help="Whose tickets count: `serve --relay-url …` prints its key; repeatable.",
+        ),
+    ] = None,
+    author: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY|FILE",
+            help="Whose invitations count as tickets: the author of a private session, by public "
+            "key or by the session's file; repeatable.",
         ),
     ] = None,
     is_open: Annotated[
@@ -298,18 +356,20 @@ def relay(
     try:
         from p2pl.protocol.ticket import parse_issuer
         from p2pl.rendezvous.board import Policy
+        from p2pl_tracker import register, server
         from p2pl_tracker import relay as relays
-        from p2pl_tracker import server
     except ModuleNotFoundError as missing:
         raise InputError(f"{missing.name} is missing: pip install 'p2pl[tracker]'") from missing
 
     _log(log_level)
-    if bool(issuer) == is_open:
-        raise InputError("--issuer and --open: allowed is one of them; nobody could use it, else")
+    if bool(issuer or author) == is_open:
+        told = "--issuer or --author, and --open: allowed is one of them"
+        raise InputError(f"{told}; nobody could use it, else")
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key: allowed only together")
     policy = Policy(
         issuers=frozenset(map(parse_issuer, issuer or ())),
+        authors=frozenset(map(register.author_of, author or ())),
         is_open=is_open,
         max_lines=max_connections,
         max_per_address=max_connections_per_address,

@@ -7,6 +7,9 @@ like the peer itself comes to the tracker from a private address.
 """
 
 from dataclasses import dataclass
+from typing import Self
+
+import msgspec
 
 from p2pl.protocol.address import Reach, reach_of
 from p2pl.protocol.announce import (
@@ -67,6 +70,30 @@ class Listing:
             self._endpoints = _by_reach(ways, Endpoint("tcp", host, announce.port))
             self._proof = encode_proof(announce.proof)
 
+    @classmethod
+    def bare(cls, host: str, row: bytes) -> Self:
+        """Returns a listing that is its row and nothing else, for whoever knows what it means."""
+        listing = cls.__new__(cls)
+        listing.host, listing.row = host, row
+        listing._endpoints, listing._proof = None, b""
+        return listing
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Returns the listing that `encode` wrote, on this machine or on a replica's.
+
+        Raises:
+            msgspec.DecodeError: it did not.
+        """
+        host, row, endpoints, proof = _DECODER.decode(data)
+        listing = cls.bare(host, row)
+        listing._endpoints, listing._proof = endpoints, proof
+        return listing
+
+    def encode(self) -> bytes:
+        """Returns the listing as bytes, for a store that is elsewhere."""
+        return _ENCODER.encode((self.host, self.row, self._endpoints, self._proof))
+
     @property
     def detail_bytes(self) -> int:
         """How many bytes are held beside the row of four."""
@@ -78,7 +105,9 @@ class Listing:
 
     def told_to(self, asker: Asker) -> bytes:
         """Returns the row that `asker` is given."""
-        row = from_outside(self.row, asker.here) if asker.here else self.row
+        row = self.row
+        if asker.here and is_loopback(self.host):
+            row = from_outside(row, asker.here)
         if self._endpoints is None or asker.version == 1:
             return row
         endpoints = self._endpoints[asker.reach_to(self.host)]
@@ -91,7 +120,22 @@ class Listing:
         return encode_endpoints([str(Endpoint("tcp", host.strip('"'), int(port)))])
 
 
+def dialled_port(announce: Announce, host: str) -> int:
+    """Returns where a peer says that it can be dialled at the address it is seen at; 0: nowhere.
+
+    Args:
+        announce: of the peer, checked.
+        host: the IP address that it came from.
+    """
+    if announce.version == 1:
+        return announce.port
+    ways = map(parse, announce.endpoints)
+    return next((way.port for way in ways if (way.kind, way.host) == ("tcp", host)), 0)
+
+
 NO_PROOF = encode_proof(b"")
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(tuple[str, bytes, tuple[bytes, bytes, bytes] | None, bytes])
 
 
 def _by_reach(ways: list[Endpoint], seen: Endpoint) -> tuple[bytes, bytes, bytes]:

@@ -1,5 +1,8 @@
 """Counters for Prometheus: few series, never one by session, peer or address."""
 
+import math
+from collections import Counter as Counts
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from p2pl_tracker.swarm import Totals
@@ -21,6 +24,11 @@ class Metrics:
             registry=self.registry,
         )
         self._announces = {event: announces.labels(event) for event in EVENTS}
+        self._torrents = Counter(
+            "p2pl_tracker_torrent_announces",
+            "Announces of BitTorrent clients answered.",
+            registry=self.registry,
+        )
         self._refused = Counter(
             "p2pl_tracker_refusals",
             "Requests refused, by HTTP status.",
@@ -37,7 +45,11 @@ class Metrics:
             "p2pl_tracker_sessions", "Sessions with a peer in them.", registry=self.registry
         )
         self._peers = Gauge("p2pl_tracker_peers", "Peers alive.", registry=self.registry)
+        self._store_up = Gauge(
+            "p2pl_tracker_store_up", "1 while the store answers, else 0.", registry=self.registry
+        )
         self.answered = 0
+        self.refusals: Counts[int] = Counts()  # by status
         self.refused = 0
 
     def count_answer(self, event: str, seconds: float) -> None:
@@ -51,13 +63,23 @@ class Metrics:
         self._announces[event].inc()
         self._seconds.observe(seconds)
 
+    def count_torrent(self) -> None:
+        """Counts one announce of a BitTorrent client that was answered."""
+        self._torrents.inc()
+
     def count_refusal(self, status: int) -> None:
         """Counts one request that was refused with an HTTP `status`."""
         self.refused += 1
+        self.refusals[status] += 1
         self._refused.labels(str(status)).inc()
 
-    def text(self, totals: Totals) -> bytes:
-        """Returns everything in Prometheus' text format."""
-        self._sessions.set(totals.sessions)
-        self._peers.set(totals.peers)
+    def text(self, totals: Totals | None) -> bytes:
+        """Returns everything in Prometheus' text format.
+
+        Args:
+            totals: how full the store is; None: it does not answer.
+        """
+        self._store_up.set(totals is not None)
+        self._sessions.set(totals.sessions if totals else math.nan)
+        self._peers.set(totals.peers if totals else math.nan)
         return generate_latest(self.registry)

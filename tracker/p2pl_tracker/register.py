@@ -28,6 +28,8 @@ from p2pl.protocol.invitation import (
     decode_revocations,
     encode,
 )
+from p2pl.protocol.ticket import parse_issuer
+from p2pl_tracker.page import Published
 
 MAX_AUTHORS = 10_000  # private sessions that strangers told of
 MAX_LISTS = 1_000  # of revocations; chosen: 36 MB, were they all as long as can be
@@ -43,25 +45,34 @@ class Served:
     Attributes:
         sessions: by id, with the author's key where the session is private, else b""; None: all.
         private_only: whether open sessions, and those that nobody has told of, are refused.
+        published: those of them whose files the operator has, for the page.
+        authors: keys of those whose private sessions are served, and nobody else's; None: all.
     """
 
     sessions: Mapping[bytes, bytes] | None = None
     private_only: bool = False
+    authors: frozenset[bytes] | None = None
+    published: Mapping[bytes, Published] = field(default_factory=dict)
 
 
-def served(paths: Iterable[Path], *, private_only: bool) -> Served:
+def served(
+    paths: Iterable[Path], *, private_only: bool, authors: Iterable[str] | None = None
+) -> Served:
     """Returns what an operator serves.
 
     Args:
         paths: session files, folders of them, and files with a session id a line; none: all.
         private_only: whether only private sessions are served.
+        authors: keys, 64 hex digits each, or files with one a line: only private sessions of theirs
+            are served. None: everybody's.
 
     Raises:
         InputError: one cannot be read, or is open although only private ones are to be served.
     """
     sessions: dict[bytes, bytes] = {}
+    published: dict[bytes, Published] = {}
     for path in paths:
-        found = dict(_sessions_in(path))
+        found = dict(_sessions_in(path, published))
         if not found:
             allowed = f"a session file, a folder with NAME{SESSION_SUFFIX}, or ids, one a line"
             raise InputError(wrong("--sessions", got=f"{path}, with none", allowed=allowed))
@@ -75,10 +86,31 @@ def served(paths: Iterable[Path], *, private_only: bool) -> Served:
                 allowed="files of private sessions",
             )
         )
-    return Served(sessions or None, private_only)
+    keys = _authors(authors) if authors else None
+    return Served(sessions or None, private_only or keys is not None, keys, published)
 
 
-def _sessions_in(path: Path) -> Iterable[tuple[bytes, bytes]]:
+def _authors(given: Iterable[str]) -> frozenset[bytes]:
+    found: list[str] = []
+    for one in given:
+        if ID_PATTERN.fullmatch(one):
+            found.append(one)
+            continue
+        try:
+            lines = regular.read(Path(one)).decode("utf-8", "replace").splitlines()
+        except OSError as fault:
+            got, allowed = f"{one} ({fault.strerror})", "a key of 64 hex digits, or a file of them"
+            raise InputError(wrong("--authors", got=got, allowed=allowed)) from fault
+        found += filter(None, (line.partition("#")[0].strip() for line in lines))
+    for key in found:
+        if not ID_PATTERN.fullmatch(key):
+            allowed = "keys of 64 hex digits, as `p2pl inspect` shows a session's author"
+            raise InputError(wrong("--authors", got=key, allowed=allowed))
+    return frozenset(map(bytes.fromhex, found))
+
+
+def _sessions_in(path: Path, published: dict[bytes, Published]) -> Iterable[tuple[bytes, bytes]]:
+    """Yields ids and authors, and takes in what there is to publish."""
     files = sorted(path.glob(f"*{SESSION_SUFFIX}")) if path.is_dir() else [path]
     for file in files:
         try:
@@ -92,7 +124,35 @@ def _sessions_in(path: Path) -> Iterable[tuple[bytes, bytes]]:
             raise InputError(wrong("--sessions", got=got, allowed="files to read")) from fault
         except SessionFileError as fault:
             raise InputError(f"--sessions: {file}: {fault}") from fault
-        yield bytes.fromhex(read.id), bytes.fromhex(read.session.author)
+        session = bytes.fromhex(read.id)
+        published[session] = Published.of(read, data)
+        yield session, bytes.fromhex(read.session.author)
+
+
+def author_of(given: str) -> bytes:
+    """Returns the public key of an author, 32 bytes.
+
+    Args:
+        given: its 64 hex digits, or a file of a private session of that author.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not given.endswith(SESSION_SUFFIX):
+        hint = "`p2pl inspect` shows it; or name the session file"
+        return parse_issuer(given, "--author", hint)
+    try:
+        read = session_format.decode(regular.read(Path(given)))
+    except OSError as fault:
+        got = f"{given} ({fault.strerror})"
+        raise InputError(wrong("--author", got=got, allowed="a session file to read")) from fault
+    except SessionFileError as fault:
+        raise InputError(f"--author: {given}: {fault}") from fault
+    if not read.session.author:
+        hint = "`p2pl create --private` makes one"
+        got = f"{given}, an open session"
+        raise InputError(wrong("--author", got=got, allowed="a private session", hint=hint))
+    return bytes.fromhex(read.session.author)
 
 
 def _ids_in(file: Path, data: bytes) -> list[str]:
@@ -158,7 +218,8 @@ class Register:
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._served, self._ttl_s, self._max_peers = served, ttl_s, max_peers
+        self.ttl_s = ttl_s
+        self._served, self._max_peers = served, max_peers
         self._now, self._wall = now, wall
         self._listed = {
             session: author for session, author in (served.sessions or {}).items() if author
@@ -176,11 +237,12 @@ class Register:
         """
         session = announce.session
         self._check_served(session)
-        author = self._author_of(session)
+        author = self.author_of(session)
         if author is None:
             if announce.proof or self._served.private_only:
                 raise _send_info()
             return
+        self._check_author(author)
         who = session + announce.digest
         if announce.event == "stopped":
             self._members.drop(who)
@@ -190,13 +252,13 @@ class Register:
         if revoked is not None and announce.digest in revoked.peers:
             self._members.drop(who)
             raise _refused("the invitation was taken back by the author of the session")
-        until_s = self._now() + self._ttl_s
+        until_s = self._now() + self.ttl_s
         member = _Member(announce.proof, invitation, announce.curve_key, until_s)
         self._members.put(who, member)
         self._forget()
 
-    def learn(self, info: bytes) -> None:
-        """Takes in what a session is, from the `info` of its file.
+    def learn(self, info: bytes) -> bytes:
+        """Takes in what a session is, from the `info` of its file; returns its id.
 
         Raises:
             AnnounceError: it is none (400), it is not served here (403), or open where only
@@ -211,9 +273,21 @@ class Register:
         if not session.private:
             if self._served.private_only:
                 raise _refused_session("serves private sessions alone, and this one is open")
-            return
-        self._told[key] = bytes.fromhex(session.author)
-        self._told.move_to_end(key)
+            return key
+        author = bytes.fromhex(session.author)
+        self._check_author(author)
+        self.hear_author(key, author)
+        return key
+
+    def hear_author(self, session: bytes, author: bytes) -> None:
+        """Takes in who is the author of a private session, from whoever has its `info` checked.
+
+        Args:
+            session: its id.
+            author: the author's key.
+        """
+        self._told[session] = author
+        self._told.move_to_end(session)
         while len(self._told) > MAX_AUTHORS:
             self._told.popitem(last=False)
 
@@ -229,7 +303,7 @@ class Register:
         except ProofError as fault:
             raise AnnounceError(str(fault)) from fault
         self._check_served(listed.session)
-        author = self._author_of(listed.session)
+        author = self.author_of(listed.session)
         if author is None:
             raise _send_info()
         try:
@@ -241,6 +315,23 @@ class Register:
             allowed = f"more than {before.number}, which is here"
             message = wrong("revocations: number", got=listed.number, allowed=allowed)
             raise AnnounceError(message, status=409)
+        self._keep(listed)
+
+    def hear_revocations(self, data: bytes) -> None:
+        """Takes in a list that another replica of this tracker has checked."""
+        try:
+            listed = decode_revocations(data)
+        except ProofError:
+            return
+        before = self._lists.get(listed.session)
+        if before is None or before.number < listed.number:
+            self._keep(listed)
+
+    def knows(self, session: bytes) -> bool:
+        """Returns whether a session is known to be private."""
+        return self.author_of(session) is not None
+
+    def _keep(self, listed: Revocations) -> None:
         self._lists[listed.session] = listed
         self._lists.move_to_end(listed.session)
         if len(self._lists) > MAX_LISTS:
@@ -266,7 +357,8 @@ class Register:
         listed = self._lists.get(session)
         return listed.number if listed is not None else 0
 
-    def _author_of(self, session: bytes) -> bytes | None:
+    def author_of(self, session: bytes) -> bytes | None:
+        """Returns the key of a private session's author; None where it is open, or not known."""
         author = self._listed.get(session) or self._told.get(session)
         if session in self._told:
             self._told.move_to_end(session)
@@ -275,6 +367,10 @@ class Register:
     def _check_served(self, session: bytes) -> None:
         if self._served.sessions is not None and session not in self._served.sessions:
             raise _refused_session("serves only the sessions that its operator has named")
+
+    def _check_author(self, author: bytes) -> None:
+        if self._served.authors is not None and author not in self._served.authors:
+            raise _refused_session("serves the sessions of some authors, and not of this one")
 
     def _checked(self, announce: Announce, who: bytes, author: bytes) -> Invitation:
         """Returns the invitation in the proof of an announce, or raises its refusal."""

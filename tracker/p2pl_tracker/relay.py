@@ -22,6 +22,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from p2pl.errors import InputError, wrong
 from p2pl.rendezvous.board import Board, Policy
+from p2pl.rendezvous.doorman import GuardedListener
 from p2pl.rendezvous.service import Service
 from p2pl.rendezvous.websocket import SETTINGS, WebSocketPipe
 
@@ -74,11 +75,18 @@ class Relay:
             _beside(stack, self._service.accept(self.doors.plain))
             _beside(stack, self._service.sweep())
             if self.doors.secure is not None:
+                guarded = GuardedListener(self.doors.secure.dup(), self._refused)
+
+                async def attend(there: ServerConnection) -> None:
+                    guarded.done(there.transport.get_extra_info("socket").fileno())
+                    await self._attend(there)
+
                 await stack.enter_async_context(
                     serve(
-                        self._attend,
-                        sock=self.doors.secure,
+                        attend,
+                        sock=guarded,
                         ssl=self.doors.context,
+                        ssl_handshake_timeout=HELLO_S,
                         open_timeout=HELLO_S,
                         server_header=None,
                         **SETTINGS,
@@ -88,6 +96,9 @@ class Relay:
             yield
             log.info("draining joined=%d drain_s=%g", self.board.joints, self._drain_s)
             await self._service.drain(self._drain_s)
+
+    def _refused(self) -> None:
+        self.board.counts.refused["handshake"] += 1
 
     async def _attend(self, there: ServerConnection) -> None:
         await self._service.attend(WebSocketPipe(there, str(there.remote_address[0])))

@@ -189,23 +189,28 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it listens, and reads a renewed certificate on SIGHUP."""
+    """uvicorn's server, which says when it listens, and reads its files anew on SIGHUP."""
 
     def __init__(
         self,
         config: uvicorn.Config,
         on_ready: Callable[[], None],
         certificate: "Certificate | None",
+        on_hangup: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._on_ready, self._certificate = on_ready, certificate
+        self._on_hangup = on_hangup
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            if self._certificate is not None:
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._renew)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
             self._on_ready()
+
+    def _hang_up(self) -> None:
+        self._on_hangup()
+        self._renew()
 
     def _renew(self) -> None:
         """Shows the certificate that is in the files now, on connections from now on."""
@@ -279,7 +284,7 @@ class Certificate:
         return context
 
 
-def serve(
+def serve(  # noqa: PLR0913  # keywords, each of them a different thing
     app: Starlette,
     listener: socket.socket,
     *,
@@ -287,6 +292,7 @@ def serve(
     patience: Patience | None = None,
     proxies: Sequence[Network] = (),
     certificate: Certificate | None = None,
+    on_hangup: Callable[[], None] = lambda: None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then answers what is under way and returns.
 
@@ -297,6 +303,7 @@ def serve(
         patience: limits on slow clients.
         proxies: networks of the operator's own, which hold connections for many.
         certificate: to serve HTTPS with; None: HTTP.
+        on_hangup: called on SIGHUP, before the certificate is read anew.
 
     Raises:
         KeyboardInterrupt: it was SIGINT.
@@ -327,7 +334,7 @@ def serve(
     # uvicorn raises the signal again when it is done; this says that ending was what was wanted.
     before = signal.signal(signal.SIGTERM, lambda *_: log.info("stopped by SIGTERM"))
     try:
-        _Server(config, lambda: on_ready(url), certificate).run(sockets=[listener])
+        _Server(config, lambda: on_ready(url), certificate, on_hangup).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
 

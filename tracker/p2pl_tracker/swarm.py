@@ -6,26 +6,40 @@ O(k), and the removal of at most `EXPIRED_PER_CALL` peers that fell silent.
 Identities cost nothing, addresses cost something. So a sample is drawn among addresses first, and
 then among the peers of each: a thousand peers that one address makes up, dead or alive, crowd out
 nobody who is elsewhere.
+
+Addresses that cost nothing to somebody, such as those of a large IPv6 network, are a matter of who
+answers: the tracker dials those that say they can be dialled, where they are seen (`checks.py`).
+Those that answered are drawn before those of whom it does not know, and these before those that did
+not answer.
 """
 
 import math
 import random
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from enum import IntEnum
+from typing import NamedTuple, Protocol, Self
 
 from p2pl.errors import AnnounceError, wrong
 from p2pl.pace import Rate
 from p2pl.protocol.announce import MAX_SKEW_S, Announce, Counts, Event
 from p2pl_tracker.address import SITE_BITS, SITE_SHARE, address_group, too_often
-from p2pl_tracker.listing import Listing
+from p2pl_tracker.listing import Listing, dialled_port
 
 EXPIRED_PER_CALL = 256  # chosen: about half a millisecond; drains far faster than peers can join
 # An announce may be dated MAX_SKEW_S ahead and is accepted until MAX_SKEW_S after its date, so an
 # old one can come back for twice that long; the sequence number of a peer outlives that.
 REMEMBER_SEQUENCE_S = 2 * MAX_SKEW_S
+# Peers of one address that left lately, as a multiple of those that it may have: who makes up peers
+# and says that they left is not given room for others at once.
+DEPARTED_SHARE = 10
+CHECK_SILENT_S = 60.0  # chosen: a peer that was busy is told of again after a minute
+CHECK_EVERY_S = 300.0  # chosen: two announces of a peer that died are told to others meanwhile
+# Of those that the tracker cannot dial, most may be alive behind NAT, and all may be made up.
+MOST_UNKNOWN = 0.5  # chosen: of a sample, as long as others are there
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,45 @@ class Limits:
     burst: int = 10  # announces in a row before `min_interval_s` counts
 
 
+class Pool(IntEnum):
+    """What the tracker knows of whether a peer answers."""
+
+    ANSWERS = 0  # it did when it was dialled last
+    UNKNOWN = 1  # it was not dialled, or cannot be
+    SILENT = 2  # it did not when it was dialled last
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a store is told of a peer; that it is true has been checked."""
+
+    session: bytes
+    digest: bytes  # the peer's id, 32 bytes
+    sequence: int  # grows with everything that the peer says
+    event: Event
+    numwant: int
+    listing: Listing  # what others are told
+    dialled_port: int = 0  # where it says that it can be dialled as it is seen; 0: nowhere
+
+    @classmethod
+    def of(cls, announce: Announce, host: str) -> Self:
+        """Returns what an announce says.
+
+        Args:
+            announce: decoded and checked.
+            host: the IP address that it came from.
+        """
+        return cls(
+            announce.session,
+            announce.digest,
+            announce.sequence,
+            announce.event,
+            announce.numwant,
+            Listing(announce, host),
+            dialled_port(announce, host),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Welcome:
     """What the store says to an announce."""
@@ -51,11 +104,22 @@ class Welcome:
     alive: int  # peers in the session, the asker included
     training: int  # those of them that have not announced `completed`
     warning: str = ""  # why the asker was not added
+    epoch: str = ""  # another one: the store has forgotten what it knew
+    is_check_due: bool = False  # whether the asker is to be dialled now
 
     @property
     def rows(self) -> list[bytes]:
         """The others as they are told to peers of version 1 on the tracker's own machine."""
         return [peer.row for peer in self.peers]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many peers a session has."""
+
+    alive: int = 0
+    training: int = 0  # those of them that have not announced `completed`
+    completed: int = 0  # ever, of those that are or were there
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +131,14 @@ class Totals:
 
 
 class Store(Protocol):
-    """Where the tracker keeps its peers. Coroutines, so that a store may be elsewhere."""
+    """Where the tracker keeps its peers. Coroutines, so that a store may be elsewhere.
+
+    One that is elsewhere and cannot be reached raises AnnounceError (503) from every one of them
+    but `ready`.
+    """
 
     async def announce(self, announce: Announce, host: str) -> Welcome:
-        """Records an announce seen from `host`; returns a uniform sample of the other peers.
+        """Records an announce seen from `host`; see `enter`.
 
         The announce's signature and time have been checked.
 
@@ -81,9 +149,34 @@ class Store(Protocol):
         Raises:
             AnnounceError: its sequence number is not new (409), or it comes too soon (429).
         """
+        return await self.enter(Entry.of(announce, host))
+
+    async def enter(self, entry: Entry) -> Welcome:
+        """Records what a peer says of itself; returns a uniform sample of the others.
+
+        Raises:
+            AnnounceError: its sequence number is not new (409), or it comes too soon (429).
+        """
+        ...
+
+    async def checked(self, session: bytes, digest: bytes, *, answers: bool) -> None:
+        """Takes in whether a peer answered when it was dialled; one that is gone is no matter."""
+        ...
+
+    async def find(self, prefix: bytes) -> bytes | None:
+        """Returns the session with a peer in it whose id begins with 20 bytes; None: there is none.
+
+        Args:
+            prefix: an id of version 2, truncated as BEP 52 has it.
+        """
         ...
 
     async def scrape(self, session: bytes) -> Counts:
+        """Returns the counts of a session as peers are told; zeros when nobody is in it."""
+        tally = await self.tally(session)
+        return Counts(alive=tally.alive, completed=tally.completed)
+
+    async def tally(self, session: bytes) -> Tally:
         """Returns the counts of a session; zeros when nobody is in it."""
         ...
 
@@ -99,6 +192,76 @@ class Store(Protocol):
         """Returns whether announces can be served."""
         ...
 
+    async def epoch(self) -> str:
+        """Returns a word that is another one once the store has forgotten what it knew."""
+        ...
+
+    async def aclose(self) -> None:
+        """Ends what the store holds open; it is not used any more."""
+        ...
+
+
+PREFIX_BYTES = 20  # BEP 52: of an id of version 2, what ordinary trackers are told
+
+
+class Full(IntEnum):
+    """Why there is no room for one more peer; `NO` where there is."""
+
+    NO = 0
+    PEERS = 1
+    SESSIONS = 2
+    SESSION = 3
+    ADDRESS = 4
+    SESSIONS_OF_ADDRESS = 5
+    DEPARTED = 6
+
+    def warning(self, limits: Limits) -> str:
+        """Returns what the peer is told of it; an empty text where there is room."""
+        why = {
+            Full.PEERS: f"the tracker is full ({limits.max_peers} peers)",
+            Full.SESSIONS: f"the tracker is full ({limits.max_sessions} sessions)",
+            Full.SESSION: f"the session is full ({limits.max_peers_per_session} peers)",
+            Full.ADDRESS: f"{limits.max_peers_per_address} peers share your address already",
+            Full.SESSIONS_OF_ADDRESS: "your address has peers in "
+            f"{limits.max_sessions_per_address} sessions already",
+            Full.DEPARTED: f"more than {DEPARTED_SHARE * limits.max_peers_per_address} peers "
+            "have left your address lately",
+        }
+        return f"not added: {why[self]}" if self in why else ""
+
+
+NOT_KEPT = "endpoints and proof not kept: the tracker is full of others'"
+
+
+def not_new(sequence: int, last: int) -> AnnounceError:
+    """Returns the refusal of a sequence number.
+
+    Args:
+        sequence: that was said.
+        last: that was said before.
+    """
+    hint = "a replayed announce, or two processes share one key"
+    message = wrong("announce sequence", got=sequence, allowed=f"more than {last}", hint=hint)
+    return AnnounceError(message, status=409)
+
+
+def share_of_unknown(wanted: int, answering: int, unknown: int, draw: float) -> int:
+    """Returns how many of a sample are taken from those of whom is not known if they answer.
+
+    As many as their part of both is, so that among living peers nobody is preferred, but no more
+    than `MOST_UNKNOWN`; what is left of a whole number is drawn.
+
+    Args:
+        wanted: how many there are to be.
+        answering: places with peers that answered.
+        unknown: places with peers of whom is not known if they do.
+        draw: a random number, at least 0 and below 1.
+    """
+    if not answering:
+        return wanted
+    part = min(unknown / (answering + unknown), MOST_UNKNOWN)
+    return int(wanted * part + draw)
+
 
 class _Departed(NamedTuple):
     """What is remembered of a peer that is no longer there."""
@@ -106,9 +269,10 @@ class _Departed(NamedTuple):
     sequence: int  # of its last announce
     due_s: float  # as of a peer: whoever leaves and comes back earns no new burst
     until_s: float  # when it may be forgotten
+    group: str  # where it was
 
 
-STRANGER = _Departed(sequence=-1, due_s=-math.inf, until_s=-math.inf)
+STRANGER = _Departed(sequence=-1, due_s=-math.inf, until_s=-math.inf, group="")
 
 
 class _Peer:
@@ -116,6 +280,7 @@ class _Peer:
 
     __slots__ = (
         "at",
+        "check_due_s",
         "completed",
         "digest",
         "due_s",
@@ -131,6 +296,7 @@ class _Peer:
         self.digest = digest
         self.place: _Place | None = None  # where it was seen
         self.at = -1  # place in place.peers
+        self.check_due_s = -math.inf  # when it is to be dialled again
         self.completed = False
         self.due_s = 0.0  # what `Rate` knows of its announces so far
         self.expires_s = 0.0
@@ -139,14 +305,15 @@ class _Peer:
 
 
 class _Place:
-    """The peers of one session at one address, in any order, to draw from."""
+    """The peers of one session and one pool at one address, in any order, to draw from."""
 
-    __slots__ = ("at", "group", "peers")
+    __slots__ = ("at", "group", "peers", "pool")
 
-    def __init__(self, group: str) -> None:
+    def __init__(self, group: str, pool: Pool) -> None:
         self.group = group  # what `address_group` made of the host
+        self.pool = pool
         self.peers: list[_Peer] = []
-        self.at = -1  # place in swarm.places
+        self.at = -1  # place in swarm.places[pool]
 
     def add(self, peer: _Peer) -> None:
         peer.place, peer.at = self, len(self.peers)
@@ -173,8 +340,8 @@ class _Swarm:
     def __init__(self, session: bytes) -> None:
         self.session = session
         self.peers: dict[bytes, _Peer] = {}
-        self.places: list[_Place] = []
-        self.by_group: dict[str, _Place] = {}
+        self.places: tuple[list[_Place], ...] = tuple([] for _ in Pool)
+        self.by_group: tuple[dict[str, _Place], ...] = tuple({} for _ in Pool)
         self.completed = 0  # ever
         self.training = 0  # alive, and not completed
 
@@ -186,31 +353,35 @@ class _Swarm:
         del self.peers[peer.digest]
         self.training -= not peer.completed
 
-    def settle(self, peer: _Peer, group: str) -> bool:
+    def has_group(self, group: str) -> bool:
+        """Returns whether there is a peer of an address, in whatever pool."""
+        return any(group in places for places in self.by_group)
+
+    def settle(self, peer: _Peer, group: str, pool: Pool) -> bool:
         """Puts a peer that is nowhere into a place; returns whether it is the first there."""
-        place = self.by_group.get(group)
-        is_new = place is None
+        is_first = not self.has_group(group)
+        place = self.by_group[pool].get(group)
         if place is None:
-            place = self.by_group[group] = _Place(group)
-            place.at = len(self.places)
-            self.places.append(place)
+            place = self.by_group[pool][group] = _Place(group, pool)
+            place.at = len(self.places[pool])
+            self.places[pool].append(place)
         place.add(peer)
-        return is_new
+        return is_first
 
     def unsettle(self, peer: _Peer) -> bool:
-        """Takes a peer out of its place; returns whether it was the last there."""
+        """Takes a peer out of its place; returns whether it was the last at its address."""
         place = peer.place
         assert place is not None
         place.remove(peer)
-        if place.peers:
-            return False
-        del self.by_group[place.group]
-        last = self.places.pop()
-        if last is not place:
-            self.places[place.at] = last
-            last.at = place.at
-        place.at = -1
-        return True
+        if not place.peers:
+            del self.by_group[place.pool][place.group]
+            places = self.places[place.pool]
+            last = places.pop()
+            if last is not place:
+                places[place.at] = last
+                last.at = place.at
+            place.at = -1
+        return not self.has_group(place.group)
 
     def mark(self, peer: _Peer, event: Event) -> None:
         """Keeps the counts: `completed` ends a peer's training, `started` begins it again."""
@@ -222,8 +393,8 @@ class _Swarm:
             peer.completed = False
             self.training += 1
 
-    def swap(self, left: int, right: int) -> None:
-        places = self.places
+    def swap(self, pool: Pool, left: int, right: int) -> None:
+        places = self.places[pool]
         places[left], places[right] = places[right], places[left]
         places[left].at, places[right].at = left, right
 
@@ -263,7 +434,7 @@ def _change(counts: dict[str, int], key: str, change: int) -> None:
         counts.pop(key, None)
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """A store in this process's memory; a restart forgets it, and peers announce themselves anew.
 
     What a restart also forgets is the sequence numbers: an announce of the last minutes can then be
@@ -286,48 +457,72 @@ class MemoryStore:
         self._now = now
         self._pace = Rate(limits.min_interval_s, limits.burst)
         self._random = (rng or random.Random()).random
+        self._epoch = secrets.token_urlsafe(6)
+        self._last_rounded_s = 0.0
         self._swarms: dict[bytes, _Swarm] = {}
+        self._by_prefix: dict[bytes, bytes] = {}
         self._by_expiry: OrderedDict[_Peer, None] = OrderedDict()  # all peers, soonest first
         self._peers_at = _Census(limits.max_peers_per_address)
         self._sessions_at = _Census(limits.max_sessions_per_address)
+        self._departed_at = _Census(DEPARTED_SHARE * limits.max_peers_per_address)
         # By session + digest, soonest forgotten first.
         self._departed: OrderedDict[bytes, _Departed] = OrderedDict()
         self._detail_bytes = 0  # that all listings hold
 
-    async def announce(self, announce: Announce, host: str) -> Welcome:
-        """Records an announce; returns a uniform sample of the others. See `Store.announce`.
+    async def enter(self, entry: Entry) -> Welcome:
+        """Records what a peer says; returns a uniform sample of the others. See `Store.enter`.
 
         Raises:
             AnnounceError: its sequence number is not new (409), or it comes too soon (429).
         """
         now = self._now()
         self._expire(now)
-        session, digest = announce.session, announce.digest
+        session, digest = entry.session, entry.digest
         peer = self._alive(session, digest, now)
         last = peer or self._departed.get(session + digest, STRANGER)
-        self._check_sequence(announce.sequence, last.sequence)
-        if announce.event == "stopped":
+        if entry.sequence <= last.sequence:
+            raise not_new(entry.sequence, last.sequence)
+        if entry.event == "stopped":
             if peer:
-                self._remove(peer, announce.sequence)
+                self._remove(peer, entry.sequence)
             return self._welcome(session, ())
         due_s = self._check_pace(last.due_s, now)
-        group = address_group(host)
+        group = address_group(entry.listing.host)
         moved = peer is not None and peer.place is not None and peer.place.group != group
         if peer and moved and self._fullness_at(session, group):
-            self._remove(peer, announce.sequence)  # gone from there, and no room here
+            self._remove(peer, entry.sequence)  # gone from there, and no room here
             peer = None
-        if peer is None and (warning := self._fullness(session, group)):
-            others = self._sample(session, announce.numwant, None, now)
-            return self._welcome(session, others, warning)
+        if peer is None and (full := self._fullness(session, group)):
+            others = self._sample(session, entry.numwant, None, now)
+            return self._welcome(session, others, full.warning(self._limits))
         peer = peer or self._add(session, digest)
         peer.due_s = due_s
-        warning = self._renew(peer, announce, host, now)
-        return self._welcome(session, self._sample(session, announce.numwant, peer, now), warning)
+        warning, is_check_due = self._renew(peer, entry, group, now)
+        others = self._sample(session, entry.numwant, peer, now)
+        return self._welcome(session, others, warning, is_check_due=is_check_due)
 
-    async def scrape(self, session: bytes) -> Counts:
+    async def checked(self, session: bytes, digest: bytes, *, answers: bool) -> None:
+        """Takes in whether a peer answered when it was dialled."""
+        swarm = self._swarms.get(session)
+        peer = swarm.peers.get(digest) if swarm else None
+        if swarm is None or peer is None or peer.place is None:
+            return
+        pool = Pool.ANSWERS if answers else Pool.SILENT
+        if not answers:
+            peer.check_due_s = self._now() + CHECK_SILENT_S
+        if peer.place.pool is not pool:
+            group = peer.place.group
+            swarm.unsettle(peer)
+            swarm.settle(peer, group, pool)
+
+    async def find(self, prefix: bytes) -> bytes | None:
+        """Returns the session with a peer in it whose id begins with 20 bytes; None: none does."""
+        return self._by_prefix.get(prefix)
+
+    async def tally(self, session: bytes) -> Tally:
         """Returns the counts of a session; zeros when nobody is in it."""
         swarm = self._swarms.get(session)
-        return Counts(alive=self._count(session), completed=swarm.completed if swarm else 0)
+        return Tally(len(swarm.peers), swarm.training, swarm.completed) if swarm else Tally()
 
     async def totals(self) -> Totals:
         """Returns how full the store is."""
@@ -341,11 +536,24 @@ class MemoryStore:
         """Returns True: what is in memory is there."""
         return True
 
-    def _welcome(self, session: bytes, peers: Sequence[Listing], warning: str = "") -> Welcome:
+    async def epoch(self) -> str:
+        """Returns a word that is another one after a restart."""
+        return self._epoch
+
+    async def aclose(self) -> None:
+        """Does nothing: the memory goes with the process."""
+
+    def _welcome(
+        self,
+        session: bytes,
+        peers: Sequence[Listing],
+        warning: str = "",
+        *,
+        is_check_due: bool = False,
+    ) -> Welcome:
         swarm = self._swarms.get(session)
-        if swarm is None:
-            return Welcome(peers, 0, 0, warning)
-        return Welcome(peers, len(swarm.peers), swarm.training, warning)
+        alive, training = (len(swarm.peers), swarm.training) if swarm else (0, 0)
+        return Welcome(peers, alive, training, warning, self._epoch, is_check_due)
 
     def _count(self, session: bytes) -> int:
         swarm = self._swarms.get(session)
@@ -359,16 +567,6 @@ class MemoryStore:
             return None
         return peer
 
-    def _check_sequence(self, sequence: int, last: int) -> None:
-        if sequence <= last:
-            message = wrong(
-                "announce sequence",
-                got=sequence,
-                allowed=f"more than {last}",
-                hint="a replayed announce, or two processes share one key",
-            )
-            raise AnnounceError(message, status=409)
-
     def _check_pace(self, due_s: float, now: float) -> float:
         """Returns what `due_s` becomes by one more announce of a peer."""
         early_s = self._pace.wait_s(due_s, now)
@@ -376,51 +574,71 @@ class MemoryStore:
             raise too_often("this peer", 1 / self._pace.interval_s, early_s)
         return self._pace.count(due_s, now)
 
-    def _fullness_at(self, session: bytes, group: str) -> str:
-        """Returns why there is no room for one more peer of an address; an empty text likewise."""
-        limits, swarm = self._limits, self._swarms.get(session)
+    def _fullness_at(self, session: bytes, group: str) -> Full:
+        """Returns why there is no room for one more peer of an address."""
+        swarm = self._swarms.get(session)
         if self._peers_at.is_full(group):
-            return f"not added: {limits.max_peers_per_address} peers share your address already"
-        is_new = swarm is None or group not in swarm.by_group
+            return Full.ADDRESS
+        is_new = swarm is None or not swarm.has_group(group)
         if is_new and self._sessions_at.is_full(group):
-            sessions = limits.max_sessions_per_address
-            return f"not added: your address has peers in {sessions} sessions already"
-        return ""
+            return Full.SESSIONS_OF_ADDRESS
+        return Full.NO
 
-    def _fullness(self, session: bytes, group: str) -> str:
-        """Returns why there is no room for one more peer; an empty text when there is."""
+    def _fullness(self, session: bytes, group: str) -> Full:
+        """Returns why there is no room for one more peer."""
         limits = self._limits
         if len(self._by_expiry) >= limits.max_peers:
-            return f"not added: the tracker is full ({limits.max_peers} peers)"
+            return Full.PEERS
         if session not in self._swarms and len(self._swarms) >= limits.max_sessions:
-            return f"not added: the tracker is full ({limits.max_sessions} sessions)"
+            return Full.SESSIONS
         if self._count(session) >= limits.max_peers_per_session:
-            return f"not added: the session is full ({limits.max_peers_per_session} peers)"
+            return Full.SESSION
+        if self._departed_at.is_full(group):
+            return Full.DEPARTED
         return self._fullness_at(session, group)
 
     def _add(self, session: bytes, digest: bytes) -> _Peer:
         swarm = self._swarms.get(session)
         if swarm is None:
             swarm = self._swarms[session] = _Swarm(session)
-        self._departed.pop(session + digest, None)
+            self._by_prefix[session[:PREFIX_BYTES]] = session
+        if session + digest in self._departed:
+            self._forget_departed(session + digest)
         peer = _Peer(swarm, digest)
         swarm.add(peer)
         return peer
 
-    def _renew(self, peer: _Peer, announce: Announce, host: str, now: float) -> str:
-        """Takes in an announce; returns what of it was not kept, as a warning."""
-        group = address_group(host)
-        if peer.place is None or peer.place.group != group:
+    def _renew(self, peer: _Peer, entry: Entry, group: str, now: float) -> tuple[str, bool]:
+        """Takes in an entry; returns what was not kept, as a warning, and whether to dial it."""
+        listing = entry.listing
+        if not self._stays(peer, entry):
             self._leave_place(peer)
             self._peers_at.count(group, 1)
-            if peer.swarm.settle(peer, group):
+            if peer.swarm.settle(peer, group, Pool.UNKNOWN):
                 self._sessions_at.count(group, 1)
-        peer.swarm.mark(peer, announce.event)
-        peer.sequence = announce.sequence
+            peer.check_due_s = -math.inf
+        is_check_due = bool(entry.dialled_port) and peer.check_due_s <= now
+        if is_check_due:
+            peer.check_due_s = self._rounded(now + CHECK_EVERY_S)
+        peer.swarm.mark(peer, entry.event)
+        peer.sequence = entry.sequence
         peer.expires_s = now + self._limits.ttl_s
         self._by_expiry[peer] = None
         self._by_expiry.move_to_end(peer)
-        return self._list(peer, Listing(announce, host))
+        return self._list(peer, listing), is_check_due
+
+    def _stays(self, peer: _Peer, entry: Entry) -> bool:
+        """Returns whether what is known of a peer's answering holds for what it says now."""
+        if peer.place is None or peer.listing is None or peer.listing.row != entry.listing.row:
+            return False
+        return bool(entry.dialled_port) or peer.place.pool is Pool.UNKNOWN
+
+    def _rounded(self, when_s: float) -> float:
+        """Returns a time some seconds later, one object for many peers: it takes 24 bytes."""
+        rounded_s = math.ceil(when_s / 10) * 10.0
+        if rounded_s != self._last_rounded_s:
+            self._last_rounded_s = rounded_s
+        return self._last_rounded_s
 
     def _list(self, peer: _Peer, listing: Listing | None) -> str:
         """Replaces what others are told of a peer; returns what was not kept, as a warning."""
@@ -429,7 +647,7 @@ class MemoryStore:
         if listing is not None:
             if self._detail_bytes + listing.detail_bytes > self._limits.max_detail_bytes:
                 listing.forget_details()
-                warning = "endpoints and proof not kept: the tracker is full of others'"
+                warning = NOT_KEPT
             self._detail_bytes += listing.detail_bytes
         peer.listing = listing
         return warning
@@ -447,14 +665,21 @@ class MemoryStore:
         swarm.remove(peer)
         if not swarm.peers:
             del self._swarms[swarm.session]
+            self._by_prefix.pop(swarm.session[:PREFIX_BYTES], None)
         del self._by_expiry[peer]
+        assert peer.place is not None
+        group = peer.place.group
         self._leave_place(peer)
         self._list(peer, None)
         self._departed[swarm.session + peer.digest] = _Departed(
-            sequence, peer.due_s, self._now() + REMEMBER_SEQUENCE_S
+            sequence, peer.due_s, self._now() + REMEMBER_SEQUENCE_S, group
         )
+        self._departed_at.count(group, 1)
         if len(self._departed) > self._limits.max_peers:
-            self._departed.popitem(last=False)
+            self._forget_departed(next(iter(self._departed)))
+
+    def _forget_departed(self, who: bytes) -> None:
+        self._departed_at.count(self._departed.pop(who).group, -1)
 
     def _expire(self, now: float) -> bool:
         for _ in range(EXPIRED_PER_CALL):
@@ -468,7 +693,7 @@ class MemoryStore:
             key = next(iter(self._departed), None)
             if key is None or self._departed[key].until_s > now:
                 return False
-            del self._departed[key]
+            self._forget_departed(key)
         return True
 
     def _sample(
@@ -484,19 +709,35 @@ class MemoryStore:
         if swarm is None:
             return []
         draw = _Draw(self, asker, now)
+        answering, unknown = (len(swarm.places[pool]) for pool in (Pool.ANSWERS, Pool.UNKNOWN))
+        found = self._take(swarm, Pool.ANSWERS, wanted, draw) if answering else []
+        if unknown:
+            others = self._take(swarm, Pool.UNKNOWN, wanted, draw)
+            share = (
+                share_of_unknown(wanted, answering, unknown, self._random()) if found else wanted
+            )
+            kept = max(wanted - len(others), wanted - share)
+            found = found[:kept]
+            found += others[: wanted - len(found)]
+        if len(found) < wanted and swarm.places[Pool.SILENT]:
+            found += self._take(swarm, Pool.SILENT, wanted - len(found), draw)
+        return found
+
+    def _take(self, swarm: _Swarm, pool: Pool, wanted: int, draw: "_Draw") -> list[Listing]:
+        """Returns as many of one pool as are wanted, or as there are."""
         found: list[Listing] = []
-        drawn = 0
-        while len(found) < wanted and drawn < len(swarm.places) and draw.may_go_on:
-            at = drawn + int(self._random() * (len(swarm.places) - drawn))
-            place = swarm.places[at]
-            if listing := draw.next_of(place):
+        places, drawn, random = swarm.places[pool], 0, self._random
+        while len(found) < wanted and drawn < len(places) and draw.may_go_on:
+            at = drawn + int(random() * (len(places) - drawn))
+            place = places[at]
+            if listing := draw.first_of(place):
                 found.append(listing)
             if place.peers:  # else it is gone
-                swarm.swap(drawn, at)
+                swarm.swap(pool, drawn, at)
                 drawn += 1
         if len(found) == wanted:
             return found
-        left = list(swarm.places)  # fewer than were wanted
+        left = list(places)  # fewer than were wanted
         while len(found) < wanted and left and draw.may_go_on:
             at = int(self._random() * len(left))
             listing = draw.next_of(left[at])
@@ -520,6 +761,14 @@ class _Draw:
     def may_go_on(self) -> bool:
         """Whether not too many were found to have expired."""
         return self._removed < EXPIRED_PER_CALL
+
+    def first_of(self, place: _Place) -> Listing | None:
+        """Returns a peer of a place of which none was drawn yet, as `next_of` does, but faster."""
+        peers = place.peers
+        if len(peers) > 1 or peers[0].expires_s <= self._now:
+            return self.next_of(place)
+        self._drawn[place] = 1
+        return None if peers[0] is self._asker else peers[0].listing
 
     def next_of(self, place: _Place) -> Listing | None:
         """Returns one more peer of a place; None where there is none."""

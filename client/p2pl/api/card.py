@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from p2pl import __version__
+from p2pl.api.ledger import inclusion, read_log
 from p2pl.api.run import Run
 from p2pl.learning.task import task_of
 from p2pl.metric import Metric, figure
 from p2pl.report.tables import markdown_table, markdown_text
-from p2pl.run.log import RoundEntry
+from p2pl.run.log import MODEL_FILE, RoundEntry
 from p2pl.terminal import percent, short_id
+from p2pl.updates.file import LOG_FILE
+from p2pl.updates.keeper import sha256
 
 TRUSTED = 20  # peers that are listed, those with the greatest weight
 
@@ -32,6 +35,7 @@ def card_of(run: Run, file: str) -> str:
         "## How good\n" + _scores(run),
         "## Privacy\n" + _privacy(run),
         "## Peers and trust\n" + _trust(run),
+        *_update_log(run),
     )
     return "\n\n".join(parts) + "\n"
 
@@ -150,6 +154,32 @@ def _trust(run: Run) -> str:
     listed = ", ".join(f"`{peer}`" for peer in met[:TRUSTED]) + (", …" if met[TRUSTED:] else "")
     who = f"The peer met {len(met)} others: {listed}." if met else "The peer met no others."
     return "\n\n".join([who, *_row(_entry(run))])
+
+
+def _update_log(run: Run) -> Iterator[str]:
+    """Yields what the peer's update log says of the model, where it has one.
+
+    That is its checkpoint, with what witnesses signed, and the proof that the model is in it.
+    """
+    if not (run.directory / LOG_FILE).exists():
+        return
+    log = read_log(run.directory)
+    digest = sha256((run.directory / MODEL_FILE).read_bytes())
+    at = [one.signed.entry.index for one in log.records if one.signed.entry.digest == digest]
+    if run.kind != "last":
+        return
+    if not at or log.head is None:
+        yield (
+            f"## Update log\nNo entry of the peer's update log is of this model: the file "
+            f"`{MODEL_FILE}` of the run has SHA-256 `{digest.hex()}`."
+        )
+        return
+    yield (
+        f"## Update log\nThe file `{MODEL_FILE}` of the run, SHA-256 `{digest.hex()}`, is entry "
+        f"{at[-1]} of the peer's update log. Its checkpoint:\n\n```\n{log.checkpoint}```\n\n"
+        f"The newest that others have signed:\n\n```\n{log.witnessed}```\n\nThe proof, for "
+        f"`p2pl ledger verify`:\n\n```json\n{inclusion(log, at[-1])}```"
+    )
 
 
 def _row(entry: RoundEntry | None) -> Iterator[str]:

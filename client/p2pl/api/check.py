@@ -3,6 +3,7 @@
 Nothing is written to a run directory, and no tracker lists the peer.
 """
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -38,12 +39,15 @@ from p2pl.learning.trainer import Round, Trainer
 from p2pl.learning.weights import flatten
 from p2pl.network import tracker as asking
 from p2pl.network import web
+from p2pl.network.dial import RESOLVE_S
 from p2pl.network.interfaces import parse_announced
 from p2pl.network.keys import Identity
 from p2pl.network.ways import RelayMode
 from p2pl.network.wire import lasting_keys, listening
 from p2pl.privacy import policy
+from p2pl.protocol.address import dialled as address_of
 from p2pl.protocol.announce import MAX_SKEW_S
+from p2pl.protocol.endpoint import Endpoint
 from p2pl.protocol.invitation import ASK_THE_AUTHOR, decode_revocations
 from p2pl.protocol.session import SessionFile
 from p2pl.run.log import CHECKPOINT_FILE, Marker, is_begun, is_in_use
@@ -152,7 +156,11 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
     devices.check_threads(threads)
     one = _Checked(read_session(session), [])
     file = one.file
-    where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=False)
+    where = (
+        Path(run_dir)
+        if run_dir
+        else default_run_dir(file.name, shard, alone=False, session_id=file.id)
+    )
     key = Path(identity) if identity else where / "identity.pem"
     one.attempt("session", lambda: _session(one))
     reading = Reading(
@@ -191,8 +199,8 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
     await _checkpoint(one, beside, where)
     async with contextlib.AsyncExitStack() as stack:
         port = await _listening(one, listen, stack)
-        one.attempt("announce", lambda: _announced(one, announce))
-        dialled = None if relay == "always" or announce else port
+        announced = _announced(one, announce)
+        dialled = None if relay == "always" or announced is None else (port, announced)
         await _trackers(one, tuple(trackers), Path(ca) if ca else None, (who, dialled))
     _run_dir(one, where, who)
     if one.trainer is not None:
@@ -311,9 +319,12 @@ async def _checkpoint(one: _Checked, beside: Path | None, run_dir: Path) -> None
 
 
 async def _trackers(
-    one: _Checked, given: tuple[str, ...], ca: Path | None, me: tuple[Identity | None, int | None]
+    one: _Checked,
+    given: tuple[str, ...],
+    ca: Path | None,
+    me: tuple[Identity | None, tuple[int | None, tuple[Endpoint, ...]] | None],
 ) -> None:
-    who, port = me
+    who, dialled = me
     urls = given or tuple(url for tier in one.file.trackers for url in tier)
     if not urls:
         one.add("tracker", "wrong", "the session file names none", "name one with --tracker")
@@ -334,20 +345,62 @@ async def _trackers(
         if reached:
             await _taken_back(one, asker, urls, who)
             await _alive_already(one, asker, urls, who)
-            await _reachable(one, asker, urls, port)
+            if dialled is None or dialled[0] is None:
+                return
+            for endpoint in dialled[1]:
+                await _reachable_as_announced(one, asker, urls, endpoint)
+            if not dialled[1]:
+                await _reachable(one, asker, urls, dialled[0])
 
 
-def _announced(one: _Checked, announce: str | Sequence[str]) -> None:
-    endpoints = parse_announced([announce] if isinstance(announce, str) else announce)
-    if endpoints:
-        one.add("announce", "ok", f"others are told {' '.join(map(str, endpoints))}")
+def _announced(one: _Checked, announce: str | Sequence[str]) -> tuple[Endpoint, ...] | None:
+    """Returns what others are to be told; None: it cannot be."""
+    found: list[tuple[Endpoint, ...]] = []
+
+    def parse() -> None:
+        found.append(parse_announced([announce] if isinstance(announce, str) else announce))
+        if found[0]:
+            one.add("announce", "ok", f"others are told {' '.join(map(str, found[0]))}")
+
+    return found[0] if one.attempt("announce", parse) else None
 
 
-async def _reachable(
-    one: _Checked, asker: asking.Asker, urls: Sequence[str], port: int | None
+async def _reachable_as_announced(
+    one: _Checked, asker: asking.Asker, urls: Sequence[str], endpoint: Endpoint
 ) -> None:
-    if port is None:
+    """Has a tracker dial what a person says that others can dial; it dials nobody but the asker."""
+    for url in urls:
+        found = await asker.reach(url, endpoint.port)
+        if found is None:
+            continue
+        if found.host not in await _hosts_of(endpoint):
+            said = f"{endpoint}: not tried; {url} sees this machine at {found.host}, and dials that"
+            one.add("reachable", "skipped", said)
+        elif found.is_reached:
+            one.add("reachable", "ok", f"{endpoint}, as seen from {url}")
+        else:
+            said = f"not {endpoint}, as seen from {url}: {found.reason}"
+            todo = "have the router forward that port to the one of --listen, and let it in"
+            one.add("reachable", "wrong", said, todo)
         return
+    one.add("reachable", "skipped", f"no tracker could try to dial {endpoint}")
+
+
+async def _hosts_of(endpoint: Endpoint) -> set[str]:
+    """Returns the IP addresses of an endpoint; none where its name means nothing."""
+    if not endpoint.is_name:
+        return {endpoint.host}
+    loop = asyncio.get_running_loop()
+    hosts = set()
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(RESOLVE_S):
+            for *_, address in await loop.getaddrinfo(endpoint.host, endpoint.port):
+                with contextlib.suppress(ValueError):
+                    hosts.add(address_of(str(address[0])))
+    return hosts
+
+
+async def _reachable(one: _Checked, asker: asking.Asker, urls: Sequence[str], port: int) -> None:
     for url in urls:
         found = await asker.reach(url, port)
         if found is None:

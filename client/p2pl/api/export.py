@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from p2pl.api import arguments
 from p2pl.api.card import card_of
 from p2pl.api.use import Which, check_computes, opened
 from p2pl.errors import InputError, ModelError, wrong
@@ -42,6 +43,7 @@ def export(run: Which, to: Format, out: str | os.PathLike[str] | None = None) ->
         ModelError: the model cannot be written in this format.
         RunDirError: there is no model in the run directory.
     """
+    arguments.check({"out": out}, out=arguments.OUT_OR_NONE)
     if to not in FORMATS:
         raise InputError(wrong("--to", got=to, allowed=" or ".join(FORMATS)))
     found = opened(run)

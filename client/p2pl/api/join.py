@@ -5,7 +5,7 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, get_args
 
 from torch import nn
 
+from p2pl import sinks
 from p2pl.api import arguments
 from p2pl.api.data import checked
 from p2pl.api.private import check_invitation, read_invitation
@@ -23,7 +24,7 @@ from p2pl.attacks.kinds import Attack
 from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.load import Data, Shard
-from p2pl.errors import DataError, InputError, SessionFileError, wrong
+from p2pl.errors import DataError, InputError, InvitationError, SessionFileError, wrong
 from p2pl.events import Sink
 from p2pl.exchange.join import Options
 from p2pl.exchange.join import join as take_part
@@ -39,7 +40,7 @@ from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.invitation import Invitation
 from p2pl.protocol.session import Session, SessionFile
-from p2pl.run.log import make_directory, read_run
+from p2pl.run.log import make_directory, read_run, session_of
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
@@ -55,12 +56,14 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     test: own.Given | None = None,
     fit: Fit | None = None,
     on_event: Sink | Sequence[Sink] | None = None,
+    log: str | Sequence[str] = (),
     run_dir: str | os.PathLike[str] | None = None,
     identity: str | os.PathLike[str] | None = None,
     listen: str = "0.0.0.0:0",
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
     invitation: str | os.PathLike[str] | None = None,
+    fetch: Callable[..., Awaitable[bytes]] | None = None,
     announce: str | Sequence[str] = (),
     relay: RelayMode = "auto",
     rounds: int | None = None,
@@ -96,6 +99,9 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         fit: a training loop of one's own, `fit(model, round)`; it changes the module in place.
         on_event: a function of one event, or several; see `p2pl.events`. Raise `p2pl.Stop` in it
             to end the run after what was reached.
+        log: where else the figures of each round are logged: `tensorboard:DIR`, `mlflow:URI`,
+            `wandb:PROJECT`, or by a sink of one's own (`p2pl.sinks`). What fails there is said
+            once, and ends no run.
         run_dir: where the log, the state and the model go; the same one resumes. None:
             runs/NAME.
         identity: the peer's key file; None: RUN_DIR/identity.pem.
@@ -105,6 +111,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
             or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
         invitation: to a private session: the file that its author made for this peer, or the
             text in it. None: the session is open.
+        fetch: gives the initial checkpoint, before `url-list` and peers are asked for it: a
+            coroutine function such as `p2pl.network.torrent.fetch`. What it gives is verified.
         announce: where others can dial this peer, beside where it listens, for a port that a router
             forwards: `HOST:PORT`, `[IPV6]:PORT` or `NAME:PORT`, at most two.
         relay: whether others reach this peer by a relay that the tracker names: `always`, `never`,
@@ -147,6 +155,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
             wrong("--tracker", got="none, and none in the session file", allowed="one URL or more")
         )
     _check_functions(fit, _sinks(on_event))
+    if alone and invitation is not None:
+        raise InvitationError("--invitation: not allowed with --alone; who is alone asks nobody")
     if relay not in get_args(RelayMode):
         raise InputError(wrong("relay", got=relay, allowed="auto, always or never"))
     check_known(file.session, alone=alone)
@@ -170,7 +180,11 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         partition=(shard.index, shard.count) if shard else (0, 1),
     )
     trainer = trainer_for(file, trainer_or_model, mine, computing)
-    where = Path(run_dir) if run_dir else default_run_dir(file.name, shard, alone=alone)
+    where = (
+        Path(run_dir)
+        if run_dir
+        else default_run_dir(file.name, shard, alone=alone, session_id=file.id)
+    )
     key = Path(identity) if identity else where / "identity.pem"
     invited = None if alone else _invited(file, key, where, invitation)
     make_directory(where)
@@ -193,8 +207,11 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         labels=mine.labels if mine else (),
         test_share=mine.test_share if mine else None,
         invitation=invited,
+        fetch=fetch,
     )
-    summary = await take_part(file, chosen, trainer, _sinks(on_event), on_signals=on_signals)
+    told = _sinks(on_event)
+    with sinks.opened([log] if isinstance(log, str) else log, told) as logs:
+        summary = await take_part(file, chosen, trainer, (*told, *logs), on_signals=on_signals)
     model = trainer_or_model if isinstance(trainer_or_model, nn.Module) else None
     return not_begun(where, model, summary) or load(where, model=model)
 
@@ -283,11 +300,14 @@ def read_data(
     return checked(made, session.task)
 
 
-def default_run_dir(name: str, shard: Shard | None, *, alone: bool) -> Path:
-    """Returns the directory of a run that was interrupted, or a new one beside the finished ones.
+def default_run_dir(name: str, shard: Shard | None, *, alone: bool, session_id: str = "") -> Path:
+    """Returns the directory of a run that was interrupted, or a new one beside the others.
+
+    Those are finished, or of other sessions of this name.
 
     Args:
         name: of the session.
+        session_id: of the session; "": whichever has this name.
         shard: which part of the data is the peer's; None: all of it.
         alone: whether the peer trains alone: such runs have directories of their own.
 
@@ -298,6 +318,8 @@ def default_run_dir(name: str, shard: Shard | None, *, alone: bool) -> Path:
     base += "-alone" if alone else ""
     for number in range(1, 10_000):
         found = RUNS / (base if number == 1 else f"{base}-{number}")
+        if session_id and session_of(found) not in ("", session_id):
+            continue
         if not (found / "summary.json").exists() or read_run(found).state != "finished":
             return found
     raise InputError(

@@ -5,11 +5,12 @@ import datetime
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2pl import regular
+from p2pl.api.allowed import PATH, TEXT, TEXTS, Type, check_types, maybe
 from p2pl.api.files import Given, read_session
 from p2pl.errors import IdentityError, InvitationError, ProofError, SessionFileError, visible, wrong
 from p2pl.network import tracker, web
@@ -39,6 +40,20 @@ _SPAN = re.compile(r"([0-9]{1,6})([hdw])")
 _LOOKS_LIKE_TEXT = re.compile(r"\s*p2pl-[a-z]+-[0-9]+\s+[A-Za-z0-9+/=]{16}")
 
 
+TYPES: Mapping[str, Type] = {
+    "identity": PATH,
+    "peer": TEXT,
+    "peers": TEXTS,
+    "expires": maybe(
+        Type("a str or a datetime", lambda given: isinstance(given, str | datetime.datetime))
+    ),
+    "trackers": TEXTS,
+    "out": maybe(PATH),
+    "ca": maybe(PATH),
+    "author": maybe(PATH),
+}
+
+
 def beside(session: Path, suffix: str) -> Path:
     """Returns the file of a session that lies beside it: `s.torrent` and `.author.pem`."""
     return session.with_name(session.name.removesuffix(".torrent") + suffix)
@@ -55,6 +70,7 @@ def peer_id(identity: str | os.PathLike[str]) -> str:
     Raises:
         IdentityError: the file is no key, or others may read it.
     """
+    check_types(locals(), TYPES)
     return Identity.load_or_create(Path(identity)).peer_id
 
 
@@ -83,6 +99,7 @@ def invite(
         SessionFileError: the session is open, or cannot be read.
         IdentityError: the key is not there, or not that of the session's author.
     """
+    check_types(locals(), TYPES)
     file = read_session(session)
     key = _author_of(file, session, author)
     _check_peer_ids([peer])
@@ -150,6 +167,7 @@ def revoke(
         SessionFileError: the session is open, or cannot be read.
         IdentityError: the key is not there, or not that of the session's author.
     """
+    check_types(locals(), {**TYPES, "session": PATH})
     file = read_session(session)
     key = _author_of(file, session, author)
     _check_peer_ids(peers)

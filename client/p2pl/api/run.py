@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from p2pl import pages
+from p2pl.api import arguments
 from p2pl.api.session import read_session
 from p2pl.errors import FrameError, InputError, ModelError, RunDirError, wrong
 from p2pl.learning import models, whole
@@ -74,6 +75,7 @@ def load(
         InputError: its session file is damaged, or names a model that is unknown here; or both
             `personal` and `best` are asked for.
     """
+    arguments.check(locals(), run_dir=arguments.OUT, model=arguments.MODULE)
     if personal and best:
         raise InputError("personal, best: allowed only one of them; the best round is of the other")
     directory = Path(run_dir)

@@ -75,6 +75,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     leave_out: str | Sequence[str] = (),
     tokenizer: str | os.PathLike[str] | None = None,
     from_folder: str | os.PathLike[str] | None = None,
+    relays: Sequence[str] = (),
     private: bool = False,
 ) -> SessionFile:
     """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
@@ -98,6 +99,8 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         from_folder: of a causal model of the library transformers: its config.json, which the
             session takes over, and its model.safetensors, with which the session begins; without
             one, it begins with random weights. None: the model is another one.
+        relays: endpoints of relays for peers that cannot be dialled, beside those that trackers
+            name, best first: relay://HOST:PORT, or relays://HOST:443 by WebSocket over TLS.
         private: whether only peers take part whom the author has invited (`p2pl.invite`). The
             author's key is made and kept beside the session file, as NAME.author.pem: whoever has
             it decides who takes part, and without it nobody can be invited any more. A spec that
@@ -114,6 +117,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     wanted = _spec(spec, described, tokenizer, from_folder)
     tiers = tuple((url,) for url in trackers)
     session_format.check_trackers(tiers)
+    named_relays = session_format.check_relays(relays, "--relay-url")
     if not path.parent.is_dir():
         raise SessionFileError(
             wrong("--out", got=str(path), allowed="a file in a folder that exists")
@@ -142,6 +146,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         checkpoint=promised,
         trackers=tiers,
         url_list=wanted.url_list,
+        relays=named_relays,
         comment=wanted.comment,
         created_by=f"p2pl {__version__}",
         created_at=int(time.time()),

@@ -1,7 +1,8 @@
 """Many virtual peers in one process, from a script or a notebook."""
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from p2pl import regular
+from p2pl import regular, sinks
 from p2pl.api import arguments
 from p2pl.api.data import checked
 from p2pl.api.run import check_layout
@@ -20,6 +21,7 @@ from p2pl.data import own
 from p2pl.data.load import Data
 from p2pl.errors import DataError, ModelError, wrong
 from p2pl.exchange.checkpoint import verify
+from p2pl.learner import Learner
 from p2pl.learning import checkpoint, flower, models, pretrained, whole
 from p2pl.learning import device as devices
 from p2pl.learning.flower import Clients
@@ -29,8 +31,10 @@ from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.simulation.engine import Result, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
-from p2pl.simulation.rundirs import check_out, write_numbers, write_seed
+from p2pl.simulation.rundirs import SeedLogs, check_out, write_numbers
 from p2pl.simulation.setup import Setup, check
+from p2pl.simulation.told import Told
+from p2pl.sinks import Log
 
 # All of the data: by name; a pair (train, test) of what `p2pl.join` takes; or given a peer's number
 # and how many there are, its client of Flower.
@@ -79,6 +83,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     data_dir: str | os.PathLike[str] | None = None,
     on_begin: Callable[[], None] | None = None,
     on_round: Callable[[SimulatedRound], None] | None = None,
+    log: str | Sequence[str] = (),
 ) -> Simulation:
     """Runs many virtual peers in this process, and returns what a session would come to.
 
@@ -112,6 +117,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         data_dir: folder where data sets are looked for first.
         on_begin: called once, when all but the data has been checked.
         on_round: called after every round of every seed.
+        log: where else means over the honest peers are logged, as in `p2pl.join`; a run a seed.
 
     Raises:
         InputError: something that was given cannot be used.
@@ -165,11 +171,11 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     if held_out and isinstance(whole, Data):
         whole = datasets.hold_out(whole, held_out)
     results = []
-    for number in range(seeds):
-        result = run(replace(setup, seed=first_seed + number), whole, where, on_round, model)
-        if folder:
-            write_seed(result, folder, file.name, whole if isinstance(whole, Data) else None)
-        results.append(result)
+    with sinks.opened([log] if isinstance(log, str) else log) as logs:
+        for number in range(seeds):
+            seeded = replace(setup, seed=first_seed + number)
+            told = (on_round, folder, file.name, logs)
+            results.append(_run_seed(seeded, whole, where, model, told))
     figures = {
         "name": file.name,
         "data": os.fspath(data) if isinstance(data, str | os.PathLike) else "own",
@@ -182,6 +188,53 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     if folder:
         write_numbers(folder, figures)
     return Simulation(figures, tuple(results))
+
+
+def _run_seed(
+    setup: Setup,
+    data: Data | Clients,
+    device: torch.device,
+    model: nn.Module | None,
+    told: "_Told",
+) -> Result:
+    """Returns what came of one seed, which is written and told as it goes on.
+
+    Args:
+        setup: of the seed.
+        data: of all peers.
+        device: to compute on.
+        model: in the place of the session's; None: the session's own.
+        told: what else happens after each round.
+    """
+    on_round, folder, name, logs = told
+    if folder is None and not logs:
+        return run(setup, data, device, on_round, model)
+    with contextlib.ExitStack() as held:
+        tellers: list[SeedLogs | Told] = []
+        if folder is not None:
+            kept = held.enter_context(SeedLogs(setup, folder, name))
+            tellers.append(kept)
+        if logs:
+            tellers.append(Told(setup, name, logs))
+
+        def begin(learners: Sequence[Learner]) -> None:
+            for one in tellers:
+                one.begin(learners)
+
+        def after(done: SimulatedRound) -> None:
+            for one in tellers:
+                one.round(done)
+            if on_round is not None:
+                on_round(done)
+
+        result = run(setup, data, device, after, model, begin)
+        for one in tellers:
+            one.finish(result, data if isinstance(data, Data) else None)
+    return result
+
+
+# What is called after each round, where to write, the session's name, and who else is told.
+_Told: TypeAlias = tuple[Callable[[SimulatedRound], None] | None, Path | None, str, tuple[Log, ...]]
 
 
 def session_to_simulate(given: Given | Mapping[str, Any]) -> SessionFile:

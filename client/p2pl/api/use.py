@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from p2pl.api import arguments
+from p2pl.api.allowed import PATH
 from p2pl.api.data import checked
 from p2pl.api.run import Run, load
 from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.examples import Examples
 from p2pl.data.load import Data, Shard
-from p2pl.errors import DataError, ModelError, wrong
+from p2pl.errors import DataError, InputError, ModelError, wrong
 from p2pl.learning.evaluate import evaluate as scores_of
 from p2pl.learning.objective import Objective
 from p2pl.learning.predict import predict as predictions_of
@@ -103,6 +105,7 @@ def evaluate(
         RunDirError: there is no model in the run directory.
         InputError: the session's task or model is not known here.
     """
+    arguments.check(locals())
     found = opened(run)
     mine = chosen(found.session.session, data, shard, data_dir, tokenizer)
     return scored(found, mine.examples)
@@ -128,7 +131,12 @@ def opened(run: Which) -> Run:
         RunDirError: there is no model in the directory.
         InputError: the session's model is not known here.
     """
-    return run if isinstance(run, Run) else load(run)
+    if isinstance(run, Run):
+        return run
+    if not PATH.holds(run):
+        allowed = "a run directory, or what p2pl.load or p2pl.join returned"
+        raise InputError(wrong("run", got=run, allowed=allowed))
+    return load(run)
 
 
 def chosen(

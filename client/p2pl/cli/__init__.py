@@ -9,11 +9,13 @@ from p2pl.cli import (
     check,
     create_inspect,
     join,
+    ledger,
     partition,
     privacy,
     private,
     report,
     simulate,
+    watch,
 )
 from p2pl.cli.app import Command, app, main
 
@@ -29,6 +31,7 @@ for _command, _name in (
     (private.invite, None),
     (private.revoke, None),
     (simulate.simulate, None),
+    (watch.watch, None),
     (partition.partition, None),
     (privacy.privacy, None),
     (privacy.audit, None),
@@ -38,3 +41,4 @@ for _command, _name in (
     (afterwards.export, None),
 ):
     app.command(_name, cls=Command)(_command)
+app.add_typer(ledger.group, name="ledger")

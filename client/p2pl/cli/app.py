@@ -28,7 +28,9 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "dp": _CLIENT | {"dp_accounting", "opacus", "scipy", "sklearn"},
     "flower": _CLIENT | {"flwr"},
     "onnx": _CLIENT | {"onnx", "onnxscript"},
+    "torrent": _CLIENT | {"libtorrent"},
     "report": _CLIENT | {"matplotlib", "sklearn"},
+    "watch": frozenset({"plotly", "starlette", "uvicorn"}),
 }
 
 app = typer.Typer(

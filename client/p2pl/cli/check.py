@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from p2pl.api.check import Preflight
 
 WRONG_CODE = 1
+ID_CHARS = 64
+BORDERS = 10  # characters of a line of the table that are in none of its three cells
 SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("wrong", "bold red")}
 
 
@@ -64,7 +66,7 @@ def check(
         list[str] | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where others can dial this peer, as of p2pl join. Repeatable.",
+            help="Where others can dial this peer, as of p2pl join; a tracker tries. Repeatable.",
         ),
     ] = None,
     ca: options.Authorities = None,
@@ -96,7 +98,7 @@ def check(
 
     show_log(logging.ERROR)
     mine = Shard(*part) if part else None
-    where = run_dir or default_run_dir(read.name, mine, alone=False)
+    where = run_dir or default_run_dir(read.name, mine, alone=False, session_id=read.id)
     with extra("flower"):
         client = clients.load(flower, part[:2] if part else (0, 1)) if flower else None
         found = asyncio.run(
@@ -141,9 +143,13 @@ def _show(found: "Preflight", console: object, title: str) -> None:
     table = Table(title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD)
     for name in ("", "", "found"):
         table.add_column(name, justify="left", overflow="fold")
+    before = BORDERS
     for one in found.findings:
         word, style = SIGNS.get(one.state, ("not known", "dim"))
         table.add_row(Text(one.name), Text(word, style), Text(visible(one.said)))
+        before = max(before, BORDERS + len(one.name) + len(word))
+    if before + ID_CHARS <= console.width:  # a wider one would be cut off at the console's edge
+        table.columns[-1].min_width = ID_CHARS  # so that an id can be marked and copied
     console.print(table)
     todo = [one for one in found.findings if one.todo]
     if not todo:

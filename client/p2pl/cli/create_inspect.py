@@ -85,6 +85,16 @@ def create(
             "and nothing is fetched.  [default: the model that the TOML file names]",
         ),
     ] = None,
+    relay_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="A relay for peers that cannot be dialled, relay://HOST:PORT or "
+            "relays://HOST:443; in a private session, invitations are tickets to it where it runs "
+            "with `p2pl-tracker relay --author`. Repeatable.  [default: those that the tracker "
+            "names]",
+        ),
+    ] = None,
     private: Annotated[
         bool,
         typer.Option(
@@ -115,6 +125,7 @@ def create(
             leave_out=leave_out or (),
             tokenizer=tokenizer,
             from_folder=from_folder,
+            relays=relay_url or (),
             private=private,
         )
     print(f"session    {made.name}")
@@ -133,6 +144,8 @@ def create(
             web.parse_url(url)
         except InputError as fault:
             print(f"note       nobody will get an answer there: {fault}")
+    for relay in made.relays:
+        print(f"relay      {relay}")
     task = made.session.task
     if task.classes and not task.labels:
         print("classes    not named: each peer numbers them as its data do; see task.labels")
@@ -153,6 +166,8 @@ def inspect(file: SessionPath, as_json: AsJson = False) -> None:
     _show(f"trackers    {', '.join(url for tier in read.trackers for url in tier) or 'none'}")
     if read.url_list:
         _show(f"mirrors     {', '.join(read.url_list)}")
+    if read.relays:
+        _show(f"relays      {', '.join(read.relays)}")
     _show(f"checkpoint  {decimal(read.checkpoint.size)}, root {read.checkpoint.root}")
     for key, value in session_format.as_dict(read.session).items():
         if key == "table":
@@ -229,6 +244,7 @@ def _as_dict(read: SessionFile, unknown: Mapping[str, str] | None) -> dict[str, 
         "p2pl": session_format.as_dict(read.session),
         "checkpoint": {"bytes": read.checkpoint.size, "root": read.checkpoint.root},
         "url_list": list(read.url_list),
+        "relays": list(read.relays),
         "comment": read.comment,
         "created_by": read.created_by,
         "created_at": read.created_at,

@@ -1,9 +1,10 @@
 """`p2pl join`: one peer's part in a session."""
 
 import asyncio
+import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ import typer
 from p2pl.api.files import read_session
 from p2pl.cli import options
 from p2pl.cli.app import extra, show_log
+from p2pl.cli.watch import beside
 from p2pl.errors import InputError, visible
 from p2pl.protocol.session import Session
 
@@ -29,6 +31,13 @@ class Relay(StrEnum):
     never = "never"
 
 
+class Fetch(StrEnum):
+    """Whom to ask first for the initial checkpoint."""
+
+    own = "own"
+    torrent = "torrent"
+
+
 MAX_SHOWN = 10  # classes on one line; chosen
 
 
@@ -38,6 +47,15 @@ MET_NOBODY = (
     "what it has learned is kept. Others must be there at the same time, and be able to reach it: "
     "--listen names where it is reached; --alone trains alone on purpose"
 )
+
+
+def _fetching(fetch: Fetch) -> Callable[..., Awaitable[bytes]] | None:
+    """Returns what fetches the checkpoint first; None: nothing beside what always does."""
+    if fetch is Fetch.own:
+        return None
+    with extra("torrent"):
+        from p2pl.network import torrent
+    return torrent.fetch
 
 
 def join(
@@ -65,7 +83,7 @@ def join(
         typer.Option(
             help="Folder for the log, the state and the model. Joining again with the same folder "
             "resumes the run.  [default: runs/NAME[-shard-I-of-N][-alone]; where that run is "
-            "finished, the same with -2, -3, …]"
+            "finished, or of another session, the same with -2, -3, …]"
         ),
     ] = None,
     listen: Annotated[
@@ -99,6 +117,13 @@ def join(
         ),
     ] = None,
     ca: options.Authorities = None,
+    fetch: Annotated[
+        Fetch,
+        typer.Option(
+            help="Whom to ask first for the initial checkpoint, where it is not on this machine: "
+            "url-list and peers (own), or clients of BitTorrent (torrent) through libtorrent."
+        ),
+    ] = Fetch.own,
     relay: Annotated[
         Relay,
         typer.Option(
@@ -137,6 +162,13 @@ def join(
             help="Send nothing and ask nobody: shows what your data reach without the others.",
         ),
     ] = False,
+    log: options.Log = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Show the run as a live page meanwhile, as `p2pl watch RUN_DIR` does."
+        ),
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Write log messages to standard error.")
     ] = False,
@@ -159,20 +191,25 @@ def join(
 
     show_log(logging.INFO if verbose else logging.ERROR)
     client, mine, shown = _trains_with(read.session, data, flower, part, (test_share, tokenizer))
-    where = run_dir or default_run_dir(read.name, Shard(*part) if part else None, alone=alone)
-    with extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
+    where = run_dir or default_run_dir(
+        read.name, Shard(*part) if part else None, alone=alone, session_id=read.id
+    )
+    page = beside(where, sys.stdout) if watch else contextlib.nullcontext()
+    with page, extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
         run = asyncio.run(
             join_async(
                 file,
                 client,
                 mine,
                 on_event=screen,
+                log=log or (),
                 run_dir=where,
                 identity=identity or key_of(read.session, where, alone=alone),
                 invitation=invitation,
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
+                fetch=_fetching(fetch),
                 announce=announce or (),
                 relay=relay.value,
                 rounds=rounds,

@@ -23,6 +23,15 @@ SessionOrToml: TypeAlias = Annotated[
     Path,
     typer.Argument(help="Session file, NAME.torrent, or the TOML file that it is made from."),
 ]
+Log: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="NAME:PLACE",
+        help="Where else to log the figures of each round: tensorboard:DIR, mlflow:URI or "
+        "wandb:PROJECT. What fails there ends no run. Repeatable.",
+    ),
+]
 AsJson: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of text.")
 ]

@@ -27,6 +27,7 @@ def show_id(
 
     Its key is made where it has none.
 
+    The id alone goes to standard output, for use in a script; where the key is, to standard error.
     The key file stays on this machine: the id is all that the author of a private session needs.
     """
     with extra("client"):
@@ -34,8 +35,9 @@ def show_id(
 
     path = identity or options.machine_identity()
     is_new = not path.exists()
-    print(f"peer id  {peer_id(path)}")
-    print(f"key      {path}{' (new: keep it, and give it to nobody)' if is_new else ''}")
+    print(peer_id(path))
+    about = "new: keep it, and give it to nobody" if is_new else "it stays here"
+    print(f"p2pl: the id above is of the key {path} ({about})", file=sys.stderr)
 
 
 def invite(

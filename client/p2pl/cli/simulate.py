@@ -1,9 +1,11 @@
 """`p2pl simulate`: many virtual peers in one process."""
 
+import contextlib
 import json
 import re
 import sys
 import tomllib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 
 from p2pl.cli import options
 from p2pl.cli.app import extra
+from p2pl.cli.watch import beside
 from p2pl.errors import InputError, wrong
 from p2pl.protocol.session import changed
 
@@ -140,6 +143,13 @@ def simulate(
         typer.Option(help="Score the peers after every round, or after the last round only."),
     ] = True,
     as_json: options.AsJson = False,
+    log: options.Log = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Show the peers as a live page meanwhile, as `p2pl watch OUT` does."
+        ),
+    ] = False,
 ) -> None:
     """Run many virtual peers in one process.
 
@@ -161,9 +171,10 @@ def simulate(
         from p2pl.api.simulate import simulate as run_simulation
         from p2pl.simulation.show import Bar, table
 
+    page = _page(out) if watch else contextlib.nullcontext()
     session = session_to_simulate(file)
     total = seeds * changed(session.session, *changes.items()).exchange.rounds
-    with extra("dp"), Bar(total, Console(file=sys.stderr)) as bar:
+    with page, extra("dp"), Bar(total, Console(file=sys.stderr)) as bar:
         made = run_simulation(
             session,
             data,
@@ -192,11 +203,19 @@ def simulate(
             data_dir=options.data_dir(),
             on_begin=bar.show,
             on_round=bar.round,
+            log=log or (),
         )
     if as_json:
         print(json.dumps(made.figures))
     else:
         Console().print(table(dict(made.figures)))
+
+
+def _page(out: Path | None) -> AbstractContextManager[None]:
+    """Returns what shows the peers as a live page meanwhile."""
+    if out is None:
+        raise InputError("--watch: allowed only with --out, whose files the page is made from")
+    return beside(out, sys.stderr)
 
 
 def _setting(text: str) -> tuple[str, object]:

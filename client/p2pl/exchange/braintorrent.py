@@ -18,11 +18,12 @@ from typing import Annotated
 import msgspec
 
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
+from p2pl.events import Merged
 from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.cohort import POLL_S, TRACKER_PATIENCE_S, meet, waiting_for
 from p2pl.exchange.linger import linger
 from p2pl.exchange.node import Held, Node
-from p2pl.exchange.round import save
+from p2pl.exchange.round import note_mix, save
 from p2pl.exchange.swap import Pulls, announce, answers_of, fetch, publish
 from p2pl.learning.train import Trained
 from p2pl.mixing.base import PeerModel
@@ -136,7 +137,7 @@ async def enter(node: Node, state: PeerState) -> None:
     """
     exchange = node.session.exchange
     begun_s = node.clock()
-    await publish(node, state.round, state.weights)
+    await publish(node, state.round, state.weights, stage="mixed")
     while True:
         await meet(node, begun_s + TRACKER_PATIENCE_S)
         there = node.answer.alive if node.answer else 0
@@ -203,12 +204,12 @@ async def wait_for_news(node: Node, vector: VersionVector) -> News:
         node: the peer; the session's `wait_s` says how long it waits.
         vector: which versions have been merged.
     """
-    begun_s = found_s = node.clock()
+    found_s = node.clock()
     everybody = await find_everybody(node)
-    silent: dict[str, str] = {}
+    news = await ask_everybody(node, everybody, vector)
+    silent = dict(news.silent)
+    begun_s = node.clock()  # what one waits for a peer that is silent is none of the others' time
     while True:
-        news = await ask_everybody(node, everybody, vector)
-        silent |= news.silent
         late = node.clock() - begun_s > node.session.exchange.wait_s
         last = node.answer is not None and node.answer.training <= 1  # the others only listen
         if news.moved or not news.here or late or last:
@@ -217,6 +218,8 @@ async def wait_for_news(node: Node, vector: VersionVector) -> News:
         everybody = list(news.here)
         if node.clock() - found_s > POLL_S:
             found_s, everybody = node.clock(), await find_everybody(node)
+        news = await ask_everybody(node, everybody, vector)
+        silent |= news.silent
 
 
 async def fetch_moved(node: Node, news: News) -> Pulls:
@@ -245,6 +248,7 @@ async def merge_news(node: Node, state: PeerState) -> PeerState:
         return state
     index = state.round + 1
     mixed = await node.mix(state, state.weights, of_this_round(pulls, index), index)
+    await note_mix(node, state.round, mixed, pulls.rejected)
     after = replace(
         state,
         weights=mixed.vector,
@@ -252,6 +256,6 @@ async def merge_news(node: Node, state: PeerState) -> PeerState:
         memory=vector.after(pulls.models).memory(),
     )
     await save(node, after)
-    for peer_id, model in pulls.models.items():
-        node.events.said(f"merged version {model.round} of {peer_id[:8]}")
+    merged = [f"merged version {one.round} of {who[:8]}" for who, one in pulls.models.items()]
+    node.events(Merged(tuple(pulls.models), ", ".join(merged)))
     return after

@@ -1,7 +1,8 @@
 """The initial checkpoint: the weights that all peers start from, never taken on trust.
 
 Read beside the session file where it lies there, or in the run directory of a run that had it; else
-rebuilt from the session's seed, else fetched from `url-list`, else from any peer of the swarm.
+rebuilt from the session's seed, else fetched: in the way that the person asks for, such as
+BitTorrent, from `url-list`, or from any peer of the swarm.
 Whatever the source, the bytes must hash to the root in the session file (BEP 52) before a single
 one is decoded.
 """
@@ -42,6 +43,7 @@ class Places:
             asked.
         authorities: who may vouch for an HTTPS server; see `p2pl.network.web.trust`.
         said: told who is being waited for.
+        fetch: the person's own way to it, asked before anybody else elsewhere; None: there is none.
     """
 
     beside: Path | None = None
@@ -49,6 +51,7 @@ class Places:
     module: Callable[[], Payload] | None = None
     authorities: Path | None = None
     said: Callable[[str], None] = silent
+    fetch: Fetch | None = None
 
 
 def verify(payload: Payload, promised: Checkpoint, source: str) -> Payload:
@@ -122,6 +125,11 @@ async def _sources(
     if places.module is not None:
         yield "the module that was passed, as it is now", await asyncio.to_thread(places.module)
     yield "the session's seed", _rebuilt(file)
+    if places.fetch is not None:
+        try:
+            yield "the way that was asked for", await places.fetch()
+        except NetworkError as fault:
+            yield "the way that was asked for", fault
     size, name = file.checkpoint.size, file.checkpoint_name
     for url in file.url_list[:MAX_MIRRORS]:
         places.said(f"fetching the initial checkpoint from {url}, {deadline_s(size):.0f} s at most")

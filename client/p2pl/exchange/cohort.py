@@ -14,13 +14,14 @@ from statistics import median_low
 import torch
 
 from p2pl.errors import TrackerError
+from p2pl.events import Merged
 from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.node import Node
-from p2pl.exchange.round import save
+from p2pl.exchange.round import note_mix, save
 from p2pl.exchange.swap import Pulls, announce, publish, pull_all, pull_next
 from p2pl.exchange.witness import Envelope, Watch
 from p2pl.learning.train import Trained
-from p2pl.mixing.base import PeerModel
+from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.protocol.announce import PeerAddress
 from p2pl.run.state import PeerState
 
@@ -69,7 +70,8 @@ class Cohort(Exchange):
         mix is of theirs, and what this peer has learned is in it.
         """
         if self._index < state.round < node.rounds and not node.session.exchange.lockstep:
-            await publish(node, state.round, state.weights, node.learner.notes(state.trust))
+            notes = node.learner.notes(state.trust)
+            await publish(node, state.round, state.weights, notes, stage="mixed")
 
     async def finish(self, node: Node, state: PeerState) -> PeerState:
         """Serves the final model until the others are done, or nobody asks for it any more."""
@@ -156,7 +158,7 @@ async def enter(node: Node, state: PeerState) -> PeerState:
     """
     exchange = node.session.exchange
     begun = node.clock()
-    await publish(node, state.round, state.weights)
+    await publish(node, state.round, state.weights, stage="mixed")
     while True:
         cohort = await meet(node, begun + TRACKER_PATIENCE_S)
         pulls = await pull_all(node, cohort, state.round)
@@ -215,7 +217,7 @@ async def watch(
 
 
 async def meet(node: Node, until_s: float, wanted: int | None = None) -> list[PeerAddress]:
-    """Returns the first cohort; a tracker that does not answer is asked again.
+    """Returns the first cohort; a tracker that does not answer is asked again, unless it refuses.
 
     Args:
         node: the peer.
@@ -223,14 +225,14 @@ async def meet(node: Node, until_s: float, wanted: int | None = None) -> list[Pe
         wanted: how many peers; None: as many as the session's cohort.
 
     Raises:
-        TrackerError: no tracker answered until then, and no peer is known.
+        TrackerError: no tracker answered until then, or all refuse; and no peer is known.
     """
     wanted = wanted or max(1, node.session.exchange.cohort)
     while True:
         try:
             return await announce(node, "update", wanted)
         except TrackerError as fault:
-            if node.clock() > until_s:
+            if fault.is_final or node.clock() > until_s:
                 raise
             node.events.said(f"{fault}; trying again for {TRACKER_PATIENCE_S:.0f} s")
             await asyncio.sleep(POLL_S)
@@ -264,12 +266,16 @@ async def catch_up(
     where = f"the swarm is at round {reached}"
     if not believed:
         where = f"round {reached}, say others, and nobody was seen to go on: staying behind"
-    node.events.said(f"{where}: {model}")
+    taken = tuple(models) if good else ()
+    node.events(Merged(taken, f"{where}: {model}"))
     moved = replace(
         state,
         round=reached if believed else state.round,
         weights=theirs if good else state.weights,
     )
+    if good:  # of each of them alike, as far as a median is of anybody
+        row = dict.fromkeys(set(at_home) - set(huge), 1 / max(1, len(vectors)))
+        await note_mix(node, moved.round, Mixed(theirs, row), huge)
     await save(node, moved)
     return moved
 
@@ -294,7 +300,7 @@ async def seed(node: Node, state: PeerState) -> None:
         node: the peer.
         state: after its last round.
     """
-    await publish(node, state.round, state.weights)
+    await publish(node, state.round, state.weights, stage="mixed")
     begun = quiet_since = node.clock()
     served = node.transport.traffic.transfers_out
     while node.clock() - begun < node.seeding_s and node.clock() - quiet_since < SEEDING_QUIET_S:

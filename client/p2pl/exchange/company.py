@@ -6,7 +6,7 @@ not reach each other. A run that ends without a word would look like one that ha
 
 from collections.abc import Callable
 
-from p2pl.events import Event, Reachable, RoundEnded
+from p2pl.events import Event, Merged, Reachable, RoundEnded
 from p2pl.run.log import RoundEntry, Totals
 from p2pl.run.state import PeerState
 
@@ -35,9 +35,11 @@ class Company:
         self._said, self._advice = said, ADVICE
 
     def __call__(self, event: Event) -> None:
-        """Takes in a round, or whether others can dial this peer."""
+        """Takes in a round, a merge beside it, or whether others can dial this peer."""
         if isinstance(event, Reachable):
             self._advice = ADVICE if event.is_dialled else event.text
+        if isinstance(event, Merged):
+            self._met |= bool(event.peers)
         if not isinstance(event, RoundEnded):
             return
         if self._met:

@@ -21,11 +21,12 @@ from typing import Annotated
 import msgspec
 
 from p2pl.errors import FrameError, PullError, RunDirError, TrackerError
+from p2pl.events import Merged
 from p2pl.exchange.base import EXCHANGES, Collected, Exchange
 from p2pl.exchange.cohort import enter, swarm_round
 from p2pl.exchange.linger import linger
 from p2pl.exchange.node import Node
-from p2pl.exchange.round import save
+from p2pl.exchange.round import note_mix, save
 from p2pl.exchange.swap import MAX_WAITED_LAG, announce, publish, pull_all
 from p2pl.exchange.witness import Envelope
 from p2pl.learning.train import Trained
@@ -261,6 +262,9 @@ async def merge_pushes(node: Node, state: PeerState) -> PeerState:
     models = capped(pulls.models, state.round + 1)
     mixed = await node.mix(state, state.weights, models, age)
     reached = age_of(mixed, pulls.models, age, state.round)
+    await note_mix(node, state.round, mixed, pulls.rejected)
     after = replace(state, weights=mixed.vector, trust=mixed.memory, memory={"age": reached})
     await save(node, after)
+    names = ", ".join(who[:8] for who in models)
+    node.events(Merged(tuple(models), f"merged what {names} made of it"))
     return after

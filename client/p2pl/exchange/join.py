@@ -6,7 +6,8 @@ import mmap
 import signal
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
 from p2pl.network.membership import Group, Membership
-from p2pl.network.outreach import Outreach
+from p2pl.network.outreach import FromFile, Outreach
 from p2pl.network.serve import ServeLimits
 from p2pl.network.transport import Directory, Transport
 from p2pl.network.ways import RelayMode
@@ -50,9 +51,9 @@ from p2pl.network.wire import CurveWire
 from p2pl.privacy.ledger import PURPOSE
 from p2pl.privacy.opening import Book, made_private
 from p2pl.privacy.policy import Wanted, check_session
-from p2pl.protocol.endpoint import Endpoint
-from p2pl.protocol.invitation import ASK_THE_AUTHOR, Invitation
-from p2pl.protocol.session import SessionFile
+from p2pl.protocol.endpoint import Endpoint, usable
+from p2pl.protocol.invitation import ASK_THE_AUTHOR, Invitation, encode
+from p2pl.protocol.session import SessionFile, settings_of
 from p2pl.run.files import write_atomically
 from p2pl.run.log import (
     BEST_FILE,
@@ -66,6 +67,8 @@ from p2pl.run.log import (
     Summary,
 )
 from p2pl.run.state import Best, PeerState, load_state
+from p2pl.updates.keeper import Keeper, finish, sha256
+from p2pl.updates.log import UpdateLog, Version
 
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 REVOKED_FILE = "revoked.txt"  # in the run directory: the newest list of a private session
@@ -107,6 +110,8 @@ class Options:
         labels: names of the classes, in the order of their numbers; (): nobody gave any.
         test_share: of the data, that the test set was drawn from; None: it was given, if any.
         invitation: to a private session, checked; None: it is open, or the peer trains alone.
+        fetch: gives the initial checkpoint of a session file, before others are asked for it, as
+            `p2pl.network.torrent.fetch` does; None: nothing does.
     """
 
     run_dir: Path
@@ -127,6 +132,7 @@ class Options:
     labels: tuple[str, ...] = ()
     test_share: float | None = None
     invitation: Invitation | None = None
+    fetch: Callable[..., Awaitable[bytes]] | None = None
 
 
 async def join(
@@ -165,7 +171,11 @@ async def join(
     identity = Identity.load_or_create(options.identity)
     rounds = options.rounds or session.exchange.rounds
     marker = Marker(
-        session_id=file.id, peer_id=identity.peer_id, name=file.name, alone=options.alone
+        session_id=file.id,
+        peer_id=identity.peer_id,
+        name=file.name,
+        alone=options.alone,
+        attack=options.attack.kind if options.attack else "",
     )
     with RunLog(options.run_dir, marker) as log:
         write_atomically(options.run_dir / SESSION_FILE, file.encode())
@@ -212,8 +222,20 @@ async def join(
 def _begin(one: "_Run", log: RunLog, begun: int) -> None:
     """Tells that the run begins, and where it goes on with other examples than before."""
     trainer, who = one.learner.trainer, one.identity.peer_id
-    measured = (trainer.metrics, trainer.loss_unit)
-    one.events(Started(one.file.name, one.file.id, who, begun, one.rounds, *measured))
+    wanted = one.options.privacy
+    one.events(
+        Started(
+            one.file.name,
+            one.file.id,
+            who,
+            begun,
+            one.rounds,
+            trainer.metrics,
+            trainer.loss_unit,
+            epsilon_budget=wanted.epsilon if wanted else None,
+            settings=settings_of(one.file.session),
+        )
+    )
     if log.take_data_mark(trainer.data_mark) and begun:
         one.events.said(OTHER_DATA)
 
@@ -282,11 +304,17 @@ class _Run:
 
 def _outreach(file: SessionFile, options: Options, identity: Identity, events: Events) -> Outreach:
     """Returns the ways to others and theirs to this peer; nothing is open yet."""
+    invited = options.invitation
     return Outreach(
         identity,
         file.id,
         mode=options.relay,
         trust=_trust(file, options),
+        from_file=FromFile(
+            usable(file.relays),
+            author=bytes.fromhex(file.session.author) if invited else b"",
+            invitation=encode(invited) if invited else b"",
+        ),
         announced=options.announced,
         found=lambda one: events(Reachable(one.where, one.is_dialled, one.said)),
     )
@@ -361,6 +389,10 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
         one = replace(one, learner=one.learner.beginning(begin))
         del begin
         node = _node(one, transport, directory, state)
+        node.keeper = await _keeper(one, directory, state)
+        if node.keeper is not None:
+            stack.callback(node.keeper.close)
+            stack.callback(node.keeper.save)
         only = [state]  # nothing here holds the parameters that the peer began with any longer
         del state
         async with _announcing(node):
@@ -385,6 +417,7 @@ async def _network(
             room=partial(pages.room, options.run_dir),
             dialler=one.outreach.ways,
             membership=membership,
+            committed=file.session.ledger,
         )
     )
     info = file.info if membership is not None else b""
@@ -448,6 +481,20 @@ def _node(one: _Run, transport: Transport, directory: Directory, state: PeerStat
     )
 
 
+async def _keeper(one: _Run, directory: Directory, state: PeerState) -> Keeper | None:
+    """Returns the peer's update log, and what it knows of others'; None where nobody keeps one.
+
+    Raises:
+        RunDirError: the log is damaged, or has lost entries.
+    """
+    if not one.file.session.ledger or one.options.alone:
+        return None
+    key, folder = one.identity.private_key, one.options.run_dir
+    opening = partial(UpdateLog.open, folder, one.file.id, key, least=state.logged)
+    log = await one.worker(opening)
+    return Keeper(log, folder, one.identity, time.time, directory.known.__contains__)
+
+
 def _best_of(one: _Run, state: PeerState) -> Best | None:
     """Returns the best round so far; its model is there, if it is the last one: see `keep_best`.
 
@@ -474,7 +521,16 @@ def _places(one: _Run) -> checkpoint.Places:
         module=_as_it_stands(one),
         authorities=options.authorities,
         said=one.events.said,
+        fetch=partial(_fetched, one) if options.fetch and not options.alone else None,
     )
+
+
+async def _fetched(one: _Run) -> bytes:
+    """Returns what the person's own way gives as the initial checkpoint; it is not verified yet."""
+    options = one.options
+    assert options.fetch is not None
+    file = replace(one.file, trackers=options.trackers) if options.trackers else one.file
+    return await options.fetch(file, folder=options.run_dir, said=one.events.said)
 
 
 def _as_it_stands(one: _Run) -> Callable[[], memoryview] | None:
@@ -502,8 +558,11 @@ async def _checkpoint_of_the_swarm(
     while True:
         left_s = max(0.0, until_s - loop.time())
         one.events.said(f"asking the swarm for the initial checkpoint, {left_s:.0f} s more")
-        with contextlib.suppress(TrackerError):
+        try:
             await directory.announce("update", numwant=CHECKPOINT_DONORS)
+        except TrackerError as fault:
+            if fault.is_final and not directory.known.addresses():
+                raise
         for address in directory.known.sample(CHECKPOINT_DONORS):
             try:
                 return await transport.pull_checkpoint(
@@ -582,7 +641,11 @@ def _sum_up(one: _Run, log: RunLog, state: PeerState | None) -> Summary:
     if state.best is None:
         (one.options.run_dir / BEST_FILE).unlink(missing_ok=True)  # of rounds that were taken back
     scores = one.learner.judge(state.weights)
-    write_atomically(one.options.run_dir / MODEL_FILE, one.learner.checkpoint(state.weights))
+    written = one.learner.checkpoint(state.weights)
+    write_atomically(one.options.run_dir / MODEL_FILE, written)
+    if one.file.session.ledger and not one.options.alone:
+        version = Version("final", state.round, sha256(written), epsilon=summary.epsilon)
+        finish(one.options.run_dir, one.file.id, one.identity, version, time.time())
     pages.rest(state.weights)
     personal = _keep_personal(one, state)
     return msgspec.structs.replace(

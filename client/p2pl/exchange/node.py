@@ -5,14 +5,15 @@ directory reach other peers; events tell whoever wants to know. A node owns none
 """
 
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,11 @@ from p2pl.protocol.announce import Answer, PeerAddress
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.presence import Presence
 from p2pl.run.state import Best, PeerState
+from p2pl.updates.keeper import Keeper, told
+
+log = logging.getLogger(__name__)
+
+ENDING_S = 5.0  # for transfers that were cancelled; chosen: they end at once, if nothing is wrong
 
 T = TypeVar("T")
 
@@ -40,6 +46,7 @@ class Held:
 
     digest: bytes
     model: PeerModel
+    hash: bytes = b""  # SHA-256 of its bytes, in a session with update logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +118,13 @@ class Node:
         coming: transfers that are under way, some of which no round waits for, by peer id.
         patience: how long a transfer from each peer may take.
         waits: for whose rounds it is worth waiting.
+        seconds: that it waited for each peer's answer in this round, by peer id.
         attacker: makes what is served of what was trained; None: the peer is honest.
         keeps_personal: whether a model of the peer's own distribution is kept beside.
         personal: that model, [P].
         keeps_best: whether the model of the round that did best on validation is kept beside.
         best: that round; None: there is none yet.
+        keeper: of the peer's update log, and of what others' say; None: the session has none.
     """
 
     file: SessionFile
@@ -138,17 +147,23 @@ class Node:
     coming: dict[str, Coming] = field(default_factory=dict)
     patience: Patience = field(init=False)
     waits: Waits = field(default_factory=Waits)
+    seconds: dict[str, float] = field(default_factory=dict)
     attacker: Attacker | None = None
     presence: Presence = field(default_factory=Presence)
     keeps_personal: bool = False
     personal: Tensor | None = None
     keeps_best: bool = False
     best: Best | None = None
+    keeper: Keeper | None = None
 
     def __post_init__(self) -> None:
         """Begins without knowing how fast anybody is."""
         exchange = self.session.exchange
         self.patience = Patience(least_s=exchange.pull_deadline_s, most_s=exchange.slow_deadline_s)
+
+    def took(self, peer_id: str, seconds: float) -> None:
+        """Remembers how long a peer's answer took, until the round is over."""
+        self.seconds[peer_id] = self.seconds.get(peer_id, 0.0) + seconds
 
     @property
     def session(self) -> Session:
@@ -212,13 +227,22 @@ class Node:
         """Returns how good the parameters before and after mixing are, [P] each."""
         return await self.worker(partial(self.learner.score, before, after))
 
+    def turned_down(self, peer_id: str) -> str | None:
+        """Returns why nothing is taken from a peer: it has two histories. None: there is no proof.
+
+        What was found out since the last call is told.
+        """
+        if self.keeper is None:
+            return None
+        for fault in self.keeper.news():
+            self.events.said(told(fault))
+        return self.keeper.turned_down(peer_id)
+
     async def stop_coming(self) -> None:
         """Ends the transfers that no round waits for."""
         tasks = [one.task for one in self.coming.values()]
         self.coming.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(tasks)
 
     def newly_met(self) -> list[PeerAddress]:
         """Returns the peers that asked this one from an address that was not passed on yet."""
@@ -226,6 +250,23 @@ class Node:
         new = [one for peer_id, one in seen.items() if self.met.get(peer_id) != one]
         self.met = dict(seen)
         return new
+
+
+async def ended(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancels tasks, and returns when they are over, or after `ENDING_S` in any case.
+
+    A transfer that does not end must cost a round no more than that.
+    """
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return
+    over, left = await asyncio.wait(tasks, timeout=ENDING_S)
+    for task in over:
+        if not task.cancelled():
+            task.exception()  # it was asked for: nobody else does, and asyncio would say so
+    if left:
+        log.warning("%d transfers did not end within %g s of being cancelled", len(left), ENDING_S)
 
 
 def stepper(events: Events, index: int, stopping: threading.Event) -> OnStep:

@@ -1,5 +1,6 @@
 """One round, straight down: train, collect, mix, evaluate, save, tell."""
 
+import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -92,6 +93,7 @@ async def end_round(
         memory=collected.memory(mixed),
     )
     outcome = Outcome(local.index, trained, collected.pulls, mixed, scored)
+    await note_mix(node, after.round, mixed, collected.pulls.rejected)
     await remember(node, after, outcome, local.meter)
     after = reopened(node.run_dir, after)
     await exchange.saved(node, after)
@@ -152,6 +154,20 @@ class Outcome:
     scored: Scored
 
 
+async def note_mix(node: Node, index: int, mixed: Mixed, rejected: Mapping[str, str]) -> None:
+    """Keeps in the update log, if there is one, what the peer made its parameters of.
+
+    Args:
+        node: the peer.
+        index: the round that ended.
+        mixed: what became of it.
+        rejected: by peer id, why a model did not come or could not be used.
+    """
+    if node.keeper:
+        digests = {who: held.hash for who, held in node.held.items()}
+        await node.keeper.mixed(index, mixed.row, digests, {**rejected, **mixed.rejected})
+
+
 async def save(node: Node, state: PeerState) -> None:
     """Makes `state` what a restart goes on from."""
     spent = node.learner.trainer.spent
@@ -161,7 +177,10 @@ async def save(node: Node, state: PeerState) -> None:
         charged=spent.charged if spent else 0,
         personal=node.personal,
         best=node.best,
+        logged=len(node.keeper.log) if node.keeper else 0,
     )
+    if node.keeper:
+        await asyncio.to_thread(node.keeper.save)
     await node.worker(partial(save_state, node.run_dir, node.file.id, whole))
 
 
@@ -241,6 +260,8 @@ def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
     gone = [peer_id for peer_id in pulls.rejected if known.is_missing(peer_id)]
     here = [peer_id for peer_id in pulls.cohort if peer_id not in pulls.rejected]
     churn = node.presence.look(now.clock_s, here, gone)
+    waited, node.seconds = node.seconds, {}
+    turned_down = node.keeper.watch.faults if node.keeper else ()
     return RoundEntry(
         round=reached,
         train_loss=outcome.trained.loss,
@@ -256,6 +277,7 @@ def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         resting={
             **{who: why for who, why in known.resting().items() if who not in pulls.cohort},
             **pulls.resting,
+            **{who: node.turned_down(who) or "" for who in turned_down if who not in pulls.cohort},
         },
         versions={peer_id: model.round for peer_id, model in pulls.models.items()},
         joined=churn.joined,
@@ -265,6 +287,7 @@ def _entry(node: Node, reached: int, outcome: Outcome, meter: Meter) -> RoundEnt
         messages_out=now.messages_out - meter.messages_out,
         bytes_relayed=now.relayed - meter.relayed,
         bytes_by_peer={peer_id: both for peer_id, both in moved.items() if any(both)},
+        seconds_by_peer=waited,
         tracker_bytes=now.tracker_bytes - meter.tracker_bytes,
         tracker_seconds=None if silent else now.tracker_seconds - meter.tracker_seconds,
         seconds=now.clock_s - meter.clock_s,

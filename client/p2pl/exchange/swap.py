@@ -12,11 +12,13 @@ from torch import Tensor
 
 from p2pl import pages
 from p2pl.errors import FrameError, PullError, TrackerError
-from p2pl.exchange.node import Coming, Held, Node
+from p2pl.exchange.node import Coming, Held, Node, ended
 from p2pl.mixing.base import PeerModel
 from p2pl.network.pull import Unchanged
-from p2pl.network.version import Version
+from p2pl.network.version import Commits, Version, sha256_of
 from p2pl.protocol.announce import Event, PeerAddress
+from p2pl.protocol.updates.entry import Stage
+from p2pl.updates import log as updates
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,9 @@ class Pulls:
     resting: Mapping[str, str] = field(default_factory=dict)  # peer id -> why it was not asked
 
 
-async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") -> None:
+async def publish(
+    node: Node, index: int, vector: Tensor, notes: bytes = b"", *, stage: Stage = "trained"
+) -> None:
     """Serves `vector` as the peer's newest version from now on, with its notes on others.
 
     Args:
@@ -45,6 +49,10 @@ async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") ->
         index: the version's round, or its age.
         vector: [P], what an honest peer serves.
         notes: opinions of others, at most 1 KiB.
+        stage: whether it is what the peer has trained in that round, or what it has mixed.
+
+    Raises:
+        RunDirError: the peer's update log cannot be written; nothing is served then.
     """
     if node.attacker is not None:
         pulled = {peer_id: held.model for peer_id, held in node.held.items()}
@@ -53,11 +61,31 @@ async def publish(node: Node, index: int, vector: Tensor, notes: bytes = b"") ->
     payload = await asyncio.to_thread(_payload, node, vector)
     samples = node.learner.samples
     keep_last = node.session.exchange.lockstep
+    hashed = await sha256_of(payload) if node.keeper else b""
+    commits = await committed(node, updates.Version(stage, index, hashed), hashed)
     digest = await node.transport.publish(
-        Version(index, samples, payload, notes), keep_last=keep_last
+        Version(index, samples, payload, notes, commits), keep_last=keep_last
     )
     vector = node.learner.codec.served(payload, vector)
     node.mine = Held(digest, PeerModel(index, samples, vector))
+
+
+async def committed(node: Node, version: updates.Version, hashed: bytes = b"") -> Commits | None:
+    """Returns what commits the peer to a version, once it is on disk; None where nothing does.
+
+    Args:
+        node: the peer.
+        version: that is to be served; what is spent of privacy is added here.
+        hashed: SHA-256 of the bytes that travel; b"" = they are not those of the version.
+
+    Raises:
+        RunDirError: the peer's update log cannot be written; nothing may be served then.
+    """
+    if node.keeper is None:
+        return None
+    spent = node.learner.trainer.spent
+    version = replace(version, epsilon=spent.epsilon if spent else None)
+    return Commits(version.digest, hashed, await node.keeper.commit(version))
 
 
 def _payload(node: Node, vector: Tensor) -> memoryview:
@@ -104,7 +132,7 @@ async def announce(
             raise
         log.info("no tracker: going on with %d known peers; %s", len(cohort), fault)
         return cohort
-    avoided = resting.union(without)
+    avoided = resting.union(without, node.keeper.watch.faults if node.keeper else ())
     there = [address for address in node.answer.peers if address.id not in avoided]
     if known.missing():
         # A tracker may name more dead peers than living ones: half of the places are for those who
@@ -175,6 +203,8 @@ async def answers_of(
             answers[peer_id] = one.task.result()
         else:
             answers[peer_id] = await _late(node, peer_id, one)
+    for peer_id in answers:  # what came from one may prove another's fault
+        answers[peer_id] = node.turned_down(peer_id) or answers[peer_id]
     return answers
 
 
@@ -203,8 +233,7 @@ async def _late(node: Node, peer_id: str, one: Coming) -> str:
     elif now_s - one.seen_s < node.session.exchange.pull_deadline_s:
         return f"{why}, and going on"
     del node.coming[peer_id]
-    one.task.cancel()
-    await asyncio.gather(one.task, return_exceptions=True)
+    await ended([one.task])
     node.directory.known.blame(peer_id, why=why)
     return why
 
@@ -258,7 +287,25 @@ async def _ask_for(
         wait_s: how long to wait for that.
         before: a version that need not be sent again.
     """
-    known, begun_s = node.directory.known, node.clock()
+    begun_s = node.clock()
+    try:
+        return await _answer_of(node, address, index, wait_s, before, begun_s)
+    finally:
+        node.took(address.id, node.clock() - begun_s)
+
+
+async def _answer_of(  # its last argument: when the peer began to ask, of the node's clock
+    node: Node,
+    address: PeerAddress,
+    index: int,
+    wait_s: float,
+    before: Held | None,
+    begun_s: float,
+) -> Held | str:
+    known = node.directory.known
+    if why := node.turned_down(address.id):
+        return why
+    asked = node.keeper.question(address.id) if node.keeper else None
     deadline_s = node.patience.deadline_s(address.id)
     try:
         pulled = await node.transport.pull(
@@ -268,6 +315,7 @@ async def _ask_for(
             wait_s=wait_s,
             deadline_s=deadline_s,
             size=node.learner.codec.payload_bytes,
+            said=asked.data if asked else None,
         )
         if isinstance(pulled, Unchanged):
             if before is None:
@@ -277,18 +325,21 @@ async def _ask_for(
             held = replace(before, model=model)
         else:
             node.patience.came(address.id, node.clock() - begun_s)
+            if node.keeper and asked:
+                node.keeper.take(address.id, asked, pulled.commitment, pulled.hash)
             vector = await asyncio.to_thread(node.learner.codec.decode, pulled.payload)
             if node.mine:
                 vector = node.learner.at_home(vector, node.mine.model.vector)
             model = PeerModel(pulled.round, pulled.samples, vector, pulled.notes)
-            held = Held(pulled.digest, model)
+            held = Held(pulled.digest, model, pulled.hash)
     except PullError as fault:
         if (took_s := node.clock() - begun_s) >= deadline_s:
             node.patience.failed(address.id, took_s)
         known.blame(address.id, why=str(fault))
         return str(fault)
     except FrameError as fault:
-        known.blame(address.id, answered=True, why=str(fault))
-        return str(fault)
+        why = node.turned_down(address.id) or str(fault)
+        known.blame(address.id, answered=True, why=why)
+        return why
     known.learn(address)
     return held

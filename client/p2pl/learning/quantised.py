@@ -6,8 +6,7 @@ decodes the same bytes as everybody else, and a payload has the same size in eve
 
 Blocks of 128 numbers share a step, which is a float16 (as in QSGD, Alistarh et al. 2017,
 arXiv:1610.02132, who use buckets too). Where there are few steps, the one with the least squared
-error is taken, which cuts a block's largest numbers off. What is no matrix (biases, normalisation
-layers, running statistics) is a small part of a model, spoilt by rounding, and travels as it is.
+error is taken, which cuts a block's largest numbers off. What is no matrix travels as it is.
 
     header, 32 bytes | float32 of what travels as it is | float16 step of each block | codes
 
@@ -15,7 +14,6 @@ A code is the number of steps, from -L to L, with L added, so that it is not bel
 2^(bits - 1) - 1. Eight codes make as many bytes as a code has bits, the first in the lowest bits.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,7 +24,7 @@ from torch import Tensor
 
 from p2pl import pages
 from p2pl.errors import FrameError, wrong
-from p2pl.learning import weights
+from p2pl.learning import matrices, weights
 from p2pl.learning.codec import Codec
 from p2pl.learning.weights import Layout, Payload
 
@@ -39,8 +37,6 @@ SHARES: Final = {8: (1.0,), 4: (1.0, 0.85, 0.7), 3: (1.0, 0.9, 0.8, 0.7, 0.6, 0.
 MAX_STEP = 65_504.0  # the largest float16
 STEP_INFINITY = 0x7C00  # the first float16, as a whole number, that is no finite one
 AT_ONCE = 1 << 20  # numbers worked on at a time, a multiple of BLOCK: bounds what it takes beside
-HEADER_BYTES = 32
-_NAME_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,41 +61,22 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What stands where in every payload of a layout."""
+    """What stands where in every payload of a layout, behind what travels as it is."""
 
-    header: bytes
-    plain: tuple[slice, ...]  # of the vector, as it travels
-    plain_numbers: int
     parts: tuple[_Part, ...]
     size: int  # of the payload, bytes
 
 
 @lru_cache(maxsize=16)
 def _plan(layout: Layout, name: str) -> _Plan:
-    bits, coded, plain, begin = BITS[name], [], [], 0
-    matrices = len(layout.names) - layout.buffers
-    for number, (_, shape, size) in enumerate(layout.tensors()):
-        if number < matrices and len(shape) > 1 and size:
-            coded.append((begin, size))
-        else:
-            plain.append(slice(begin, begin + size))
-        begin += size
-    numbers = sum(where.stop - where.start for where in plain)
-    steps = HEADER_BYTES + 4 * numbers
-    codes = steps + 2 * sum(-(-size // BLOCK) for _, size in coded)
-    parts = []
-    for begin, size in coded:
+    bits, split, parts = BITS[name], matrices.parts_of(layout), []
+    steps = split.end
+    codes = steps + 2 * sum(-(-size // BLOCK) for _, size in split.coded)
+    for begin, size in split.coded:
         part = _Part(begin, size, steps, codes)
         parts.append(part)
         steps, codes = steps + 2 * part.blocks, codes + bits * part.groups
-    return _Plan(_header(layout, name), tuple(plain), numbers, tuple(parts), codes)
-
-
-def _header(layout: Layout, name: str) -> bytes:
-    """Returns the codec's name, and a digest of the names and shapes that it is for."""
-    said = repr(list(layout.tensors())).encode()
-    digest = hashlib.sha256(said).digest()[: HEADER_BYTES - _NAME_BYTES]
-    return f"p2pl {name} 1".encode().ljust(_NAME_BYTES, b"\0") + digest
+    return _Plan(tuple(parts), codes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +119,7 @@ class Quantised(Codec):
         """Writes the payload to where it is kept."""
         plan, reference, vector = _plan(self.layout, self.name), self._begun(), vector.cpu()
         bits = BITS[self.name]
-        room[:HEADER_BYTES] = plan.header
-        if plan.plain_numbers:
-            plain = torch.cat([vector[where] for where in plan.plain])
-            room[HEADER_BYTES : HEADER_BYTES + plain.nbytes] = plain.numpy().data.cast("B")
+        matrices.put(room, vector, self.layout, self.name)
         for begin, end, steps, codes in _stretches(plan, bits):
             found, counted = quantise(vector[begin:end] - reference[begin:end], bits)
             room[steps] = found.numpy().data.cast("B")
@@ -155,16 +129,10 @@ class Quantised(Codec):
     def decode(self, payload: Payload) -> Tensor:
         """Returns what travelled, [P] float32 or the beginning of it; raises FrameError."""
         plan, reference = _plan(self.layout, self.name), self._begun()
-        self._check(payload, plan)
+        matrices.check(payload, self.layout, self.name, plan.size)
         bits, view = BITS[self.name], memoryview(payload).cast("B")
         vector = reference[: self.layout.total].clone()
-        end = HEADER_BYTES + 4 * plan.plain_numbers
-        if plan.plain_numbers:
-            plain = weights.numbers(view[:end], HEADER_BYTES, torch.float32)
-            weights.check_finite(plain)
-            for where, part in zip(plan.plain, torch.split(plain, _sizes(plan)), strict=True):
-                vector[where] = part
-            weights.check_variances(vector, self.layout)
+        matrices.take(view, vector, self.layout)
         for begin, stop, steps, codes in _stretches(plan, bits):
             found = _steps(view[steps])
             counted = unpack(weights.numbers(view[codes], 0, torch.uint8), bits)
@@ -176,19 +144,6 @@ class Quantised(Codec):
         if self.reference is None:
             raise ValueError("codec: the initial checkpoint is not known yet; call `beginning`")
         return self.reference
-
-    def _check(self, payload: Payload, plan: _Plan) -> None:
-        if bytes(payload[:HEADER_BYTES]) != plan.header:
-            allowed = f"one of the session's model, as {self.name}"
-            raise FrameError(f"payload: got something else, allowed {allowed}")
-        if len(payload) != plan.size:
-            raise FrameError(
-                wrong("payload", got=f"{len(payload)} bytes", allowed=f"{plan.size} bytes")
-            )
-
-
-def _sizes(plan: _Plan) -> list[int]:
-    return [where.stop - where.start for where in plan.plain]
 
 
 def _stretches(plan: _Plan, bits: int) -> Iterator[tuple[int, int, slice, slice]]:

@@ -44,15 +44,19 @@ Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 class Dialler(Protocol):
     """Opens byte streams to other peers."""
 
-    async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
+    async def open(
+        self, address: PeerAddress, *, deadline_s: float, hello: bytes = b""
+    ) -> socket.socket:
         """Returns a connected, non-blocking stream socket to the listener of a peer.
 
-        Nothing has been written to it, and nothing read from it: what comes first is the greeting
-        of ZMTP. It belongs to the caller, who closes it.
+        Nothing has been written to it but `hello`, and nothing read from it: what comes first is
+        the greeting of ZMTP. It belongs to the caller, who closes it.
 
         Args:
             address: whose listener; that it is this peer is proved by what is said afterwards.
             deadline_s: seconds for all of it, at most.
+            hello: what is said first, at most `MAX_EARLY_BYTES`; a way that takes several trips
+                takes it along.
 
         Raises:
             PullError: the address can be no peer's, or there is no way to it.
@@ -89,12 +93,15 @@ class Direct:
         self._worked: OrderedDict[str, Endpoint] = OrderedDict()  # by peer id
         self._rests: OrderedDict[Endpoint, Rest] = OrderedDict()  # of those that failed
 
-    async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
+    async def open(
+        self, address: PeerAddress, *, deadline_s: float, hello: bytes = b""
+    ) -> socket.socket:
         """Returns a connection to the listener of a peer.
 
         Args:
             address: of the peer.
             deadline_s: seconds for all of it; one endpoint has `CONNECT_S` at most.
+            hello: what is said first.
 
         Raises:
             PullError: the address can be no peer's, or nobody takes the connection.
@@ -108,7 +115,8 @@ class Direct:
             raise PullError("unreachable: nobody can dial it; it calls others itself")
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._race([partial(self._try, way, address) for way in ways])
+                stream = await self._race([partial(self._try, way, address) for way in ways])
+                return await said_first(stream, hello)
         except TimeoutError as fault:
             raise PullError("unreachable: no connection") from fault
 
@@ -196,6 +204,23 @@ class Direct:
                 if won is not None:
                     won.result().close()  # nobody is left to have it
                 raise
+
+
+async def said_first(stream: socket.socket, hello: bytes) -> socket.socket:
+    """Returns a stream over which `hello` was said, or closes it.
+
+    Args:
+        stream: connected, not blocking.
+        hello: a few bytes; b"": none.
+    """
+    try:
+        # Who is gone may have said something before; reading tells both.
+        with contextlib.suppress(ConnectionError):
+            await asyncio.get_running_loop().sock_sendall(stream, hello)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
 
 
 def _bound(remembered: OrderedDict[Any, Any]) -> None:

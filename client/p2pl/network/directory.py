@@ -54,12 +54,15 @@ BACK_OFF = BackOff(first_s=1.0, max_s=60.0)  # libtorrent issue 4873: uncapped, 
 MAX_RETRY_S = 3_600.0  # however long a tracker says to stay away
 IN_A_ROW = 4  # announces before a tracker's minimum interval counts; chosen: it allows ten
 SAME_KEY = (
-    "another process announces with this peer's key in this session; allowed: one process a key; "
-    "end one of them, or give it another --identity and --run-dir"
+    "another peer runs with this key in this session, and the others reach only one of the two; "
+    "allowed: one peer a key; end one, or start it with another --identity and --run-dir"
 )
 # A sequence number is the time of a clock that was at most MAX_SKEW_S wrong, in milliseconds: one
 # that is so much ahead of a clock that is right now is ahead of all that were ever said before.
 LEAP_MS = 2 * MAX_SKEW_S * 1_000
+# Answers that stay the same: the announce cannot be read, its proof does not count, or the tracker
+# does not serve this session. Others may come of a restart, or of a proxy before the tracker.
+FINAL = (400, 403, 410, 422, 428)
 SEND_INFO = 428  # a tracker wants to be told first what a private session is
 ONLY_PRIVATE = (
     "428: this tracker serves private sessions alone, and this one is open; ask its operator, or "
@@ -100,6 +103,7 @@ class _Tracker:
     rest: Rest = NO_REST
     reason: str = ""  # of the last failure
     refused: bool = False  # the last failure was an answer
+    is_final: bool = False  # one that asking again does not change
     answer: Answer | None = None  # its last
     said: str = ""  # what it was told last
     version: int = 2  # of announces, that it understands
@@ -237,7 +241,7 @@ class TrackerDirectory:
         finally:
             self.seconds += self._now() - start_s
         if answer is None:
-            raise TrackerError(self._silence())
+            raise self._silence()
         self.known.hear(answer.peers)
         return answer
 
@@ -453,6 +457,7 @@ class TrackerDirectory:
 
     def _rest(self, tracker: _Tracker, fault: _Failure) -> None:
         tracker.reason, tracker.refused = str(fault), fault.status is not None
+        tracker.is_final = fault.status in FINAL and fault.retry_in_s is None
         if fault.status in (404, 410):
             tracker.lists_peer = tracker.is_greeted = False
         if fault.retry_in_s is not None:
@@ -524,12 +529,15 @@ class TrackerDirectory:
                 )
         return data
 
-    def _silence(self) -> str:
+    def _silence(self) -> TrackerError:
         trackers = [tracker for tier in self._tiers for tracker in tier]
         reasons = [f"{tracker.url} ({tracker.reason or 'not tried yet'})" for tracker in trackers]
         told = any(tracker.refused for tracker in trackers)
         what = "no tracker takes this peer's announce: " if told else "no tracker answers: "
-        return what + ("; ".join(reasons) or "the session names none")
+        is_final = bool(trackers) and all(one.is_final or not one.endpoint for one in trackers)
+        return TrackerError(
+            what + ("; ".join(reasons) or "the session names none"), is_final=is_final
+        )
 
     def _restore(self, raw: Mapping[str, Any]) -> None:
         try:

@@ -19,7 +19,7 @@ from p2pl.network.keys import Identity
 from p2pl.network.known import KnownPeers
 from p2pl.network.pull import Pulled, Unchanged
 from p2pl.network.traffic import Traffic
-from p2pl.network.version import Payload, Published, Version, prepare
+from p2pl.network.version import Commits, Payload, Published, Version, hashing, prepare
 from p2pl.protocol.announce import Answer, Event, PeerAddress
 from p2pl.protocol.frame import Newest
 
@@ -36,12 +36,14 @@ class MemoryNetwork:
         now: a clock that never steps back, in seconds.
         cut_off: ids of peers that nobody reaches, and that reach nobody.
         tracker_answers: whether the tracker is there.
+        committed: whether peers of the session keep update logs.
     """
 
     seed: int = 0
     now: Callable[[], float] = time.monotonic
     cut_off: set[str] = field(default_factory=set)
     tracker_answers: bool = True
+    committed: bool = False
     _transports: dict[str, "MemoryTransport"] = field(default_factory=dict)
     _announced: dict[str, Event] = field(default_factory=dict)
 
@@ -134,7 +136,7 @@ class MemoryTransport:
 
     async def publish(self, version: Version, *, keep_last: bool = False) -> bytes:
         """Gives `version` to all who ask from now on, and returns its digest."""
-        published = await prepare(version)
+        published = await prepare(version, committed=self._network.committed)
         self._replaced = self._newest if keep_last else None
         self._newest = published
         self._published.set()
@@ -145,7 +147,7 @@ class MemoryTransport:
         """Gives the initial checkpoint to all who ask for it."""
         self._checkpoint = await prepare(Version(round=0, samples=0, payload=payload))
 
-    async def pull(  # as the door says
+    async def pull(  # noqa: PLR0913  # as the door says
         self,
         address: PeerAddress,
         *,
@@ -154,6 +156,7 @@ class MemoryTransport:
         wait_s: float,
         deadline_s: float,
         size: int,
+        said: bytes | None = None,
     ) -> Pulled | Unchanged:
         """Returns the newest version of the peer at `address`; see `Transport.pull`.
 
@@ -169,15 +172,7 @@ class MemoryTransport:
             raise PullError(f"no answer within {deadline_s:g} s") from late
         if published.digest == have:
             return Unchanged(address.id, published.round)
-        payload = self._take(other, published, size)
-        return Pulled(
-            peer_id=address.id,
-            round=published.round,
-            samples=published.samples,
-            digest=published.digest,
-            notes=published.notes,
-            payload=payload,
-        )
+        return self._pulled(other, published, size, said)
 
     async def wait_for(self, round: int, wait_s: float) -> Published:
         """Returns the version of this round, or the newest once it has come or `wait_s` passed.
@@ -219,17 +214,24 @@ class MemoryTransport:
             raise PullError("no checkpoint is served")
         return self._take(other, other._checkpoint, size)
 
-    async def put_blob(self, name: bytes, payload: Payload) -> None:
+    async def put_blob(self, name: bytes, payload: Payload, commits: Commits | None = None) -> None:
         """Gives `payload` to those who know its name."""
-        self._blobs[name] = await prepare(Version(0, 0, payload))
+        version = Version(0, 0, payload, commits=commits)
+        self._blobs[name] = await prepare(version, committed=self._network.committed)
 
     def drop_blob(self, name: bytes) -> None:
         """Gives a blob to nobody any more."""
         self._blobs.pop(name, None)
 
     async def fetch_blob(
-        self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
-    ) -> memoryview:
+        self,
+        address: PeerAddress,
+        name: bytes,
+        *,
+        size: int,
+        deadline_s: float,
+        said: bytes | None = None,
+    ) -> Pulled:
         """Returns the blob of this name.
 
         Raises:
@@ -239,7 +241,7 @@ class MemoryTransport:
         other = self._greet(address)
         if name not in other._blobs:
             raise PullError("there is no such blob")
-        return self._take(other, other._blobs[name], size)
+        return self._pulled(other, other._blobs[name], size, said)
 
     async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
         """Returns which version a pull would get.
@@ -272,6 +274,28 @@ class MemoryTransport:
         seen = {who: at for who, at in other.seen.items() if who != self.identity.peer_id}
         other.seen = {**seen, self.identity.peer_id: self.address}
         return other
+
+    def _pulled(
+        self, other: "MemoryTransport", published: Published, size: int, said: bytes | None
+    ) -> Pulled:
+        """Returns what another peer serves, with what commits it to that where it was asked."""
+        commits, peer_id = published.commits, other.identity.peer_id
+        asked = said is not None and commits is not None
+        commitment = commits.answer(self.identity.peer_id, said) if asked else b""  # type: ignore[union-attr, arg-type]
+        payload = self._take(other, published, size)
+        made = hashing(True)
+        if self._network.committed:
+            made.update(payload)
+        return Pulled(
+            peer_id=peer_id,
+            round=published.round,
+            samples=published.samples,
+            digest=published.digest,
+            notes=published.notes,
+            payload=payload,
+            hash=made.digest(),
+            commitment=commitment,
+        )
 
     def _take(self, other: "MemoryTransport", published: Published, size: int) -> memoryview:
         """Returns a copy of what another peer serves, and counts its bytes at both ends."""

@@ -1,5 +1,6 @@
 """By which addresses this machine may be reached, and what of them a peer announces."""
 
+import ipaddress
 import re
 import socket
 from collections.abc import Iterable, Sequence
@@ -52,8 +53,24 @@ def _announced(text: str) -> Endpoint:
                 "--announce",
                 got=text,
                 allowed="HOST:PORT, [IPV6]:PORT or NAME:PORT at which others can dial this peer",
+                hint=_no_peers(match[1] or match[2]) if match else "",
             )
         ) from fault
+
+
+def _no_peers(host: str) -> str:
+    """Returns why an address can be no peer's, as far as it is one."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return ""
+    kinds = {
+        "every address of a machine": address.is_unspecified,
+        "multicast": address.is_multicast,
+        "link-local, and another machine on each link": address.is_link_local,
+        "reserved": address.is_reserved,
+    }
+    return "".join(f"{host} is {kind}" for kind, holds in kinds.items() if holds)
 
 
 def addresses() -> list[str]:

@@ -38,6 +38,21 @@ MAX_ASKED = 5  # times in a row, whether it can be dialled
 
 
 @dataclass(frozen=True, slots=True)
+class FromFile:
+    """What a session's author says of relays.
+
+    Attributes:
+        relays: that the session file names, best first.
+        author: of a private session, by public key; b"": it is open.
+        invitation: of this peer, which is a ticket to the relays, and to meetings; b"": as above.
+    """
+
+    relays: tuple[Endpoint, ...] = ()
+    author: bytes = b""
+    invitation: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether others can dial this peer, as a tracker has found.
 
@@ -95,6 +110,7 @@ class Outreach:
         session_id: 64 hex digits.
         mode: `always` takes calls at relays and is dialled by nobody; `never` uses none.
         trust: whom TLS trusts, for relays by WebSocket; None: the authorities of this machine.
+        from_file: relays that the session file names; None: it names none.
         announced: what the person says that others can dial, the best first.
         found: is told whether they can, as soon as a tracker has tried.
 
@@ -103,13 +119,14 @@ class Outreach:
         reached: what came of being dialled back; None: no tracker has tried.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         identity: Identity,
         session_id: str,
         *,
         mode: RelayMode = "auto",
         trust: ssl.SSLContext | None = None,
+        from_file: FromFile | None = None,
         announced: tuple[Endpoint, ...] = (),
         found: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
@@ -120,10 +137,11 @@ class Outreach:
         self._reception: Reception | None = None
         self._asked_for = ""  # where it was seen, when it was asked whether it can be dialled
         self._mode = mode
+        self._from_file = from_file or FromFile()
         self._directory: TrackerDirectory | None = None
         self._pumps = Pumps(Traffic())
         self._speaker = Speaker(identity, session, self._ticket, trust)
-        meeting = None if mode == "always" else Meeting(session)
+        meeting = None if mode == "always" else Meeting(session, self._from_file.author)
         self.ways = Ways(
             Direct(), self._speaker, self._pumps, meeting=meeting, uses_relays=mode != "never"
         )
@@ -151,10 +169,11 @@ class Outreach:
             self._listener = Listener(host, wire.port, machine, self._announced)
             directory.endpoints = self._plain("")
             if meeting is not None:
+                meeting.revoked = lambda: wire.revoked
                 await self._meet(meeting, host, stack)
             if self._mode != "never":
                 here = ("127.0.0.1" if host in interfaces.ANY else host, wire.port)
-                places = Places(lambda: directory.relays, self._others)
+                places = Places(lambda: self._relays, self._others)
                 reception = Reception(self._speaker, here, self._pumps, random.Random())
                 self._reception = await stack.enter_async_context(reception.open(places))
             if self._mode == "always" or self._listener.is_for_others:
@@ -202,7 +221,7 @@ class Outreach:
         if self._mode != "always" and seen and await self._ask(directory, seen):
             self._asked_for = seen
         # Also where it can be dialled: others' networks may let out too little for that.
-        if self._reception and directory.relays:
+        if self._reception and self._relays:
             while not self._reception.is_settled:  # noqa: ASYNC110
                 await asyncio.sleep(SOON_S)  # a relay answers when it will
         directory.endpoints = self._endpoints()
@@ -252,7 +271,7 @@ class Outreach:
         self.reached = reached
         if reached is not None:
             reason = "" if reached.is_reached else reached.reason or "it could not be dialled"
-            relays = tuple(map(str, directory.relays[:MAX_RELAYS])) if self._reception else ()
+            relays = tuple(map(str, self._relays[:MAX_RELAYS])) if self._reception else ()
             announced = tuple(map(str, self._announced))
             self._found(Verdict(where, reach_of(seen), reason, relays, announced))
         return True
@@ -275,13 +294,30 @@ class Outreach:
             return ""
         if relays:
             return "" if self.reached else f"others reach this peer by {' '.join(map(str, relays))}"
-        if not directory.relays:
+        if not self._relays:
             return "" if self.reached else "others cannot reach this peer: no relay is named"
         failed = "; ".join(self._reception.reasons) if self._reception else "--relay never"
         return f"others cannot reach this peer by a relay: {failed}" if failed else ""
 
-    def _ticket(self) -> bytes:
-        return self._directory.ticket if self._directory else b""
+    @property
+    def _relays(self) -> tuple[Endpoint, ...]:
+        """The relays that this peer may use: the author's, and those that a tracker names."""
+        named = self._directory.relays if self._directory else ()
+        return tuple(dict.fromkeys((*self._from_file.relays, *named)))
+
+    def _ticket(self, relay: Endpoint) -> bytes:
+        """Returns what lets this peer in at a relay: the tracker's ticket where it names that one.
+
+        Else the invitation, where there is one: it is the author's relay, or that of somebody else
+        who knows the author.
+        """
+        ticket = self._directory.ticket if self._directory else b""
+        named = self._directory.relays if self._directory else ()
+        return (
+            ticket
+            if relay in named or not self._from_file.invitation
+            else self._from_file.invitation
+        )
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -17,23 +17,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from xxhash import xxh3_128
-
 from p2pl.errors import ConnectionLost, FrameError, PullError, wrong
 from p2pl.network.credit import Allowance, window
 from p2pl.network.dial import Dialler
 from p2pl.network.keys import CurveKeys
 from p2pl.network.traffic import Traffic
+from p2pl.network.version import hashing
 from p2pl.network.zmtp import Connection
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
-    MAX_HEADER_BYTES,
+    DIGEST_BYTES,
+    MAX_OFFER_BYTES,
     MAX_WAIT_MS,
     PROPERTY,
     PROPERTY_VALUE,
     Answer,
     Busy,
     Chunk,
+    Committed,
+    CommittedOffer,
     Credential,
     Credit,
     FetchBlob,
@@ -66,6 +68,8 @@ class Pulled:
     digest: bytes
     notes: bytes  # as the peer says; opaque
     payload: memoryview  # the only copy; whoever pulled it may change it
+    hash: bytes = b""  # all of its digest: SHA-256 in a session with update logs
+    commitment: bytes = b""  # what came with the offer there; unchecked
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ class Puller:
         credential: of this peer, shown with every question.
         chunk_bytes: of the session.
         traffic: counts what comes and goes.
+        committed: whether peers of the session keep update logs.
     """
 
     def __init__(
@@ -118,7 +123,9 @@ class Puller:
         credential: Credential,
         chunk_bytes: int,
         traffic: Traffic,
+        committed: bool = False,
     ) -> None:
+        self._committed = committed
         self._dialler = dialler
         self._keys = keys
         self._credential = credential
@@ -146,7 +153,13 @@ class Puller:
         return FetchBlob(self._credential, name, self._window)
 
     async def pull(
-        self, address: PeerAddress, question: Pull | FetchBlob, *, room: Room, deadline_s: float
+        self,
+        address: PeerAddress,
+        question: Pull | FetchBlob,
+        *,
+        room: Room,
+        deadline_s: float,
+        said: bytes | None = None,
     ) -> Pulled | Unchanged:
         """Returns the answer of the peer at `address`.
 
@@ -155,12 +168,14 @@ class Puller:
             question: what to ask.
             room: how long the answer must be, and where to put it.
             deadline_s: seconds for all of it.
+            said: goes with the question, in a session with update logs; None: nothing does.
 
         Raises:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
             FrameError: the peer is not who it should be, or what it sent is not what it promised.
         """
         talk = _Talk(question, address, room, self._chunk_bytes, self._traffic)
+        talk.said, talk.committed = said, self._committed
         try:
             async with asyncio.timeout(deadline_s):
                 return await self._converse(talk, address, deadline_s)
@@ -209,7 +224,7 @@ class Puller:
             self._dialler,
             self._keys,
             address,
-            max_payload_bytes=max(self._chunk_bytes, MAX_HEADER_BYTES),
+            max_payload_bytes=max(self._chunk_bytes, MAX_OFFER_BYTES),
             deadline_s=deadline_s,
         )
 
@@ -249,6 +264,8 @@ class _Talk:
         stage: how far it has come; for the message, should it fail.
         offset: bytes of the version that have come in a row.
         can_resume: whether the peer understands what asks for the rest.
+        said: goes with the question, in a session with update logs; None: nothing does.
+        committed: whether peers of the session keep update logs.
     """
 
     def __init__(
@@ -263,6 +280,8 @@ class _Talk:
         self.stage = "no answer"
         self.offset = 0
         self.can_resume = False
+        self.said: bytes | None = None
+        self.committed = False
         self.address = address
         self._question = question
         self._room = room
@@ -270,15 +289,16 @@ class _Talk:
         self._traffic = traffic
         self._offered = b""  # the digest of the version that comes
         self._view = memoryview(b"")
-        self._digest, self._hashed = xxh3_128(), 0
+        self._commitment = b""
+        self._digest, self._hashed = hashing(False), 0
 
     async def ask(self, connection: Connection) -> Pulled | Unchanged:
         """Returns the peer's answer; asks again for as long as it is busy."""
         self._connection = connection
-        said = connection.properties.get(PROPERTY.lower().encode())
-        self.can_resume = said == PROPERTY_VALUE.encode()
         question = self._question
         answer = await self._first_answer()
+        said = connection.properties.get(PROPERTY.lower().encode())
+        self.can_resume = said == PROPERTY_VALUE.encode()
         self._check_credential(answer.credential, question.credential.session.hex())
         if isinstance(answer, VersionOffer):
             return await self._download(answer, question.credit)
@@ -293,8 +313,9 @@ class _Talk:
         most_s = wait_s + FIRST_ANSWER_S
         until_s = time.monotonic() + most_s
         again = self.offset and self.can_resume
+        asked = Resume(question, self._offered, self.offset) if again else question
         while True:
-            await self._say(Resume(question, self._offered, self.offset) if again else question)
+            await self._say(asked if self.said is None else Committed(asked, self.said))
             try:
                 async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
                     answer, _ = await self._hear()
@@ -304,6 +325,9 @@ class _Talk:
                 raise PullError(f"refused: {answer.reason!r}")
             if isinstance(answer, Chunk):
                 raise FrameError(wrong("answer", got="a chunk", allowed="an offer before it"))
+            if isinstance(answer, CommittedOffer):
+                self._commitment = answer.commitment
+                return answer.offer
             if not isinstance(answer, Busy):
                 return answer
             self.stage = "busy"
@@ -338,8 +362,8 @@ class _Talk:
             self._grow(await self._next_chunk(self.offset))
             for chunks in allowance.arrived(time.monotonic()):
                 await self._say(Credit(chunks))
-        got = self._digest.digest()
-        if got != offer.digest:
+        made = self._digest.digest()
+        if (got := made[:DIGEST_BYTES]) != offer.digest:
             raise FrameError(wrong("digest", got=got.hex(), allowed=offer.digest.hex()))
         self._traffic.transfers_in += 1
         return Pulled(
@@ -349,6 +373,8 @@ class _Talk:
             digest=offer.digest,
             notes=offer.notes,
             payload=self._view,
+            hash=made,
+            commitment=self._commitment,
         )
 
     def _begin(self, offer: VersionOffer) -> None:
@@ -357,7 +383,7 @@ class _Talk:
         if not self.offset:
             self._view = self._room.view()
         self.offset = 0
-        self._digest, self._hashed = xxh3_128(), 0
+        self._digest, self._hashed = hashing(self.committed), 0
 
     def _grow(self, count: int) -> None:
         """Takes in a chunk that stands in its place; hashes it while it is in the cache."""
@@ -391,7 +417,7 @@ class _Talk:
         """Returns the next header, and the bytes that belong to it if it is a chunk."""
         header, *rest = await self._connection.receive()
         self._traffic.came(self.peer_id, len(header) + sum(map(len, rest)))
-        answer = decode_answer(header)
+        answer = decode_answer(header, committed=self.committed)
         if len(rest) != isinstance(answer, Chunk):
             raise FrameError(
                 wrong("message", got=f"{len(rest) + 1} frames", allowed="2 for a chunk, else 1")

@@ -17,12 +17,13 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from p2pl.errors import NetworkError, ProtocolError, PullError, wrong
 from p2pl.network import dial
+from p2pl.network.doorstep import Doorstep
 from p2pl.network.keys import Identity
 from p2pl.network.traffic import Traffic
 from p2pl.pace import NO_REST, BackOff
@@ -41,7 +42,7 @@ from p2pl.protocol.relay import (
     Said,
     Told,
 )
-from p2pl.rendezvous.board import MISSED, Board, Policy
+from p2pl.rendezvous.board import MISSED, Board, Peer, Policy
 from p2pl.rendezvous.service import Pipe, Service, SocketPipe, splice
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ CONNECT_S = 5.0  # to one of its addresses
 CLOSE_S = 2.0  # chosen: two round trips of a slow line
 MAX_HOSTS = 4  # of a relay's name, that are tried
 MIN_KEEPALIVE_S, MAX_KEEPALIVE_S = 1.0, 120.0  # whatever a relay says
+NO_MESSAGE = "message"  # how an older relay refuses, which takes nothing behind a call
 MAX_ANSWERS = 64  # calls at the same time; as many as a relay joins for one peer
 MEETING_LINES = 256  # chosen: as many peers as the largest cohort
 
@@ -68,14 +70,14 @@ class Speaker:
     Attributes:
         identity: signs.
         session: the id of its session, 32 bytes.
-        ticket: returns the newest one that the peer was given; b"": none.
+        ticket: returns the newest one to a relay that the peer was given; b"": none.
         trust: whom TLS trusts, for `relays://`; None: the authorities of this machine.
         wall: seconds since 1970.
     """
 
     identity: Identity
     session: bytes
-    ticket: Callable[[], bytes] = bytes
+    ticket: Callable[[Endpoint], bytes] = lambda _: b""
     trust: ssl.SSLContext | None = None
     wall: Callable[[], float] = time.time
 
@@ -170,12 +172,19 @@ class Pumps:
 
 
 async def dial_through(
-    relay: Endpoint, target: str, speaker: Speaker, *, pumps: Pumps, deadline_s: float
+    relay: Endpoint,
+    target: str,
+    speaker: Speaker,
+    *,
+    pumps: Pumps,
+    deadline_s: float,
+    hello: bytes = b"",
 ) -> socket.socket:
     """Returns a connected, non-blocking stream socket to the listener of a peer, by a relay.
 
-    Nothing has been written to it, and nothing read from it. It takes two round trips: one to the
-    relay, and then one to the relay with what the called peer needs for its own connection.
+    Nothing has been written to it but `hello`, and nothing read from it. It takes two round trips:
+    one to the relay, and then one to the relay with what the called peer needs for its own
+    connection.
 
     Args:
         relay: where the peer listens.
@@ -183,28 +192,46 @@ async def dial_through(
         speaker: who calls.
         pumps: copy where the way to the relay is no plain TCP.
         deadline_s: seconds for all of it.
+        hello: what is said to the peer first, at most `MAX_EARLY_BYTES`; it goes with the call.
 
     Raises:
         PullError: the relay cannot be reached, or does not join the two.
     """
-    key = speaker.identity.private_key
     with _told_by(relay):
         async with asyncio.timeout(deadline_s):
-            pipe = await _reach(relay, speaker, pumps)
-            with contextlib.ExitStack() as undo:
-                undo.callback(pipe.close)
-                undo.callback(pipe.shut)
-                call = messages.call(
-                    key,
-                    session=speaker.session,
-                    target=bytes.fromhex(target),
-                    time_s=speaker.wall(),
-                    ticket=speaker.ticket(),
-                )
-                await _say(pipe, call)
-                _expect(await _hear(pipe), Joined)
-                undo.pop_all()
+            try:
+                pipe = await _joined(relay, target, speaker, pumps, (hello, b""))
+            except _Refusal as no:
+                if not hello or not str(no).startswith(NO_MESSAGE):
+                    raise
+                pipe = await _joined(relay, target, speaker, pumps, (b"", hello))
     return _as_socket(pipe, pumps)
+
+
+async def _joined(
+    relay: Endpoint, target: str, speaker: Speaker, pumps: Pumps, said: tuple[bytes, bytes]
+) -> Pipe:
+    """Returns a connection that a relay has joined to a peer.
+
+    Over it was said what is in `said`: before the relay has answered, and after it.
+    """
+    pipe = await _reach(relay, speaker, pumps)
+    with contextlib.ExitStack() as undo:
+        undo.callback(pipe.close)
+        undo.callback(pipe.shut)
+        call = messages.call(
+            speaker.identity.private_key,
+            session=speaker.session,
+            target=bytes.fromhex(target),
+            time_s=speaker.wall(),
+            ticket=speaker.ticket(relay),
+        )
+        await _say(pipe, call, said[0])
+        _expect(await _hear(pipe), Joined)
+        if said[1]:
+            await pipe.send(said[1])
+        undo.pop_all()
+    return pipe
 
 
 def _as_socket(pipe: Pipe, pumps: Pumps) -> socket.socket:
@@ -292,7 +319,7 @@ class RelayListener:
                     speaker.identity.private_key,
                     session=speaker.session,
                     time_s=speaker.wall(),
-                    ticket=speaker.ticket(),
+                    ticket=speaker.ticket(self.relay),
                 )
                 await _say(pipe, said)
                 answer = _expect(await _hear(pipe), Listening)
@@ -336,7 +363,7 @@ class RelayListener:
                         undo.pop_all()
             count = self._pumps.count if self.relay.kind != MEET else _not_counted
             try:
-                await splice(there, SocketPipe(own), count)
+                await splice(there, Doorstep(own), count)
             finally:
                 self._pumps.ports.discard(mine)
         except PullError as fault:
@@ -354,22 +381,26 @@ class Meeting:
 
     Args:
         session: the session's id, 32 bytes.
+        author: of a private session, whose invitations let peers wait here; b"": it is open.
 
     Attributes:
         port: where it listens, once it is open.
+        revoked: returns the ids of peers whose invitations count no longer.
     """
 
-    def __init__(self, session: bytes) -> None:
+    def __init__(self, session: bytes, author: bytes = b"") -> None:
         self.port = 0
+        self.revoked: Callable[[], Collection[str]] = tuple
         self._session = session
         policy = Policy(
-            is_open=True,
+            is_open=not author,
+            authors=frozenset({author} if author else ()),
             sessions=frozenset({session}),
             takes_calls=False,
             max_lines=MEETING_LINES,
             max_per_session=MEETING_LINES,
         )
-        self._board = Board(policy, now=time.monotonic, wall=time.time)
+        self._board = Board(policy, now=time.monotonic, wall=time.time, bars=self._bars)
         self._service = Service(self._board)
 
     @contextlib.asynccontextmanager
@@ -397,16 +428,20 @@ class Meeting:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _bars(self, peer: Peer) -> str:
+        return "its invitation was taken back" if peer[1].hex() in self.revoked() else ""
+
     def holds(self, peer_id: str) -> bool:
         """Returns whether a peer waits here to be called."""
         return self._board.listens((self._session, bytes.fromhex(peer_id)))
 
-    async def call(self, peer_id: str, *, deadline_s: float) -> socket.socket:
+    async def call(self, peer_id: str, *, deadline_s: float, hello: bytes = b"") -> socket.socket:
         """Returns a connected, non-blocking stream socket to the listener of a peer.
 
         Args:
             peer_id: of the peer, 64 hex digits.
             deadline_s: seconds.
+            hello: what is said first.
 
         Raises:
             PullError: the peer does not wait here, or does not answer in time.
@@ -414,10 +449,10 @@ class Meeting:
         try:
             async with asyncio.timeout(deadline_s):
                 pipe = await self._service.call(self._session, bytes.fromhex(peer_id))
+                assert isinstance(pipe, SocketPipe)
+                return await dial.said_first(pipe.socket, hello)
         except TimeoutError as fault:
             raise PullError("unreachable: called back, and no answer in time") from fault
-        assert isinstance(pipe, SocketPipe)
-        return pipe.socket
 
 
 @contextlib.contextmanager
@@ -478,8 +513,8 @@ async def _hosts(relay: Endpoint) -> list[str]:
     return list(hosts)[:MAX_HOSTS]
 
 
-async def _say(pipe: Pipe, message: Said) -> None:
-    await pipe.send(PREFACE + messages.encode(message))
+async def _say(pipe: Pipe, message: Said, behind: bytes = b"") -> None:
+    await pipe.send(PREFACE + messages.encode(message) + behind)
 
 
 async def _ping(pipe: Pipe, every_s: float) -> None:

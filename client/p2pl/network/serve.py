@@ -29,6 +29,8 @@ from p2pl.protocol.frame import (
     MAX_REASON_CHARS,
     Busy,
     Chunk,
+    Committed,
+    CommittedOffer,
     Credential,
     Credit,
     FetchBlob,
@@ -79,6 +81,7 @@ class _Waiting:
     pull: Pull
     timer: asyncio.TimerHandle
     resume: Resume | None  # that the pull came in
+    said: bytes | None  # with it, in a session with update logs
 
 
 @dataclass(slots=True, eq=False)
@@ -146,7 +149,8 @@ class Server:
         self._draining: list[Callable[[], object]] = []  # over, but libzmq still holds a chunk
         self._sent_to: dict[Route, str] = {}  # whose transfers were sent whole, the latest last
         self._busy = Busy(int(limits.retry_in_s * 1_000))
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self.seen: dict[str, PeerAddress] = {}
         self.relayed_ports: Collection[int] = ()
         self.inbox = Inbox()
@@ -216,12 +220,14 @@ class Server:
         try:
             if len(frames) != 1:
                 raise FrameError(wrong("message", got=f"{len(frames)} frames", allowed="1"))
-            ask = decode_ask(frames[0].buffer)
+            heard = decode_ask(frames[0].buffer)
+            said = heard.said if isinstance(heard, Committed) else None
+            ask = heard.question if isinstance(heard, Committed) else heard
             if isinstance(ask, Pull | FetchBlob | Resume):
                 resume = ask if isinstance(ask, Resume) else None
                 question = ask.question if isinstance(ask, Resume) else ask
                 peer_id = self._check_credential(question.credential, frames[0])
-                self._on_question(route, peer_id, question, resume)
+                self._on_question(route, peer_id, question, resume, said)
             elif isinstance(ask, Credit):
                 peer_id = self._peer_on(route)
                 self._on_credit(route, ask.chunks)
@@ -239,12 +245,16 @@ class Server:
             self._send(route, peer_id, Refused(f"{fault}; {ASK_THE_AUTHOR}"[:MAX_REASON_CHARS]))
         except FrameError as fault:
             peer_id = peer_id or self._peer_on(route)
-            self._traffic.broke(peer_id)
-            log.debug("broken frame peer=%s reason=%s", peer_id, fault)
-            self._forget(route)
-            self._accepted.forget(route)
-            self._send(route, peer_id, Refused("protocol error"))
+            self._refuse(route, peer_id, fault)
         self._traffic.came(peer_id, sum(map(len, frames)))
+
+    def _refuse(self, route: Route, peer_id: str | None, fault: FrameError) -> None:
+        """Ends what goes on on a connection over which nonsense has come."""
+        self._traffic.broke(peer_id)
+        log.debug("broken frame peer=%s reason=%s", peer_id, fault)
+        self._forget(route)
+        self._accepted.forget(route)
+        self._send(route, peer_id, Refused("protocol error"))
 
     def _peer_on(self, route: Route) -> str | None:
         """Returns who has proved to be on a connection and has business there."""
@@ -252,29 +262,41 @@ class Server:
         return known.peer_id if known else self._accepted.peer_on(route)
 
     def _on_question(
-        self, route: Route, peer_id: str, question: Pull | FetchBlob, resume: Resume | None
+        self,
+        route: Route,
+        peer_id: str,
+        question: Pull | FetchBlob,
+        resume: Resume | None,
+        said: bytes | None,
     ) -> None:
         if resume is not None and resume.offset % self._chunk_bytes:
             allowed = f"a multiple of {self._chunk_bytes}"
             raise FrameError(wrong("resume.offset", got=resume.offset, allowed=allowed))
         if isinstance(question, Pull):
-            self._on_pull(route, peer_id, question, resume)
+            self._on_pull(route, peer_id, question, resume, said)
         else:
-            self._on_fetch_blob(route, peer_id, question, resume)
+            self._on_fetch_blob(route, peer_id, question, resume, said)
 
-    def _on_pull(self, route: Route, peer_id: str, pull: Pull, resume: Resume | None) -> None:
+    def _on_pull(
+        self, route: Route, peer_id: str, pull: Pull, resume: Resume | None, said: bytes | None
+    ) -> None:
         self._check_free(route)
         version = self._versions.get(pull.want)
         early = pull.want == "model" and (version is None or version.round < pull.round)
         given = self._version_for(pull, resume)
         goes_on = resume is not None and given is not None and given.digest == resume.digest
         if early and pull.wait_ms and not goes_on:
-            self._wait(route, peer_id, pull, resume)
+            self._wait(route, peer_id, pull, resume, said)
         else:
-            self._answer(route, peer_id, pull, resume)
+            self._answer(route, peer_id, pull, resume, said)
 
     def _on_fetch_blob(
-        self, route: Route, peer_id: str, collect: FetchBlob, resume: Resume | None
+        self,
+        route: Route,
+        peer_id: str,
+        collect: FetchBlob,
+        resume: Resume | None,
+        said: bytes | None,
     ) -> None:
         self._check_free(route)
         blob = self._blobs.get(collect.name)
@@ -283,7 +305,7 @@ class Server:
         elif self._is_full(peer_id):
             self._send(route, peer_id, self._busy)
         else:
-            self._begin(route, peer_id, collect.credit, blob, resume, is_blob=True)
+            self._begin(route, peer_id, collect.credit, blob, resume, said, is_blob=True)
 
     def _check_free(self, route: Route) -> None:
         if route in self._transfers or route in self._waiting:
@@ -330,7 +352,9 @@ class Server:
         if len(self.seen) > MAX_SEEN:
             del self.seen[next(iter(self.seen))]
 
-    def _wait(self, route: Route, peer_id: str, pull: Pull, resume: Resume | None) -> None:
+    def _wait(
+        self, route: Route, peer_id: str, pull: Pull, resume: Resume | None, said: bytes | None
+    ) -> None:
         """Lets a pull wait for its round; a peer waits once, and its newest pull counts."""
         for other, waiting in list(self._waiting.items()):
             if waiting.peer_id == peer_id:
@@ -340,15 +364,20 @@ class Server:
             return
         loop = asyncio.get_running_loop()
         timer = loop.call_later(pull.wait_ms / 1_000, self._end_wait, route)
-        self._waiting[route] = _Waiting(peer_id, pull, timer, resume)
+        self._waiting[route] = _Waiting(peer_id, pull, timer, resume, said)
 
     def _end_wait(self, route: Route) -> None:
         waiting = self._waiting.pop(route)
         waiting.timer.cancel()
-        self._answer(route, waiting.peer_id, waiting.pull, waiting.resume)
+        try:
+            self._answer(route, waiting.peer_id, waiting.pull, waiting.resume, waiting.said)
+        except FrameError as fault:  # what came with the question is looked at now
+            self._refuse(route, waiting.peer_id, fault)
         self._look_again()
 
-    def _answer(self, route: Route, peer_id: str, pull: Pull, resume: Resume | None) -> None:
+    def _answer(
+        self, route: Route, peer_id: str, pull: Pull, resume: Resume | None, said: bytes | None
+    ) -> None:
         version = self._version_for(pull, resume)
         if version is None and pull.want == "checkpoint":
             self._send(route, peer_id, Refused("this peer does not hand out the checkpoint"))
@@ -359,7 +388,7 @@ class Server:
         elif self._is_full(peer_id):
             self._send(route, peer_id, self._busy)
         else:
-            self._begin(route, peer_id, pull.credit, version, resume)
+            self._begin(route, peer_id, pull.credit, version, resume, said)
 
     def _version_for(self, pull: Pull, resume: Resume | None) -> Published | None:
         """Returns what is served: what was broken off, or the newest, or the one before.
@@ -399,13 +428,14 @@ class Server:
         self._draining = [last for last in self._draining if last() is not None]
         return len(self._transfers) + len(self._draining) < self._limits.transfers
 
-    def _begin(
+    def _begin(  # noqa: PLR0913  # what to send, to whom, and from where on
         self,
         route: Route,
         peer_id: str,
         credit: int,
         version: Published,
         resume: Resume | None,
+        said: bytes | None,
         *,
         is_blob: bool = False,
     ) -> None:
@@ -419,7 +449,11 @@ class Server:
             version.digest,
             version.notes,
         )
-        if self._send(route, peer_id, offer):
+        header: Header = offer
+        if said is not None:
+            commits = version.commits
+            header = CommittedOffer(offer, commits.answer(peer_id, said) if commits else b"")
+        if self._send(route, peer_id, header):
             now_s = self._now()
             transfer = _Transfer(peer_id, version, credit, now_s, now_s, is_blob, offset=offset)
             self._transfers[route] = transfer
@@ -430,11 +464,11 @@ class Server:
         transfer = self._transfers.get(route)
         if transfer is None:  # all was sent, and is still on its way
             if peer_id := self._sent_to.get(route):
-                self._traffic.credited(peer_id)
+                self._traffic.moved(peer_id)
             return
         transfer.credit = min(transfer.credit + chunks, MAX_OUTSTANDING)
         transfer.moved_s = self._now()
-        self._traffic.credited(transfer.peer_id)
+        self._traffic.moved(transfer.peer_id)
         self._pump(route)
 
     def _pump(self, route: Route) -> None:
@@ -443,7 +477,8 @@ class Server:
         view = transfer.version.view
         while transfer.credit and transfer.offset < len(view):
             chunk = view[transfer.offset : transfer.offset + self._chunk_bytes]
-            if not self._send(route, transfer.peer_id, Chunk(transfer.offset), chunk):
+            payload = self._followed(transfer, chunk) if transfer.is_blob else chunk
+            if not self._send(route, transfer.peer_id, Chunk(transfer.offset), payload):
                 self._forget(route)
                 return
             transfer.last = weakref.ref(chunk)
@@ -455,6 +490,17 @@ class Server:
             self._sent_to[route] = transfer.peer_id
             if len(self._sent_to) > MAX_SENT:
                 del self._sent_to[next(iter(self._sent_to))]
+
+    def _followed(self, transfer: _Transfer, chunk: memoryview) -> zmq.Frame:
+        """Returns a chunk to send, whose leaving for the network will be counted."""
+        gone = weakref.finalize(chunk, self._has_left, transfer.peer_id)
+        gone.atexit = False
+        return zmq.Frame(chunk, copy=False, copy_threshold=1)  # a copy would be gone at once
+
+    def _has_left(self, peer_id: str) -> None:
+        """Counts, from whatever thread, a chunk that libzmq has given to the network."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._traffic.moved, peer_id)
 
     def _watch(self, route: Route, transfer: _Transfer) -> None:
         """Drops a transfer that stands still or lasts too long, else looks again when it may."""
@@ -487,13 +533,17 @@ class Server:
             self._draining.append(transfer.last)
 
     def _send(
-        self, route: Route, peer_id: str | None, header: Header, payload: memoryview | None = None
+        self,
+        route: Route,
+        peer_id: str | None,
+        header: Header,
+        payload: memoryview | zmq.Frame | None = None,
     ) -> bool:
         """Returns whether the message is on its way; False if its puller is gone or does not read.
 
         It never waits: the mark of the socket holds more than credit allows.
         """
-        parts: list[bytes | memoryview] = [route, encode(header)]
+        parts: list[bytes | memoryview | zmq.Frame] = [route, encode(header)]
         if payload is not None:
             parts.append(payload)
         try:

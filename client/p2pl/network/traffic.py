@@ -20,7 +20,7 @@ class Traffic:
     bytes_in_by_peer: dict[str, int] = field(default_factory=dict)
     bytes_out_by_peer: dict[str, int] = field(default_factory=dict)
     garbage_by_peer: dict[str, int] = field(default_factory=dict)
-    credits_by_peer: dict[str, int] = field(default_factory=dict)  # for parts of what it pulls
+    moves_by_peer: dict[str, int] = field(default_factory=dict)  # signs that it takes what it pulls
 
     def came(self, peer_id: str | None, count: int) -> None:
         """Counts bytes that came in; None where nobody has proved to be the sender.
@@ -43,9 +43,9 @@ class Traffic:
         self.bytes_out += count
         _add(self.bytes_out_by_peer, peer_id, count)
 
-    def credited(self, peer_id: str) -> None:
-        """Counts a message of a peer that has taken parts of what it pulls."""
-        _add(self.credits_by_peer, peer_id, 1)
+    def moved(self, peer_id: str) -> None:
+        """Counts a sign that what a peer pulls moves: its word, or a part that its line took."""
+        _add(self.moves_by_peer, peer_id, 1)
 
     def broke(self, peer_id: str | None) -> None:
         """Counts a frame that broke the protocol."""

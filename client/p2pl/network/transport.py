@@ -12,7 +12,7 @@ from p2pl.network.keys import Identity
 from p2pl.network.known import KnownPeers
 from p2pl.network.pull import Pulled, Unchanged
 from p2pl.network.traffic import Traffic
-from p2pl.network.version import Payload, Version
+from p2pl.network.version import Commits, Payload, Version
 from p2pl.protocol.announce import Answer, Event, PeerAddress
 from p2pl.protocol.frame import Newest
 
@@ -53,7 +53,7 @@ class Transport(Protocol):
         """Gives the session's initial checkpoint to all who ask for it."""
         ...
 
-    async def pull(  # keywords, each of them a different thing
+    async def pull(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         address: PeerAddress,
         *,
@@ -62,6 +62,7 @@ class Transport(Protocol):
         wait_s: float,
         deadline_s: float,
         size: int,
+        said: bytes | None = None,
     ) -> Pulled | Unchanged:
         """Returns the newest version of the peer at `address`.
 
@@ -72,6 +73,7 @@ class Transport(Protocol):
             wait_s: …or after this time with what it has; 0..60.
             deadline_s: for all of it.
             size: of every version in this session, bytes.
+            said: goes with the question, in a session with update logs; None: nothing does.
 
         Raises:
             PullError: the other peer is late, cannot be reached or refuses.
@@ -95,12 +97,13 @@ class Transport(Protocol):
         """
         ...
 
-    async def put_blob(self, name: bytes, payload: Payload) -> None:
+    async def put_blob(self, name: bytes, payload: Payload, commits: Commits | None = None) -> None:
         """Gives `payload` to those who know its name, until it is dropped.
 
         Args:
             name: that only those who may have it know; `BLOB_NAME_BYTES` long, drawn at random.
             payload: bytes, which must not change any more.
+            commits: in a session with update logs, to what is locked in the payload.
         """
         ...
 
@@ -109,8 +112,14 @@ class Transport(Protocol):
         ...
 
     async def fetch_blob(
-        self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
-    ) -> memoryview:
+        self,
+        address: PeerAddress,
+        name: bytes,
+        *,
+        size: int,
+        deadline_s: float,
+        said: bytes | None = None,
+    ) -> Pulled:
         """Returns the blob of this name that the peer at `address` has for this one.
 
         Args:
@@ -118,6 +127,7 @@ class Transport(Protocol):
             name: of the blob.
             size: that it must have, bytes.
             deadline_s: for all of it.
+            said: as in `pull`.
 
         Raises:
             PullError: the other peer is late, cannot be reached or refuses.

@@ -66,12 +66,15 @@ class Ways:
         self._worked: dict[str, str] = {}  # by peer id
         self._rests: dict[str, float] = {}  # ways to relays that led nowhere, and until when
 
-    async def open(self, address: PeerAddress, *, deadline_s: float) -> socket.socket:
+    async def open(
+        self, address: PeerAddress, *, deadline_s: float, hello: bytes = b""
+    ) -> socket.socket:
         """Returns a connected, non-blocking stream socket to the listener of a peer.
 
         Args:
             address: of the peer.
             deadline_s: seconds for all of it.
+            hello: what is said first.
 
         Raises:
             PullError: no way led to it; it says why of each.
@@ -84,7 +87,7 @@ class Ways:
             left_s = until_s - loop.time()
             share_s = left_s if index + 1 == len(ways) else SHARE * left_s
             try:
-                stream = await self._try(way, address, share_s)
+                stream = await self._try(way, address, share_s, hello)
             except PullError as fault:
                 reasons.append(str(fault))
                 continue
@@ -111,20 +114,25 @@ class Ways:
         return sorted(found, key=rank)  # the sort is stable
 
     async def _try(
-        self, way: Endpoint | str, address: PeerAddress, deadline_s: float
+        self, way: Endpoint | str, address: PeerAddress, deadline_s: float, hello: bytes
     ) -> socket.socket:
         if isinstance(way, Endpoint):
             try:
                 return await dial_through(
-                    way, address.id, self._speaker, pumps=self._pumps, deadline_s=deadline_s
+                    way,
+                    address.id,
+                    self._speaker,
+                    pumps=self._pumps,
+                    deadline_s=deadline_s,
+                    hello=hello,
                 )
             except Unreached:
                 self._rest(str(way))
                 raise
         if way == MEET:
             assert self.meeting is not None
-            return await self.meeting.call(address.id, deadline_s=deadline_s)
-        return await self._direct.open(address, deadline_s=deadline_s)
+            return await self.meeting.call(address.id, deadline_s=deadline_s, hello=hello)
+        return await self._direct.open(address, deadline_s=deadline_s, hello=hello)
 
     def _rest(self, way: str) -> None:
         self._rests.pop(way, None)

@@ -80,6 +80,26 @@ def is_proxied(url: httpx.URL) -> bool:
     return url.scheme in proxies or "all" in proxies
 
 
+def proxy_for(host: str, port: int) -> str | None:
+    """Returns the proxy through which TLS to a host goes, as the environment says; None: directly.
+
+    Args:
+        host: a name or an IP address, of a relay.
+        port: 1..65535.
+    """
+    if not is_proxied(httpx.URL(scheme="https", host=host, port=port)):
+        return None
+    proxies = system.getproxies_environment()
+    named = proxies.get("https") or proxies.get("all") or ""
+    return named if "://" in named else f"http://{named}"
+
+
+def without_password(url: str) -> str:
+    """Returns a proxy's URL for a person to read."""
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else rest.rpartition("@")[2]
+
+
 def client(trust: ssl.SSLContext, urls: Iterable[str], *, deadline_s: float) -> httpx.AsyncClient:
     """Returns a client that follows no redirect and wastes no bytes.
 
@@ -118,7 +138,7 @@ def _is_here(url: str) -> bool:
 def _proxy_refused(fault: Exception) -> str:
     """Returns what is wrong with the proxies of the environment, and what to do."""
     named = {name: url for name, url in system.getproxies_environment().items() if name != "no"}
-    shown = ", ".join(f"{name}={_without_password(url)}" for name, url in sorted(named.items()))
+    shown = ", ".join(f"{name}={without_password(url)}" for name, url in sorted(named.items()))
     is_socks = isinstance(fault, ImportError)
     hint = "pip install 'httpx[socks]' brings SOCKS" if is_socks else str(fault)
     return wrong(
@@ -127,8 +147,3 @@ def _proxy_refused(fault: Exception) -> str:
         allowed="http://HOST:PORT, or socks5://HOST:PORT with the package socksio",
         hint=f"{hint}; or unset the variable",
     )
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.rpartition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else rest.rpartition("@")[2]

@@ -1,4 +1,8 @@
-"""Reaches a relay by WebSocket over TLS: what only needs a way out to port 443."""
+"""Reaches a relay by WebSocket over TLS: what only needs a way out to port 443.
+
+Where the environment names a proxy for HTTPS, it goes through that, as trackers are asked: many a
+network that lets out nothing else lets out HTTPS by a proxy alone.
+"""
 
 import contextlib
 import ssl
@@ -6,7 +10,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidProxy,
+    InvalidURI,
+    ProxyError,
+    WebSocketException,
+)
 
 from p2pl.errors import ProtocolError
 from p2pl.network import web
@@ -47,20 +57,32 @@ async def open_web_socket(
         run: runs a coroutine in the background, to its end or until the run of the peer ends.
 
     Raises:
-        OSError: it cannot be reached, or is not trusted.
+        OSError: it cannot be reached, is not trusted, or the proxy of the environment is of no use.
         ProtocolError: there is no relay.
     """
+    proxy = web.proxy_for(relay.host, relay.port)
+    named = f"the proxy {web.without_password(proxy or '')} (HTTPS_PROXY, ALL_PROXY)"
     try:
         there = await connect(
             f"wss://{joined(relay.host, relay.port)}/",
             ssl=trust or web.trust(None),
-            proxy=None,
+            proxy=proxy,
             open_timeout=OPEN_S,
             user_agent_header="p2pl",
             **SETTINGS,
         )
     except ssl.SSLError as fault:
         raise OSError(fault.errno, f"{fault.reason or fault}{web.advice(fault)}") from fault
+    except ImportError as fault:
+        hint = "pip install 'python-socks[asyncio]' brings SOCKS; or unset the variable"
+        raise OSError(0, f"{named} cannot be used: {hint}") from fault
+    except (ProxyError, InvalidProxy) as fault:
+        raise OSError(0, f"{named} does not lead there: {_words(fault)}") from fault
     except (InvalidHandshake, InvalidURI) as fault:
         raise ProtocolError(f"no WebSocket ({fault})") from fault
     return _Pipe(there, relay.host, run)
+
+
+def _words(fault: WebSocketException) -> str:
+    """Returns what is wrong with a proxy, without its password."""
+    return f"{fault.msg}; or unset the variable" if isinstance(fault, InvalidProxy) else str(fault)

@@ -31,7 +31,7 @@ from p2pl.network.memory import reuse_freed_memory
 from p2pl.network.pull import Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, ServeLimits, Server
 from p2pl.network.traffic import Traffic
-from p2pl.network.version import Payload, Version, prepare
+from p2pl.network.version import Commits, Payload, Version, prepare
 from p2pl.network.zmtp import HANDSHAKE_S, KEY_REFUSED
 from p2pl.protocol import invitation
 from p2pl.protocol.announce import PeerAddress
@@ -81,6 +81,7 @@ class CurveWire:
         room: Callable[[int], memoryview] | None = None,
         dialler: Dialler | None = None,
         membership: Membership | None = None,
+        committed: bool = False,
     ) -> None:
         """Makes the keys of its connections; nothing is open yet.
 
@@ -94,6 +95,7 @@ class CurveWire:
             room: returns so many writable bytes to receive a model in; None: usual memory.
             dialler: opens streams to other peers; None: by TCP, where their addresses say.
             membership: who is of the session, where it is private; None: it is open.
+            committed: whether peers of the session keep update logs.
 
         Raises:
             P2PLError: this libzmq has no CURVE.
@@ -107,6 +109,7 @@ class CurveWire:
         self._limits = limits or ServeLimits()
         self._room = room
         self._membership = membership
+        self._committed = committed
         self._dialler = dialler or Direct()
         self._keys = (
             CurveKeys.generate() if membership is None else lasting_keys(identity, session_id)
@@ -129,6 +132,11 @@ class CurveWire:
         if self._membership is None:
             return b""
         return self._membership.proof_of(self.curve_key, self._identity.peer_id)
+
+    @property
+    def revoked(self) -> frozenset[str]:
+        """The ids of peers whose invitations were taken back, as far as is known."""
+        return frozenset() if self._membership is None else self._membership.revoked
 
     @property
     def seen(self) -> Mapping[str, PeerAddress]:
@@ -187,7 +195,7 @@ class CurveWire:
         Raises:
             ValueError: the payload is empty or not contiguous, or the notes are too long.
         """
-        published = await prepare(version)
+        published = await prepare(version, committed=self._committed)
         self._server.publish("model", published, keep_last=keep_last)
         return published.digest
 
@@ -197,7 +205,8 @@ class CurveWire:
         Raises:
             ValueError: the payload is empty or not contiguous.
         """
-        checkpoint = await prepare(Version(round=0, samples=0, payload=payload))
+        version = Version(round=0, samples=0, payload=payload)
+        checkpoint = await prepare(version, committed=self._committed)
         self._server.publish("checkpoint", checkpoint)
 
     async def pull(  # noqa: PLR0913  # keywords, each of them a different thing
@@ -210,6 +219,7 @@ class CurveWire:
         deadline_s: float,
         size: int,
         into: memoryview | None = None,
+        said: bytes | None = None,
     ) -> Pulled | Unchanged:
         """Returns the newest version of the peer at `address`.
 
@@ -222,6 +232,7 @@ class CurveWire:
             size: of every version in this session, in bytes.
             into: writable memory of `size` bytes to receive in, which saves the cost of new pages
                 (a second a GiB); None = new memory. After an error anything may stand in it.
+            said: goes with the question, in a session with update logs; None: nothing does.
 
         Raises:
             PullError: the peer is late, unreachable, busy until the deadline, or refuses.
@@ -230,7 +241,8 @@ class CurveWire:
         question = self._puller.question("model", have=have, round=round, wait_s=wait_s)
         room = Room(size, into, self._room)
         return await self._run(
-            address, self._puller.pull(address, question, room=room, deadline_s=deadline_s)
+            address,
+            self._puller.pull(address, question, room=room, deadline_s=deadline_s, said=said),
         )
 
     async def pull_checkpoint(
@@ -254,25 +266,33 @@ class CurveWire:
             raise FrameError("answer: not modified, to someone who holds no version")
         return answer.payload
 
-    async def put_blob(self, name: bytes, payload: Payload) -> None:
+    async def put_blob(self, name: bytes, payload: Payload, commits: Commits | None = None) -> None:
         """Gives `payload` to those who know its name, until it is dropped.
 
         Args:
             name: `BLOB_NAME_BYTES` random bytes; tell them to nobody but the receiver.
             payload: at least one byte; must not change any more.
+            commits: in a session with update logs, to what is locked in the payload.
 
         Raises:
             ValueError: the payload is empty or not contiguous.
         """
-        self._server.put_blob(name, await prepare(Version(0, 0, payload)))
+        blob = await prepare(Version(0, 0, payload, commits=commits), committed=self._committed)
+        self._server.put_blob(name, blob)
 
     def drop_blob(self, name: bytes) -> None:
         """Gives a blob to nobody any more; transfers that have begun go on to their end."""
         self._server.drop_blob(name)
 
     async def fetch_blob(
-        self, address: PeerAddress, name: bytes, *, size: int, deadline_s: float
-    ) -> memoryview:
+        self,
+        address: PeerAddress,
+        name: bytes,
+        *,
+        size: int,
+        deadline_s: float,
+        said: bytes | None = None,
+    ) -> Pulled:
         """Returns the blob of this name, of the peer at `address`.
 
         Args:
@@ -280,17 +300,19 @@ class CurveWire:
             name: as its owner told it.
             size: that it must have, in bytes.
             deadline_s: seconds for all of it.
+            said: as in `pull`.
 
         Raises:
             PullError, FrameError: as `pull`.
         """
-        question = self._puller.blob_question(name)
+        question, room = self._puller.blob_question(name), Room(size)
         answer = await self._run(
-            address, self._puller.pull(address, question, room=Room(size), deadline_s=deadline_s)
+            address,
+            self._puller.pull(address, question, room=room, deadline_s=deadline_s, said=said),
         )
         if isinstance(answer, Unchanged):
             raise FrameError("answer: not modified, to someone who asked for a blob")
-        return answer.payload
+        return answer
 
     async def ping(self, address: PeerAddress, *, deadline_s: float) -> Newest:
         """Returns which version the peer at `address` would give to a pull, for some tens of bytes.
@@ -345,17 +367,17 @@ class CurveWire:
             raise PullError(self._membership.explained(str(fault))) from fault
         finally:
             self._asking.discard(task)
+            asking.close()  # where the task was ended before it had begun, nobody else does
 
     async def _of_the_session(self, address: PeerAddress, asking: Coroutine[None, None, T]) -> T:
         """Returns what `asking` returns, if the peer at `address` is of the session, and this one.
 
         It is checked each time: a connection that is kept may be older than what is known now.
         """
-        with contextlib.closing(asking):
-            if self._membership is not None:
-                self._membership.check_own()
-                await self._membership.check(address)
-            return await asking
+        if self._membership is not None:
+            self._membership.check_own()
+            await self._membership.check(address)
+        return await asking
 
     async def _guard(self, context: zmq.asyncio.Context, stack: contextlib.AsyncExitStack) -> None:
         """Has libzmq ask before a handshake ends, and name the key (in Z85) beside each message."""
@@ -414,6 +436,7 @@ class CurveWire:
             credential=credential,
             chunk_bytes=self._chunk_bytes,
             traffic=self.traffic,
+            committed=self._committed,
         )
         self._connections = Connections(
             self._dialler, keys=self._keys, credential=credential, traffic=self.traffic

@@ -38,6 +38,7 @@ KEY_REFUSED = "unreachable: refused the CURVE key"
 
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
 MAJOR_AT, MECHANISM = 10, slice(12, 32)
+PATIENT_AT, PATIENT = 63, 1  # the greeting's last byte is filler; what `doorstep` says there
 LARGE, COMMAND = 0x02, 0x04  # flags of a frame
 SMALL_HEAD_BYTES, LARGE_HEAD_BYTES = 2, 9  # flags, and a size of one byte or of eight
 MORE, INNER_COMMAND = 0x01, 0x02  # flags inside a box
@@ -146,6 +147,7 @@ class Client:
 
     Attributes:
         stage: what must come next.
+        is_patient: whether what is in front of the listener keeps what comes before its READY.
         unsent: bytes for the other end, in order; whoever sends them removes them.
         properties: that the other end says it has, by name in small letters, once it is open.
     """
@@ -160,6 +162,7 @@ class Client:
         short: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.stage = Stage.GREETING
+        self.is_patient = False
         self.properties: dict[bytes, bytes] = {}
         self._server_key = server_key
         self._public, self._secret = z85.decode(keys.public), z85.decode(keys.secret)
@@ -182,7 +185,7 @@ class Client:
         self.unsent = bytearray(GREETING + _frame(COMMAND, self._hello()))
 
     def put(self, *frames: bytes) -> None:
-        """Adds a message to what is unsent; the handshake must be over."""
+        """Adds a message to what is unsent; it must be possible to send one."""
         for index, frame in enumerate(frames):
             self._put(MORE * (index + 1 < len(frames)), frame)
 
@@ -237,13 +240,18 @@ class Client:
         return whole
 
     def shake_hands(self) -> None:
-        """Takes commands out of what was read, until the connection is open or more must be read.
+        """Takes commands out of what was read, until messages can be sent or more must be read.
 
         Raises:
             PullError: the other end is no peer, or refuses this one.
         """
-        while not self.is_open and self._step():
+        while not self.may_send and self._step():
             pass
+
+    @property
+    def may_send(self) -> bool:
+        """Whether messages can be sent: it is open, or what is sent too early is kept there."""
+        return self.is_open or (self.is_patient and self.stage is Stage.READY)
 
     @property
     def is_open(self) -> bool:
@@ -301,6 +309,7 @@ class Client:
         mechanism = bytes(there[MECHANISM])
         if mechanism != GREETING[MECHANISM]:
             raise self._broken(wrong("greeting mechanism", got=mechanism, allowed="CURVE"))
+        self.is_patient = there[PATIENT_AT] == PATIENT
         self._begin += len(GREETING)
         self.stage = Stage.WELCOME
         return True
@@ -450,7 +459,7 @@ class Client:
             raise FrameError(wrong("command", got=command, allowed="PING or PONG"))
 
     def _put(self, flags: int, payload: bytes) -> None:
-        if not self.is_open:
+        if not self.may_send:
             raise ValueError("the handshake is not over")
         short = self._next_nonce()
         sealed = box.seal(bytes([flags]) + payload, MESSAGE_OUT + short, self._key)
@@ -481,6 +490,9 @@ class Connection:
     ) -> Self:
         """Returns a connection to whoever has the CURVE key that `address` names.
 
+        Where the other end allows it, the handshake's last answer is not waited for: it is read
+        before the first message, and until then nothing is known of its properties.
+
         Args:
             dialler: opens the stream.
             keys: of this end.
@@ -495,7 +507,10 @@ class Connection:
             got = wrong("curve_key", got=address.curve_key, allowed=ALLOWED_KEY)
             raise PullError(f"address: {got}")
         client = Client(keys, z85.decode(address.curve_key), max_payload_bytes=max_payload_bytes)
-        connection = cls(await dialler.open(address, deadline_s=deadline_s), client)
+        hello = bytes(client.unsent)
+        client.unsent.clear()
+        stream = await dialler.open(address, deadline_s=deadline_s, hello=hello)
+        connection = cls(stream, client)
         with contextlib.ExitStack() as undo:
             undo.callback(connection.close)
             try:
@@ -529,7 +544,7 @@ class Connection:
 
     @property
     def properties(self) -> dict[bytes, bytes]:
-        """What the other end says of itself, by name in small letters."""
+        """What the other end says of itself, by name in small letters; before a message: maybe."""
         return self._client.properties
 
     def rest(self) -> bool:
@@ -552,7 +567,7 @@ class Connection:
         self._stream.close()
 
     async def _shake_hands(self) -> None:
-        while not self._client.is_open:
+        while not self._client.may_send:
             await self._flush()
             await self._read()
             self._client.shake_hands()

@@ -32,6 +32,7 @@ class _StrictDecoder(bencodepy.BencodeDecoder):  # type: ignore[misc]  # the lib
     """Accepts canonical bencoding only; raises ValueError, KeyError or the library's own error."""
 
     left = MAX_VALUES
+    is_open = False  # whether the keys of the outermost dictionary may stand in any order
 
     def decode_int(self, data: bytes, at: int, **_: object) -> tuple[int, int]:
         found = _INT.match(data, at)
@@ -61,9 +62,10 @@ class _StrictDecoder(bencodepy.BencodeDecoder):  # type: ignore[misc]  # the lib
         if depth > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} at byte {at}")
         at, entries, last = at + 1, {}, None
+        any_order = self.is_open and not depth
         while data[at : at + 1] != b"e":
             key, at = self.decode_string(data, at)
-            if last is not None and key <= last:
+            if key in entries if any_order else last is not None and key <= last:
                 raise ValueError(f"key {key!r} is out of order or repeated")
             last = key
             entries[key], at = self._decode_next(data, at, depth)
@@ -78,8 +80,13 @@ class _StrictDecoder(bencodepy.BencodeDecoder):  # type: ignore[misc]  # the lib
         return found
 
 
-def decode(data: bytes) -> Any:  # noqa: ANN401  # any bencoded value
+def decode(data: bytes, *, is_open: bool = False) -> Any:  # noqa: ANN401  # any bencoded value
     """Returns the value in `data`: int, bytes, list or dict with bytes keys.
+
+    Args:
+        data: one value, canonical.
+        is_open: whether the keys of the outermost dictionary may stand in any order, as programs
+            write them that add their own; they still stand there once each.
 
     Raises:
         ValueError: `data` is not exactly one canonically bencoded value.
@@ -87,7 +94,9 @@ def decode(data: bytes) -> Any:  # noqa: ANN401  # any bencoded value
     if not data:
         raise ValueError("nothing there")
     try:
-        value, end = _StrictDecoder(max_depth=MAX_DEPTH).decode_func[data[:1]](data, 0)
+        decoder = _StrictDecoder(max_depth=MAX_DEPTH)
+        decoder.is_open = is_open
+        value, end = decoder.decode_func[data[:1]](data, 0)
     except KeyError as fault:
         raise ValueError(f"{fault.args[0]!r} does not begin a value") from fault
     if end != len(data):

@@ -15,6 +15,9 @@ What broke is asked for again from where it broke (`Resume`), of a peer that say
 that it understands this (`PROPERTY`): its offer is followed by chunks from there where it still has
 the same version, else by all chunks of what it has.
 
+In a session with update logs a question carries what the asker knows of the other's log
+(`Committed`), and the offer what commits the other to the version (`CommittedOffer`).
+
 The session fixes the size of the model and of a chunk, so both sides know every length before a
 byte arrives. Times travel as whole milliseconds: no NaN, no infinity.
 """
@@ -30,7 +33,10 @@ from p2pl.protocol.announce import CurveKey, Port
 from p2pl.protocol.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_signed_by, peer_id_of, sign
 
 MAX_HEADER_BYTES = 2_048  # the longest valid header, an offer with full notes, has about 1,300
+MAX_OFFER_BYTES = 10_240  # of an answer: an offer with what commits its sender to a version
 MAX_NOTES_BYTES = 1_024
+MAX_SAID_BYTES = 1_664  # beside a question, in a session with update logs
+MAX_COMMITMENT_BYTES = 8_192  # beside an offer there; usually about 1,500
 BLOB_NAME_BYTES = 16  # random, so nobody guesses one
 MAX_TELL_BYTES = 1_536  # chosen: room for a sealed message with its keys; models are pulled
 MAX_REASON_CHARS = 200
@@ -221,18 +227,32 @@ class Resume(Header, frozen=True, tag=14):
     offset: Annotated[int, Meta(ge=1, lt=1 << 53)]  # of the first byte that is missing
 
 
+class Committed(Header, frozen=True, tag=15):
+    """Asks for something, in a session with update logs."""
+
+    question: Pull | FetchBlob | Resume
+    said: Annotated[bytes, Meta(max_length=MAX_SAID_BYTES)]  # see p2pl.protocol.updates.message
+
+
+class CommittedOffer(Header, frozen=True, tag=16):
+    """Says what comes next, and what its sender commits to with it; the answer to `Committed`."""
+
+    offer: VersionOffer
+    commitment: Annotated[bytes, Meta(max_length=MAX_COMMITMENT_BYTES)]
+
+
 ConnectionAsk: TypeAlias = Hello | Ping | Tell
 ConnectionAnswer: TypeAlias = Hello | Newest | Told | Busy | Refused
-Ask: TypeAlias = Pull | Credit | FetchBlob | Resume | ConnectionAsk
-Answer: TypeAlias = VersionOffer | NotModified | Busy | Refused | Chunk
+Ask: TypeAlias = Pull | Credit | FetchBlob | Resume | Committed | ConnectionAsk
+Answer: TypeAlias = VersionOffer | CommittedOffer | NotModified | Busy | Refused | Chunk
 T = TypeVar("T")
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ASK: msgspec.msgpack.Decoder[Ask] = msgspec.msgpack.Decoder(
-    Pull | Credit | FetchBlob | Resume | Hello | Ping | Tell
+    Pull | Credit | FetchBlob | Resume | Committed | Hello | Ping | Tell
 )
 _ANSWER: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(
-    VersionOffer | NotModified | Busy | Refused | Chunk
+    VersionOffer | CommittedOffer | NotModified | Busy | Refused | Chunk
 )
 _CONNECTION_ANSWER: msgspec.msgpack.Decoder[ConnectionAnswer] = msgspec.msgpack.Decoder(
     Hello | Newest | Told | Busy | Refused
@@ -249,9 +269,14 @@ def decode_ask(data: bytes | memoryview) -> Ask:
     return _decode(_ASK, data)
 
 
-def decode_answer(data: bytes | memoryview) -> Answer:
-    """Returns what a server said, or raises FrameError."""
-    return _decode(_ANSWER, data)
+def decode_answer(data: bytes | memoryview, *, committed: bool = False) -> Answer:
+    """Returns what a server said, or raises FrameError.
+
+    Args:
+        data: of anybody.
+        committed: whether peers of the session keep update logs: then an answer may be longer.
+    """
+    return _decode(_ANSWER, data, MAX_OFFER_BYTES if committed else MAX_HEADER_BYTES)
 
 
 def decode_connection_answer(data: bytes | memoryview) -> ConnectionAnswer:
@@ -259,11 +284,11 @@ def decode_connection_answer(data: bytes | memoryview) -> ConnectionAnswer:
     return _decode(_CONNECTION_ANSWER, data)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes | memoryview) -> T:
-    if len(data) > MAX_HEADER_BYTES:
-        raise FrameError(
-            wrong("header", got=f"{len(data)} bytes", allowed=f"at most {MAX_HEADER_BYTES}")
-        )
+def _decode(
+    decoder: msgspec.msgpack.Decoder[T], data: bytes | memoryview, limit: int = MAX_HEADER_BYTES
+) -> T:
+    if len(data) > limit:
+        raise FrameError(wrong("header", got=f"{len(data)} bytes", allowed=f"at most {limit}"))
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:

@@ -30,6 +30,7 @@ INVITATION_WORD = "p2pl-invitation-1"  # its file begins so
 MAX_TEXT_CHARS = 50_000
 INVITATION_PURPOSE = b"p2pl invitation 1"
 REVOCATIONS_PURPOSE = b"p2pl revocations 1"
+SHOWN_DIGITS = 8  # of an id, in a message
 ASK_THE_AUTHOR = "ask the author of the session for a new invitation"
 
 Id = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -59,10 +60,7 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
             now_s: the time, in seconds since 1970.
         """
         if self.session.hex() != session_id:
-            raise ProofError(
-                f"the invitation is for another session ({self.session.hex()[:8]}…, and this is "
-                f"{session_id[:8]}…)"
-            )
+            raise ProofError(_for_another("session", self.session.hex(), session_id))
         statement = _invites(self.session, self.peer, self.not_after_s)
         if not is_signed_by(author, INVITATION_PURPOSE, statement, self.signature):
             raise ProofError("the invitation is not signed by the author of this session")
@@ -104,10 +102,7 @@ class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         except FrameError as fault:
             raise ProofError(str(fault)) from fault
         if peer_id != self.invitation.peer_id:
-            raise ProofError(
-                f"the invitation is for another peer ({self.invitation.peer_id[:8]}…, and this is "
-                f"{peer_id[:8]}…)"
-            )
+            raise ProofError(_for_another("peer", self.invitation.peer_id, peer_id))
         return peer_id
 
 
@@ -177,6 +172,11 @@ def revoke(
 def encode(value: Invitation | Proof | Revocations) -> bytes:
     """Returns the bytes of what was signed; the same value gives the same bytes."""
     return _ENCODER.encode(value)
+
+
+def decode(data: bytes) -> Invitation:
+    """Returns the invitation in `data`, not checked yet; raises ProofError."""
+    return _decode(Invitation, data, MAX_PROOF_BYTES)
 
 
 def decode_proof(data: bytes) -> Proof:
@@ -256,6 +256,16 @@ def _decode(kind: type[T], data: bytes, limit: int) -> T:
     if _ENCODER.encode(value) != data:
         raise ProofError(f"{name}: not in the one form that it has")
     return value
+
+
+def _for_another(what: str, theirs: str, this: str) -> str:
+    """Returns what an invitation is for, with as many digits as it takes to see the difference."""
+    unlike = (at for at, (one, other) in enumerate(zip(theirs, this, strict=False)) if one != other)
+    alike = next(unlike, len(this))
+    count = max(SHOWN_DIGITS, alike + 1)
+    shown = [id_[:count] + "…" * (count < len(id_)) for id_ in (theirs, this)]
+    text = f"the invitation is for another {what} ({shown[0]}, and this is {shown[1]})"
+    return text if alike < SHOWN_DIGITS else f"{text}; it may be damaged: have it sent again"
 
 
 def _invites(session: bytes, peer: bytes, not_after_s: int) -> bytes:

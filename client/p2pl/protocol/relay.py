@@ -18,9 +18,11 @@ After `Joined`, whatever comes over one of the two is written to the other, byte
 of an answer the relay may say `Refused`, and closes.
 
 A message is two bytes that say how long it is, then msgpack. Whoever connects begins with `PREFACE`
-and says nothing more before the answer. A relay's operator, and whoever sees its lines, reads which
-peer speaks to which, and when. They cannot speak for a peer: `Listen` and `Call` are signed, dated
-and good once.
+and says nothing more before the answer; but whoever calls may say the first `MAX_EARLY_BYTES` of
+what is for the other peer right behind its `Call`, which saves a way to the relay and back.
+
+A relay's operator, and whoever sees its lines, reads which peer speaks to which, and when. They
+cannot speak for a peer: `Listen` and `Call` are signed, dated and good once.
 """
 
 import hashlib
@@ -39,6 +41,7 @@ from p2pl.protocol.ticket import MAX_TICKET_BYTES, RawId
 PREFACE = b"p2pl-relay/1\n"
 LENGTH_BYTES = 2
 MAX_MESSAGE_BYTES = 1_024
+MAX_EARLY_BYTES = 512  # behind a `Call`; chosen: a ZMTP greeting and a CURVE HELLO are 266
 NONCE_BYTES = 16
 MAX_REASON_CHARS = 300
 PURPOSES: dict[str, bytes] = {"listen": b"p2pl relay listen 1", "call": b"p2pl relay call 1"}

@@ -1,8 +1,10 @@
 """A ticket to a relay: its issuer says that one peer of one session may use it for a while.
 
-The tracker issues it in its answers, or whoever made the session does, by hand. It is 174 bytes of
-msgpack, signed, and canonical: there is one way to write it. It names a peer's key, so whoever
-finds or copies it can do nothing with it: a peer signs what it says to a relay (`relay.py`).
+The tracker issues it in its answers. It is 174 bytes of msgpack, signed, and canonical: there is
+one way to write it. It names a peer's key, so whoever finds or copies it can do nothing with it: a
+peer signs what it says to a relay (`relay.py`).
+
+At a relay that knows the author of a private session, an invitation does as well (`entry.py`).
 """
 
 import hashlib
@@ -21,6 +23,8 @@ MAX_TICKET_BYTES = 512
 MAX_LIFE_S = 7 * 86_400  # chosen: short-lived, and long enough for one that a person passes on
 PURPOSE = b"p2pl relay ticket 1"
 _KEY_PATTERN = re.compile(r"[0-9a-f]{64}")
+
+ISSUER_HINT = "`p2pl-tracker serve --relay-url …` prints it when it starts"
 
 RawId = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
@@ -79,7 +83,12 @@ def decode(data: bytes) -> Ticket:
 
 
 def check(
-    data: bytes, *, session: bytes, public_key: bytes, issuers: Collection[bytes], now_s: float
+    data: bytes,
+    *,
+    session: bytes,
+    public_key: bytes,
+    issuers: Collection[bytes],
+    now_s: float,
 ) -> None:
     """Raises ProtocolError unless a ticket allows a peer to use a relay.
 
@@ -106,13 +115,17 @@ def check(
         raise ProtocolError("ticket signature: it is not that of its issuer")
 
 
-def parse_issuer(text: str) -> bytes:
-    """Returns an issuer's public key, 32 bytes, from its 64 hex digits.
+def parse_issuer(text: str, option: str = "--issuer", hint: str = ISSUER_HINT) -> bytes:
+    """Returns a public key, 32 bytes, from its 64 hex digits.
+
+    Args:
+        text: as the person gave it.
+        option: that it was given with.
+        hint: where the person finds it.
 
     Raises:
         InputError: it is not written so.
     """
     if not _KEY_PATTERN.fullmatch(text):
-        hint = "`p2pl-tracker serve --relay-url …` prints it when it starts"
-        raise InputError(wrong("--issuer", got=text, allowed="64 lower-case hex digits", hint=hint))
+        raise InputError(wrong(option, got=text, allowed="64 lower-case hex digits", hint=hint))
     return bytes.fromhex(text)

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from p2pl.errors import ProtocolError
 from p2pl.pace import Rate, RateLimiter
-from p2pl.protocol import ticket
+from p2pl.protocol import entry
 from p2pl.protocol.announce import MAX_SKEW_S
 from p2pl.protocol.relay import (
     NONCE_BYTES,
@@ -52,6 +52,7 @@ class Policy:
 
     Attributes:
         issuers: public keys of those whose tickets count.
+        authors: public keys of those whose invitations to private sessions count as tickets.
         is_open: whether no ticket is wanted.
         sessions: that it is for; None: for all.
         takes_calls: whether strangers may call; else only the process that runs it does.
@@ -72,6 +73,7 @@ class Policy:
     """
 
     issuers: frozenset[bytes] = frozenset()
+    authors: frozenset[bytes] = frozenset()
     is_open: bool = False
     sessions: frozenset[bytes] | None = None
     takes_calls: bool = True
@@ -195,6 +197,7 @@ class Board:
         now: a clock that never steps back, in seconds.
         wall: seconds since 1970.
         draw: returns so many bytes that nobody can guess.
+        bars: returns why a peer is not let in, whatever it shows; "": it is.
 
     Attributes:
         counts: what has happened so far.
@@ -207,10 +210,11 @@ class Board:
         now: Callable[[], float],
         wall: Callable[[], float],
         draw: Callable[[int], bytes] = secrets.token_bytes,
+        bars: Callable[[Peer], str] = lambda _: "",
     ) -> None:
         self.policy = policy
         self.counts = Counts()
-        self._now, self._wall, self._draw = now, wall, draw
+        self._now, self._wall, self._draw, self._bars = now, wall, draw, bars
         self._lines: dict[Line, _Line] = {}
         self._next: Line = 1
         self._listeners: dict[Peer, _Line] = {}
@@ -432,16 +436,18 @@ class Board:
             raise _Refusal("peer", "too many connections of this peer", 5.0)
         try:
             if not policy.is_open:
-                ticket.check(
+                entry.check(
                     message.ticket,
                     session=message.session,
                     public_key=message.public_key,
-                    issuers=policy.issuers,
+                    counts=entry.Counts(policy.issuers, policy.authors),
                     now_s=self._wall(),
                 )
             message.check("listen" if isinstance(message, Listen) else "call", self._wall())
         except ProtocolError as fault:
             raise _Refusal("ticket", str(fault), None) from fault
+        if why := self._bars(peer):
+            raise _Refusal("ticket", why, None)
         if wait_s := self._asks.take(peer):
             raise _Refusal("rate", "this peer asks too often", wait_s)
         self._once(message)

@@ -15,7 +15,9 @@ from typing import Protocol
 from p2pl.errors import ProtocolError, PullError, wrong
 from p2pl.protocol.relay import (
     LENGTH_BYTES,
+    MAX_EARLY_BYTES,
     PREFACE,
+    Call,
     Joined,
     Refused,
     Said,
@@ -165,16 +167,25 @@ async def splice(one: Pipe, other: Pipe, count: Callable[[bool, int], None]) -> 
 
 
 class Messages:
-    """Takes bytes as they come, and returns the messages in them."""
+    """Takes bytes as they come, and returns the messages in them.
+
+    Behind a `Call` there are none: what comes then is for the peer that is called.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._greeted = False
+        self._greeted = self._called = False
 
     @property
     def rest(self) -> int:
         """How many bytes are no message yet."""
         return len(self._buffer)
+
+    def take_early(self) -> bytes:
+        """Returns what came behind a `Call`, and forgets it."""
+        early = bytes(self._buffer) if self._called else b""
+        self._buffer.clear()
+        return early
 
     def feed(self, data: bytes | memoryview) -> list[Said]:
         """Returns the messages that are whole with these bytes.
@@ -191,13 +202,19 @@ class Messages:
                 return []
             del self._buffer[: len(PREFACE)]
             self._greeted = True
-        found = []
-        while len(self._buffer) >= LENGTH_BYTES:
+        found: list[Said] = []
+        while not self._called and len(self._buffer) >= LENGTH_BYTES:
             end = LENGTH_BYTES + length_of(bytes(self._buffer[:LENGTH_BYTES]))
             if len(self._buffer) < end:
                 break
             found.append(decode_said(bytes(self._buffer[LENGTH_BYTES:end])))
+            self._called = isinstance(found[-1], Call)
             del self._buffer[:end]
+        if self._called and len(self._buffer) > MAX_EARLY_BYTES:
+            got = f"over {MAX_EARLY_BYTES} bytes"
+            raise ProtocolError(
+                wrong("early bytes", got=got, allowed=f"{MAX_EARLY_BYTES} behind a call")
+            )
         return found
 
 
@@ -213,6 +230,7 @@ class Service:
         self._pipes: dict[Line, Pipe] = {}
         self._over: dict[Line, asyncio.Event] = {}
         self._other: dict[Line, Pipe] = {}
+        self._messages: dict[Line, Messages] = {}
         self._calls: dict[Line, asyncio.Future[Pipe]] = {}  # of this process itself
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -274,6 +292,10 @@ class Service:
         try:
             self._do([*commands, *self.board.call_from_here(line, session, target)])
             return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                answer.result().close()  # it came as nobody waited any more
+            raise
         finally:
             del self._calls[line]
             self._do(self.board.lost(line))
@@ -292,13 +314,14 @@ class Service:
         finally:
             self._do(self.board.lost(line))
             self._other.pop(line, None)
+            self._messages.pop(line, None)
             del self._over[line]
             if self._pipes.pop(line, None) is not None:
                 pipe.close()
 
     async def _read(self, line: Line, pipe: Pipe) -> None:
         """Returns when the other end of a connection has ended, or it is another's by now."""
-        messages = Messages()
+        messages = self._messages[line] = Messages()
         while line in self._pipes:
             other = self._other.get(line)
             data = await pipe.receive(BUFFER_BYTES if other else TALK_BYTES)
@@ -353,6 +376,10 @@ class Service:
                 answer.set_result(pipe)
             return
         self._other[caller], self._other[callee] = self._pipes[callee], self._pipes[caller]
+        messages = self._messages.get(caller)
+        if messages is not None and (early := messages.take_early()):
+            self.board.copied(caller, len(early))
+            self._pipes[callee].post(early)  # nothing was written there but that it is joined
 
     def _end(self, line: Line) -> None:
         if pipe := self._pipes.get(line):

@@ -1,6 +1,8 @@
 """Files that are either all there or not there at all."""
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +33,7 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> N
     """
     draft: str | None = None
     try:
+        _check_replaceable(path)
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as out:
@@ -46,6 +49,17 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> N
         if draft is not None:
             Path(draft).unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written: {fault.strerror}") from fault
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises OSError where the name is a device's or a named pipe's, which would be gone after."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        said = "got a named pipe or a device, allowed a regular file or a name that is free"
+        raise OSError(errno.EINVAL, said, str(path))
 
 
 def _settle(folder: Path) -> None:

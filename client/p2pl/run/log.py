@@ -6,6 +6,7 @@
     session.torrent    the session itself (written by whoever joins it)
     model.safetensors  the final weights (written by whoever has them)
     model-best.safetensors  those of the round that did best on validation (likewise)
+    messages.jsonl     what was said between the rounds, for people; at most 1 MiB of it
     lock               held by the process that is writing
 
 A line is on its way to the disk before `append` returns, so `kill -9` costs at most the line being
@@ -17,6 +18,7 @@ those of parameters and their headers on the wire between peers. JSON has no NaN
 finite is written as null, and a metric that is not finite is left out.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import math
@@ -32,7 +34,7 @@ from typing import Annotated, BinaryIO, Literal, Self, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
-from p2pl.errors import RunDirError, wrong
+from p2pl.errors import InputError, RunDirError, wrong
 from p2pl.metric import ACCURACY, Metric
 from p2pl.run.files import write_atomically
 
@@ -44,9 +46,12 @@ MODEL_FILE = "model.safetensors"
 CHECKPOINT_FILE = "initial.safetensors"  # from which all peers of the session begin
 BEST_FILE = "model-best.safetensors"
 PERSONAL_FILE = "personal.safetensors"
+MESSAGES_FILE = "messages.jsonl"
 LOCK_FILE = "lock"
 MAX_LEFT_OUT = 256  # peers that a summary names for it
+MAX_MERGED = 1_024  # peers that a marker names
 NAMED_ROUNDS = 20  # of each of them
+MAX_MESSAGES_BYTES = 1 << 20  # then the older half goes
 MAX_RECORD_BYTES = 64 << 20  # of one JSON file, or one line; 100,000 peers by id fit
 
 Percent = Annotated[float, Meta(ge=0, le=100)]
@@ -86,6 +91,10 @@ class Marker(_Record, frozen=True):
     loss_unit: str = "nats"  # of all losses; "" where they have none
     data_mark: str = ""  # of the peer's examples, as it divided them; "" = not known
     reach: str = ""  # whether others could dial the peer, as it was found last; "" = not known
+    merged: tuple[PeerId, ...] = ()  # whose models it took before its first round or after its last
+    rounds: Count = 0  # to do in all; 0 = not known
+    epsilon_budget: float | None = None  # that training may spend; None: it is not private
+    attack: str = ""  # what a peer does that tests a swarm; "": it is honest, as far as is known
 
 
 class RoundEntry(_Record, frozen=True):
@@ -116,6 +125,7 @@ class RoundEntry(_Record, frozen=True):
     bytes_out: Count = 0
     bytes_relayed: Count = 0  # of connections by relays, both ways, their framing included
     bytes_by_peer: dict[PeerId, tuple[Count, Count]] = {}  # (in, out)
+    seconds_by_peer: dict[PeerId, Seconds] = {}  # waited for its answer; several at the same time
     messages_out: Count = 0  # to other peers
     tracker_bytes: Count = 0  # both ways
     tracker_seconds: Seconds | None = None  # None: no tracker answered this round
@@ -160,6 +170,13 @@ class ScoredOn(_Record, frozen=True):
             f"{self.examples} examples held back for validation, on which trust is learned too: "
             "there is no test set"
         )
+
+
+class Message(_Record, frozen=True):
+    """Something that a person was told between two rounds."""
+
+    time: float  # seconds since 1970
+    text: str
 
 
 class LeftOut(_Record, frozen=True):
@@ -324,6 +341,7 @@ class RunLog:
         self.directory = directory
         self.last: RoundEntry | None = None
         self.totals = Totals()
+        self._said = ""
         with ExitStack() as held, _translated(directory):
             _check_owner(directory, marker)  # before anything is created in a stranger's directory
             directory.mkdir(parents=True, exist_ok=True)
@@ -379,13 +397,32 @@ class RunLog:
             )
         self._add(entry)
 
-    def describe(self, metrics: Sequence[Metric], loss_unit: str) -> None:
-        """Writes down what the run measures, the primary metric first.
+    def describe(
+        self,
+        metrics: Sequence[Metric],
+        loss_unit: str,
+        *,
+        rounds: int = 0,
+        epsilon_budget: float | None = None,
+    ) -> None:
+        """Writes down what the run measures, and how far it is to go.
+
+        Args:
+            metrics: the primary one first.
+            loss_unit: of all losses.
+            rounds: to do in all; 0: not known.
+            epsilon_budget: that training may spend; None: it is not private.
 
         Raises:
             InputError: it cannot be written.
         """
-        told = msgspec.structs.replace(self._marker, metrics=tuple(metrics), loss_unit=loss_unit)
+        told = msgspec.structs.replace(
+            self._marker,
+            metrics=tuple(metrics),
+            loss_unit=loss_unit,
+            rounds=rounds,
+            epsilon_budget=epsilon_budget,
+        )
         if told != self._marker:
             _write_record(self.directory / MARKER_FILE, told)
             self._marker = told
@@ -415,6 +452,40 @@ class RunLog:
             self._marker = msgspec.structs.replace(self._marker, reach=text)
             _write_record(self.directory / MARKER_FILE, self._marker)
 
+    def take_merged(self, peers: Iterable[PeerId]) -> None:
+        """Writes down whose models were taken outside of a round; of very many, the first ones.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        before = self._marker.merged
+        new = [peer for peer in dict.fromkeys(peers) if peer not in before]
+        if new and len(before) < MAX_MERGED:
+            merged = (*before, *new)[:MAX_MERGED]
+            self._marker = msgspec.structs.replace(self._marker, merged=merged)
+            _write_record(self.directory / MARKER_FILE, self._marker)
+            self.totals = dataclasses.replace(
+                self.totals, peers_met=self.totals.peers_met.union(merged)
+            )
+
+    def say(self, text: str, time_s: float) -> None:
+        """Keeps what a person was told; where that fails, nothing is lost that a run needs.
+
+        Args:
+            text: of it; what was said last is not said again.
+            time_s: seconds since 1970.
+        """
+        if text == self._said:
+            return
+        self._said = text
+        path = self.directory / MESSAGES_FILE
+        with contextlib.suppress(OSError, InputError):
+            if path.exists() and path.stat().st_size > MAX_MESSAGES_BYTES:
+                _, _, newer = path.read_bytes()[-MAX_MESSAGES_BYTES // 2 :].partition(b"\n")
+                write_atomically(path, newer)
+            with path.open("ab", buffering=0) as file:
+                file.write(msgspec.json.encode(Message(time=time_s, text=text)) + b"\n")
+
     @property
     def reach(self) -> str:
         """Whether others can dial the peer, as it was found last."""
@@ -442,7 +513,8 @@ class RunLog:
 
     def _replay(self, until: int | None) -> None:
         """Reads the log from the start and cuts it after the last round that is to be kept."""
-        self.last, self.totals = None, Totals()
+        self.last = None
+        self.totals = Totals(peers_met=frozenset(self._marker.merged))
         keep_bytes = 0
         for entry, end in _complete_rounds(self.directory / ROUNDS_FILE):
             if until is not None and entry.round > until:
@@ -611,6 +683,17 @@ def is_begun(directory: Path, marker: Marker) -> bool:
     """
     with _translated(directory):
         return _check_owner(directory, marker) is not None
+
+
+def session_of(directory: Path) -> str:
+    """Returns the id of the session that a run directory is of; "" where it does not say.
+
+    Raises:
+        RunDirError: it is damaged, or cannot be read.
+    """
+    with _translated(directory):
+        marker = _read_record(directory / MARKER_FILE, Marker)
+    return marker.session_id if marker else ""
 
 
 def is_in_use(directory: Path) -> bool:

@@ -50,6 +50,7 @@ class PeerState:
     charged: int = 0  # steps of private training paid for by then; see accounts.py
     personal: Tensor | None = None  # [P] float32, the personal model; None: none is kept
     best: Best | None = None  # None: none is kept; its weights are in a file of their own
+    logged: int = 0  # entries of the update log by then
 
 
 def save_state(directory: Path, session_id: str, state: PeerState) -> None:
@@ -75,6 +76,7 @@ def save_state(directory: Path, session_id: str, state: PeerState) -> None:
         "memory": state.memory,
         "charged": state.charged,
         "best": None if state.best is None else msgspec.to_builtins(state.best),
+        **({"logged": state.logged} if state.logged else {}),
     }
     metadata = {"format": FORMAT, "session": session_id, "state": json.dumps(told)}
     # By parts: put together, as `safetensors` does it, they would take the memory of another model.
@@ -153,6 +155,7 @@ def load_state(
             charged=int(told.get("charged", 0)),
             personal=personal,
             best=msgspec.convert(told.get("best"), Best | None),
+            logged=int(told.get("logged", 0)),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
         raise RunDirError(

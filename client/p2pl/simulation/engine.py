@@ -42,6 +42,7 @@ MAX_SCORED = 20
 
 Offers: TypeAlias = Mapping[tuple[int, int | None], PeerModel | str]
 OnRound = Callable[["SimulatedRound"], None]
+OnBegin: TypeAlias = Callable[[Sequence[Learner]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ def run(
     device: torch.device,
     on_round: OnRound | None = None,
     model: nn.Module | None = None,
+    on_begin: OnBegin | None = None,
 ) -> Result:
     """Returns what came of one simulation.
 
@@ -108,6 +110,7 @@ def run(
         on_round: called after every round.
         model: in the place of the session's, of the same layout, and left as it is; None: the
             session's own.
+        on_begin: called with the peers, by number, before the first round.
 
     Raises:
         InputError: the setup is not one that can be run.
@@ -126,6 +129,8 @@ def run(
         engine = Engine("sequential", threads, threads)
     initial = flatten(space)
     learners = tuple(learner.beginning(initial) for learner in learners)
+    if on_begin is not None:
+        on_begin(learners)
     states: Sequence[_State] = [_State(initial) for _ in learners]
     honest = tuple(range(len(learners) - setup.bad))
     memory = attackers.Memory()

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import pytest
 import torch
+from support.logs import ended, keeper_of, records_of
 from support.processes import ROOT
 from torch import Tensor
 
@@ -139,10 +140,11 @@ def _closing(place: Place) -> Iterator[Place]:
         yield place
 
 
-def made(folder: Path, network: MemoryNetwork, count: int) -> list[Place]:
+def made(folder: Path, network: MemoryNetwork, count: int, *, ledger: bool = False) -> list[Place]:
     """Returns peers that are the members of one session."""
     identities = [Identity.generate() for _ in range(count)]
     file, payload = session_file(tuple(one.peer_id for one in identities))
+    file = replace(file, session=msgspec.structs.replace(file.session, ledger=ledger))
     places = []
     for number, identity in enumerate(identities):
         run_dir = folder / f"peer-{number}"
@@ -164,6 +166,8 @@ def made(folder: Path, network: MemoryNetwork, count: int) -> list[Place]:
             seeding_s=10.0,
             worker=worker,
         )
+        if ledger:
+            network.committed, node.keeper = True, keeper_of(node, identity)
         kind = EXCHANGES.find("raft")()
         assert isinstance(kind, RaftExchange)
         state = PeerState(0, learner.decode_checkpoint(payload))
@@ -308,3 +312,24 @@ async def test_members_whose_models_never_get_through_end_and_say_for_whom_they_
     said = " ".join(str(end) for end in ends)
     assert "none that got through for 2 s" in said
     assert any(f"the last from {place.node.peer_id[:8]}: late" in said for place in places)
+
+
+@pytest.mark.anyio
+async def test_every_model_of_raft_was_committed_to_before_it_was_given(
+    tmp_path: Path, network: MemoryNetwork
+) -> None:
+    with contextlib.ExitStack() as stack:
+        made_here = made(tmp_path, network, 3, ledger=True)
+        places = [stack.enter_context(_closing(one)) for one in made_here]
+        nodes = [place.node for place in places]
+        stack.enter_context(ended(nodes))
+        await asyncio.gather(*(place.run() for place in places))
+    logs = {one.peer_id: records_of(one) for one in nodes}
+    digests = {who: {one.signed.entry.digest for one in log} for who, log in logs.items()}
+    stages = {one.signed.entry.stage for log in logs.values() for one in log}
+    assert stages == {"trained", "mixed"}
+    mixes = [one.mix for log in logs.values() for one in log if one.mix]
+    assert max(len(mix.parts) for mix in mixes) >= 2  # what a leader has made
+    for mix in mixes:
+        assert all(part.digest in digests[part.peer.hex()] for part in mix.parts)
+    assert not any(one.keeper.watch.faults for one in nodes if one.keeper)

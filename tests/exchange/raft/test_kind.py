@@ -112,9 +112,9 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
         kept.told.append(payload)
         await tell(wire, address, payload, **more)  # type: ignore[arg-type]
 
-    async def putting(wire: CurveWire, name: bytes, payload: bytes) -> None:
+    async def putting(wire: CurveWire, name: bytes, payload: bytes, *more: None) -> None:
         kept.blobs.append(bytes(payload))
-        await put(wire, name, payload)
+        await put(wire, name, payload, *more)
 
     def generating(suite: SuiteName) -> KeyPair:
         pair = generate(suite)  # in threads of several peers at the same time

@@ -153,6 +153,19 @@ async def test_patience_does_not_end_while_something_moves(
         transfers.check()
 
 
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_pause")
+async def test_what_moves_counts_at_once_however_long_a_standstill_would_be_waited_for(
+    clock: Clock, transfers: Transfers
+) -> None:
+    for _ in range(2):
+        transfers.late(SLOW, "late")  # from now on, it is looked at each 30 s
+    clock.advance(25)
+    await _moving(transfers, clock, 5 * MIB, bytes_s=250_000)  # 21 s
+    clock.advance(10)
+    transfers.check()
+
+
 def test_a_leader_may_be_silent_for_longer_after_a_transfer_was_cut_off(
     transfers: Transfers,
 ) -> None:

@@ -5,7 +5,7 @@ import asyncio
 from p2pl.exchange.cohort import POLL_S
 from p2pl.exchange.raft.leadership import Leadership
 from p2pl.exchange.raft.participant import Came, Participant
-from p2pl.exchange.raft.term import PATIENCES, TRAININGS, Term
+from p2pl.exchange.raft.term import PATIENCES, TRAININGS, Term, commits_to
 from p2pl.exchange.swap import Pulls
 from p2pl.mixing.base import PeerModel
 from p2pl.protocol.raft.election import ModelId
@@ -43,6 +43,9 @@ class Aggregator:
             QuorumError: a majority's results do not get through.
         """
         peer, base = self._peer, self._peer.held
+        if peer.node.keeper:  # nobody is served what the leader itself gives; its log names it
+            payload = await asyncio.to_thread(peer.node.learner.codec.encode, own.vector)
+            await commits_to(peer.node, "trained", ModelId(base.term, own.round), payload)
         term.give(peer.me, base, own)
         patience_s = PATIENCES * peer.settings.patience_s
         until_s = peer.held_s + max(patience_s, TRAININGS * peer.trained_s)

@@ -13,6 +13,9 @@ log = logging.getLogger(__name__)
 WAITING = 16  # messages to one peer; chosen: two seconds of heartbeats, older ones are no news
 TELL_S = 1.0  # for one message; chosen: a connection that is made anew on a path of 200 ms
 MAX_TELL_S = 4.0  # for the next one, after some that were late: on a link that something else fills
+# A message may take so many times as long as the one before: a packet of it may be lost and sent
+# again, and a connection that is given up for that takes six ways there and back to be made anew.
+TELL_TIMES = 4.0
 
 MAX_LATE = 1_024  # peers that are remembered to be late
 
@@ -70,7 +73,7 @@ class Post:
         address = known.find(peer_id)
         if address is None:
             raise PullError("nobody has said where this peer is")
-        patience_s = self._patience_s.pop(peer_id, TELL_S)
+        patience_s, begun_s = self._patience_s.pop(peer_id, TELL_S), self._node.clock()
         try:
             await self._node.transport.tell(address, payload, deadline_s=patience_s)
         except PullError:
@@ -78,5 +81,7 @@ class Post:
             if len(self._patience_s) > MAX_LATE:
                 del self._patience_s[next(iter(self._patience_s))]
             raise
+        took_s = self._node.clock() - begun_s
+        patience_s = min(MAX_TELL_S, max(patience_s / 2, TELL_TIMES * took_s))
         if patience_s > TELL_S:
-            self._patience_s[peer_id] = max(TELL_S, patience_s / 2)
+            self._patience_s[peer_id] = patience_s

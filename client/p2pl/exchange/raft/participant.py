@@ -18,7 +18,7 @@ from p2pl.exchange.node import Node
 from p2pl.exchange.raft.bootstrap import Founders
 from p2pl.exchange.raft.leadership import Bell, EventLog, Leadership, SeatFile
 from p2pl.exchange.raft.outbox import Post
-from p2pl.exchange.raft.term import Term, collect
+from p2pl.exchange.raft.term import Term, collect, commits_to
 from p2pl.exchange.raft.transfers import LEAST_BYTES_S, Transfers
 from p2pl.exchange.swap import Pulls, announce
 from p2pl.mixing.base import Mixed, PeerModel
@@ -306,7 +306,7 @@ class Participant:
             before_s = self.node.clock()
             for one in members:
                 came = traffic.bytes_in_by_peer.get(one, 0)
-                taken = traffic.credits_by_peer.get(one, 0)
+                taken = traffic.moves_by_peer.get(one, 0)
                 if came - before[one][0] > least or taken > before[one][1]:
                     self.leadership.moves(one)
                 before[one] = came, taken
@@ -434,9 +434,11 @@ class Participant:
             own: the result.
         """
         codec = self.node.learner.codec
-        locked = await asyncio.to_thread(lambda: lock(codec.encode(own.vector)))
+        payload = await asyncio.to_thread(codec.encode, own.vector)
+        locked = await asyncio.to_thread(lock, payload)
         name = os.urandom(BLOB_NAME_BYTES)
-        await self.node.transport.put_blob(name, locked.box)
+        commits = await commits_to(self.node, "trained", ModelId(base.term, own.round), payload)
+        await self.node.transport.put_blob(name, locked.box, commits)
         try:
             await self.ask(notice, lambda key: Update(key, base, own.samples, name, locked.key))
         finally:
@@ -455,11 +457,11 @@ class Participant:
             Moved: there is another leader or another model meanwhile.
             QuorumError: there was no answer for as long as the session's `patience_s`.
         """
-        suite, credits_of = self.settings.suite, self.node.transport.traffic.credits_by_peer
+        suite, moves_of = self.settings.suite, self.node.transport.traffic.moves_by_peer
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         try:
             while True:
-                taken = credits_of.get(notice.leader, 0)
+                taken = moves_of.get(notice.leader, 0)
                 pair = await asyncio.to_thread(KeyPair.generate, suite)
                 self.asked = [*self.asked, Asked(pair, notice.term, answer)][-MAX_ASKED:]
                 about = raft.about(self.node.file.id, notice.term, "request")
@@ -472,7 +474,7 @@ class Participant:
                         self.transfers.answered()
                         return reply
                 self.transfers.unanswered(notice.leader)
-                if credits_of.get(notice.leader, 0) > taken:
+                if moves_of.get(notice.leader, 0) > taken:
                     self.transfers.moves()  # it takes a result in, and answers when it has it
                 self.transfers.check()
         finally:

@@ -18,8 +18,10 @@ from p2pl.errors import FrameError, PullError, QuorumError, wrong
 from p2pl.exchange.node import Node
 from p2pl.exchange.raft.leadership import Bell
 from p2pl.exchange.raft.transfers import Transfers
+from p2pl.exchange.swap import committed
 from p2pl.mixing.base import PeerModel
 from p2pl.network.sealed import KeyPair, lock, locked_bytes, seal, unlock
+from p2pl.network.version import Commits, sha256_of
 from p2pl.protocol.frame import BLOB_NAME_BYTES
 from p2pl.protocol.raft import messages as raft
 from p2pl.protocol.raft.election import ModelId
@@ -33,6 +35,8 @@ from p2pl.protocol.raft.messages import (
     Taken,
     Update,
 )
+from p2pl.protocol.updates.entry import Stage
+from p2pl.updates import log as updates
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +129,11 @@ class Term:
         """
         node = self._node
         pair = await asyncio.to_thread(KeyPair.generate, self._exchange.raft.suite)
-        locked = await asyncio.to_thread(lambda: lock(node.learner.codec.encode(vector)))
+        payload = await asyncio.to_thread(node.learner.codec.encode, vector)
+        locked = await asyncio.to_thread(lock, payload)
+        commits = await commits_to(node, "mixed", held, payload)
         blob = Blob(held, os.urandom(BLOB_NAME_BYTES), locked.key)
-        await node.transport.put_blob(blob.name, locked.box)
+        await node.transport.put_blob(blob.name, locked.box, commits)
         for old in self._blobs[:-1]:
             node.transport.drop_blob(old.name)
         self._blobs = [*self._blobs[-1:], blob]
@@ -298,12 +304,39 @@ async def collect(node: Node, sender: str, name: bytes, key: bytes, transfers: T
     address = node.directory.known.find(sender)
     if address is None:
         raise PullError("nobody has said where this peer is")
+    if why := node.turned_down(sender):
+        raise FrameError(why)
+    asked = node.keeper.question(sender) if node.keeper else None
     size = locked_bytes(node.learner.codec.payload_bytes)
     came = node.transport.traffic.bytes_in_by_peer
-    coming = node.transport.fetch_blob(address, name, size=size, deadline_s=transfers.longest_s)
-    box = await transfers.while_moving(sender, size, lambda: came.get(sender, 0), coming)
-    return await asyncio.to_thread(_open_model, node, key, box)
+    coming = node.transport.fetch_blob(
+        address,
+        name,
+        size=size,
+        deadline_s=transfers.longest_s,
+        said=asked.data if asked else None,
+    )
+    blob = await transfers.while_moving(sender, size, lambda: came.get(sender, 0), coming)
+    payload = await asyncio.to_thread(unlock, key, blob.payload)
+    if node.keeper and asked:
+        digest = await sha256_of(payload)
+        node.keeper.take(sender, asked, blob.commitment, digest)
+    return await asyncio.to_thread(node.learner.codec.decode, payload)
 
 
-def _open_model(node: Node, key: bytes, box: memoryview) -> Tensor:
-    return node.learner.codec.decode(unlock(key, box))
+async def commits_to(
+    node: Node, stage: Stage, model_id: ModelId, payload: memoryview
+) -> Commits | None:
+    """Returns what commits the peer to a model that is locked before it travels.
+
+    Args:
+        node: the peer.
+        stage: whether the peer has trained it, or leads and has mixed it.
+        model_id: its round, and its term or that of the model that it was trained from.
+        payload: as it is locked.
+    """
+    if node.keeper is None:
+        return None
+    digest = await sha256_of(payload)
+    version = updates.Version(stage, model_id.round, digest, term=model_id.term)
+    return await committed(node, version)

@@ -79,14 +79,17 @@ class Transfers:
             PullError: it stands still, or would take longer than any transfer may.
         """
         working = asyncio.ensure_future(work)
-        begun_s = window_s = self._now()
-        before = came()
+        begun_s = window_s = seen_s = self._now()
+        before = seen = came()
         try:
             while True:
                 await asyncio.wait({working}, timeout=LOOK_S)
                 if working.done():
                     return working.result()
                 now_s, span_s = self._now(), self.deadline_s(member)
+                if came() - seen > LEAST_BYTES_S * (now_s - seen_s):
+                    self._moved_s = seen_s = now_s  # a window may be longer than the patience
+                    seen = came()
                 if now_s - window_s < span_s:
                     continue
                 moved = came() - before
@@ -94,7 +97,7 @@ class Transfers:
                     raise PullError(f"late: {moved} of {size} bytes in {span_s:g} s")
                 if now_s - begun_s > self.longest_s:
                     raise PullError(f"late: not all of {size} bytes in {self.longest_s:g} s")
-                self._moved_s, window_s, before = now_s, now_s, came()
+                window_s, before = now_s, came()
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)

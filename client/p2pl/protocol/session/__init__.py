@@ -14,6 +14,7 @@ from p2pl.protocol.session.metainfo import (
     SUFFIX,
     Checkpoint,
     SessionFile,
+    check_relays,
     decimal,
     decode,
     decode_info,
@@ -46,6 +47,7 @@ from p2pl.protocol.session.schema import (
     check_trackers,
     read_spec,
     read_toml,
+    settings_of,
     spec_of,
 )
 
@@ -80,11 +82,13 @@ __all__ = [
     "as_dict",
     "changed",
     "check",
+    "check_relays",
     "check_trackers",
     "decimal",
     "decode",
     "decode_info",
     "read_spec",
     "read_toml",
+    "settings_of",
     "spec_of",
 ]

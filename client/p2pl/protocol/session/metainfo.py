@@ -16,7 +16,7 @@ d5:float3:0.5e.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from decimal import Decimal
@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from p2pl.errors import SessionFileError, wrong
-from p2pl.protocol import bencode, merkle
+from p2pl.protocol import bencode, endpoint, merkle
 from p2pl.protocol.session.schema import (
     FORMAT_VERSION,
     MAX_NAME_CHARS,
@@ -41,6 +41,7 @@ MAX_CHECKPOINT_BYTES = 1 << 40
 MAX_INFO_BYTES = 48 << 10  # of an `info` that travels alone; a table of many columns has more
 INFO_KEYS = frozenset({"file tree", "meta version", "name", "p2pl", "piece length"})
 SUFFIX = ".safetensors"
+MAX_RELAYS = 8
 ARGUMENTS = "arguments"  # the tables whose values say their type themselves
 FLOAT = "float"
 
@@ -63,6 +64,7 @@ class SessionFile:
     checkpoint: Checkpoint
     trackers: tuple[tuple[str, ...], ...]  # tiers of announce URLs (BEP 12)
     url_list: tuple[str, ...] = ()
+    relays: tuple[str, ...] = ()  # endpoints, best first
     comment: str = ""
     created_by: str = ""
     created_at: int | None = None  # seconds since 1970, UTC
@@ -107,6 +109,7 @@ class SessionFile:
             top["announce-list"] = self.trackers
         for key, value in (
             ("url-list", self.url_list),
+            ("p2pl relays", self.relays),
             ("comment", self.comment),
             ("created by", self.created_by),
             ("creation date", self.created_at),
@@ -132,7 +135,7 @@ def decode(data: bytes) -> SessionFile:
             )
         )
     try:
-        top = bencode.decode(data)
+        top = bencode.decode(data, is_open=True)
     except ValueError as fault:
         raise SessionFileError(
             f"session file: not canonical bencoding ({fault}); "
@@ -151,6 +154,7 @@ def decode(data: bytes) -> SessionFile:
         checkpoint=_checkpoint(info, top.get(b"piece layers", {})),
         trackers=_trackers(top),
         url_list=_mirrors(top.get(b"url-list", [])),
+        relays=_relays(top.get(b"p2pl relays", [])),
         comment=_text("comment", top.get(b"comment", b"")),
         created_by=_text("created by", top.get(b"created by", b"")),
         created_at=_date(top.get(b"creation date")),
@@ -387,6 +391,38 @@ def _mirrors(raw: object) -> tuple[str, ...]:
     if raw == b"":
         return ()
     return tuple(_urls("url-list", [raw] if isinstance(raw, bytes) else raw))
+
+
+def _relays(raw: object) -> tuple[str, ...]:
+    if not isinstance(raw, list):
+        raise SessionFileError(wrong("p2pl relays", got=raw, allowed="a list"))
+    return check_relays([_text("p2pl relays", item) for item in raw])
+
+
+def check_relays(texts: Sequence[str], where: str = "p2pl relays") -> tuple[str, ...]:
+    """Returns endpoints of relays in their one form, each once.
+
+    Args:
+        texts: as a person wrote them.
+        where: for the message.
+
+    Raises:
+        SessionFileError: one is none, or they are too many.
+    """
+    if len(texts) > MAX_RELAYS:
+        got, allowed = f"{len(texts)} relays", f"at most {MAX_RELAYS}"
+        raise SessionFileError(wrong(where, got=got, allowed=allowed))
+    found: dict[str, None] = {}
+    for text in texts:
+        try:
+            relay = endpoint.parse(text)
+        except ValueError as fault:
+            raise SessionFileError(f"{where}: {fault}") from fault
+        if relay.kind not in ("relay", "relays"):
+            allowed = "relay://HOST:PORT or relays://HOST:PORT"
+            raise SessionFileError(wrong(where, got=text, allowed=allowed))
+        found[str(relay)] = None
+    return tuple(found)
 
 
 def _urls(where: str, raw: object) -> list[str]:

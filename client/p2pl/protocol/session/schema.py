@@ -277,8 +277,9 @@ class Wire(_Section, frozen=True):
     """How parameters travel."""
 
     dtype: Literal["float32", "float16"] = "float32"  # of the numbers that travel
-    # How the numbers are packed: int8, int4, int3: so many bits each, see p2pl.learning.quantised.
-    compression: Literal["none", "int8", "int4", "int3"] = "none"
+    # How the numbers are packed: int8, int4, int3: so many bits each, see p2pl.learning.quantised;
+    # dither3, dither2: so many on average, see p2pl.learning.dithered.
+    compression: Literal["none", "int8", "int4", "int3", "dither3", "dither2"] = "none"
     chunk_bytes: Annotated[int, Meta(ge=16_384, le=16_777_216)] = 1 << 20  # of one message
 
 
@@ -305,6 +306,9 @@ class Session(_Section, frozen=True):
     text: Text | None = None  # None: they are no text
     private: bool = False  # only those take part whom the author has invited
     author: AuthorKey = ""  # of a private session: the Ed25519 key that signs invitations, in hex
+    # Whether each peer keeps an update log: it signs which version it serves before it serves it,
+    # and whoever pulls checks that. See "The update log" in the documentation.
+    ledger: bool = False
     version: Literal[1] = 1
 
 
@@ -324,6 +328,7 @@ class Spec(_Section, frozen=True):
     text: Text | None = None
     private: bool = False  # whether only those whom the author has invited take part
     author: AuthorKey = ""  # of a private session; "": `p2pl create` makes a key
+    ledger: bool = False  # whether each peer keeps an update log, and others check it
     comment: Annotated[str, Meta(max_length=2_000)] = ""  # for people
     url_list: tuple[str, ...] = ()  # where the checkpoint may be had (BEP 19)
 
@@ -346,6 +351,7 @@ class Spec(_Section, frozen=True):
             text=self.text,
             private=self.private,
             author=self.author,
+            ledger=self.ledger,
         )
         check(session)
         return session
@@ -764,6 +770,20 @@ def as_dict(value: object) -> Any:  # noqa: ANN401  # builtins, for JSON
     if isinstance(value, tuple):
         return [as_dict(item) for item in value]
     return value
+
+
+def settings_of(session: Session) -> dict[str, object]:
+    """Returns the settings of a session by path, as `--set` names them, defaults written out."""
+    flat: dict[str, object] = {}
+    waiting: list[tuple[str, object]] = [("", as_dict(session))]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, Mapping) and (value or not path):
+            inner = [(f"{path}.{name}" if path else name, one) for name, one in value.items()]
+            waiting += reversed(inner)
+        else:
+            flat[path] = value
+    return flat
 
 
 def check_url(where: str, url: str) -> None:

@@ -1,0 +1,148 @@
+"""`p2pl ledger`: the update logs of runs, for whoever wants to check them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from p2pl.cli.app import Command, extra
+
+group = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Show and check which models runs have committed to.",
+)
+
+Log: TypeAlias = Annotated[
+    Path,
+    typer.Argument(help="Run directory of `p2pl join`, or a file that `p2pl ledger export` wrote."),
+]
+Out: TypeAlias = Annotated[
+    Path | None, typer.Option(help="File to write.  [default: standard output]")
+]
+
+
+@group.command("show", cls=Command)
+def show(log: Log) -> None:
+    """List the entries of an update log, and what each version was made of."""
+    with extra("client"):
+        from rich.console import Console
+
+        from p2pl.api.ledger import read_log, shown
+        from p2pl.report.tables import terminal_table
+    read = read_log(log)
+    about = f"update log of peer {read.peer_id[:8]}, session {read.session_id[:8]}"
+    Console().print(terminal_table(about, *shown(read)))
+
+
+@group.command("verify", cls=Command)
+def verify(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run directories, folders of them, exports, and proofs: logs of one session are "
+            "checked against each other too."
+        ),
+    ],
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--every-signature",
+            help="Check the signature of every entry. Without it the last one of a log stands for "
+            "all, because each entry has the hash of the one before.",
+        ),
+    ] = False,
+) -> None:
+    """Check update logs and proofs; the exit code is 1 where something does not hold.
+
+    Nothing is asked of anybody: what is there is enough.
+    """
+    with extra("client"):
+        from p2pl.api.ledger import verified
+    findings = verified(paths, every=every)
+    for one in findings:
+        print(f"{'holds' if one.holds else 'WRONG'}  {one.source}: {one.text}")
+    if not all(one.holds for one in findings):
+        sys.exit(1)
+
+
+@group.command("prove", cls=Command)
+def prove(
+    log: Log,
+    entry: Annotated[int, typer.Option(help="Index of the entry, as `p2pl ledger show` has it.")],
+    out: Out = None,
+) -> None:
+    """Write a proof that an entry is in an update log; `p2pl ledger verify` checks it."""
+    with extra("client"):
+        from p2pl.api.ledger import inclusion, read_log
+    _write(out, inclusion(read_log(log), entry))
+
+
+@group.command("export", cls=Command)
+def export(log: Log, out: Out = None) -> None:
+    """Write an update log as JSON lines, with what was signed in each and its checkpoint.
+
+    It says whose models were mixed with which weights: read "Privacy" in the documentation before
+    you publish the log of a private run.
+    """
+    with extra("client"):
+        from p2pl.api.ledger import exported, read_log
+    _write(out, "".join(f"{line}\n" for line in exported(read_log(log))))
+
+
+@group.command("graph", cls=Command)
+def graph(
+    log: Log,
+    others: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Logs of other peers of the session: without them, their part ends."),
+    ] = None,
+    entry: Annotated[
+        int | None,
+        typer.Option(help="Index of the model's entry.  [default: the last one, the final model]"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="PNG file to draw into: versions by peer and round (needs p2pl[report])."
+        ),
+    ] = None,
+) -> None:
+    """Say who made a model: which peers, in which rounds, with which weights.
+
+    It goes back through the mixes that the logs have. The influence of a peer is the share of all
+    training in the model that was done by it.
+    """
+    with extra("client"):
+        from rich.console import Console
+
+        from p2pl.api.ledger import logs_in, read_log
+        from p2pl.api.provenance import picture, provenance
+        from p2pl.report.tables import terminal_table
+        from p2pl.run.files import write_atomically
+    found = [one for given in others or () for one in logs_in(given)]
+    made = provenance(read_log(log), [read_log(one) for one in found], index=entry)
+    row = made.last_mix
+    rows = [
+        (who[:8], f"{share:.1%}", f"{row[who]:.1%}" if who in row else "")
+        for who, share in sorted(made.influence.items(), key=lambda one: -one[1])
+    ]
+    about = f"{len(made.versions)} versions are in it"
+    if made.unknown:
+        about += f"; of {made.unknown} more the log is not given, and influence leaves them out"
+    Console().print(terminal_table(about, ("peer", "influence", "weight in the last mix"), rows))
+    if out is not None:
+        with extra("report"):
+            write_atomically(out, picture(made, {}))
+        print(f"picture {out}")
+
+
+def _write(out: Path | None, text: str) -> None:
+    with extra("client"):
+        from p2pl.run.files import write_atomically
+    if out is None:
+        sys.stdout.write(text)
+        return
+    write_atomically(out, text.encode())
+    print(f"written {out}")

@@ -1,0 +1,1 @@
+"""A peer's update log, and what it has seen of those of others."""
