@@ -189,7 +189,7 @@ def test_a_module_that_cannot_take_the_rows_of_the_table_is_refused(table: Path)
     spec = SPEC | {"model": {"name": "arrays"}}
     width = session(table).session.table.width  # type: ignore[union-attr]
     for taken, fits in ((width, True), (99, False)):
-        made = nn.Sequential(nn.Linear(taken, 2))
+        made = nn.Sequential(nn.Linear(taken, 2), nn.Dropout(0.5).eval())
         told = rf"given \[2, {width}\].* row of the session's table is {width} numbers"
         with contextlib.nullcontext() if fits else pytest.raises(ModelError, match=told):
             p2pl.create(
@@ -200,3 +200,4 @@ def test_a_module_that_cannot_take_the_rows_of_the_table_is_refused(table: Path)
                 target="sick",
                 leave_out=["id"],
             )
+        assert [part.training for part in made.modules()] == [True, True, False]  # as it was

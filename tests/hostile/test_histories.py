@@ -5,8 +5,6 @@ update log for some of them and another one for the others.
 """
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -26,23 +24,6 @@ from p2pl.run.log import RoundEntry, Summary, read_run
 pytestmark = pytest.mark.swarm
 HONEST = 5
 ROUNDS = 5
-
-
-@pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
-    """Returns one tracker for all tests; each has a session of its own."""
-    swarm = Swarm(tmp_path_factory.mktemp("tracker"))
-    swarm.tracker()
-    yield swarm
-    swarm.end()
-
-
-@pytest.fixture
-def swarm(tracker: Swarm, tmp_path: Path) -> Swarm:
-    """Returns a place for the peers of one test."""
-    swarm = Swarm(tmp_path)
-    swarm.port = tracker.port
-    return swarm
 
 
 def logged(swarm: Swarm, kind: str, seed: int) -> tuple[SessionFile, bytes]:

@@ -6,7 +6,7 @@ Real peers over real sockets, with a real tracker; the liar is one of them, with
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,23 +27,6 @@ pytestmark = pytest.mark.swarm
 KINDS = ("cohort", "gossip", "braintorrent", "raft")
 ROUNDS = 3
 HONEST = 3
-
-
-@pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
-    """Returns one tracker for all tests; each has a session of its own."""
-    swarm = Swarm(tmp_path_factory.mktemp("tracker"))
-    swarm.tracker()
-    yield swarm
-    swarm.end()
-
-
-@pytest.fixture
-def swarm(tracker: Swarm, tmp_path: Path) -> Swarm:
-    """Returns a place for the peers of one test."""
-    swarm = Swarm(tmp_path)
-    swarm.port = tracker.port
-    return swarm
 
 
 def session_of(

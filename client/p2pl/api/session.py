@@ -251,13 +251,14 @@ def _check_takes_table(session: Session, model: nn.Module) -> None:
     """Raises ModelError where the session has a table and the module cannot take its rows."""
     if session.table is None:
         return
-    was_training = model.training
-    objective = Objective.of(model.eval(), task_of(session.task))
+    modes = [(part, part.training) for part in model.modules()]  # some may be fixed in one
     try:
         with torch.no_grad():
+            objective = Objective.of(model.eval(), task_of(session.task))
             objective.here(torch.zeros(2, session.table.width))
     except ModelError as fault:
         width = session.table.width
         raise ModelError(f"{fault}; a row of the session's table is {width} numbers") from fault
     finally:
-        model.train(was_training)
+        for part, mode in modes:
+            part.training = mode

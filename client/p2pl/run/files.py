@@ -44,7 +44,7 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> N
             os.fsync(out.fileno())
         os.chmod(draft, 0o644)
         os.replace(draft, path)
-        _settle(path.parent)
+        settle(path.parent)
     except OSError as fault:
         if draft is not None:
             Path(draft).unlink(missing_ok=True)
@@ -62,7 +62,7 @@ def _check_replaceable(path: Path) -> None:
         raise OSError(errno.EINVAL, said, str(path))
 
 
-def _settle(folder: Path) -> None:
+def settle(folder: Path) -> None:
     """Returns when the names in a folder are on disk."""
     opened = os.open(folder, os.O_RDONLY)
     try:

@@ -32,6 +32,7 @@ from p2pl.protocol.updates.entry import (
 )
 from p2pl.protocol.updates.head import Head, sign_head
 from p2pl.protocol.updates.tree import Tree, leaf_hash
+from p2pl.run.files import settle
 from p2pl.updates.file import LOG_FILE, LOST, Owner, Record, mix_hash, read, record
 
 
@@ -140,7 +141,7 @@ class UpdateLog:
             )
         try:
             file = _File(path, found.end if found else 0)
-            _settle(path.parent)
+            settle(path.parent)
         except OSError as fault:
             raise RunDirError(f"{path}: cannot be written: {fault.strerror}") from fault
         log = cls(session_id, key, records, file, found.pending if found else None)
@@ -264,12 +265,3 @@ class UpdateLog:
 def round_ppm(share: float) -> int:
     """Returns a share of 0..1 in millionths."""
     return round(max(0.0, share) * PPM)
-
-
-def _settle(folder: Path) -> None:
-    """Returns when the names in a folder are on disk."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
