@@ -14,7 +14,6 @@ import errno
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import zmq
@@ -163,12 +162,7 @@ class CurveWire:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Ends all transfers at once, in both directions."""
         await self._stack.aclose()
 
