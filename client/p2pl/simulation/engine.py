@@ -72,6 +72,7 @@ class Result:
     honest: tuple[int, ...]  # numbers of the peers that figures are means over
     rounds: tuple[SimulatedRound, ...]
     scores: tuple[Scores, ...]  # by peer: of the final parameters, on the test set
+    taken_in: float | None  # percent, by a backdoor, at last; None: there is none
     learners: tuple[Learner, ...]
     vectors: tuple[Tensor, ...]  # by peer: the final parameters, [P]
     samples: tuple[int, ...]  # by peer: to train on
@@ -162,6 +163,7 @@ def run(
         honest=honest,
         rounds=tuple(done),
         scores=tuple(scores),
+        taken_in=attackers.taken_in(setup, learners[0], [states[peer].vector for peer in honest]),
         learners=learners,
         vectors=tuple(state.vector for state in states),
         samples=tuple(learner.trainer.own_samples for learner in learners),
