@@ -117,6 +117,7 @@ def join(
         ),
     ] = None,
     ca: options.Authorities = None,
+    base: options.Base = None,
     fetch: Annotated[
         Fetch,
         typer.Option(
@@ -209,6 +210,7 @@ def join(
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
+                base=base,
                 fetch=_fetching(fetch),
                 announce=announce or (),
                 relay=relay.value,

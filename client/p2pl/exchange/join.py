@@ -94,6 +94,8 @@ class Options:
     Attributes:
         run_dir: where the log, the state and the model go.
         identity: the peer's key file.
+        base: a folder with the pretrained model that the session begins with; None: the checkpoint
+            comes from elsewhere.
         beside: the folder of the session file, where the checkpoint may lie too; None: nowhere.
         listen: HOST:PORT to serve other peers at.
         rounds: to do in all; None: the session's.
@@ -116,6 +118,7 @@ class Options:
 
     run_dir: Path
     identity: Path
+    base: Path | None = None
     beside: Path | None = None
     listen: str = "0.0.0.0:0"  # a peer is there to be reached
     rounds: int | None = None
@@ -516,6 +519,7 @@ def _places(one: _Run) -> checkpoint.Places:
     """Returns where the initial checkpoint may be."""
     options = one.options
     return checkpoint.Places(
+        base=options.base,
         beside=options.beside / one.file.checkpoint_name if options.beside else None,
         kept=options.run_dir / CHECKPOINT_FILE,
         module=_as_it_stands(one),
