@@ -43,6 +43,7 @@ from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
 from p2pl.network.membership import Group, Membership
+from p2pl.network.numbering import ANY_NUMBERING, Numbering, digest_of
 from p2pl.network.outreach import FromFile, Outreach
 from p2pl.network.serve import ServeLimits
 from p2pl.network.transport import Directory, Transport
@@ -421,6 +422,7 @@ async def _network(
             dialler=one.outreach.ways,
             membership=membership,
             committed=file.session.ledger,
+            numbering=_numbering(one),
         )
     )
     info = file.info if membership is not None else b""
@@ -433,6 +435,13 @@ async def _network(
     stack.push_async_callback(_leave, directory)
     await stack.enter_async_context(one.outreach.open(wire, directory, one.events.said))
     return wire, directory
+
+
+def _numbering(one: _Run) -> Numbering:
+    """Returns how the peer's data number their classes, where the session does not."""
+    if one.file.session.task.labels:
+        return ANY_NUMBERING
+    return Numbering(digest_of(one.file.id, one.options.labels), one.events.said)
 
 
 def _membership(one: _Run) -> Membership | None:
