@@ -470,6 +470,7 @@ def _raft_decoders() -> list[Decoder]:
         bootstrap.Acceptance(configuration, valid=True),
         *(bootstrap.Refusal(configuration), messages.Sealed(b"box"), messages.Who()),
         messages.announce(KEY, SESSION, 3, model_id, bytes(32)),
+        messages.TwoHistories(b"two"),
     )
     blob = bytes(frame.BLOB_NAME_BYTES)
     requests = (
