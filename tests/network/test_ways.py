@@ -199,5 +199,5 @@ def test_who_uses_no_relay_is_told_that_a_relay_leads_there() -> None:
             ann.ways._uses_relays = False
             await ann.pull(bob.address(Endpoint("relay", DEAD, 9)))
 
-    with pytest.raises(PullError, match="a relay leads to it, .*--relay never"):
+    with pytest.raises(PullError, match=r"a relay leads to it, .*--relay never"):
         asyncio.run(scenario())
