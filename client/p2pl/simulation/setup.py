@@ -17,6 +17,7 @@ from p2pl.learning.optimizers import check_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import Change, Session, SessionFile, Spec, changed
 from p2pl.seeds import seeded
+from p2pl.simulation.reality import IDEAL, Reality
 
 BASELINES = ("centralised", "isolated")
 ENGINES = ("auto", "stacked", "sequential")
@@ -48,6 +49,7 @@ class Setup:
     curves: bool = True  # False: peers are scored after the last round alone
     personal: bool = False  # whether every peer keeps a model of its own distribution beside
     precision: str = "float32"  # of the layers' computation: one of precision.NAMES
+    reality: Reality = IDEAL  # who is away, which links fail, what is late
 
     @classmethod
     def of(cls, spec: Spec, *, peers: int, partition: str = "iid") -> Self:
@@ -135,6 +137,7 @@ def check(setup: Setup) -> None:
         raise InputError(
             wrong("exchange.kind, in a simulation", got=kind, allowed=", ".join(EXCHANGES))
         )
+    setup.reality.check(setup.session.exchange, setup.baseline)
     _check_attack(setup)
     precision.check(setup.precision, private=setup.privacy is not None)
     if setup.privacy is not None:
