@@ -49,6 +49,7 @@ TYPES: Mapping[str, Type] = {
     "trackers": TEXTS,
     "ca": maybe(PATH),
     "invitation": maybe(PATH),
+    "base": maybe(PATH),
     "fetch": _FUNCTION,
     "announce": TEXT_OR_TEXTS,
     "relay": TEXT,

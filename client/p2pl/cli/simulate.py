@@ -137,7 +137,9 @@ def simulate(
         str,
         typer.Option(
             help="How peers are trained: sequential (one after the other), stacked (all of them in "
-            "one tensor operation), or auto (whichever is faster)."
+            "one tensor operation), auto (whichever is faster), ray (by a process for each core of "
+            "this machine) or ray:ADDRESS (by the workers of a Ray cluster; HOST:PORT of its head, "
+            "or auto)."
         ),
     ] = "auto",
     device: options.Device = "auto",
@@ -146,7 +148,8 @@ def simulate(
         int | None,
         typer.Option(
             min=1,
-            help="Number of CPU threads to compute with, at most.  [default: one per core]",
+            help="Number of CPU threads to compute with, at most.  [default: one per core; with "
+            "--engine ray, one per worker]",
         ),
     ] = None,
     out: Annotated[

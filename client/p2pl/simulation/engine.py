@@ -47,6 +47,8 @@ T = TypeVar("T")
 Offers: TypeAlias = Mapping[tuple[int, int | None], PeerModel | str]
 OnRound = Callable[["SimulatedRound"], None]
 OnBegin: TypeAlias = Callable[[Sequence[Learner]], None]
+# Returns the engine for some peers: of the kind that is wanted, with so many threads at most.
+Choosing: TypeAlias = Callable[[str, Sequence[Learner], int], Engine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +110,14 @@ class _Pulls:
     rejected: Mapping[str, str]
 
 
-def run(
+def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
     setup: Setup,
     data: Data | Clients,
     device: torch.device,
     on_round: OnRound | None = None,
     model: nn.Module | None = None,
     on_begin: OnBegin | None = None,
+    choosing: Choosing = choose,
 ) -> Result:
     """Returns what came of one simulation.
 
@@ -127,6 +130,7 @@ def run(
         model: in the place of the session's, of the same layout, and left as it is; None: the
             session's own.
         on_begin: called with the peers, by number, before the first round.
+        choosing: says how the peers are computed; a cluster's has its workers do it.
 
     Raises:
         InputError: the setup is not one that can be run.
@@ -140,7 +144,7 @@ def run(
     learners = peers_of(setup, data, device, space)
     threads = torch.get_num_threads()
     if isinstance(data, Data):
-        engine = choose(setup.engine, learners, threads)
+        engine = choosing(setup.engine, learners, threads)
     else:
         engine = Engine("sequential", threads, threads)
     initial = flatten(space)
@@ -168,7 +172,7 @@ def run(
         vectors=tuple(state.vector for state in states),
         samples=tuple(learner.trainer.own_samples for learner in learners),
         payload_bytes=learners[0].codec.payload_bytes,
-        engine=replace(engine, stack=None),  # whose memory is not needed any more
+        engine=replace(engine, stack=None, workers=None),  # whose memory is not needed any more
         seconds=time.perf_counter() - begun,
     )
 

@@ -21,6 +21,7 @@ from p2pl.simulation.reality import IDEAL, Reality
 
 BASELINES = ("centralised", "isolated")
 ENGINES = ("auto", "stacked", "sequential")
+RAY = "ray"  # computes on a cluster: ray, or ray:ADDRESS
 EXCHANGES = ("braintorrent", "cohort", "gossip", "raft")  # those that can be simulated
 MAX_PEERS = 100_000
 
@@ -42,7 +43,7 @@ class Setup:
     seed: int = 0
     baseline: str | None = None  # one of BASELINES
     peer_ids: tuple[str, ...] = ()  # () = made from the peers' numbers
-    engine: str = "auto"  # one of ENGINES
+    engine: str = "auto"  # one of ENGINES, or RAY
     attack: Attack | None = None  # what the bad peers do
     bad: int = 0  # how many there are: the last ones
     privacy: Wanted | None = None  # None: training is not private
@@ -130,8 +131,7 @@ def check(setup: Setup) -> None:
     partition.parse(setup.partition)
     if setup.baseline not in (None, *BASELINES):
         raise InputError(wrong("--baseline", got=setup.baseline, allowed=", ".join(BASELINES)))
-    if setup.engine not in ENGINES:
-        raise InputError(wrong("--engine", got=setup.engine, allowed=", ".join(ENGINES)))
+    _check_engine(setup)
     kind = setup.session.exchange.kind
     if not setup.baseline and kind not in EXCHANGES:
         raise InputError(
@@ -147,6 +147,20 @@ def check(setup: Setup) -> None:
         raise InputError(
             wrong("peer ids", got=f"{len(set(setup.peer_ids))} different", allowed=str(setup.peers))
         )
+
+
+def is_ray(engine: str) -> bool:
+    """Returns whether an engine is a cluster's: `ray` or `ray:ADDRESS`."""
+    return engine.partition(":")[0] == RAY
+
+
+def _check_engine(setup: Setup) -> None:
+    if setup.engine not in ENGINES and not is_ray(setup.engine):
+        allowed = f"{', '.join(ENGINES)}, {RAY} or {RAY}:ADDRESS"
+        raise InputError(wrong("--engine", got=setup.engine, allowed=allowed))
+    if is_ray(setup.engine) and setup.privacy is not None:
+        allowed = f"{', '.join(ENGINES)}: what private training has spent is kept in one process"
+        raise InputError(wrong("--engine, with --dp-epsilon", got=setup.engine, allowed=allowed))
 
 
 def _check_attack(setup: Setup) -> None:
