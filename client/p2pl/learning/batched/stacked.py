@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2pl.data.examples import Examples, Part
+from p2pl.learning.batched.chain import Chain
 from p2pl.learning.batched.forward import Forward
-from p2pl.learning.batched.schedule import Batch, Job, schedule
+from p2pl.learning.batched.schedule import Batch, Job, Schedule, schedule
 from p2pl.learning.evaluate import BATCH_EXAMPLES
 from p2pl.learning.task import Scores
 from p2pl.learning.train import ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON, Trained
@@ -60,6 +62,7 @@ class Stack:
         self._forward, self._layout = Forward(model), Layout.of(model)
         self._numbers = examples.x[0].numel() + activations(model, examples)
         self._gpu = examples.x.is_cuda
+        self._chain = None if self._gpu else Chain.of(model)
         self._workers = workers
         self._works: dict[int, _Work] = {}
         self._seen: Counter[Hashable] = Counter()
@@ -95,9 +98,12 @@ class Stack:
         """Returns what training made of each job; those with the most examples come first."""
         plan = schedule(jobs, training)
         work = self._begin(jobs, training)
+        room = self._room(plan)
         for batch in plan.batches(even=self._gpu):
             if self._gpu:
                 self._record_or_replay(work, batch, training)
+            elif self._chain is not None:
+                self._step_of_chain(self._chain, work, batch, training, room)
             else:
                 self._step(work, batch, training)
         if self._gpu:
@@ -141,6 +147,32 @@ class Stack:
             self._graphs[kind] = _Graph(graph, mine)
         self._graphs[kind].replay(batch)
         return None
+
+    def _room(self, plan: Schedule) -> Tensor:
+        """Returns memory for the inputs of any one step of a chain, [n, F]."""
+        most = max(end - begin for begin, end in pairwise(plan.begins)) * max(plan.wide)
+        return self._x.new_empty(most if self._chain else 0, self._x[0].numel())
+
+    def _step_of_chain(
+        self, chain: Chain, work: "_Work", batch: Batch, training: Training, room: Tensor
+    ) -> None:
+        """Does the same as `_step` for a chain of linear layers, in less time."""
+        active = len(batch.places)
+        at = work.vectors[:active]
+        flat = room[: batch.rows.numel()]
+        # Into the same memory in every step: the system clears new pages, which takes longer.
+        torch.index_select(self._x.flatten(1), 0, batch.rows.reshape(-1), out=flat)
+        x = flat.view(*batch.rows.shape, -1)
+        parameters = unflatten(self._layout, at)
+        if _is_plain(training):
+            rate = training.learning_rate
+            loss = chain.descend(parameters, rate, x, batch.labels, batch.share)
+        else:
+            gradient = torch.empty_like(at)
+            into = unflatten(self._layout, gradient)
+            loss = chain.gradient(parameters, into, x, batch.labels, batch.share)
+            _advance(work, gradient, batch, training)
+        work.losses[:active] += loss * batch.counted
 
     def _step(self, work: "_Work", batch: Batch, training: Training) -> None:
         """Moves the parameters of the peers that have a step to do, in place."""
@@ -203,6 +235,11 @@ class _Graph:
         self.batch.places.copy_(batch.places)
         self.batch.numbers.copy_(batch.numbers)
         self.graph.replay()
+
+
+def _is_plain(training: Training) -> bool:
+    """Returns whether a step is the gradient times the rate, and nothing else."""
+    return not (_state_of(training) or training.weight_decay)
 
 
 def _state_of(training: Training) -> tuple[str, ...]:
