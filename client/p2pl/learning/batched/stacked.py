@@ -98,12 +98,12 @@ class Stack:
         """Returns what training made of each job; those with the most examples come first."""
         plan = schedule(jobs, training)
         work = self._begin(jobs, training)
-        room = self._room(plan)
+        chain = None if self._chain is None else _Chained(self._chain, self._layout, work, plan)
         for batch in plan.batches(even=self._gpu):
             if self._gpu:
                 self._record_or_replay(work, batch, training)
-            elif self._chain is not None:
-                self._step_of_chain(self._chain, work, batch, training, room)
+            elif chain is not None:
+                chain.step(self._x, batch, training)
             else:
                 self._step(work, batch, training)
         if self._gpu:
@@ -147,32 +147,6 @@ class Stack:
             self._graphs[kind] = _Graph(graph, mine)
         self._graphs[kind].replay(batch)
         return None
-
-    def _room(self, plan: Schedule) -> Tensor:
-        """Returns memory for the inputs of any one step of a chain, [n, F]."""
-        most = max(end - begin for begin, end in pairwise(plan.begins)) * max(plan.wide)
-        return self._x.new_empty(most if self._chain else 0, self._x[0].numel())
-
-    def _step_of_chain(
-        self, chain: Chain, work: "_Work", batch: Batch, training: Training, room: Tensor
-    ) -> None:
-        """Does the same as `_step` for a chain of linear layers, in less time."""
-        active = len(batch.places)
-        at = work.vectors[:active]
-        flat = room[: batch.rows.numel()]
-        # Into the same memory in every step: the system clears new pages, which takes longer.
-        torch.index_select(self._x.flatten(1), 0, batch.rows.reshape(-1), out=flat)
-        x = flat.view(*batch.rows.shape, -1)
-        parameters = unflatten(self._layout, at)
-        if _is_plain(training):
-            rate = training.learning_rate
-            loss = chain.descend(parameters, rate, x, batch.labels, batch.share)
-        else:
-            gradient = torch.empty_like(at)
-            into = unflatten(self._layout, gradient)
-            loss = chain.gradient(parameters, into, x, batch.labels, batch.share)
-            _advance(work, gradient, batch, training)
-        work.losses[:active] += loss * batch.counted
 
     def _step(self, work: "_Work", batch: Batch, training: Training) -> None:
         """Moves the parameters of the peers that have a step to do, in place."""
@@ -221,6 +195,59 @@ class _Work:
         """Returns the same numbers in another place."""
         state = {name: tensor.clone() for name, tensor in self.state.items()}
         return _Work(self.vectors.clone(), self.losses.clone(), state)
+
+
+class _Chained:
+    """The steps of a group of peers whose model is a chain of linear layers."""
+
+    def __init__(self, chain: Chain, layout: Layout, work: _Work, plan: Schedule) -> None:
+        """Takes memory for any one step.
+
+        Args:
+            chain: the model.
+            layout: of the model.
+            work: of the group, changed in place.
+            plan: of the round.
+        """
+        self._chain, self._layout, self._work = chain, layout, work
+        self._most = max(end - begin for begin, end in pairwise(plan.begins)) * max(plan.wide)
+        self._room = work.vectors.new_empty(0)
+        self._active = 0
+        self._parameters: Mapping[str, Tensor] = {}
+
+    def step(self, x: Tensor, batch: Batch, training: Training) -> None:
+        """Moves the parameters of the peers that have a step to do, in place.
+
+        Args:
+            x: [N, ...], all examples.
+            batch: of the step.
+            training: the settings of the round.
+        """
+        work, rows, active = self._work, batch.rows, len(batch.places)
+        if active != self._active:
+            self._active = active
+            self._parameters = unflatten(self._layout, work.vectors[:active])
+        given = self._taken(x.flatten(1), rows)
+        how = (given, batch.labels, batch.share)
+        if _is_plain(training):
+            loss = self._chain.descend(self._parameters, training.learning_rate, *how)
+        else:
+            gradient = torch.empty_like(work.vectors[:active])
+            into = unflatten(self._layout, gradient)
+            loss = self._chain.gradient(self._parameters, into, *how)
+            _advance(work, gradient, batch, training)
+        work.losses[:active] += loss * batch.counted
+
+    def _taken(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Returns the examples at `rows`, [K, B, F], in memory that the next step uses again.
+
+        The system clears new memory before it is used, which takes longer than the copy.
+        """
+        if not len(self._room):
+            self._room = x.new_empty(self._most, x.shape[1])
+        room = self._room[: rows.numel()]
+        torch.index_select(x, 0, rows.reshape(-1), out=room)
+        return room.view(*rows.shape, -1)
 
 
 @dataclass(frozen=True, slots=True)
