@@ -31,6 +31,7 @@ from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.run.log import RoundEntry
 from p2pl.simulation import attackers
 from p2pl.simulation.compute import Engine, choose, judge_all, mix_all, score_all, train_all
+from p2pl.simulation.everybody import AllBut, Entries, Others
 from p2pl.simulation.peers import peers_of
 from p2pl.simulation.pulling import sources
 from p2pl.simulation.raft import mix_at_the_leader, rows_behind
@@ -50,7 +51,7 @@ class SimulatedRound:
     """One round of all peers."""
 
     index: int
-    entries: tuple[RoundEntry, ...]  # by peer: what its run log says
+    entries: Sequence[RoundEntry]  # by peer: what its run log says
     liars: attackers.Liars | None  # None: all peers are honest
     consensus_distance: float  # mean |theta_i - mean|^2 / |mean|^2 over the honest peers
     mean_model: Mapping[str, float]  # metrics of the mean of the honest peers' parameters
@@ -87,7 +88,7 @@ class _State:
 class _Pulls:
     """What one peer's cohort delivered."""
 
-    cohort: tuple[int, ...]
+    cohort: Sequence[int]
     models: Mapping[str, PeerModel]
     rejected: Mapping[str, str]
 
@@ -174,8 +175,8 @@ def _round(
     with watch("mix"):
         offers = _offers(setup, learners, states, trained, memory, index)
         blocked = {peer: learners[peer].blocked(states[peer].trust) for peer in everybody}
-        drawn = enumerate(sources(setup, index, blocked)[: len(learners)])
-        pulls = [_pull(setup, offers, peer, index, cohort) for peer, cohort in drawn]
+        drawn = sources(setup, index, blocked)[: len(learners)]
+        pulls = _pulled(setup, offers, index, drawn)
         at_leader = setup.session.exchange.kind == "raft" and not setup.baseline
         mixing = partial(mix_at_the_leader, setup) if at_leader else partial(mix_all, engine)
         mixed = mixing(
@@ -207,17 +208,24 @@ def _round(
         )
         for peer in everybody
     ]
-    asked = Counter(other for pull in pulls for other in pull.cohort)
+    asked = _asked(pulls)
     seconds = sum(watch.seconds.values()) / len(learners)
-    entries = tuple(
+    alike = all(
+        isinstance(pull.models, AllBut) and one.row is mixed[0].row
+        for pull, one in zip(pulls, mixed, strict=True)
+    )
+    entries: Sequence[RoundEntry] = tuple(
         _entry(
             learners[peer],
             RoundEntry(round=index, bytes_out=asked[peer], seconds=seconds, time=time.time()),
             _Outcome(trained[peer], pulls[peer], mixed[peer], scored.get(peer), judged.get(peer)),
             personal[peer],
+            named=not alike,
         )
         for peer in everybody
     )
+    if alike:
+        entries = Entries(entries, setup.names_in(index), mixed[0].row)
     rows = rows_behind(setup, mixed, index) if at_leader else [one.row for one in mixed]
     liars = attackers.liars(setup, entries, rows, index)
     one = SimulatedRound(index, entries, liars, distance, mean_model, watch.seconds)
@@ -291,13 +299,33 @@ def _offers(
 def _serve(index: int, learner: Learner, vector: Tensor, notes: bytes) -> PeerModel | str:
     """Returns what others get of a peer's parameters once they travelled; or why it is refused."""
     try:
-        received = learner.at_home(learner.codec.decode(learner.codec.encode(vector)), vector)
+        received = learner.at_home(learner.codec.arrived(vector), vector)
     except FrameError as fault:
         return str(fault)
     return PeerModel(index, learner.samples, received, notes)
 
 
-def _pull(setup: Setup, offers: Offers, me: int, index: int, cohort: tuple[int, ...]) -> _Pulls:
+def _pulled(
+    setup: Setup, offers: Offers, index: int, cohorts: Sequence[Sequence[int]]
+) -> list[_Pulls]:
+    """Returns what everybody's cohort of this round delivers, by peer."""
+    names = setup.names_in(index)
+    served = {names[peer]: answer for (peer, asker), answer in offers.items() if asker is None}
+    whole = {who: one for who, one in sorted(served.items()) if isinstance(one, PeerModel)}
+    if len(whole) == len(offers) == len(names) and all(isinstance(one, Others) for one in cohorts):
+        pairs = zip(cohorts, names, strict=False)
+        return [_Pulls(cohort, AllBut(whole, name), {}) for cohort, name in pairs]
+    return [_pull(setup, offers, peer, index, cohort) for peer, cohort in enumerate(cohorts)]
+
+
+def _asked(pulls: Sequence[_Pulls]) -> Mapping[int, int]:
+    """Returns how often each peer is asked, by number."""
+    if all(isinstance(pull.cohort, Others) for pull in pulls):
+        return dict.fromkeys(range(len(pulls)), len(pulls) - 1)
+    return Counter(other for pull in pulls for other in pull.cohort)
+
+
+def _pull(setup: Setup, offers: Offers, me: int, index: int, cohort: Sequence[int]) -> _Pulls:
     """Returns what a peer's cohort of this round delivers."""
     names = setup.names_in(index)
     answers = {names[other]: offers.get((other, me)) or offers[other, None] for other in cohort}
@@ -313,6 +341,8 @@ def _consensus(judge: Learner, vectors: Sequence[Tensor]) -> tuple[float, Mappin
 
     The relative distance: mean of |theta_i - mean|^2 over |mean|^2; 0 where all are equal.
     """
+    if all(vector is vectors[0] for vector in vectors):
+        return 0.0, judge.judge(vectors[0]).metrics
     mean = torch.zeros_like(vectors[0])
     for vector in vectors:
         mean.add_(vector, alpha=1 / len(vectors))
@@ -333,7 +363,12 @@ class _Outcome:
 
 
 def _entry(
-    learner: Learner, blank: RoundEntry, outcome: _Outcome, personal: Tensor | None
+    learner: Learner,
+    blank: RoundEntry,
+    outcome: _Outcome,
+    personal: Tensor | None,
+    *,
+    named: bool,
 ) -> RoundEntry:
     """Returns what the peer's run log says of the round.
 
@@ -342,6 +377,7 @@ def _entry(
         blank: with how often the peer was asked as `bytes_out`.
         outcome: of its round.
         personal: its personal model, [P]; None: it keeps none.
+        named: whether the others are named, and their weights.
     """
     scored, pulls, spent = outcome.scored, outcome.pulls, learner.trainer.spent
     own: dict[str, float] = {}
@@ -356,9 +392,9 @@ def _entry(
         accuracy_before_mix=scored.before.accuracy if scored else None,
         metrics=dict(outcome.judged.metrics) if outcome.judged else {},
         metrics_before_mix=dict(scored.before.metrics) if scored else {},
-        trust=dict(outcome.mixed.row),
-        cohort=tuple(pulls.models) + tuple(pulls.rejected),
-        received=tuple(pulls.models),
+        trust=dict(outcome.mixed.row) if named else {},
+        cohort=(*pulls.models, *pulls.rejected) if named else (),
+        received=tuple(pulls.models) if named else (),
         rejected={**pulls.rejected, **outcome.mixed.rejected},
         bytes_in=len(pulls.cohort) * learner.codec.payload_bytes,
         bytes_out=blank.bytes_out * learner.codec.payload_bytes,
