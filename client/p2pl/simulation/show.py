@@ -84,6 +84,12 @@ def table(figures: dict[str, Any]) -> Table:
             ("bad models rejected", _percent(figures["bad_rejected"])),
             ("honest models rejected", _percent(figures["good_rejected"])),
         ]
+    if figures["took_part"] < 100 or figures["lost_links"] or figures["delay_rounds"]:
+        rows += [
+            ("peers that took part in a round", _percent(figures["took_part"])),
+            ("pulls that failed", _percent(figures["pulls_failed"])),
+            ("what was pulled is late by at most", _counted(figures["delay_rounds"], "round")),
+        ]
     if own := figures["personal"]:
         like = "labels as frequent as a peer's own" if figures["accuracy"] else name
         rows += [
