@@ -126,6 +126,10 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     with torch.no_grad():  # says what is wrong with the outputs, which a stack does not look at
         trainer.objective.losses(flatten(trainer.model), trainer.own.take(torch.tensor([0])))
     stack = Stack(trainer.model, own_part(learners[0]).whole, threads) if stackable else None
+    if stack is not None and stack.is_chain and kinds[0] == "stacked":
+        kinds = ("stacked",)
+        if threads == 1:
+            return Engine("stacked", 1, 1, stack)
     tried = learners[: TRIED_PEERS if len(kinds) > 1 else 1]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time

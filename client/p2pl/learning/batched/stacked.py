@@ -68,6 +68,11 @@ class Stack:
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, _Graph] = {}
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether gradients are computed in closed form, which no other way is faster than."""
+        return self._chain is not None
+
     def train(self, jobs: Sequence[Job], training: Training) -> list[Trained]:
         """Returns what `p2pl.learning.train.train` would return for each job, up to rounding.
 
@@ -109,10 +114,10 @@ class Stack:
         if self._gpu:
             work = work.copy()  # the next round overwrites it
         work.losses[~work.vectors.isfinite().all(1)] = math.nan
-        epochs, losses = training.local_epochs, work.losses.tolist()
+        epochs, losses, vectors = training.local_epochs, work.losses.tolist(), work.vectors.unbind()
         return [
             Trained(
-                work.vectors[k],
+                vectors[k],
                 losses[k] if math.isfinite(losses[k]) else math.nan,
                 math.ceil(len(job.part) / training.batch_size) * epochs,
                 len(job.part) * epochs,
@@ -176,7 +181,11 @@ class _Work:
     @classmethod
     def of(cls, jobs: Sequence[Job], training: Training) -> "_Work":
         """Returns where the peers set out from; an optimizer's state is 0 before its first step."""
-        vectors = torch.stack([job.start.vector for job in jobs])
+        first = jobs[0].start.vector
+        if all(job.start.vector is first for job in jobs):
+            vectors = first.repeat(len(jobs), 1)
+        else:
+            vectors = torch.stack([job.start.vector for job in jobs])
         nothing = torch.zeros_like(vectors[0])
         state = {
             name: torch.stack([job.start.optimizer.get(name, nothing) for job in jobs])
