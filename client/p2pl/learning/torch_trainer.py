@@ -163,6 +163,8 @@ class TorchTrainer(Trainer):
 
     def follow(self, start: Start, trained: Trained, mixed: Tensor, round: Round) -> OptimizerState:
         """Returns the optimizer state for the next round."""
+        if not round.training.quasi_global:  # nothing of it depends on the mix
+            return trained.optimizer
         count = self.layout.trained
         begun = replace(start, vector=start.vector[:count])
         state = follow(begun, trained, mixed[:count], round.training)

@@ -69,6 +69,8 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
         # All values at once: a simulation makes an entry a peer and round.
         values = msgspec.structs.astuple(self)
         for field, value in zip(self.__struct_fields__, values, strict=True):
+            if value is None or value.__class__ in (int, str, tuple):
+                continue
             if isinstance(value, float) and not math.isfinite(value):
                 msgspec.structs.force_setattr(self, field, None)
             elif (

@@ -198,7 +198,7 @@ def _round(
             index,
             forgiving=forgiving,
         )
-        trained = _filled(present, made, list(map(unchanged, starts)))
+        trained = _filled(present, made, lambda peer: unchanged(starts[peer]), len(learners))
     with watch("mix"):
         offers = _offers(setup, learners, states, trained, kept.bad, index)
         there = frozenset(present)
@@ -218,7 +218,9 @@ def _round(
             [(states[peer].vector, states[peer].trust) for peer in present],
             index,
         )
-        mixed = _filled(present, blends, list(map(_left_alone, learners, states)))
+        mixed = _filled(
+            present, blends, lambda peer: _left_alone(learners[peer], states[peer]), len(learners)
+        )
     with watch("evaluate"):
         vectors = [one.vector for one in mixed]
         scored, judged = _evaluate(setup, engine, learners, trained, vectors, index)
@@ -241,7 +243,8 @@ def _round(
             )
             for peer in present
         ],
-        states,
+        states.__getitem__,
+        len(learners),
     )
     sent = _sent(pulls)
     seconds = sum(watch.seconds.values()) / len(learners)
@@ -249,7 +252,7 @@ def _round(
     entries: Sequence[RoundEntry] = tuple(
         _entry(
             learners[peer],
-            RoundEntry(round=index, bytes_out=sent[peer], seconds=seconds, time=time.time()),
+            (index, sent[peer], seconds),
             _Outcome(trained[peer], pulls[peer], mixed[peer], scored.get(peer), judged.get(peer)),
             personal[peer],
             named=not alike,
@@ -405,12 +408,21 @@ def _left_alone(learner: Learner, state: _State) -> Mixed:
     return Mixed(state.vector, {learner.peer_id: 1.0}, {}, learner.memory(state.trust))
 
 
-def _filled(present: Sequence[int], made: Sequence[T], others: Sequence[T]) -> list[T]:
-    """Returns by peer what those who take part made, and of the others what they had."""
-    found = list(others)
-    for peer, one in zip(present, made, strict=True):
-        found[peer] = one
-    return found
+def _filled(
+    present: Sequence[int], made: Sequence[T], other: Callable[[int], T], peers: int
+) -> list[T]:
+    """Returns by peer what those who take part made, and of each other one what it had.
+
+    Args:
+        present: numbers of those who take part.
+        made: what each of them made.
+        other: says what another one had.
+        peers: how many there are.
+    """
+    if len(present) == peers:
+        return list(made)
+    found = dict(zip(present, made, strict=True))
+    return [found[peer] if peer in found else other(peer) for peer in range(peers)]
 
 
 def _consensus(judge: Learner, vectors: Sequence[Tensor]) -> tuple[float, Mapping[str, float]]:
@@ -441,7 +453,7 @@ class _Outcome:
 
 def _entry(
     learner: Learner,
-    blank: RoundEntry,
+    spent_on: tuple[int, int, float],
     outcome: _Outcome,
     personal: Tensor | None,
     *,
@@ -451,7 +463,7 @@ def _entry(
 
     Args:
         learner: the peer's.
-        blank: with how often the peer was asked as `bytes_out`.
+        spent_on: the round, how many models the peer gave in it, and its share of the seconds.
         outcome: of its round.
         personal: its personal model, [P]; None: it keeps none.
         named: whether the others are named, and their weights.
@@ -460,9 +472,11 @@ def _entry(
     own: dict[str, float] = {}
     if scored and personal is not None:
         own = learner.own_scores(personal, scored)
-    return msgspec.structs.replace(
-        blank,
-        **own,
+    index, given, seconds = spent_on
+    entry = RoundEntry(
+        round=index,
+        seconds=seconds,
+        time=time.time(),
         train_loss=outcome.trained.loss if math.isfinite(outcome.trained.loss) else None,
         validation_loss=scored.validation.loss if scored else None,
         accuracy=outcome.judged.accuracy if outcome.judged else None,
@@ -474,11 +488,12 @@ def _entry(
         received=tuple(pulls.models) if named else (),
         rejected={**pulls.rejected, **outcome.mixed.rejected},
         bytes_in=len(pulls.cohort) * learner.codec.payload_bytes,
-        bytes_out=blank.bytes_out * learner.codec.payload_bytes,
+        bytes_out=given * learner.codec.payload_bytes,
         samples=outcome.trained.samples,
         epsilon=spent.epsilon if spent else None,
         trust_epsilon=spent.trust_epsilon if spent else None,
     )
+    return msgspec.structs.replace(entry, **own) if own else entry
 
 
 class _Watch:

@@ -109,10 +109,12 @@ def schedule(jobs: Sequence[Job], training: Training) -> Schedule:
     first_row, first_step = [0, *accumulate(counts)], torch.tensor(begins[:-1])
     # All orders one after another, then where each number of them stands: a few operations for all.
     drawn = [torch.randperm(len(job.part), generator=job.order) for job in jobs for _ in each]
+    repeated = torch.tensor([count for count in counts for _ in each])
+    ends = [0, *accumulate(repeated.tolist())][:-1]
     peers = torch.arange(len(jobs)).repeat_interleave(torch.tensor(counts) * epochs)
-    at = torch.cat([torch.arange(count) for count in counts for _ in each])
+    at = torch.arange(len(peers)) - torch.tensor(ends).repeat_interleave(repeated)
     steps_of_epoch = torch.tensor([math.ceil(count / size) for count in counts])
-    epoch = torch.cat([torch.arange(epochs).repeat_interleave(count) for count in counts])
+    epoch = torch.arange(epochs).repeat(len(jobs)).repeat_interleave(repeated)
     step = at // size + epoch * steps_of_epoch[peers]
     places[first_step[step] + peers, at % size] = torch.cat(drawn) + torch.tensor(first_row)[peers]
     there = places >= 0
