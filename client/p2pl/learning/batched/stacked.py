@@ -10,6 +10,7 @@ graphs): issuing its hundred small kernels one by one takes longer than computin
 """
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,7 @@ class Stack:
         self._gpu = examples.x.is_cuda
         self._chain = None if self._gpu else Chain.of(model)
         self._workers = workers
+        self._rooms: dict[int, Tensor] = {}  # by thread: for the inputs of one step of a chain
         self._works: dict[int, _Work] = {}
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, _Graph] = {}
@@ -103,7 +105,7 @@ class Stack:
         """Returns what training made of each job; those with the most examples come first."""
         plan = schedule(jobs, training)
         work = self._begin(jobs, training)
-        chain = None if self._chain is None else _Chained(self._chain, self._layout, work, plan)
+        chain = self._chained(work, plan)
         for batch in plan.batches(even=self._gpu):
             if self._gpu:
                 self._record_or_replay(work, batch, training)
@@ -113,7 +115,8 @@ class Stack:
                 self._step(work, batch, training)
         if self._gpu:
             work = work.copy()  # the next round overwrites it
-        work.losses[~work.vectors.isfinite().all(1)] = math.nan
+        if not work.vectors.sum().isfinite():  # most often without memory for a look at each
+            work.losses[~work.vectors.isfinite().all(1)] = math.nan
         epochs, losses, vectors = training.local_epochs, work.losses.tolist(), work.vectors.unbind()
         return [
             Trained(
@@ -126,6 +129,16 @@ class Stack:
             )
             for k, job in enumerate(jobs)
         ]
+
+    def _chained(self, work: "_Work", plan: Schedule) -> "_Chained | None":
+        """Returns what does the steps of a group in closed form; None: the model is no chain."""
+        if self._chain is None:
+            return None
+        most = max(end - begin for begin, end in pairwise(plan.begins)) * max(plan.wide)
+        me = threading.get_ident()
+        if me not in self._rooms or len(self._rooms[me]) < most:
+            self._rooms[me] = self._x.new_empty(most, self._x[0].numel())
+        return _Chained(self._chain, self._layout, work, self._rooms[me])
 
     def _begin(self, jobs: Sequence[Job], training: Training) -> "_Work":
         """Returns where the peers set out from; on a GPU always in the same place."""
@@ -209,18 +222,16 @@ class _Work:
 class _Chained:
     """The steps of a group of peers whose model is a chain of linear layers."""
 
-    def __init__(self, chain: Chain, layout: Layout, work: _Work, plan: Schedule) -> None:
-        """Takes memory for any one step.
+    def __init__(self, chain: Chain, layout: Layout, work: _Work, room: Tensor) -> None:
+        """Takes what the steps need.
 
         Args:
             chain: the model.
             layout: of the model.
             work: of the group, changed in place.
-            plan: of the round.
+            room: [n, F], for the inputs of any one step.
         """
-        self._chain, self._layout, self._work = chain, layout, work
-        self._most = max(end - begin for begin, end in pairwise(plan.begins)) * max(plan.wide)
-        self._room = work.vectors.new_empty(0)
+        self._chain, self._layout, self._work, self._room = chain, layout, work, room
         self._active = 0
         self._parameters: Mapping[str, Tensor] = {}
 
@@ -252,8 +263,6 @@ class _Chained:
 
         The system clears new memory before it is used, which takes longer than the copy.
         """
-        if not len(self._room):
-            self._room = x.new_empty(self._most, x.shape[1])
         room = self._room[: rows.numel()]
         torch.index_select(x, 0, rows.reshape(-1), out=room)
         return room.view(*rows.shape, -1)
