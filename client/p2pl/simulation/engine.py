@@ -38,11 +38,8 @@ from p2pl.simulation.peers import peers_of
 from p2pl.simulation.pulling import sources
 from p2pl.simulation.raft import mix_at_the_leader, rows_behind
 from p2pl.simulation.reality import Past
+from p2pl.simulation.scoring import on_fewer
 from p2pl.simulation.setup import Setup, check
-
-# Scoring a round on a large test set can take longer than the round's training. Of more peers than
-# this only so many are scored, evenly spaced; after the last round, all are.
-MAX_SCORED = 20
 
 T = TypeVar("T")
 Offers: TypeAlias = Mapping[tuple[int, int | None], PeerModel | str]
@@ -81,6 +78,8 @@ class Result:
     payload_bytes: int
     engine: Engine  # how peers were computed
     seconds: float  # all rounds together
+    cpu_seconds: float  # of this process, likewise, with what the peers were made with
+    scored_examples: int | None  # of the test set, before the last round; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,7 @@ class _Kept:
 
     bad: attackers.Memory
     past: Past[PeerModel | str]
+    judges: tuple[Learner, ...]  # by peer: who scores it before the last round
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
         TrainingDiverged: a peer's loss is no longer finite.
     """
     check(setup)
-    begun = time.perf_counter()
+    begun, cpu_begun = time.perf_counter(), time.process_time()
     made = models.build(setup.seeded_session) if model is None else copy.deepcopy(model)
     space = made.to(device)
     learners = peers_of(setup, data, device, space)
@@ -153,7 +153,9 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
         on_begin(learners)
     states: Sequence[_State] = [_State(initial) for _ in learners]
     honest = tuple(range(len(learners) - setup.bad))
-    kept = _Kept(attackers.Memory(), Past(setup.reality.delay_rounds))
+    examples = setup.scoring.examples_of(learners, setup.session.training.local_epochs)
+    judges = on_fewer(learners, examples)
+    kept = _Kept(attackers.Memory(), Past(setup.reality.delay_rounds), judges)
     done: list[SimulatedRound] = []
     scores: Sequence[Scores] = ()
     with computing_with(engine.threads):
@@ -173,6 +175,8 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
         payload_bytes=learners[0].codec.payload_bytes,
         engine=replace(engine, stack=None, workers=None),  # whose memory is not needed any more
         seconds=time.perf_counter() - begun,
+        cpu_seconds=time.process_time() - cpu_begun,
+        scored_examples=examples,
     )
 
 
@@ -223,8 +227,8 @@ def _round(
         )
     with watch("evaluate"):
         vectors = [one.vector for one in mixed]
-        scored, judged = _evaluate(setup, engine, learners, trained, vectors, index)
-        distance, mean_model = _consensus(learners[0], vectors[: len(vectors) - setup.bad])
+        scored, judged = _evaluate(setup, engine, learners, kept, (trained, vectors), index)
+        distance, mean_model = _consensus(setup, learners, kept, vectors, index)
     personal = [state.personal for state in states]
     if setup.personal:
         with watch("personal"):
@@ -274,15 +278,26 @@ def _evaluate(
     setup: Setup,
     engine: Engine,
     learners: Sequence[Learner],
-    trained: Sequence[Trained],
-    mixed: Sequence[Tensor],
+    kept: _Kept,
+    vectors: tuple[Sequence[Trained], Sequence[Tensor]],
     index: int,
 ) -> tuple[dict[int, Scored], dict[int, Scores]]:
-    """Returns scores around the mix, by peer, and of the mixed parameters alone: at last of all."""
+    """Returns scores around the mix, by peer, and of the mixed parameters alone: at last of all.
+
+    Args:
+        setup: of the simulation.
+        engine: how.
+        learners: by peer.
+        kept: who scores before the last round.
+        vectors: by peer, as trained and as mixed.
+        index: the round.
+    """
+    trained, mixed = vectors
     some = scored_peers(setup, len(learners), index)
+    judges = kept.judges if index < setup.session.exchange.rounds else learners
     around = score_all(
         engine,
-        [learners[peer] for peer in some],
+        [judges[peer] for peer in some],
         [trained[peer].vector for peer in some],
         [mixed[peer] for peer in some],
     )
@@ -295,6 +310,30 @@ def _evaluate(
     return scored, judged
 
 
+def _consensus(
+    setup: Setup,
+    learners: Sequence[Learner],
+    kept: _Kept,
+    vectors: Sequence[Tensor],
+    index: int,
+) -> tuple[float, Mapping[str, float]]:
+    """Returns how far honest peers' parameters are from their mean, and the mean's metrics.
+
+    Args:
+        setup: of the simulation.
+        learners: by peer.
+        kept: who scores before the last round.
+        vectors: by peer, [P], as mixed.
+        index: the round; in one that is not scored, there are no metrics.
+    """
+    distance, mean = _spread(vectors[: len(vectors) - setup.bad])
+    rounds = setup.session.exchange.rounds
+    if not setup.scoring.scores(index, rounds):
+        return distance, {}
+    judges = kept.judges if index < rounds else learners
+    return distance, judges[0].judge(mean).metrics
+
+
 def scored_peers(setup: Setup, peers: int, index: int) -> tuple[int, ...]:
     """Returns the numbers of the peers that are scored before and after the mix of a round.
 
@@ -303,11 +342,10 @@ def scored_peers(setup: Setup, peers: int, index: int) -> tuple[int, ...]:
         peers: how many there are.
         index: the round, from 1 on.
     """
-    if not setup.curves and index < setup.session.exchange.rounds:
+    rounds = setup.session.exchange.rounds
+    if index < rounds and not (setup.curves and setup.scoring.scores(index, rounds)):
         return ()
-    if peers <= MAX_SCORED:
-        return tuple(range(peers))
-    return tuple(number * peers // MAX_SCORED for number in range(MAX_SCORED))
+    return setup.scoring.numbers(peers)
 
 
 def _offers(
@@ -425,19 +463,19 @@ def _filled(
     return [found[peer] if peer in found else other(peer) for peer in range(peers)]
 
 
-def _consensus(judge: Learner, vectors: Sequence[Tensor]) -> tuple[float, Mapping[str, float]]:
-    """Returns how far parameters are from their mean, and the mean's metrics.
+def _spread(vectors: Sequence[Tensor]) -> tuple[float, Tensor]:
+    """Returns how far parameters are from their mean, and the mean, [P].
 
     The relative distance: mean of |theta_i - mean|^2 over |mean|^2; 0 where all are equal.
     """
     if all(vector is vectors[0] for vector in vectors):
-        return 0.0, judge.judge(vectors[0]).metrics
+        return 0.0, vectors[0]
     mean = torch.zeros_like(vectors[0])
     for vector in vectors:
         mean.add_(vector, alpha=1 / len(vectors))
     apart = torch.stack([(vector - mean).square().sum() for vector in vectors]).mean()
     distance = float(apart / mean.square().sum().clamp(min=torch.finfo(mean.dtype).tiny))
-    return distance, judge.judge(mean).metrics
+    return distance, mean
 
 
 @dataclass(frozen=True, slots=True)

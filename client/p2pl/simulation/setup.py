@@ -19,6 +19,7 @@ from p2pl.protocol.session import Change, Session, SessionFile, Spec, changed
 from p2pl.seeds import seeded
 from p2pl.simulation.everybody import Others
 from p2pl.simulation.reality import IDEAL, Reality
+from p2pl.simulation.scoring import USUAL, Scoring
 
 BASELINES = ("centralised", "isolated")
 ENGINES = ("auto", "stacked", "sequential")
@@ -50,6 +51,7 @@ class Setup:
     bad: int = 0  # how many there are: the last ones
     privacy: Wanted | None = None  # None: training is not private
     curves: bool = True  # False: peers are scored after the last round alone
+    scoring: Scoring = USUAL  # of the rounds before the last
     personal: bool = False  # whether every peer keeps a model of its own distribution beside
     precision: str = "float32"  # of the layers' computation: one of precision.NAMES
     reality: Reality = IDEAL  # who is away, which links fail, what is late
@@ -141,6 +143,9 @@ def check(setup: Setup) -> None:
             wrong("exchange.kind, in a simulation", got=kind, allowed=", ".join(EXCHANGES))
         )
     setup.reality.check(setup.session.exchange, setup.baseline)
+    if setup.cohort is not None and setup.cohort < 0:
+        raise InputError(wrong("--cohort", got=setup.cohort, allowed="0 or more"))
+    setup.scoring.check()
     _check_attack(setup)
     precision.check(setup.precision, private=setup.privacy is not None)
     if setup.privacy is not None:
