@@ -122,8 +122,6 @@ class BySamples(FixedRow):
 class ByAge(FixedRow):
     """Weighs by age: how many rounds of training are in a model."""
 
-    is_even: ClassVar[bool] = True
-
     def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
         """Returns weights in proportion to ages; 0 for what is far behind the oldest."""
         return age_row(own.round, [model.round for model in received.values()])
