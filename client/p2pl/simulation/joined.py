@@ -30,7 +30,12 @@ _FAULTS = (OSError, ValueError, RuntimeError)  # what Ray raises where it cannot
 
 
 @contextmanager
-def joined(engine: str, cores: int, deadline_s: float = JOIN_DEADLINE_S) -> Iterator[Ray]:
+def joined(
+    engine: str,
+    cores: int,
+    deadline_s: float = JOIN_DEADLINE_S,
+    environment: Mapping[str, Any] | None = None,
+) -> Iterator[Ray]:
     """Yields Ray, once this process belongs to a cluster; it leaves afterwards.
 
     Where the process belongs to one already, that is the one, and it stays.
@@ -40,6 +45,7 @@ def joined(engine: str, cores: int, deadline_s: float = JOIN_DEADLINE_S) -> Iter
             there, by the HOST:PORT of its head, or `auto` for the one of this machine.
         cores: for Ray on this machine.
         deadline_s: for joining.
+        environment: of the workers, as Ray's `runtime_env`; None: as their machines have it.
 
     Raises:
         InputError: Ray is not installed, or the address is none.
@@ -50,13 +56,14 @@ def joined(engine: str, cores: int, deadline_s: float = JOIN_DEADLINE_S) -> Iter
     if ray.is_initialized():
         yield ray
         return
+    options = {**_OPTIONS, "runtime_env": dict(environment or {})}
     try:
         if address is None:
-            _start(ray, engine, cores)
+            _start(ray, engine, num_cpus=cores, include_dashboard=False, **options)
         else:
             if address != "auto":
                 _reach(engine, address)
-            _join(ray, engine, address, deadline_s)
+            _join(ray, engine, deadline_s, address=address, **options)
         yield ray
     finally:
         ray.shutdown()
@@ -126,25 +133,24 @@ def _reach(engine: str, address: str) -> None:
         ) from fault
 
 
-def _start(ray: Ray, engine: str, cores: int) -> None:
+def _start(ray: Ray, engine: str, **options: object) -> None:
     """Starts Ray on this machine.
 
     Not in a thread: Ray's processes end when the thread does that started them.
     """
-    options = {**_OPTIONS, "num_cpus": cores, "include_dashboard": False}
     try:
         ray.init(address="local", **options)
     except _FAULTS as fault:
         raise NetworkError(f"--engine {engine}: Ray did not start: {summary(fault)}") from fault
 
 
-def _join(ray: Ray, engine: str, address: str, deadline_s: float) -> None:
+def _join(ray: Ray, engine: str, deadline_s: float, **options: object) -> None:
     """Joins a cluster, in a thread: where something else answers, Ray waits for minutes."""
     faults: list[Exception] = []
 
     def join() -> None:
         try:
-            ray.init(address=address, **_OPTIONS)
+            ray.init(**options)
         except _FAULTS as fault:
             faults.append(fault)
 
