@@ -421,11 +421,9 @@ def _update_decoders(folder: Path) -> list[Decoder]:
         Decoder(f"log-{name}", getattr(logs, name), logs.examples[name], MSGPACK, _packed(shape))
         for name, shape in shapes.items()
     ]
-    return [
-        *packed,
-        Decoder("log-checkpoint", logs.checkpoint, logs.examples["checkpoint"]),
-        Decoder("log-file", logs.file, logs.examples["file"]),
-    ]
+    plain = ("checkpoint", "file", "inclusion", "export")
+    others = [Decoder(f"log-{one}", getattr(logs, one), logs.examples[one]) for one in plain]
+    return [*packed, *others]
 
 
 def _relay_decoders() -> list[Decoder]:
@@ -506,6 +504,7 @@ def _raft_decoders() -> list[Decoder]:
         bootstrap.Acceptance(configuration, valid=True),
         *(bootstrap.Refusal(configuration), messages.Sealed(b"box"), messages.Who()),
         messages.announce(KEY, SESSION, 3, model_id, bytes(32)),
+        messages.TwoHistories(b"two"),
     )
     blob = bytes(frame.BLOB_NAME_BYTES)
     requests = (

@@ -116,6 +116,7 @@ def join(
         ),
     ] = None,
     ca: options.Authorities = None,
+    base: options.Base = None,
     fetch: Annotated[
         Fetch,
         typer.Option(
@@ -209,6 +210,7 @@ def join(
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
+                base=base,
                 fetch=_fetching(fetch),
                 announce=announce or (),
                 relay=relay.value,
@@ -276,9 +278,7 @@ def _trains_with(
     are_numbers = mine.labels == tuple(map(str, range(len(mine.labels))))
     if not (session.task.labels or are_numbers):
         print(f"classes {_numbered(mine.labels)}: so these data number them. The session names")
-        print(
-            "        none; whoever numbers them otherwise learns other things under these numbers"
-        )
+        print("        none; peers whose data number them otherwise are turned down")
     share = f" {part[0]}/{part[1]} {part[2]}" if part else ""
     tested = f", {len(mine.test)} drawn to test on" if mine.test and test_share else ""
     return None, mine, f"{data}{share}, {len(mine.train)} examples{tested}"
