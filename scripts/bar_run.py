@@ -118,7 +118,9 @@ def images(name: str, changes: Mapping[str, object], *, twin: bool) -> Data:
     return replace(data, test=Examples(data.test.x[:TEST], data.test.y[:TEST]))
 
 
-def run(data: Data, changes: Mapping[str, object], seed: int, asked: argparse.Namespace) -> dict[str, Any]:
+def run(
+    data: Data, changes: Mapping[str, object], seed: int, asked: argparse.Namespace
+) -> dict[str, Any]:
     """Returns what one seed came to."""
     begun = time.process_time()
     peers = TWINS if asked.twin else PEERS
