@@ -86,7 +86,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     on_round: Callable[[SimulatedRound], None] | None = None,
     log: str | Sequence[str] = (),
 ) -> Simulation:
-    """Runs many virtual peers in this process, and returns what a session would come to.
+    """Runs many virtual peers, here or on a cluster, and returns what a session would come to.
 
     Args:
         session: a session file, its path, the path of the TOML file that it is made from, or a

@@ -13,7 +13,7 @@ others.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -31,7 +31,16 @@ from p2pl.learning.train import OptimizerState, Start, Trained
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.simulation.compute import Engine
 from p2pl.simulation.engine import OnBegin, OnRound, Result, Running, run
-from p2pl.simulation.joined import ANSWER_DEADLINE_S, Handle, Ray, Ref, joined, summary, translated
+from p2pl.simulation.joined import (
+    ANSWER_DEADLINE_S,
+    Handle,
+    Ray,
+    Ref,
+    joined,
+    put,
+    summary,
+    translated,
+)
 from p2pl.simulation.seeds import Seeds
 from p2pl.simulation.setup import Setup
 from p2pl.simulation.worker import (
@@ -76,7 +85,7 @@ class _Names:
             array = array_of(tensor)
             if array.nbytes < STORED_BYTES:
                 return array
-            self.name(tensor, self.ray.put(array))
+            self.name(tensor, put(self.ray, array))
         return self.known[id(tensor)][1]
 
     def alike(self, tensor: Tensor, other: Tensor) -> None:
@@ -109,6 +118,7 @@ class Cluster:
 
     def close(self) -> None:
         """Ends the workers, whose CPUs others can use then."""
+        self._forget()
         for worker in self._workers:
             self._ray.kill(worker)
 
@@ -132,7 +142,7 @@ class Cluster:
             allowed = "auto or sequential: clients of Flower are trained in this process"
             raise InputError(wrong("--engine", got=setups[0].engine, allowed=allowed))
         shared, *parts = shared_of(data)
-        stored = tuple(map(self._ray.put, parts))
+        stored = [put(self._ray, part) for part in parts]
         brought = brought_by(setups[0], model)
         self._everybody("take", brought, shared, *stored)
         if len(setups) >= len(self._workers) > 1:
@@ -156,7 +166,9 @@ class Cluster:
             self._numbers = {one.peer_id: number for number, one in enumerate(learners)}
             return Engine(wanted.partition(":")[0], self.threads, threads, workers=self)
 
-        return run(setup, data, device, on_round, model, on_begin, choose)
+        result = run(setup, data, device, on_round, model, on_begin, choose)
+        # Copies: the object store is gone once the cluster is left.
+        return replace(result, vectors=tuple(vector.clone() for vector in result.vectors))
 
     def train(
         self, learners: Sequence[Learner], starts: Sequence[Start], index: int, *, forgiving: bool
@@ -304,7 +316,7 @@ class Cluster:
                         f"answer within {ANSWER_DEADLINE_S / 3600:g} hours"
                     ) from fault
                 except faults.RayError as fault:
-                    raise translated(fault, what) from fault
+                    raise translated(fault, f"a worker was asked to {what}") from fault
                 else:
                     answers |= zip(block, take(block, refs, answer), strict=True)
         return [answers[peer] for peer in peers]
@@ -427,7 +439,7 @@ def start(ray: Ray, peers: int, device: str, threads: int) -> Cluster:
     try:
         check_stamps(ray.get(there, timeout=START_DEADLINE_S), stamp())
     except ray.exceptions.RayError as fault:
-        raise translated(fault, "start") from fault
+        raise translated(fault, "a worker was started") from fault
     return Cluster(ray, [asked[ref] for ref in there], where, threads)
 
 

@@ -110,17 +110,29 @@ def imported() -> Ray:
     return ray
 
 
+def put(ray: Ray, value: object) -> Ref:
+    """Returns the name of a value, once it lies in the object store.
+
+    Raises:
+        ClientError: there is no room for it, not even on disk.
+    """
+    try:
+        return ray.put(value)
+    except ray.exceptions.RayError as fault:
+        raise translated(fault, "data were put into the object store") from fault
+
+
 def translated(fault: Exception, what: str) -> P2PLError:
     """Returns an error of Ray's as one of p2pl's: of code of p2pl's, the one that it raised.
 
     Args:
         fault: Ray's.
-        what: what was being done.
+        what: was being done.
     """
     cause = getattr(fault, "cause", None)
     if isinstance(cause, P2PLError):
         return type(cause)(str(cause))
-    return ClientError(f"{what} on a worker: {summary(cause or fault)}")
+    return ClientError(f"simulation: {what}: {summary(cause or fault)}")
 
 
 def summary(fault: BaseException) -> str:

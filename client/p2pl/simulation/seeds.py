@@ -70,7 +70,8 @@ class Seeds:
             result,
             setup=setup,
             learners=tuple(learners),
-            vectors=tuple(map(tensor_of, vectors)),
+            # Copies: the object store is gone once the cluster is left.
+            vectors=tuple(tensor_of(one).clone() for one in vectors),
             scores=tuple(map(scores_of, scores)),
             engine=replace(result.engine, kind=RAY),
         )
@@ -96,6 +97,6 @@ class Seeds:
             log.warning("a worker is lost (%s); its seed goes to another", summary(fault))
             self._waiting.append(setup)
         except faults.RayError as fault:
-            raise translated(fault, "simulate") from fault
+            raise translated(fault, "a worker was asked to simulate") from fault
         else:
             self._idle.append(worker)
