@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 import torch
@@ -81,6 +81,22 @@ class Result:
     payload_bytes: int
     engine: Engine  # how peers were computed
     seconds: float  # all rounds together
+
+
+class Running(Protocol):
+    """Runs one simulation, as `run` does."""
+
+    def __call__(  # as `run`
+        self,
+        setup: Setup,
+        data: Data | Clients,
+        device: torch.device,
+        on_round: OnRound | None = None,
+        model: nn.Module | None = None,
+        on_begin: OnBegin | None = None,
+    ) -> Result:
+        """Returns what came of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,16 @@ from typing import Any, TypeAlias
 
 from p2pl.errors import ClientError, InputError, NetworkError, P2PLError, visible, wrong
 
-Ray: TypeAlias = Any  # the module; it has no types
+# Of Ray, which has no types: the module, a worker, the name of something in the object store.
+Ray: TypeAlias = Any
+Handle: TypeAlias = Any
+Ref: TypeAlias = Any
 
 REACH_DEADLINE_S = 5.0  # for a connection to the head of a cluster
 JOIN_DEADLINE_S = 120.0  # chosen: on a machine with six times as much work as cores it took 40
+
+# Chosen: for one phase of a round, or one seed. That a worker has died shows long before.
+ANSWER_DEADLINE_S = 6 * 3600.0
 
 # Read by Ray when it is imported or started; what the person has set stays.
 _QUIETLY = {
@@ -76,8 +82,10 @@ def address_of(engine: str) -> str | None:
         InputError: it is no address.
     """
     _, colon, address = engine.partition(":")
-    if not colon or address == "auto":
-        return address or None
+    if not colon:
+        return None
+    if address == "auto":
+        return address
     host, _, port = address.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
         allowed = "ray, ray:auto, or ray:HOST:PORT of the head of a cluster"
@@ -102,17 +110,29 @@ def imported() -> Ray:
     return ray
 
 
+def put(ray: Ray, value: object) -> Ref:
+    """Returns the name of a value, once it lies in the object store.
+
+    Raises:
+        ClientError: there is no room for it, not even on disk.
+    """
+    try:
+        return ray.put(value)
+    except ray.exceptions.RayError as fault:
+        raise translated(fault, "data were put into the object store") from fault
+
+
 def translated(fault: Exception, what: str) -> P2PLError:
     """Returns an error of Ray's as one of p2pl's: of code of p2pl's, the one that it raised.
 
     Args:
         fault: Ray's.
-        what: what was being done.
+        what: was being done.
     """
     cause = getattr(fault, "cause", None)
     if isinstance(cause, P2PLError):
         return type(cause)(str(cause))
-    return ClientError(f"{what} on a worker: {summary(cause or fault)}")
+    return ClientError(f"simulation: {what}: {summary(cause or fault)}")
 
 
 def summary(fault: BaseException) -> str:

@@ -3,6 +3,9 @@
 The tests are in the order of what they leave of the cluster: three nodes, two, one.
 """
 
+import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 import torch
 from support.processes import PATIENCE_S, wait_until
@@ -83,7 +87,7 @@ def both(setup: Setup, data: Data, workers: Cluster) -> tuple[Result, Result]:
     """Returns what one process and the cluster make of a simulation."""
     one = run(replace(setup, engine="sequential"), data, CPU)
     there = replace(setup, engine="ray")
-    return one, run(there, data, CPU, choosing=workers.choosing(there, data, None))
+    return one, workers.spread([there], data, None)(there, data, CPU)
 
 
 def apart(one: Result, other: Result) -> float:
@@ -168,12 +172,32 @@ def test_a_rule_that_was_registered_here_goes_along(data: Data, workers: Cluster
     assert apart(one, three) < 1e-5
 
 
+def test_as_many_seeds_as_workers_are_simulated_one_a_worker(data: Data, workers: Cluster) -> None:
+    setups = [replace(small_setup(peers=PEERS), seed=seed, engine="ray") for seed in range(4)]
+    running, begun = workers.spread(setups, data, None), list[int]()
+    for setup in setups:
+        rounds = list[SimulatedRound]()
+        one = run(replace(setup, engine="sequential"), data, CPU)
+        there = running(
+            setup, data, CPU, rounds.append, on_begin=lambda peers: begun.append(len(peers))
+        )
+        assert apart(one, there) < 1e-5
+        assert_alike(told(one), told(there))
+        assert [done.index for done in rounds] == [1, 2]
+    assert begun == [PEERS] * 4
+
+
 def test_what_goes_wrong_in_a_worker_is_said_as_in_one_process(
     data: Data, workers: Cluster
 ) -> None:
-    setup = replace(small_setup(("training", "learning_rate", 1000.0), peers=PEERS), engine="ray")
+    setup = replace(
+        small_setup(
+            ("training", "learning_rate", 1e3), ("training", "weight_decay", 1.0), peers=PEERS
+        ),
+        engine="ray",
+    )
     with pytest.raises(TrainingDiverged, match="learning_rate"):
-        run(setup, data, CPU, choosing=workers.choosing(setup, data, None))
+        workers.spread([setup], data, None)(setup, data, CPU)
 
 
 def test_a_worker_with_other_code_is_refused(workers: Cluster) -> None:
@@ -181,6 +205,12 @@ def test_a_worker_with_other_code_is_refused(workers: Cluster) -> None:
     cluster.check_stamps([own], stamp())
     with pytest.raises(InputError, match="every machine of the cluster"):
         cluster.check_stamps([own, replace(own, code="0" * 16)], stamp())
+
+
+def test_clients_of_flower_are_refused(workers: Cluster) -> None:
+    setup = replace(small_setup(peers=PEERS), engine="ray")
+    with pytest.raises(InputError, match="trained in this process"):
+        workers.spread([setup], lambda number, of: None, None)  # type: ignore[arg-type,return-value]
 
 
 def test_a_run_goes_on_without_a_node_that_is_killed(
@@ -193,7 +223,7 @@ def test_a_run_goes_on_without_a_node_that_is_killed(
         if done.index == 2:
             nodes.cluster.remove_node(nodes.more[0], allow_graceful=False)
 
-    two = run(there, data, CPU, after, choosing=workers.choosing(there, data, None))
+    two = workers.spread([there], data, None)(there, data, CPU, after)
     assert "peers go to the other 2" in caplog.text
     assert apart(one, two) < 1e-5
     assert_alike(told(one), told(two))
@@ -203,11 +233,11 @@ def test_a_run_whose_last_worker_dies_says_so(data: Data, workers: Cluster) -> N
     workers.close()
     setup = replace(small_setup(peers=PEERS), engine="ray")
     with pytest.raises(NetworkError, match="no other is left"):
-        run(setup, data, CPU, choosing=workers.choosing(setup, data, None))
+        workers.spread([setup], data, None)(setup, data, CPU)
 
 
-# Says in a file that it has begun, waits until it may go on, and prints a figure.
-CELL = 'echo >>"$0.begun"; until [ -e "$0.go" ]; do sleep 0.1; done; echo "{\\"x\\": $1}"'
+# Says in a file which worker has begun, waits until it may go on, and prints a figure.
+CELL = 'echo $PPID >>"$0.begun"; until [ -e "$0.go" ]; do sleep 0.1; done; echo "{\\"x\\": $1}"'
 
 
 def test_a_study_goes_on_without_a_node_that_is_killed(nodes: Nodes, tmp_path: Path) -> None:
@@ -218,13 +248,18 @@ def test_a_study_goes_on_without_a_node_that_is_killed(nodes: Nodes, tmp_path: P
         for n, file in enumerate(files, 1)
     ]
 
-    def begun(file: Path) -> int:
+    def begun(file: Path) -> list[int]:
         there = file.with_suffix(".begun")
-        return len(there.read_text().splitlines()) if there.exists() else 0
+        return [int(line) for line in there.read_text().splitlines()] if there.exists() else []
 
     def kill() -> None:
         wait_until(lambda: all(map(begun, files)), PATIENCE_S, "both cells")
+        raylet = nodes.more[1].all_processes["raylet"][0].process.pid
+        there = [pid for file in files for pid in begun(file) if parent_of(pid) == raylet]
         nodes.cluster.remove_node(nodes.more[1], allow_graceful=False)
+        for pid in there:  # which may go on for a moment by itself
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for file in files:
             file.with_suffix(".go").touch()
 
@@ -236,7 +271,15 @@ def test_a_study_goes_on_without_a_node_that_is_killed(nodes: Nodes, tmp_path: P
     rows = store.read(store.path(raw, "small"))
     assert {name: row.figures["x"] for name, row in rows.items()} == {"kept": 0, "one": 1, "two": 2}
     assert rows["one"].commit == store.commit_now()
-    assert sorted(map(begun, files)) == [1, 2]  # the one whose node was killed was begun again
+    assert sorted(len(begun(file)) for file in files) == [
+        1,
+        2,
+    ]  # the one whose node was killed was begun again
+
+
+def parent_of(pid: int) -> int:
+    """Returns the process that started another one."""
+    return psutil.Process(pid).ppid()
 
 
 def test_a_cell_that_fails_says_why(
