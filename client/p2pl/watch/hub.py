@@ -23,7 +23,7 @@ from p2pl.run.log import MARKER_FILE, ROUNDS_FILE, SESSION_FILE, RoundEntry, mea
 from p2pl.watch import entries
 from p2pl.watch.follow import Follower, News
 
-LOOK_S = 0.2  # between two looks at the files: five pictures a second
+LOOK_S = 0.1  # between two looks at the files: with the reading itself, five pictures a second
 BREATH_S = 0.005  # while there is much to read: browsers are answered meanwhile
 SEARCH_S = 1.0  # between two searches for new runs, and for whether their processes are there
 MAX_RUNS = 256  # of one page; chosen: as many lines as a person can still make something of
