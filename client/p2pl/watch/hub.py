@@ -198,6 +198,11 @@ def _event(kind: str, value: dict[str, Any]) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(value))
 
 
+def has_runs(path: Path) -> bool:
+    """Returns whether a path is the directory of a run, or a folder of such."""
+    return next(_runs_in(path, MAX_DEPTH), None) is not None
+
+
 def _is_run(directory: Path) -> bool:
     return any((directory / name).is_file() for name in (ROUNDS_FILE, MARKER_FILE))
 
