@@ -77,12 +77,7 @@ def test_a_folder_is_meant_as_seen_from_where_a_script_is_called(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    done = subprocess.run(
-        [ROOT / "scripts" / script, "mine"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    command = [str(ROOT / "scripts" / script), "mine"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"{tmp_path / 'mine'}: got a folder with something in it" in done.stderr

@@ -52,10 +52,7 @@ def watch(
     _check_installed()
     from p2pl.watch import hub, server
 
-    for run in runs:
-        if run.exists() and not run.is_dir():
-            allowed = "the directory of a run, or a folder of such"
-            raise InputError(wrong("RUNS", got=f"{run}, a file", allowed=allowed))
+    _check_are_folders(runs)
     place = server.listen(host, port)
     print(f"watch {place.url}", flush=True)
     for run in runs:
@@ -65,6 +62,14 @@ def watch(
     if open_browser:
         webbrowser.open(place.url)
     server.serve(runs, place)
+
+
+def _check_are_folders(runs: list[Path]) -> None:
+    """Raises InputError for a file: it would be waited for without end."""
+    for run in runs:
+        if run.exists() and not run.is_dir():
+            allowed = "the directory of a run, or a folder of such"
+            raise InputError(wrong("RUNS", got=f"{run}, a file", allowed=allowed))
 
 
 def _check_installed() -> None:
