@@ -44,8 +44,7 @@ MAX_SHOWN = 10  # classes on one line; chosen
 MET_NOBODY_CODE = 5
 MET_NOBODY = (
     "nobody was met: this peer trained all its rounds alone, though the session is for several; "
-    "what it has learned is kept. Others must be there at the same time, and be able to reach it: "
-    "--listen names where it is reached; --alone trains alone on purpose"
+    "what it has learned is kept; --alone does so on purpose"
 )
 
 
@@ -186,6 +185,7 @@ def join(
         from p2pl.api.join import default_run_dir, join_async
         from p2pl.attacks import kinds as attacks
         from p2pl.data.load import Shard
+        from p2pl.exchange.company import why_alone
         from p2pl.terminal import RunConsole, Screen
 
     show_log(logging.INFO if verbose else logging.ERROR)
@@ -236,8 +236,8 @@ def join(
         raise typer.Exit(130)
     if run.summary and run.summary.met_nobody:
         undialled = run.summary.undialled
-        why = f"; nobody could dial this peer: {undialled}" if undialled else ""
-        print(f"p2pl: {MET_NOBODY}{why}", file=sys.stderr)
+        shut = f"; nobody could dial this peer: {undialled}" if undialled else ""
+        print(f"p2pl: {MET_NOBODY}; {why_alone(run.summary.left_out)}{shut}", file=sys.stderr)
         raise typer.Exit(MET_NOBODY_CODE)
 
 
