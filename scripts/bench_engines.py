@@ -239,12 +239,9 @@ def _other(name: str, python: str, place: Path) -> Run | None:
 
 
 def _table(job: Job, runs: dict[str, list[Run]]) -> None:
-    print(
-        f"\n{job.model}, {job.data}, {job.peers} peers, {job.rounds} rounds, CPU seconds, one thread"
-    )
-    print(
-        "engine   engine s   of ours (least..most)   compile s  process s  of ours  MiB  accuracy %"
-    )
+    work = f"{job.model}, {job.data}, {job.peers} peers, {job.rounds} rounds"
+    columns = "engine s   of ours (least..most)   compile s  process s  of ours  MiB  accuracy"
+    print(f"\n{work}: processor seconds, one thread, medians\nengine   {columns}")
     for name, made in runs.items():
         if not made:
             continue

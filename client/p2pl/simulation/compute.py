@@ -206,8 +206,10 @@ def mix_all(
         before: by peer, from where it trained, [P], and what it remembers of the others.
         index: the round.
     """
+    if not learners:
+        return []
     trust = [state for _, state in before]
-    mixer = learners[0].mixer if learners else None
+    mixer = learners[0].mixer
     if isinstance(mixer, FixedRow) and mixer.is_even:
         same = _mix_everybody(mixer, learners, vectors, received, index)
         if same is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 import torch
@@ -72,6 +72,7 @@ class Result:
     honest: tuple[int, ...]  # numbers of the peers that figures are means over
     rounds: tuple[SimulatedRound, ...]
     scores: tuple[Scores, ...]  # by peer: of the final parameters, on the test set
+    taken_in: float | None  # percent, by a backdoor, at last; None: there is none
     learners: tuple[Learner, ...]
     vectors: tuple[Tensor, ...]  # by peer: the final parameters, [P]
     samples: tuple[int, ...]  # by peer: to train on
@@ -80,6 +81,22 @@ class Result:
     seconds: float  # all rounds together
     cpu_seconds: float  # of this process, likewise, with what the peers were made with
     scored_examples: int | None  # of the test set, before the last round; None: all
+
+
+class Running(Protocol):
+    """Runs one simulation, as `run` does."""
+
+    def __call__(  # as `run`
+        self,
+        setup: Setup,
+        data: Data | Clients,
+        device: torch.device,
+        on_round: OnRound | None = None,
+        model: nn.Module | None = None,
+        on_begin: OnBegin | None = None,
+    ) -> Result:
+        """Returns what came of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +186,7 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
         honest=honest,
         rounds=tuple(done),
         scores=tuple(scores),
+        taken_in=attackers.taken_in(setup, learners[0], [states[peer].vector for peer in honest]),
         learners=learners,
         vectors=tuple(state.vector for state in states),
         samples=tuple(learner.trainer.own_samples for learner in learners),
