@@ -64,22 +64,27 @@ class AllBut(Mapping[str, PeerModel]):
 class Entries(Sequence[RoundEntry]):
     """What run logs say of a round; names of the others are put in when an entry is asked for."""
 
-    brief: Sequence[RoundEntry]  # by peer, without the names of others
+    unnamed: Sequence[RoundEntry]  # by peer, without the names of others
     ids: Sequence[str]  # by peer
     row: Mapping[str, float]  # with which everybody mixed
 
     def __len__(self) -> int:
-        return len(self.brief)
+        return len(self.unnamed)
 
     @overload
     def __getitem__(self, at: int) -> RoundEntry: ...
     @overload
     def __getitem__(self, at: slice) -> tuple[RoundEntry, ...]: ...
     def __getitem__(self, at: int | slice) -> RoundEntry | tuple[RoundEntry, ...]:
-        numbers = range(len(self.brief))[at]
+        numbers = range(len(self.unnamed))[at]
         if isinstance(numbers, range):
             return tuple(map(self.__getitem__, numbers))
         cohort = tuple(self.ids[other] for other in Others(len(self.ids), numbers))
         return msgspec.structs.replace(
-            self.brief[numbers], trust=dict(self.row), cohort=cohort, received=cohort
+            self.unnamed[numbers], trust=dict(self.row), cohort=cohort, received=cohort
         )
+
+
+def brief(entries: Sequence[RoundEntry]) -> Sequence[RoundEntry]:
+    """Returns the entries of a round for whoever does not ask for the names of others."""
+    return entries.unnamed if isinstance(entries, Entries) else entries
