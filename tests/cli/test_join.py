@@ -180,6 +180,7 @@ def test_who_met_nobody_is_told_by_the_exit_code(tmp_path: Path) -> None:
         done = p2pl("join", tmp_path / "d.torrent", *words, *where)
         assert done.returncode == 5
         assert "nobody was met" in done.stderr
+        assert "--listen names where it is reached" in done.stderr
         alone = (*words, "--alone", "--run-dir", tmp_path / "alone")
         assert p2pl("join", tmp_path / "d.torrent", *alone).returncode == 0
 

@@ -34,6 +34,7 @@ from p2pl.simulation import cluster, joined
 from p2pl.simulation.cluster import Cluster
 from p2pl.simulation.engine import Result, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
+from p2pl.simulation.reality import Reality
 from p2pl.simulation.setup import Setup
 from p2pl.simulation.worker import stamp
 
@@ -143,6 +144,7 @@ SETUPS = {
         ("training", "momentum", 0.0),
         ("training", "learning_rate", 0.001),
     ),
+    "peers away, pulls that fail, models that are late": (("exchange", "cohort", 3),),
     "a leader": (("exchange", "kind", "raft"), ("exchange", "min_peers", 3)),
 }
 
@@ -153,6 +155,8 @@ def test_three_nodes_compute_what_one_process_does(name: str, data: Data, worker
     if "liar" in name:
         made, bad = attacks.parse("sign-flip:1:-3")
         setup = replace(setup, attack=made, bad=bad, personal=True)
+    if "late" in name:
+        setup = replace(setup, reality=Reality(0.7, 0.2, 2))
     one, three = both(setup, data, workers)
     assert three.engine.kind == "ray"
     assert apart(one, three) < 1e-5

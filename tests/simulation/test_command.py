@@ -179,3 +179,17 @@ def test_a_file_that_is_no_session_is_refused(tmp_path: Path) -> None:
         CliRunner().invoke(
             app, ["simulate", str(tmp_path / "x.toml"), *RUN[2:]], catch_exceptions=False
         )
+
+
+def test_the_command_takes_all_three_and_says_what_was_asked_and_what_came_of_it() -> None:
+    words = ("--participation", "0.8", "--lost-links", "0.1", "--delay-rounds", "3")
+    figures = json.loads(simulate("--json", *words))
+    asked = [figures[name] for name in ("participation", "lost_links", "delay_rounds")]
+    assert asked == [0.8, 0.1, 3]
+    assert 0 < figures["took_part"] <= 100
+    shown = simulate(*words)
+    assert "peers that took part in a round" in shown
+    assert "late by at most" in shown
+    usual = json.loads(simulate("--json"))
+    assert (usual["took_part"], usual["pulls_failed"], usual["delay_rounds"]) == (100, 0, 0)
+    assert "took part" not in simulate()

@@ -32,6 +32,7 @@ from p2pl.protocol.session import Session, SessionFile
 from p2pl.simulation import cluster
 from p2pl.simulation.engine import Result, Running, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
+from p2pl.simulation.reality import Reality
 from p2pl.simulation.rundirs import SeedLogs, check_out, write_numbers
 from p2pl.simulation.setup import Setup, check, is_ray
 from p2pl.simulation.told import Told
@@ -85,6 +86,9 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     on_begin: Callable[[], None] | None = None,
     on_round: Callable[[SimulatedRound], None] | None = None,
     log: str | Sequence[str] = (),
+    participation: float = 1.0,
+    lost_links: float = 0.0,
+    delay_rounds: int = 0,
 ) -> Simulation:
     """Runs many virtual peers, here or on a cluster, and returns what a session would come to.
 
@@ -120,6 +124,9 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         on_begin: called once, when all but the data has been checked.
         on_round: called after every round of every seed.
         log: where else means over the honest peers are logged, as in `p2pl.join`; a run a seed.
+        participation: above 0, up to 1; the chance that a peer takes part in a round.
+        lost_links: from 0, below 1; the chance that a pull fails.
+        delay_rounds: 0..100; how many rounds old what is pulled may be.
 
     Raises:
         InputError: something that was given cannot be used.
@@ -153,6 +160,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         curves=curves,
         personal=personal,
         precision=precision,
+        reality=Reality(participation, lost_links, delay_rounds),
     )
     check(setup)
     check_known(changed, alone=baseline is not None)

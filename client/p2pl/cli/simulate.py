@@ -83,6 +83,24 @@ def simulate(
             "honest]"
         ),
     ] = None,
+    participation: Annotated[
+        float,
+        typer.Option(
+            help="Chance, above 0 up to 1, that a peer takes part in a round. One that does not "
+            "trains nothing, and nobody gets anything from it."
+        ),
+    ] = 1.0,
+    lost_links: Annotated[
+        float,
+        typer.Option(help="Chance, from 0 to below 1, that a pull from another peer fails."),
+    ] = 0.0,
+    delay_rounds: Annotated[
+        int,
+        typer.Option(
+            help="Number of rounds, 0 to 100, that what is pulled may be old: each number up to "
+            "it is equally likely."
+        ),
+    ] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -190,6 +208,9 @@ def simulate(
             changes=changes,
             baseline=baseline,
             attack=attack,
+            participation=participation,
+            lost_links=lost_links,
+            delay_rounds=delay_rounds,
             held_out=held_out,
             test_share=test_share,
             tokenizer=tokenizer,

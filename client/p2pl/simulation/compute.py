@@ -160,6 +160,8 @@ def train_all(
     Raises:
         TrainingDiverged: a peer's loss is no longer finite.
     """
+    if not learners:
+        return []
     if engine.workers:
         return engine.workers.train(learners, starts, index, forgiving=forgiving)
     if engine.stack and engine.kind == "stacked" and trains_in(learners[0].session, index):
@@ -194,13 +196,13 @@ def mix_all(
         engine: how.
         learners: by peer.
         vectors: by peer, [P], as trained.
-        received: by peer, its cohort's models by peer id, all of this round.
+        received: by peer, its cohort's models by peer id.
         before: by peer, from where it trained, [P], and what it remembers of the others.
         index: the round.
     """
     if engine.workers:
         return engine.workers.mix(learners, vectors, received, before, index)
-    fixed = isinstance(learners[0].mixer, FixedRow)
+    fixed = bool(learners) and isinstance(learners[0].mixer, FixedRow)
     dense = DENSE_SHARE * len(learners) ** 2 < sum(map(len, received))
     if engine.kind == "stacked" and fixed and dense:
         offered = _offered_to_all(received)

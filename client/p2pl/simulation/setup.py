@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 import torch
 
-from p2pl.attacks.kinds import Attack
+from p2pl.attacks.kinds import SQUARE, Attack, is_marked
 from p2pl.data import partition
 from p2pl.errors import InputError, wrong
 from p2pl.learning import checkpoint, precision
@@ -17,6 +17,7 @@ from p2pl.learning.optimizers import check_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import Change, Session, SessionFile, Spec, changed
 from p2pl.seeds import seeded
+from p2pl.simulation.reality import IDEAL, Reality
 
 BASELINES = ("centralised", "isolated")
 ENGINES = ("auto", "stacked", "sequential")
@@ -49,6 +50,7 @@ class Setup:
     curves: bool = True  # False: peers are scored after the last round alone
     personal: bool = False  # whether every peer keeps a model of its own distribution beside
     precision: str = "float32"  # of the layers' computation: one of precision.NAMES
+    reality: Reality = IDEAL  # who is away, which links fail, what is late
 
     @classmethod
     def of(cls, spec: Spec, *, peers: int, partition: str = "iid") -> Self:
@@ -135,6 +137,7 @@ def check(setup: Setup) -> None:
         raise InputError(
             wrong("exchange.kind, in a simulation", got=kind, allowed=", ".join(EXCHANGES))
         )
+    setup.reality.check(setup.session.exchange, setup.baseline)
     _check_attack(setup)
     precision.check(setup.precision, private=setup.privacy is not None)
     if setup.privacy is not None:
@@ -171,6 +174,12 @@ def _check_attack(setup: Setup) -> None:
                 allowed="fewer than there are: scores are those of the honest",
             )
         )
+    task = setup.session.task
+    images = task.kind == "classification" and len(task.input) == 3 and min(task.input[1:]) > SQUARE
+    if setup.attack and is_marked(setup.attack) and not images:
+        got = f"backdoor, with task {task.kind} and inputs {task.input}"
+        allowed = f"classes of images larger than {SQUARE} x {SQUARE}"
+        raise InputError(wrong("--attack", got=got, allowed=allowed))
     if setup.attack and setup.baseline:
         raise InputError(
             wrong("--attack", got=f"--baseline {setup.baseline}", allowed="peers that exchange")

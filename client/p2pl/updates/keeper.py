@@ -121,6 +121,13 @@ class Keeper:
             raise FrameError(f"update log: {fault}") from fault
         self.digests[peer_id] = digest
 
+    def take_proof(self, proof: bytes) -> None:
+        """Keeps the proof that a known peer has two histories; raises FrameError if it is none."""
+        try:
+            self.watch.take_others((), (proof,))
+        except LogError as fault:
+            raise FrameError(f"update log: {fault}") from fault
+
     async def mixed(
         self,
         round: int,
