@@ -45,6 +45,7 @@ from p2pl_tracker.swarm import PREFIX_BYTES, Entry, Limits, MemoryStore, Store, 
 log = logging.getLogger(__name__)
 
 EXPIRE_EVERY_S = 1.0  # chosen: how stale the counts of a silent session can be
+SAY_AWAY_EVERY_S = 60.0  # chosen: who looks into the log sees it, and nothing else is lost in it
 JITTER = 0.1  # of the interval, so that peers that came together do not come back together
 UNAVAILABLE_RETRY_S = 5.0
 UNCOUNTED = ("/health", "/ready")
@@ -418,19 +419,20 @@ class Tracker:
 
     async def expire_for_ever(self) -> None:
         """Removes silent peers, in slices between which announces are served."""
-        is_there = True
+        said_s: float | None = None  # when it was said last that the store is away
         while True:
             self.policy.bans.refresh()
-            was_there, more = is_there, False
+            more = False
             try:
                 more = await self.store.expire() or await self.torrents.store.expire()
-                is_there = True
             except AnnounceError as fault:
-                is_there = False
-                if was_there:
+                if said_s is None or self._now() - said_s >= SAY_AWAY_EVERY_S:
+                    said_s = self._now()
                     log.warning("announces are refused with 503: %s", fault)
-            if is_there and not was_there:
-                log.warning("the store is there again")
+            else:
+                if said_s is not None:
+                    log.warning("the store is there again")
+                said_s = None
             await asyncio.sleep(0 if more else EXPIRE_EVERY_S)
 
 

@@ -11,8 +11,10 @@ import contextlib
 import hashlib
 import itertools
 import random
+import re
 import secrets
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
 from typing import Any, TypeAlias
@@ -22,7 +24,8 @@ import msgspec
 from redis import asyncio as client_of_redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import AuthenticationError, ConnectionError, RedisError
+from redis.exceptions import TimeoutError as NoAnswerInTime
 
 from p2pl.errors import AnnounceError, InputError, visible, wrong
 from p2pl_tracker.address import SITE_BITS, SITE_SHARE, address_group, too_often
@@ -57,10 +60,13 @@ SCHEMES = {
 }
 ALLOWED = "redis://HOST:PORT/DB, valkey://HOST:PORT/DB, rediss://… (TLS), or unix:///PATH?db=DB"
 PREFIX = "p2pl:"  # of all keys
+_PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)|(?<=password=)[^&]*")  # in a URL
 MAX_CONNECTIONS = 32  # of a replica; an announce holds one for a fraction of a millisecond
 CONNECT_S = 1.0
 ANSWER_S = 2.0  # both together are less than a peer waits for a tracker, 5 s
 RETRY_IN_S = 5.0
+START_S = 10.0  # that a tracker waits for its store when it starts; both may start together
+START_EVERY_S = 0.5
 MAX_TOGETHER = 16  # announces in one call of the script, which keeps the server for 3 ms then
 MAX_UNDER_WAY = 2  # such calls: while one is away, the next gathers
 MAX_PROOFS = 100_000  # CURVE keys of which proofs are kept, as in one process
@@ -331,8 +337,52 @@ def connected(url: str) -> client_of_redis.Redis:
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         )
     except ValueError as fault:
-        raise InputError(wrong("--store", got=f"{url} ({fault})", allowed=ALLOWED)) from fault
+        raise InputError(_wrong_url(url, str(fault))) from fault
     return client_of_redis.Redis.from_pool(pool)
+
+
+async def check(url: str, *, deadline_s: float = START_S) -> None:
+    """Returns once the server at a URL can be used as a store.
+
+    A server that says no, or that is none of Valkey or Redis, will not do otherwise later: that is
+    refused at once.
+
+    Args:
+        url: of the server.
+        deadline_s: how long to wait for one that cannot be reached.
+
+    Raises:
+        InputError: it is no such URL, or the server cannot be used.
+    """
+    store = SharedStore(connected(url), Limits())
+    until_s = time.monotonic() + deadline_s
+    try:
+        while True:
+            try:
+                await store.epoch()
+            except AnnounceError as fault:
+                if _may_pass(fault.__cause__) and time.monotonic() < until_s:
+                    await asyncio.sleep(START_EVERY_S)
+                    continue
+                raise InputError(_wrong_url(url, str(fault.__cause__))) from fault
+            return
+    finally:
+        await store.aclose()
+
+
+def _may_pass(fault: BaseException | None) -> bool:
+    """Returns whether what went wrong with a server may be another thing in a second."""
+    # redis-py counts a wrong password among what is wrong with a connection, and hides there what
+    # the server said when it was told of the database.
+    said = fault.__cause__ if isinstance(fault, ConnectionError) and fault.__cause__ else fault
+    if isinstance(said, AuthenticationError):
+        return False
+    return isinstance(said, ConnectionError | NoAnswerInTime | OSError)
+
+
+def _wrong_url(url: str, why: str) -> str:
+    """Returns what is said of a URL that cannot be used, without the password in it."""
+    return wrong("--store", got=visible(f"{_PASSWORD.sub('***', url)} ({why})"), allowed=ALLOWED)
 
 
 @contextlib.asynccontextmanager
