@@ -19,7 +19,7 @@ from typing import Any
 
 import libtorrent as lt
 import msgspec
-from launcher import ROOT, Fault, Swarm, wait_until
+from launcher import ROOT, Fault, Swarm, free_port, wait_until
 
 from p2pl.network import torrent
 from p2pl.protocol.session import SessionFile, decode
@@ -45,6 +45,7 @@ def session_of(swarm: Swarm, megabytes: int, seed: Path) -> tuple[Path, SessionF
         ("hidden = [64]", f"hidden = [{width}, {width}]"),
         ("rounds = 20", "rounds = 1"),
         ("local_epochs = 2", "local_epochs = 1"),
+        ("min_peers = 6", "min_peers = 1"),
     )
     file = decode(made.read_bytes())
     another_seed = msgspec.structs.replace(file.session, seed=file.session.seed + 1)
@@ -80,9 +81,13 @@ def qbittorrent(swarm: Swarm, file: Path, path: Path) -> None:
     settings.write_text(QUIET)
     folder.mkdir()
     command = ["qbittorrent-nox", f"--profile={profile}", f"--save-path={folder}"]
-    swarm.start("qbittorrent", [*command, "--webui-port=0", "--skip-dialog=true", str(file)])
+    client = swarm.start(
+        "qbittorrent", [*command, f"--webui-port={free_port()}", "--skip-dialog=true", str(file)]
+    )
     found = folder / path.name
-    wait_until(lambda: _same(found, path), DONE_S, "qBittorrent has all of it")
+    wait_until(lambda: client.is_over or _same(found, path), DONE_S, "qBittorrent has all of it")
+    if client.is_over:
+        raise Fault(f"qBittorrent ended:\n{client.text()}")
 
 
 def _same(found: Path, wanted: Path) -> bool:
@@ -115,7 +120,7 @@ def main() -> None:
                 say("qBittorrent has all of it")
             else:
                 say("qBittorrent is not installed here")
-            options = ("--data", "digits", "--shard", "0/6", "--alone", "--fetch", "torrent")
+            options = ("--data", "digits", "--shard", "0/6", "--fetch", "torrent")
             peer = swarm.peer("peer", path, *options)
             peer.succeed(DONE_S)
             told = [line for line in peer.text().splitlines() if "BitTorrent" in line]
