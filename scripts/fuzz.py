@@ -46,7 +46,7 @@ ROOM_BYTES = (
     2 << 30
 )  # of address space beyond what is mapped: a bomb ends the input, not the machine
 BATCH = 500
-SHAPED_SHARE = 0.03  # of the inputs, that Hypothesis makes: they take fifty times as long
+SHAPED_SHARE = 0.01  # of the inputs, that Hypothesis makes: they take a hundred times as long
 SHAPED_CORPUS = 200  # of them that the mutator goes on from
 DEFAULT_S = 60.0
 MAX_FAULTS = 20  # of one decoder; one kind of fault counts once

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 import fuzz_curve
 import fuzz_inputs
@@ -55,16 +56,21 @@ from p2pl.protocol.session.schema import Column, Table
 from p2pl.protocol.updates import fault, message
 from p2pl.protocol.updates.entry import SignedEntry
 from p2pl.rendezvous.service import Messages
+from p2pl.report.simulation import SIMULATION_FILE, LoggedSimulation, Point, Score, read_figures
 from p2pl.run.log import (
     MARKER_FILE,
+    MESSAGES_FILE,
     ROUNDS_FILE,
     SUMMARY_FILE,
     Marker,
+    Message,
     RoundEntry,
     Summary,
     read_run,
 )
 from p2pl.run.state import STATE_FILE, PeerState, load_state, save_state
+from p2pl.watch.follow import Follower
+from p2pl_tracker import bittorrent
 from p2pl_tracker.app import Policy, create_app
 
 ROOT = Path(__file__).parents[1]
@@ -134,12 +140,12 @@ def _json(kind: object) -> st.SearchStrategy[bytes]:
 
 
 def _session_decoders() -> list[Decoder]:
-    torrents = [path.read_bytes() for path in sorted((ROOT / "torrentfiles").glob("*.torrent"))]
+    torrents = _torrents()
     specs = [path.read_bytes() for path in sorted((ROOT / "torrentfiles").glob("*.toml"))]
     urls = (b"http://127.0.0.1:8000", "https://bücher.example/announce".encode(), b"http://[::1]:1")
     words = (b"d4:listli1ei-2e3:abce4:namei0ee", bencode.encode({"a": {"b": [1, "c"]}}))
     return [
-        Decoder("session-file", metainfo.decode, tuple(torrents), BENCODE, _torrents(torrents[0])),
+        Decoder("session-file", metainfo.decode, torrents, BENCODE, _shaped_torrents(torrents[0])),
         Decoder("bencode", bencode.decode, words, BENCODE, refuses=(ValueError,)),
         Decoder("spec", _as_text(schema.read_spec), tuple(specs)),
         Decoder("url", _as_text(web.parse_url), urls),
@@ -151,7 +157,11 @@ def _as_text(read: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: read(data.decode("utf-8", "replace"))
 
 
-def _torrents(example: bytes) -> st.SearchStrategy[bytes]:
+def _torrents() -> tuple[bytes, ...]:
+    return tuple(path.read_bytes() for path in sorted((ROOT / "torrentfiles").glob("*.torrent")))
+
+
+def _shaped_torrents(example: bytes) -> st.SearchStrategy[bytes]:
     """Returns session files whose settings are right or nearly."""
     top, whole = bencode.decode(example), metainfo.decode(example)
 
@@ -184,10 +194,21 @@ def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
     rows = [announce.encode_row(said, host) for host in ("192.0.2.7", "2001:db8::5")]
     told, proof = announce.encode_endpoints(texts), announce.encode_proof(newer.proof)
     rows.append(announce.row_of_six(rows[0], told, proof))
+    session = b"session=" + SESSION.encode()
+    told_of = metainfo.decode(_torrents()[0]).info
+    listed = invitation.revoke(KEY, session_id=SESSION, number=3, peer_ids=["ab" * 32])
     asked = (
         b"POST /announce\n" + announce.encode(said, KEY),
-        b"GET /scrape?session=" + SESSION.encode(),
-        *(b"GET /" + path for path in (b"health", b"ready", b"metrics", b"stats", b"docs")),
+        b"GET /scrape?" + session,
+        b"POST /session\n" + told_of,
+        b"POST /revocations\n" + invitation.encode(listed),
+        b"GET /revocations?" + session,
+        b"GET /proof?" + session + b"&curve_key=" + CURVE.encode(),
+        *(b"GET /" + path + b"?" + of for path, of in _asked_by_bittorrent().items()),
+        *(
+            b"GET /" + path
+            for path in (b"health", b"ready", b"metrics", b"stats.json", b"sessions/x")
+        ),
     )
     refusal = announce.encode_other(announce.Refusal(reason="no", retry_in_s=2.0))
     return [
@@ -209,8 +230,21 @@ def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
             "tracker-refusal", announce.decode_refusal, (refusal,), JSON, _json(announce.Refusal)
         ),
         Decoder("tracker-request", _App(loop).answer, asked),
+        Decoder("torrent-announce", bittorrent.parse, (_asked_by_bittorrent()[b"announce"],)),
+        Decoder("torrent-scrape", bittorrent.asked_for, (_asked_by_bittorrent()[b"scrape"],)),
+        Decoder("session-info", metainfo.decode_info, (told_of,), BENCODE),
         *_reach_decoders(),
     ]
+
+
+def _asked_by_bittorrent() -> dict[bytes, bytes]:
+    """Returns queries as clients of BitTorrent write them, by what they ask for."""
+    one = b"info_hash=" + quote_from_bytes(bytes.fromhex(SESSION)[:20]).encode()
+    said = b"&port=6881&uploaded=0&downloaded=0&left=9&compact=1&numwant=50&event=started"
+    return {
+        b"announce": one + b"&peer_id=-XX0000-abcdefghijkl" + said,
+        b"scrape": one + b"&" + one,
+    }
 
 
 def _reach_decoders() -> list[Decoder]:
@@ -387,11 +421,9 @@ def _update_decoders(folder: Path) -> list[Decoder]:
         Decoder(f"log-{name}", getattr(logs, name), logs.examples[name], MSGPACK, _packed(shape))
         for name, shape in shapes.items()
     ]
-    return [
-        *packed,
-        Decoder("log-checkpoint", logs.checkpoint, logs.examples["checkpoint"]),
-        Decoder("log-file", logs.file, logs.examples["file"]),
-    ]
+    plain = ("checkpoint", "file", "inclusion", "export")
+    others = [Decoder(f"log-{one}", getattr(logs, one), logs.examples[one]) for one in plain]
+    return [*packed, *others]
 
 
 def _relay_decoders() -> list[Decoder]:
@@ -472,6 +504,7 @@ def _raft_decoders() -> list[Decoder]:
         bootstrap.Acceptance(configuration, valid=True),
         *(bootstrap.Refusal(configuration), messages.Sealed(b"box"), messages.Who()),
         messages.announce(KEY, SESSION, 3, model_id, bytes(32)),
+        messages.TwoHistories(b"two"),
     )
     blob = bytes(frame.BLOB_NAME_BYTES)
     requests = (
@@ -564,6 +597,8 @@ def _file_decoders(folder: Path) -> list[Decoder]:
         ("state", _State),
         ("run-log", _Rounds),
         ("run-record", _Records),
+        ("run-watched", _Watched),
+        ("simulation", _Simulation),
         ("ledger", _LedgerFile),
         ("seat", _SeatFile),
         ("key-file", _KeyFile),
@@ -688,6 +723,41 @@ class _Records(_Reader):
         if len(refused) == len((MARKER_FILE, SUMMARY_FILE)):  # it is neither of the two
             raise refused[0]
         return None
+
+
+class _Watched(_Reader):
+    """Reads a log as the page does that follows it, while it grows; each input is all its files."""
+
+    def examples(self) -> tuple[bytes, ...]:
+        entry = RoundEntry(round=1, accuracy=90.0, cohort=("b",), time=1e9)
+        message = Message(time=1e9, text="late")
+        return tuple(msgspec.json.encode(one) + b"\n" for one in (entry, message))
+
+    def decode(self, data: bytes) -> object:
+        following = Follower(self.path)
+        for shown in (data[: len(data) // 2], data):
+            for name in (MARKER_FILE, SUMMARY_FILE, ROUNDS_FILE, MESSAGES_FILE):
+                self.folder.put(name, shown)
+            following.look()
+        return following.trouble, following.is_alive
+
+
+class _Simulation(_Reader):
+    """Reads the figures of a simulation, which somebody else may have sent."""
+
+    notation = JSON
+
+    def examples(self) -> tuple[bytes, ...]:
+        score = Score(90.0, 0.5, 0.0, 89.0, (90.0, 91.0))
+        by_round = (Point(1, 90.0), Point(2, primary=91.0))
+        told = LoggedSimulation(
+            2, 2, "iid", "degroot", by_round, score, metrics={"accuracy": score}
+        )
+        return (msgspec.json.encode(told),)
+
+    def decode(self, data: bytes) -> object:
+        self.folder.put(SIMULATION_FILE, data)
+        return read_figures(self.path)
 
 
 class _LedgerFile(_Reader):

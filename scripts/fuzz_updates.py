@@ -1,16 +1,19 @@
 """What decodes update logs, for `scripts/fuzz`: a mutated input that is taken is a fault."""
 
+import json
 from pathlib import Path
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from p2pl.api.ledger import exported, inclusion, read_log, verified
+from p2pl.errors import LogError
 from p2pl.protocol.identity import peer_id_of
 from p2pl.protocol.updates import entry, fault, message
 from p2pl.protocol.updates.head import cosign, note, read_note, sign_head
 from p2pl.updates.file import LOG_FILE, read
 from p2pl.updates.log import UpdateLog, Version
-from p2pl.updates.watch import Watch
+from p2pl.updates.watch import Watch, put_own_head
 
 SESSION = "5e" * 32
 NOW_S = 1_700_000_000
@@ -49,6 +52,9 @@ class Logs:
         text = note(head, SESSION, self._author)
         seen = cosign(WITNESS, read_note(text).text, NOW_S)
         whole = self._file.read_bytes()
+        kept = read_log(self._file.parent)
+        self._shown = folder / "shown.json"
+        self._proof = json.loads(inclusion(kept, 1))
         self.examples = {
             "entry": (entry.encode(self._last),),
             "commitment": (entry.encode(came),),
@@ -56,6 +62,8 @@ class Logs:
             "fault": tuple(map(entry.encode, self._faults)),
             "checkpoint": (text.encode(), note(head, SESSION, self._author, [seen]).encode()),
             "file": (whole, whole[:-9]),
+            "inclusion": (inclusion(kept, 1).encode(),),
+            "export": ("".join(f"{line}\n" for line in exported(kept)).encode(),),
         }
 
     def _written(self, folder: Path) -> Path:
@@ -65,6 +73,7 @@ class Logs:
             log.mixed(index, {log.peer_id: 1.0}, {}, {"ab" * 32: "late"})
             log.append(Version("trained", index, bytes(32)), NOW_S)
         log.close()
+        put_own_head(folder, log.head)
         self._on_disk = {one.entry for one in log.entries}
         return folder / LOG_FILE
 
@@ -97,6 +106,25 @@ class Logs:
         """Takes a checkpoint in."""
         head = read_note(data.decode("utf-8", "replace")).check(self._author)
         assert (head.size, head.root) == (5, self._log.head.root), "a false checkpoint was taken"
+
+    def inclusion(self, data: bytes) -> None:
+        """Checks the file of a proof of inclusion; its checkpoint may have more signatures."""
+        self._shown.write_bytes(data)
+        (found,) = verified([self._shown])
+        if not found.holds:
+            raise LogError(found.text)
+        told = json.loads(data.decode(errors="replace"))
+        body = self._proof["checkpoint"].partition("\n\n")[0]
+        assert told.pop("checkpoint").partition("\n\n")[0] == body, "a false proof was taken"
+        assert {**told, "checkpoint": self._proof["checkpoint"]} == self._proof, (
+            "a false proof was taken"
+        )
+
+    def export(self, data: bytes) -> None:
+        """Reads the file of an export."""
+        self._shown.write_bytes(data)
+        entries = {one.signed.entry for one in read_log(self._shown).records}
+        assert entries <= self._on_disk, "a false export was taken"
 
     def file(self, data: bytes) -> None:
         """Reads the file of a log."""

@@ -101,6 +101,14 @@ def open_view(header: Header, console: Console) -> View:
     return PlainView(header, console)
 
 
+class RunConsole(Console):
+    """A console of a run, which a reader that has enough (`| head`) does not end."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises the fault that is handled, for the screen to tell; else rich ends the process."""
+        raise  # called where it is handled
+
+
 class Screen:
     """The sink that shows a run on a terminal; a context manager, which gives the terminal back.
 
@@ -118,12 +126,7 @@ class Screen:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._shown.close()
 
     def __call__(self, event: Event) -> None:
@@ -179,12 +182,7 @@ class PlainView:
         )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing to undo."""
 
     def message(self, text: str) -> None:
@@ -246,12 +244,7 @@ class LiveView:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leaves the last screen where it is."""
         self._live.stop()
 

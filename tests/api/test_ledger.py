@@ -99,10 +99,24 @@ def test_a_proof_of_inclusion_holds_by_itself_and_no_other_does(runs: Path) -> N
     assert found == Finding(str(path), expected)
     told = json.loads(path.read_text())
     other = json.loads(inclusion(log, 2))
-    spoilt = [{"round": 9}, {"inclusion": told["inclusion"][:-1]}, {"signed": other["signed"]}]
-    for changes in spoilt:
+    spoilt = [
+        ({"round": 9}, "the entry is not in the log of that head"),
+        ({"inclusion": told["inclusion"][:-1]}, "the entry is not in the log of that head"),
+        ({"signed": other["signed"]}, "the entry is not in the log of that head"),
+        ({"inclusion": [7]}, "damaged: Expected `str`, got `int` - at `$.inclusion[0]`"),
+        ({"signed": "=AA="}, "damaged: signedentry: no base64"),
+        ({"checkpoint": ""}, "checkpoint: got '', allowed a signed note"),
+        ({"public_key": "ab"}, "damaged: Expected `str` matching regex"),
+    ]
+    for changes, said in spoilt:
         path.write_text(json.dumps({**told, **changes}))
-        assert wrongs(path)
+        (text,) = wrongs(path)
+        assert text.startswith(said)
+    del told["checkpoint"]
+    path.write_text(json.dumps(told))
+    assert wrongs(path) == ["damaged: Object missing required field `checkpoint`"]
+    path.write_text(inclusion(log, 3)[:-9])
+    assert wrongs(path)[0].startswith("damaged: it is no JSON")
     with pytest.raises(RunDirError, match=r"entry: got 7, allowed 0\.\.6"):
         inclusion(log, ROUNDS + 1)
 
@@ -140,6 +154,16 @@ def test_a_graph_says_where_logs_are_not_given(runs: Path) -> None:
     every = p2pl("ledger", "graph", *(runs / f"peer-{at}" for at in range(3)))
     assert "influence leaves them out" in " ".join(some.stdout.split())
     assert "the log is not given" not in " ".join(every.stdout.split())
+    for done in (some, every):  # weights are in the peer's own log, whoever else gives theirs
+        assert done.stdout.count("33.3%") >= 3, done.stdout
+    assert some.stdout.count("not known") == 2
+
+
+def test_a_hash_is_shown_in_one_piece_however_narrow_the_terminal_is(runs: Path) -> None:
+    done = p2pl("ledger", "show", runs / "peer-0", columns=40)
+    digest = read_log(runs / "peer-0").records[0].signed.entry.digest.hex()[:16]
+    (row,) = [line for line in done.stdout.splitlines() if digest in line]
+    assert row.split()[0] == "0"
 
 
 def cut(folder: Path) -> None:
@@ -197,6 +221,11 @@ def test_the_command_says_what_does_not_hold_and_fails(runs: Path) -> None:
     done = p2pl("ledger", "verify", runs)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("holds  ") == 3
+    (runs / "empty").mkdir()
+    for nothing in ("nowhere", "empty"):  # that is nobody's forgery
+        done = p2pl("ledger", "verify", runs, runs / nothing)
+        assert done.returncode == 2
+        assert "allowed a run directory with an update log, an export, or a proof" in done.stderr
     cut(runs / "peer-1")
     done = p2pl("ledger", "verify", runs)
     assert done.returncode == 1

@@ -3,19 +3,20 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support.joins import run_with
-from support.processes import Swarm
+from support.processes import ROOT, Swarm
 
 import p2pl
 from p2pl.api.run import load as load_run
 from p2pl.api.simulate import simulate
 from p2pl.data.load import Shard, form_of, load
-from p2pl.errors import ModelError
+from p2pl.errors import CheckpointError, ModelError
 from p2pl.learning import models
 from p2pl.learning.parts import Layout
 from p2pl.run.log import MODEL_FILE
@@ -40,12 +41,12 @@ def swarm(tmp_path: Path) -> Iterator[Swarm]:
     made.end()
 
 
-def base(folder: Path) -> Path:
+def base(folder: Path, seed: int = 123, width: int = 32) -> Path:
     """Returns the folder of a small base that no seed of a session gives."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    torch.manual_seed(123)
-    config = GPT2Config(vocab_size=260, n_positions=16, n_embd=32, n_layer=2, n_head=2)
+    torch.manual_seed(seed)
+    config = GPT2Config(vocab_size=260, n_positions=16, n_embd=width, n_layer=2, n_head=2)
     config.bos_token_id = config.eos_token_id = None
     GPT2LMHeadModel(config).save_pretrained(folder)
     said = json.loads((folder / "config.json").read_text())
@@ -96,6 +97,46 @@ def test_adapters_travel_and_the_base_comes_by_its_hash_and_stays_to_the_last_bi
         assert 4 * numbers < most < 4 * numbers + 4_000  # one peer's adapters
         first, last = (run.rounds[at].metrics["perplexity"] for at in (0, -1))
         assert last < first
+
+
+def test_a_base_in_a_folder_takes_the_place_of_the_checkpoint_if_it_is_the_very_same(
+    tmp_path: Path,
+) -> None:
+    author, me = tmp_path / "author", tmp_path / "me"
+    for folder in (author, me):
+        folder.mkdir()
+    made = p2pl.create(SPEC, author / "lora.torrent", from_folder=base(author / "base"))
+    torrent = me / "lora.torrent"  # without the checkpoint beside it
+    torrent.write_bytes((author / "lora.torrent").read_bytes())
+    mine = str(text(tmp_path / "text.txt"))
+
+    def joined(name: str, folder: Path | None) -> p2pl.Run:
+        join = partial(p2pl.join, torrent, data=mine, test_share=0.2, alone=True, rounds=1)
+        return join(base=folder, run_dir=me / f"run-{name}")
+
+    def checked(folder: Path) -> str:
+        found = p2pl.check(torrent, data=mine, base=folder, trackers=["http://127.0.0.1:9"])
+        return next(one.state for one in found.findings if one.name == "checkpoint")
+
+    right, other = base(me / "right"), base(me / "other", seed=5)
+    begun = load_file(author / made.checkpoint_name)
+    saved = load_file(joined("right", right).directory / MODEL_FILE)
+    name = next(name for name in begun if name.endswith("wte.weight"))
+    assert torch.equal(saved[name], begun[name])
+    with pytest.raises(CheckpointError, match=f"allowed {made.checkpoint.root[:16]}.*another base"):
+        joined("other", other)
+    assert (checked(right), checked(other)) == ("ok", "wrong")
+    with pytest.raises(ModelError, match=r"--base .*mismatched keys.*the session's model"):
+        joined("narrow", base(me / "narrow", width=16))
+    with pytest.raises(ModelError, match=r"--base .*'no model\*\.safetensors'"):
+        joined("empty", tmp_path)
+    with pytest.raises(ModelError, match=r"--base .*'no folder'"):
+        joined("nowhere", tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="--base DIR names one"):
+        joined("none", None)
+    plain = p2pl.create(ROOT / "torrentfiles" / "digits.toml", tmp_path / "digits.torrent")
+    with pytest.raises(ModelError, match=r"--base: the session's model: got 'mlp'.*leave --base"):
+        p2pl.join(plain, data="digits", alone=True, base=right, run_dir=me / "digits")
 
 
 def test_a_simulation_begins_with_the_weights_that_the_session_begins_with(tmp_path: Path) -> None:

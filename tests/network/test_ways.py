@@ -191,3 +191,13 @@ def test_a_peer_that_names_no_way_is_not_dialled() -> None:
 
     with pytest.raises(PullError, match="names no way"):
         asyncio.run(scenario())
+
+
+def test_who_uses_no_relay_is_told_that_a_relay_leads_there() -> None:
+    async def scenario() -> None:
+        async with peer() as ann, peer() as bob:
+            ann.ways._uses_relays = False
+            await ann.pull(bob.address(Endpoint("relay", DEAD, 9)))
+
+    with pytest.raises(PullError, match=r"a relay leads to it, .*--relay never"):
+        asyncio.run(scenario())

@@ -130,10 +130,17 @@ def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
     }
 
 
+def test_a_folder_that_is_no_seed_is_passed_over(tmp_path: Path) -> None:
+    folder = write_simulation(tmp_path / "sim")
+    (folder / "seed-old").mkdir()
+    assert len(write_simulation_report(folder, tmp_path / "out").by_peer) == len(ACCURACIES)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         ("figures", "simulation.json"),
+        ("deep", "simulation.json"),
         ("seed", "1 seeds"),
         ("peer", r"of \[2, 3\] peers"),
         ("summary", "no final score"),
@@ -143,6 +150,8 @@ def test_a_simulation_that_is_not_whole_is_refused(tmp_path: Path, damage: str, 
     folder = write_simulation(tmp_path / "sim")
     if damage == "figures":
         (folder / SIMULATION_FILE).write_text('{"peers": "many"}')
+    elif damage == "deep":
+        (folder / SIMULATION_FILE).write_text('{"more":' + "[" * 5_000)
     elif damage == "seed":
         (folder / "seed-1").rename(tmp_path / "elsewhere")
     elif damage == "peer":

@@ -1,6 +1,7 @@
 """`p2pl simulate`, from the command line."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,13 @@ def test_people_get_a_table() -> None:
     assert "worst peer" in simulate("--mixing", "uniform")
 
 
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed here")
+def test_a_cluster_without_ray_says_what_to_install() -> None:
+    done = CliRunner().invoke(app, [*RUN, "--engine", "ray"])
+    assert isinstance(done.exception, InputError)
+    assert "pip install 'p2pl[ray]'" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -134,6 +142,10 @@ def test_a_wrong_option_is_named(options: tuple[str, ...], said: str) -> None:
         (("--partition", "bogus"), "--partition: got 'bogus'"),
         (("--attack", "bogus:1"), "--attack: got 'bogus'"),
         (("--engine", "bogus"), "--engine: got 'bogus'"),
+        (("--engine", "ray:bogus"), "--engine: got 'ray:bogus'"),
+        (("--engine", "ray:"), "--engine: got 'ray:'"),
+        (("--engine", "ray:10.0.0.1:70000"), "--engine: got 'ray:10.0.0.1:70000'"),
+        (("--engine", "ray", "--dp-epsilon", "3"), "--engine, with --dp-epsilon: got 'ray'"),
         (("--device", "bogus"), "--device: got 'bogus'"),
         (("--precision", "bogus"), "--precision: got 'bogus'"),
         (("--baseline", "bogus"), "--baseline: got 'bogus'"),
@@ -167,3 +179,17 @@ def test_a_file_that_is_no_session_is_refused(tmp_path: Path) -> None:
         CliRunner().invoke(
             app, ["simulate", str(tmp_path / "x.toml"), *RUN[2:]], catch_exceptions=False
         )
+
+
+def test_the_command_takes_all_three_and_says_what_was_asked_and_what_came_of_it() -> None:
+    words = ("--participation", "0.8", "--lost-links", "0.1", "--delay-rounds", "3")
+    figures = json.loads(simulate("--json", *words))
+    asked = [figures[name] for name in ("participation", "lost_links", "delay_rounds")]
+    assert asked == [0.8, 0.1, 3]
+    assert 0 < figures["took_part"] <= 100
+    shown = simulate(*words)
+    assert "peers that took part in a round" in shown
+    assert "late by at most" in shown
+    usual = json.loads(simulate("--json"))
+    assert (usual["took_part"], usual["pulls_failed"], usual["delay_rounds"]) == (100, 0, 0)
+    assert "took part" not in simulate()

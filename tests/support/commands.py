@@ -20,8 +20,14 @@ class Done:
     stderr: str
 
 
-def p2pl(*words: object, cwd: Path | None = None) -> Done:
-    """Returns how `p2pl WORDS` ends, run in the folder `cwd`; None: in this one."""
+def p2pl(*words: object, cwd: Path | None = None, columns: int = 100) -> Done:
+    """Returns how `p2pl WORDS` ends, in a terminal of so many columns.
+
+    Args:
+        words: of the command.
+        cwd: folder to run it in; None: this one.
+        columns: of the terminal.
+    """
     out, err = io.StringIO(), io.StringIO()
     with (
         contextlib.redirect_stdout(out),
@@ -30,7 +36,7 @@ def p2pl(*words: object, cwd: Path | None = None) -> Done:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(sys, "argv", ["p2pl", *map(str, words)])
-        patch.setenv("COLUMNS", "100")
+        patch.setenv("COLUMNS", str(columns))
         try:
             cli.main()
             code: object = 0

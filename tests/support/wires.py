@@ -12,6 +12,7 @@ import zmq.asyncio
 
 from p2pl.errors import PullError
 from p2pl.network.keys import CurveKeys, Identity
+from p2pl.network.numbering import ANY_NUMBERING, Numbering
 from p2pl.network.serve import ServeLimits
 from p2pl.network.wire import CurveWire
 from p2pl.protocol.announce import PeerAddress
@@ -69,11 +70,17 @@ async def served(
     host: str = HOST,
     chunk_bytes: int = CHUNK,
     limits: ServeLimits | None = None,
+    numbering: Numbering = ANY_NUMBERING,
 ) -> AsyncIterator[Served]:
     """Yields an open wire of a new peer."""
     identity = Identity.generate()
     async with CurveWire(
-        identity, session_id=session_id, listen=listen, chunk_bytes=chunk_bytes, limits=limits
+        identity,
+        session_id=session_id,
+        listen=listen,
+        chunk_bytes=chunk_bytes,
+        limits=limits,
+        numbering=numbering,
     ) as wire:
         address = PeerAddress(
             id=identity.peer_id, host=host, port=wire.port, curve_key=wire.curve_key

@@ -49,6 +49,7 @@ TYPES: Mapping[str, Type] = {
     "trackers": TEXTS,
     "ca": maybe(PATH),
     "invitation": maybe(PATH),
+    "base": maybe(PATH),
     "fetch": _FUNCTION,
     "announce": TEXT_OR_TEXTS,
     "relay": TEXT,
@@ -81,6 +82,9 @@ TYPES: Mapping[str, Type] = {
     "held_out": maybe(_FROM_0),
     "engine": TEXT,
     "curves": FLAG,
+    "participation": _NUMBER,
+    "lost_links": _NUMBER,
+    "delay_rounds": _FROM_0,
     "on_begin": _FUNCTION,
     "on_round": _FUNCTION,
     # of making sessions

@@ -129,6 +129,7 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
     listen: str = "0.0.0.0:0",
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
     invitation: str | os.PathLike[str] | None = None,
     announce: str | Sequence[str] = (),
     relay: RelayMode = "auto",
@@ -196,7 +197,7 @@ async def check_async(  # noqa: PLR0913  # keywords, each of them a different th
         if not one.attempt("model", make):
             one.trainer = None
     beside = None if isinstance(session, SessionFile) else Path(session).parent
-    await _checkpoint(one, beside, where)
+    await _checkpoint(one, where, Path(base) if base is not None else None, beside)
     async with contextlib.AsyncExitStack() as stack:
         port = await _listening(one, listen, stack)
         announced = _announced(one, announce)
@@ -293,9 +294,10 @@ def _invitation(one: _Checked, given: str | os.PathLike[str] | None, who: Identi
         one.add("invitation", "ok", f"of this peer; ends: {found.end}")
 
 
-async def _checkpoint(one: _Checked, beside: Path | None, run_dir: Path) -> None:
+async def _checkpoint(one: _Checked, run_dir: Path, base: Path | None, beside: Path | None) -> None:
     file = one.file
     places = checkpoint.Places(
+        base=base,
         beside=beside / file.checkpoint_name if beside else None,
         kept=run_dir / CHECKPOINT_FILE,
     )
@@ -307,6 +309,9 @@ async def _checkpoint(one: _Checked, beside: Path | None, run_dir: Path) -> None
     try:
         await checkpoint.find(replace(file, url_list=()), places, nobody)
     except P2PLError as fault:
+        if base is not None:
+            one.add("checkpoint", "wrong", str(fault), "get the right base, or leave --base out")
+            return
         is_there = places.beside is not None and places.beside.exists()
         if is_there:
             todo = f"get the right file, or move {places.beside} away"

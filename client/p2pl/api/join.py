@@ -31,6 +31,7 @@ from p2pl.exchange.join import join as take_part
 from p2pl.learning import device as devices
 from p2pl.learning import precision as precisions
 from p2pl.learning.checkpoint import check_proportion
+from p2pl.learning.pretrained import check_base
 from p2pl.learning.torch_trainer import Fit
 from p2pl.network import web
 from p2pl.network.interfaces import parse_announced
@@ -63,6 +64,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     trackers: Sequence[str] = (),
     ca: str | os.PathLike[str] | None = None,
     invitation: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
     fetch: Callable[..., Awaitable[bytes]] | None = None,
     announce: str | Sequence[str] = (),
     relay: RelayMode = "auto",
@@ -111,6 +113,9 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
             or `url-list` is asked over HTTPS; None: those of this machine, and the usual ones.
         invitation: to a private session: the file that its author made for this peer, or the
             text in it. None: the session is open.
+        base: a folder with the pretrained model that the session begins with, as `save_pretrained`
+            of transformers writes it: the initial checkpoint is made of it, on this machine, and
+            verified, and nothing is fetched. None: it is looked for elsewhere.
         fetch: gives the initial checkpoint, before `url-list` and peers are asked for it: a
             coroutine function such as `p2pl.network.torrent.fetch`. What it gives is verified.
         announce: where others can dial this peer, beside where it listens, for a port that a router
@@ -161,6 +166,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         raise InputError(wrong("relay", got=relay, allowed="auto, always or never"))
     check_known(file.session, alone=alone)
     check_proportion(file.session, file.checkpoint)
+    if base is not None:
+        check_base(file.session, Path(base))
     private = policy.wanted(dp_epsilon, dp_delta, dp_clip)
     precisions.check(precision, private=private is not None)
     reading = Reading(
@@ -191,6 +198,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     chosen = Options(
         run_dir=where,
         identity=key,
+        base=Path(base) if base is not None else None,
         beside=None if isinstance(session, SessionFile) else Path(session).parent,
         listen=listen,
         rounds=rounds,

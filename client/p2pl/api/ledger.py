@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from p2pl import regular
-from p2pl.errors import LogError, RunDirError, wrong
+from p2pl.errors import InputError, LogError, RunDirError, wrong
 from p2pl.protocol.identity import peer_id_of
 from p2pl.protocol.invitation import date_of
 from p2pl.protocol.updates.entry import (
@@ -34,7 +35,7 @@ from p2pl.protocol.updates.fault import (
     to_text,
 )
 from p2pl.protocol.updates.head import Cosignature, Head, note, read_note
-from p2pl.protocol.updates.tree import Tree, is_included, leaf_hash
+from p2pl.protocol.updates.tree import MAX_PROOF, Tree, is_included, leaf_hash
 from p2pl.run.log import MODEL_FILE
 from p2pl.updates.file import LOG_FILE, Owner, Record, mix_hash, read
 from p2pl.updates.watch import saved_in
@@ -44,7 +45,38 @@ PROOF = "p2pl inclusion 1"
 MAX_EXPORT_BYTES = 1 << 30
 MAX_PROOF_BYTES = 1 << 20
 Json: TypeAlias = dict[str, Any]
+Hex32: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 T = TypeVar("T", bound=msgspec.Struct)
+
+
+class _Owned(msgspec.Struct, frozen=True):
+    """What an export begins with."""
+
+    format: str
+    session_id: Hex32
+    public_key: Hex32
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """What is read of an entry in an export; all else in it repeats what these hold."""
+
+    signed: str
+    mix_bytes: str | None = None
+
+
+class _End(msgspec.Struct, frozen=True):
+    """What an export ends with."""
+
+    checkpoint: str
+
+
+class _Inclusion(msgspec.Struct, frozen=True):
+    """What is read of a proof of inclusion; all else in it repeats what these hold."""
+
+    public_key: Hex32
+    signed: str
+    inclusion: Annotated[tuple[Hex32, ...], Meta(max_length=MAX_PROOF)]
+    checkpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +176,16 @@ def verified(paths: Sequence[Path], *, every: bool = False) -> list[Finding]:
     Args:
         paths: run directories, folders of them, exports, proofs of inclusion or of two histories.
         every: whether each signature is checked; else the last one of a log stands for all.
+
+    Raises:
+        InputError: there is nothing that could be checked at one of them.
     """
     findings: list[Finding] = []
     logs: list[Log] = []
-    for path in [one for given in paths for one in logs_in(given)]:
+    found = [one for given in paths for one in logs_in(given)]
+    for path in found:
+        _check_there(path)
+    for path in found:
         try:
             if (text := _proof_in(path)) is not None:
                 findings.append(_proven(path, text))
@@ -158,13 +196,27 @@ def verified(paths: Sequence[Path], *, every: bool = False) -> list[Finding]:
             continue
         logs.append(log)
         count, again = len(log.records), log.records[-1].signed.entry.again if log.records else 0
-        anew = f", {again} versions made anew" if again else ""
+        anew = f", {counted(again, 'version', 'versions')} made anew" if again else ""
         who = f"peer {log.peer_id[:8]}, session {log.session_id[:8]}"
-        witnesses = len({one.witness for _, one in log.cosigned})
-        text = f"{who}: {count} entries{anew}, seen by {witnesses} witnesses"
+        witnesses = counted(len({one.witness for _, one in log.cosigned}), "witness", "witnesses")
+        text = f"{who}: {counted(count, 'entry', 'entries')}{anew}, seen by {witnesses}"
         findings.append(Finding(str(path), text))
         findings += _model_in(path, log)
     return [*findings, *_against_each_other(logs)]
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """Returns a number with its noun: 1 entry, 2 entries."""
+    return f"{count} {one if count == 1 else several}"
+
+
+def _check_there(path: Path) -> None:
+    """Raises InputError where nothing can be checked: that is no fault of a log."""
+    allowed = "a run directory with an update log, an export, or a proof"
+    if not path.exists():
+        raise InputError(wrong(str(path), got="nothing there", allowed=allowed))
+    if path.is_dir() and not (path / LOG_FILE).exists():
+        raise InputError(wrong(str(path), got=f"no {LOG_FILE}", allowed=allowed))
 
 
 def _model_in(path: Path, log: Log) -> list[Finding]:
@@ -205,27 +257,35 @@ def inclusion(log: Log, index: int) -> str:
         got, allowed = index, f"0..{log.head.size - 1}" if log.head else "none: no head is signed"
         raise RunDirError(wrong(f"{log.source}: entry", got=got, allowed=allowed))
     record = log.records[index]
-    told = {
-        "format": PROOF,
-        **_owner(log),
-        **_line(Record(record.signed, None)),
-        "inclusion": [one.hex() for one in log.tree.inclusion(index, log.head.size)],
-        "checkpoint": log.checkpoint,
-    }
+    way = [one.hex() for one in log.tree.inclusion(index, log.head.size)]
+    told = _inclusion(log.session_id, log.owner.public_key, record.signed, way, log.checkpoint)
     return json.dumps(told, indent=1) + "\n"
+
+
+def _inclusion(
+    session_id: str, public_key: bytes, signed: SignedEntry, way: Sequence[str], checkpoint: str
+) -> Json:
+    """Returns all that stands in the file of a proof of inclusion."""
+    return {
+        "format": PROOF,
+        **_owner(session_id, public_key),
+        **_line(Record(signed, None)),
+        "inclusion": list(way),
+        "checkpoint": checkpoint,
+    }
 
 
 def exported(log: Log) -> Iterator[str]:
     """Yields the lines of an export: JSON, with the exact bytes that were signed in each."""
-    yield json.dumps({"format": EXPORT, **_owner(log)})
+    yield json.dumps({"format": EXPORT, **_owner(log.session_id, log.owner.public_key)})
     for record in log.records:
         yield json.dumps(_line(record))
     yield json.dumps({"checkpoint": log.checkpoint, "witnessed": log.witnessed})
 
 
-def _owner(log: Log) -> Json:
-    key = log.owner.public_key.hex()
-    return {"session_id": log.session_id, "peer_id": log.peer_id, "public_key": key}
+def _owner(session_id: str, public_key: bytes) -> Json:
+    peer_id = peer_id_of(public_key)
+    return {"session_id": session_id, "peer_id": peer_id, "public_key": public_key.hex()}
 
 
 def _line(record: Record) -> Json:
@@ -256,31 +316,59 @@ def _imported(path: Path, every: bool) -> Log:
         allowed = "a run directory, an export, a proof of inclusion or of two histories"
         raise RunDirError(wrong(str(path), got="another kind of file", allowed=allowed))
     try:
-        first, *rest = [json.loads(line) for line in text.splitlines()]
-        end = rest.pop() if rest else {}
-        owner = Owner(bytes.fromhex(first["session_id"]), bytes.fromhex(first["public_key"]))
-        owner = decode(Owner, encode(owner), MAX_ENTRY_BYTES)
-        records = [_record(line) for line in rest]
-        if first["format"] != EXPORT:
-            raise LogError(f"format: got {first['format']!r}, allowed {EXPORT!r}")
+        first, *rest = [_json(line) for line in text.splitlines()]
+        end = _as(_End, rest.pop() if rest else {})
+        begin = _as(_Owned, first)
+        if begin.format != EXPORT:
+            raise LogError(f"format: got {begin.format!r}, allowed {EXPORT!r}")
+        owner = Owner(bytes.fromhex(begin.session_id), bytes.fromhex(begin.public_key))
+        records = [_record(_as(_Line, line)) for line in rest]
         log = _log(path, owner, records)
-        if [first, *map(_line, records)] != [{"format": EXPORT, **_owner(log)}, *rest]:
+        about = _owner(log.session_id, owner.public_key)
+        if [first, *map(_line, records)] != [{"format": EXPORT, **about}, *rest]:
             raise LogError("what stands there to be read is not what was signed")
         for record, before in zip(records, [None, *records], strict=False):
             _check_chain(owner, record, before, every=every or record is records[-1])
         head = None
-        if end["checkpoint"]:
-            head = read_note(end["checkpoint"]).check(owner.public_key)
+        if end.checkpoint:
+            head = read_note(end.checkpoint).check(owner.public_key)
         return _checked(_with(log, head, (), ()))
-    except (LogError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as fault:
+    except LogError as fault:
         raise RunDirError(f"{path}: no update log, or one that does not hold ({fault})") from fault
 
 
-def _record(line: Json) -> Record:
-    signed = decode(SignedEntry, base64.b64decode(line["signed"], validate=True), MAX_ENTRY_BYTES)
-    if "mix_bytes" not in line:
+def _json(text: str) -> object:
+    """Returns what stands in a text of JSON; raises LogError."""
+    try:
+        value: object = json.loads(text)
+    except ValueError as fault:
+        raise LogError(f"damaged: it is no JSON ({fault})") from fault
+    except RecursionError as fault:
+        raise LogError("damaged: it is nested too deeply") from fault
+    return value
+
+
+def _as(kind: type[T], value: object) -> T:
+    """Returns what is to be read of a JSON object; raises LogError where a field is amiss."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as fault:
+        raise LogError(f"damaged: {fault}") from fault
+
+
+def _decoded(kind: type[T], text: str, limit: int) -> T:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as fault:
+        raise LogError(f"damaged: {kind.__name__.lower()}: no base64 ({fault})") from fault
+    return decode(kind, data, limit)
+
+
+def _record(line: _Line | _Inclusion) -> Record:
+    signed = _decoded(SignedEntry, line.signed, MAX_ENTRY_BYTES)
+    if isinstance(line, _Inclusion) or line.mix_bytes is None:
         return Record(signed, None)
-    mix = decode(Mix, base64.b64decode(line["mix_bytes"], validate=True), MAX_MIX_BYTES)
+    mix = _decoded(Mix, line.mix_bytes, MAX_MIX_BYTES)
     if mix_hash(mix) != signed.entry.mix:
         raise LogError(f"entry {signed.entry.index}: what it says it was made of was changed")
     return Record(signed, mix)
@@ -406,22 +494,19 @@ def _proven(path: Path, text: str) -> Finding:
         kind = "heads" if isinstance(fault, TwoHeads) else "entries"
         said = f"peer {fault.peer_id}, session {fault.session_id[:8]}: {fault.check()} ({kind})"
         return Finding(str(path), said)
-    try:
-        told = json.loads(text)
-        key = bytes.fromhex(told["public_key"])
-        record = _record(told)
-        read_head = read_note(told["checkpoint"])
-        head = read_head.check(key)
-        leaf = record.signed.check(read_head.session_id, key)
-        path_of = [bytes.fromhex(one) for one in told["inclusion"]]
-        entry = record.signed.entry
-        same = {**told, **_line(Record(record.signed, None))} == told
-        owner = (told["session_id"], told["peer_id"]) == (read_head.session_id, peer_id_of(key))
-        included = is_included(leaf, entry.index, head.size, path_of, head.root)
-        if not (included and same and owner):
-            raise LogError("the entry is not in the log of that head")
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as fault:
-        raise LogError(f"no proof of inclusion, or a damaged one ({fault!r})") from fault
+    told = _json(text)
+    proof = _as(_Inclusion, told)
+    key, record, noted = (
+        bytes.fromhex(proof.public_key),
+        _record(proof),
+        read_note(proof.checkpoint),
+    )
+    head, entry = noted.check(key), record.signed.entry
+    leaf = record.signed.check(noted.session_id, key)
+    way = [bytes.fromhex(one) for one in proof.inclusion]
+    whole = _inclusion(noted.session_id, key, record.signed, proof.inclusion, proof.checkpoint)
+    if told != whole or not is_included(leaf, entry.index, head.size, way, head.root):
+        raise LogError("the entry is not in the log of that head")
     said = f"peer {peer_id_of(key)[:8]}: round {entry.round} ({entry.stage}) is entry {entry.index}"
     return Finding(str(path), f"{said} of its log of {head.size}")
 

@@ -28,6 +28,7 @@ class Made:
         stage: `trained`, `mixed` or `final`.
         share: of it in the model; more than 1 where the same training came in by several versions.
         parts: what it was made of: (peer id, index of its entry) and the weight.
+        row: the weight of each peer in its mix, whether its log is there or not; {} = it has none.
     """
 
     peer_id: str
@@ -35,6 +36,7 @@ class Made:
     stage: Stage
     share: float
     parts: Mapping[Key, float]
+    row: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,8 @@ class Provenance:
     @property
     def last_mix(self) -> dict[str, float]:
         """Returns the weight of each peer in the last mix before the model, by peer id."""
-        row: dict[str, float] = defaultdict(float)
-        for one in self.versions.values():
-            if one.parts and one.stage != "trained" and len({who for who, _ in one.parts}) > 1:
-                for (who, _), weight in one.parts.items():
-                    row[who] += weight
-                break
-        return dict(row)
+        mixed = (one.row for one in self.versions.values() if len(one.row) > 1)
+        return dict(next(mixed, {}))
 
 
 class _Logs:
@@ -95,6 +92,14 @@ class _Logs:
                 found[part.peer.hex(), at] += part.weight_ppm / PPM
         return dict(found)
 
+    def row(self, key: Key) -> dict[str, float]:
+        """Returns the weight of each peer in the mix of a version; {} where it has none."""
+        mix = self._entries[key[0]][key[1]].mix
+        row: dict[str, float] = defaultdict(float)
+        for part in mix.parts if mix else ():
+            row[part.peer.hex()] += part.weight_ppm / PPM
+        return dict(row)
+
 
 def provenance(log: Log, others: Sequence[Log] = (), *, index: int | None = None) -> Provenance:
     """Returns who made a model.
@@ -121,7 +126,7 @@ def provenance(log: Log, others: Sequence[Log] = (), *, index: int | None = None
     versions: dict[Key, Made] = {}
     for key, made_of in parts.items():
         entry = logs.entry(key)
-        versions[key] = Made(key[0], entry.round, entry.stage, shares[key], made_of)
+        versions[key] = Made(key[0], entry.round, entry.stage, shares[key], made_of, logs.row(key))
         for part, weight in made_of.items():
             shares[part] += shares[key] * weight
     trained: dict[str, float] = defaultdict(float)

@@ -29,10 +29,12 @@ from p2pl.learning.parts import Layout, load_into
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile
-from p2pl.simulation.engine import Result, SimulatedRound, run
+from p2pl.simulation import cluster
+from p2pl.simulation.engine import Result, Running, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
+from p2pl.simulation.reality import Reality
 from p2pl.simulation.rundirs import SeedLogs, check_out, write_numbers
-from p2pl.simulation.setup import Setup, check
+from p2pl.simulation.setup import Setup, check, is_ray
 from p2pl.simulation.told import Told
 from p2pl.sinks import Log
 
@@ -84,8 +86,11 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     on_begin: Callable[[], None] | None = None,
     on_round: Callable[[SimulatedRound], None] | None = None,
     log: str | Sequence[str] = (),
+    participation: float = 1.0,
+    lost_links: float = 0.0,
+    delay_rounds: int = 0,
 ) -> Simulation:
-    """Runs many virtual peers in this process, and returns what a session would come to.
+    """Runs many virtual peers, here or on a cluster, and returns what a session would come to.
 
     Args:
         session: a session file, its path, the path of the TOML file that it is made from, or a
@@ -108,19 +113,24 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         dp_delta: chance that the guarantee leaves; None: the session's, or one that fits the data.
         dp_clip: largest norm of one example's gradient; None: 1.
         personal: whether every peer keeps a model of its own distribution beside.
-        engine: auto, stacked or sequential.
+        engine: auto, stacked or sequential, in this process; ray or ray:ADDRESS, by the workers of
+            a Ray cluster, of this machine or of the address.
         device: auto, cpu or cuda.
         precision: float32 or bfloat16.
-        threads: CPU threads, at most; None: all cores.
+        threads: CPU threads, at most; None: all cores, on a cluster one a worker.
         out: a new folder to write run directories into; None: nothing is written.
         curves: whether the peers are scored after every round, and not after the last alone.
         data_dir: folder where data sets are looked for first.
         on_begin: called once, when all but the data has been checked.
         on_round: called after every round of every seed.
         log: where else means over the honest peers are logged, as in `p2pl.join`; a run a seed.
+        participation: above 0, up to 1; the chance that a peer takes part in a round.
+        lost_links: from 0, below 1; the chance that a pull fails.
+        delay_rounds: 0..100; how many rounds old what is pulled may be.
 
     Raises:
         InputError: something that was given cannot be used.
+        NetworkError: a cluster cannot be joined, or no worker of it is left.
         TrainingDiverged: a peer's loss is no longer finite.
     """
     arguments.check(
@@ -150,6 +160,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         curves=curves,
         personal=personal,
         precision=precision,
+        reality=Reality(participation, lost_links, delay_rounds),
     )
     check(setup)
     check_known(changed, alone=baseline is not None)
@@ -162,27 +173,30 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         raise ModelError("model: missing; the session is for modules of your own: pass one")
     else:
         models.check(changed)
-    where = devices.pick(device)
     torch.set_num_threads(threads or devices.cores())
-    if on_begin:
-        on_begin()
-    reading = (data_dir, test_share, Path(tokenizer) if tokenizer else None)
-    whole = _everything(setup.session, data, *reading)
-    if held_out and isinstance(whole, Data):
-        whole = datasets.hold_out(whole, held_out)
-    results = []
-    with sinks.opened([log] if isinstance(log, str) else log) as logs:
-        for number in range(seeds):
-            seeded = replace(setup, seed=first_seed + number)
-            told = (on_round, folder, file.name, logs)
-            results.append(_run_seed(seeded, whole, where, model, told))
+    with contextlib.ExitStack() as held:
+        workers = None
+        if is_ray(engine):
+            workers = held.enter_context(cluster.opened(setup, device, threads))
+        where = devices.pick("cpu" if workers else device)
+        if on_begin:
+            on_begin()
+        reading = (data_dir, test_share, Path(tokenizer) if tokenizer else None)
+        whole = _everything(setup.session, data, *reading)
+        if held_out and isinstance(whole, Data):
+            whole = datasets.hold_out(whole, held_out)
+        setups = [replace(setup, seed=first_seed + number) for number in range(seeds)]
+        running = workers.spread(setups, whole, model) if workers else run
+        logs = held.enter_context(sinks.opened([log] if isinstance(log, str) else log))
+        told = (on_round, folder, file.name, logs)
+        results = [_run_seed(seeded, whole, where, model, told, running) for seeded in setups]
     figures = {
         "name": file.name,
         "data": os.fspath(data) if isinstance(data, str | os.PathLike) else "own",
         "held_out": held_out,
         "test_share": test_share,
         **numbers(results),
-        "device": where.type,
+        "device": workers.device if workers else where.type,
         "threads": torch.get_num_threads(),
     }
     if folder:
@@ -196,6 +210,7 @@ def _run_seed(
     device: torch.device,
     model: nn.Module | None,
     told: "_Told",
+    running: Running,
 ) -> Result:
     """Returns what came of one seed, which is written and told as it goes on.
 
@@ -205,10 +220,11 @@ def _run_seed(
         device: to compute on.
         model: in the place of the session's; None: the session's own.
         told: what else happens after each round.
+        running: runs it.
     """
     on_round, folder, name, logs = told
     if folder is None and not logs:
-        return run(setup, data, device, on_round, model)
+        return running(setup, data, device, on_round, model)
     with contextlib.ExitStack() as held:
         tellers: list[SeedLogs | Told] = []
         if folder is not None:
@@ -227,7 +243,7 @@ def _run_seed(
             if on_round is not None:
                 on_round(done)
 
-        result = run(setup, data, device, after, model, begin)
+        result = running(setup, data, device, after, model, begin)
         for one in tellers:
             one.finish(result, data if isinstance(data, Data) else None)
     return result

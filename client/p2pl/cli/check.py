@@ -70,6 +70,7 @@ def check(
         ),
     ] = None,
     ca: options.Authorities = None,
+    base: options.Base = None,
     relay: Annotated[
         Relay, typer.Option(help="Whether others reach this peer by a relay, as of p2pl join.")
     ] = Relay.auto,
@@ -111,6 +112,7 @@ def check(
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
+                base=base,
                 invitation=invitation,
                 announce=announce or (),
                 relay=relay.value,

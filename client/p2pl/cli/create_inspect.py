@@ -147,8 +147,9 @@ def create(
     for relay in made.relays:
         print(f"relay      {relay}")
     task = made.session.task
-    if task.classes and not task.labels:
-        print("classes    not named: each peer numbers them as its data do; see task.labels")
+    if task.classes and not task.labels and made.session.text is None:
+        print("classes    not named: each peer numbers them as its data do, and turns down whoever")
+        print("           numbers them otherwise; task.labels names them for all")
 
 
 def inspect(file: SessionPath, as_json: AsJson = False) -> None:

@@ -44,8 +44,7 @@ MAX_SHOWN = 10  # classes on one line; chosen
 MET_NOBODY_CODE = 5
 MET_NOBODY = (
     "nobody was met: this peer trained all its rounds alone, though the session is for several; "
-    "what it has learned is kept. Others must be there at the same time, and be able to reach it: "
-    "--listen names where it is reached; --alone trains alone on purpose"
+    "what it has learned is kept; --alone does so on purpose"
 )
 
 
@@ -117,6 +116,7 @@ def join(
         ),
     ] = None,
     ca: options.Authorities = None,
+    base: options.Base = None,
     fetch: Annotated[
         Fetch,
         typer.Option(
@@ -182,12 +182,11 @@ def join(
     read = read_session(file)
     part = options.part_of(shard, partition, partition_seed)
     with extra("client"):
-        from rich.console import Console
-
         from p2pl.api.join import default_run_dir, join_async
         from p2pl.attacks import kinds as attacks
         from p2pl.data.load import Shard
-        from p2pl.terminal import Screen
+        from p2pl.exchange.company import why_alone
+        from p2pl.terminal import RunConsole, Screen
 
     show_log(logging.INFO if verbose else logging.ERROR)
     client, mine, shown = _trains_with(read.session, data, flower, part, (test_share, tokenizer))
@@ -195,7 +194,11 @@ def join(
         read.name, Shard(*part) if part else None, alone=alone, session_id=read.id
     )
     page = beside(where, sys.stdout) if watch else contextlib.nullcontext()
-    with page, extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
+    with (
+        page,
+        extra("dp"),
+        Screen(RunConsole(), model=read.session.model.name, data=shown) as screen,
+    ):
         run = asyncio.run(
             join_async(
                 file,
@@ -209,6 +212,7 @@ def join(
                 listen=listen,
                 trackers=tracker or (),
                 ca=ca,
+                base=base,
                 fetch=_fetching(fetch),
                 announce=announce or (),
                 relay=relay.value,
@@ -232,8 +236,8 @@ def join(
         raise typer.Exit(130)
     if run.summary and run.summary.met_nobody:
         undialled = run.summary.undialled
-        why = f"; nobody could dial this peer: {undialled}" if undialled else ""
-        print(f"p2pl: {MET_NOBODY}{why}", file=sys.stderr)
+        shut = f"; nobody could dial this peer: {undialled}" if undialled else ""
+        print(f"p2pl: {MET_NOBODY}; {why_alone(run.summary.left_out)}{shut}", file=sys.stderr)
         raise typer.Exit(MET_NOBODY_CODE)
 
 
@@ -276,9 +280,7 @@ def _trains_with(
     are_numbers = mine.labels == tuple(map(str, range(len(mine.labels))))
     if not (session.task.labels or are_numbers):
         print(f"classes {_numbered(mine.labels)}: so these data number them. The session names")
-        print(
-            "        none; whoever numbers them otherwise learns other things under these numbers"
-        )
+        print("        none; peers whose data number them otherwise are turned down")
     share = f" {part[0]}/{part[1]} {part[2]}" if part else ""
     tested = f", {len(mine.test)} drawn to test on" if mine.test and test_share else ""
     return None, mine, f"{data}{share}, {len(mine.train)} examples{tested}"

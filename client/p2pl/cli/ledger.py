@@ -14,6 +14,8 @@ group = typer.Typer(
     help="Show and check which models runs have committed to.",
 )
 
+MAX_COLUMNS = 100_000  # of a table with whatever a mix may hold
+
 Log: TypeAlias = Annotated[
     Path,
     typer.Argument(help="Run directory of `p2pl join`, or a file that `p2pl ledger export` wrote."),
@@ -33,7 +35,11 @@ def show(log: Log) -> None:
         from p2pl.report.tables import terminal_table
     read = read_log(log)
     about = f"update log of peer {read.peer_id[:8]}, session {read.session_id[:8]}"
-    Console().print(terminal_table(about, *shown(read)))
+    table, console = terminal_table(about, *shown(read)), Console()
+    # Half a hash is none: lines longer than those of the terminal are left to it, or to `less -S`.
+    wide = console.options.update(width=MAX_COLUMNS)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
 
 
 @group.command("verify", cls=Command)
@@ -56,7 +62,7 @@ def verify(
 ) -> None:
     """Check update logs and proofs; the exit code is 1 where something does not hold.
 
-    Nothing is asked of anybody: what is there is enough.
+    It is 2 where there is nothing to check. Nothing is asked of anybody: what is there is enough.
     """
     with extra("client"):
         from p2pl.api.ledger import verified
@@ -124,9 +130,14 @@ def graph(
     found = [one for given in others or () for one in logs_in(given)]
     made = provenance(read_log(log), [read_log(one) for one in found], index=entry)
     row = made.last_mix
+    influence = {**dict.fromkeys(row, None), **made.influence}
     rows = [
-        (who[:8], f"{share:.1%}", f"{row[who]:.1%}" if who in row else "")
-        for who, share in sorted(made.influence.items(), key=lambda one: -one[1])
+        (
+            who[:8],
+            "not known" if share is None else f"{share:.1%}",
+            f"{row[who]:.1%}" if who in row else "",
+        )
+        for who, share in sorted(influence.items(), key=lambda one: -(one[1] or 0.0))
     ]
     about = f"{len(made.versions)} versions are in it"
     if made.unknown:

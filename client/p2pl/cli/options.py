@@ -130,6 +130,15 @@ Precision: TypeAlias = Annotated[
     ),
 ]
 
+Base: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the pretrained model that the session begins with (model.safetensors), "
+        "where it is on this machine already: the initial checkpoint is made of it, verified by "
+        "its hash, and not fetched.  [default: none; the checkpoint is fetched]"
+    ),
+]
+
 # --- privacy -------------------------------------------------------------------------------------
 
 DpEpsilon: TypeAlias = Annotated[

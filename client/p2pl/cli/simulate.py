@@ -83,6 +83,24 @@ def simulate(
             "honest]"
         ),
     ] = None,
+    participation: Annotated[
+        float,
+        typer.Option(
+            help="Chance, above 0 up to 1, that a peer takes part in a round. One that does not "
+            "trains nothing, and nobody gets anything from it."
+        ),
+    ] = 1.0,
+    lost_links: Annotated[
+        float,
+        typer.Option(help="Chance, from 0 to below 1, that a pull from another peer fails."),
+    ] = 0.0,
+    delay_rounds: Annotated[
+        int,
+        typer.Option(
+            help="Number of rounds, 0 to 100, that what is pulled may be old: each number up to "
+            "it is equally likely."
+        ),
+    ] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -119,7 +137,9 @@ def simulate(
         str,
         typer.Option(
             help="How peers are trained: sequential (one after the other), stacked (all of them in "
-            "one tensor operation), or auto (whichever is faster)."
+            "one tensor operation), auto (whichever is faster), ray (by a process for each core of "
+            "this machine) or ray:ADDRESS (by the workers of a Ray cluster; HOST:PORT of its head, "
+            "or auto)."
         ),
     ] = "auto",
     device: options.Device = "auto",
@@ -128,7 +148,8 @@ def simulate(
         int | None,
         typer.Option(
             min=1,
-            help="Number of CPU threads to compute with, at most.  [default: one per core]",
+            help="Number of CPU threads to compute with, at most.  [default: one per core; with "
+            "--engine ray, one per worker]",
         ),
     ] = None,
     out: Annotated[
@@ -151,7 +172,7 @@ def simulate(
         ),
     ] = False,
 ) -> None:
-    """Run many virtual peers in one process.
+    """Run many virtual peers in one process, or by the workers of a cluster.
 
     This shows what a session would reach. The task's metrics are means over the peers, on the
     whole test set, after the last mix.
@@ -187,6 +208,9 @@ def simulate(
             changes=changes,
             baseline=baseline,
             attack=attack,
+            participation=participation,
+            lost_links=lost_links,
+            delay_rounds=delay_rounds,
             held_out=held_out,
             test_share=test_share,
             tokenizer=tokenizer,

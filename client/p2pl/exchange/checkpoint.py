@@ -1,6 +1,7 @@
 """The initial checkpoint: the weights that all peers start from, never taken on trust.
 
-Read beside the session file where it lies there, or in the run directory of a run that had it; else
+Made of the base model in a folder that the person names; else read beside the session file where it
+lies there, or in the run directory of a run that had it; else
 rebuilt from the session's seed, else fetched: in the way that the person asks for, such as
 BitTorrent, from `url-list`, or from any peer of the swarm.
 Whatever the source, the bytes must hash to the root in the session file (BEP 52) before a single
@@ -8,14 +9,14 @@ one is decoded.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from p2pl import regular
 from p2pl.errors import CheckpointError, NetworkError, wrong
-from p2pl.learning import models, weights, whole
+from p2pl.learning import models, pretrained, weights, whole
 from p2pl.learning.checkpoint import payload_of
 from p2pl.network.download import deadline_s, download
 from p2pl.protocol import merkle
@@ -44,6 +45,8 @@ class Places:
         authorities: who may vouch for an HTTPS server; see `p2pl.network.web.trust`.
         said: told who is being waited for.
         fetch: the person's own way to it, asked before anybody else elsewhere; None: there is none.
+        base: a folder with the pretrained model that the session begins with; what is made of it
+            must be the promised checkpoint, and nothing else is looked at. None: nowhere.
     """
 
     beside: Path | None = None
@@ -52,6 +55,7 @@ class Places:
     authorities: Path | None = None
     said: Callable[[str], None] = silent
     fetch: Fetch | None = None
+    base: Path | None = None
 
 
 def verify(payload: Payload, promised: Checkpoint, source: str) -> Payload:
@@ -96,6 +100,8 @@ async def find(file: SessionFile, places: Places, fetch_from_peers: Fetch) -> Pa
         CheckpointError: no source has it; the message says what each one answered.
         ModelError: the session's model is unknown here.
     """
+    if places.base is not None:
+        return await asyncio.to_thread(_of_base, file, places.base)
     refusals = []
     async for source, payload in _sources(file, places, fetch_from_peers):
         try:
@@ -108,6 +114,8 @@ async def find(file: SessionFile, places: Places, fetch_from_peers: Fetch) -> Pa
             refusals.append(str(refused))
     if places.beside is None:
         refusals.append("beside the session file: its path was not given")
+    if file.session.model.name == pretrained.NAME:
+        refusals.append(f"a base on this machine: none was named; {pretrained.BASE} DIR names one")
     raise CheckpointError(
         "no source has the initial checkpoint of this session:\n  " + "\n  ".join(refusals)
     )
@@ -141,6 +149,40 @@ async def _sources(
         yield "the swarm", await fetch_from_peers()
     except NetworkError as fault:
         yield "the swarm", fault
+
+
+def _of_base(file: SessionFile, folder: Path) -> Payload:
+    """Returns the checkpoint made of a person's own copy of the base, once it is the promised one.
+
+    Raises:
+        ModelError: the folder has no weights, or those of a model of other shapes.
+        CheckpointError: it is another model than the one that the session begins with.
+    """
+    pretrained.check_base(file.session, folder)
+    model = models.build(file.session)  # with the adapters that the session's seed gives
+    pretrained.load_weights(model, folder, pretrained.BASE)
+    payload, promised = payload_of(model), file.checkpoint
+    root, layer = merkle.tree(merkle.blocks_of(payload), len(payload))
+    if (len(payload), root.hex()) != (promised.size, promised.root):
+        raise CheckpointError(
+            wrong(
+                f"{pretrained.BASE} {folder}: hash of the checkpoint made of it",
+                got=f"{root.hex()[:16]}…{_alike(layer, promised.layer)}",
+                allowed=f"{promised.root[:16]}…, the session's",
+                hint="it is another base, or another version of it; or the adapters begin with "
+                "other numbers under your version of torch, transformers or peft than under the "
+                f"author's. Without {pretrained.BASE}, the checkpoint is fetched",
+            )
+        )
+    return payload
+
+
+def _alike(layer: Sequence[bytes], promised: Sequence[bytes]) -> str:
+    """Returns how many pieces are as promised; "" where it has one."""
+    if not promised or len(layer) != len(promised):
+        return ""
+    alike = sum(one == other for one, other in zip(layer, promised, strict=True))
+    return f" ({alike} of {len(layer)} pieces are the session's)"
 
 
 def _rebuilt(file: SessionFile) -> Payload | Exception:

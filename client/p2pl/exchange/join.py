@@ -43,6 +43,7 @@ from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.in_memory import MemoryNetwork
 from p2pl.network.keys import Identity
 from p2pl.network.membership import Group, Membership
+from p2pl.network.numbering import ANY_NUMBERING, Numbering, digest_of
 from p2pl.network.outreach import FromFile, Outreach
 from p2pl.network.serve import ServeLimits
 from p2pl.network.transport import Directory, Transport
@@ -94,6 +95,8 @@ class Options:
     Attributes:
         run_dir: where the log, the state and the model go.
         identity: the peer's key file.
+        base: a folder with the pretrained model that the session begins with; None: the checkpoint
+            comes from elsewhere.
         beside: the folder of the session file, where the checkpoint may lie too; None: nowhere.
         listen: HOST:PORT to serve other peers at.
         rounds: to do in all; None: the session's.
@@ -116,6 +119,7 @@ class Options:
 
     run_dir: Path
     identity: Path
+    base: Path | None = None
     beside: Path | None = None
     listen: str = "0.0.0.0:0"  # a peer is there to be reached
     rounds: int | None = None
@@ -418,6 +422,7 @@ async def _network(
             dialler=one.outreach.ways,
             membership=membership,
             committed=file.session.ledger,
+            numbering=_numbering(one),
         )
     )
     info = file.info if membership is not None else b""
@@ -430,6 +435,13 @@ async def _network(
     stack.push_async_callback(_leave, directory)
     await stack.enter_async_context(one.outreach.open(wire, directory, one.events.said))
     return wire, directory
+
+
+def _numbering(one: _Run) -> Numbering:
+    """Returns how the peer's data number their classes, where the session does not."""
+    if one.file.session.task.labels:
+        return ANY_NUMBERING
+    return Numbering(digest_of(one.file.id, one.options.labels), one.events.said)
 
 
 def _membership(one: _Run) -> Membership | None:
@@ -516,6 +528,7 @@ def _places(one: _Run) -> checkpoint.Places:
     """Returns where the initial checkpoint may be."""
     options = one.options
     return checkpoint.Places(
+        base=options.base,
         beside=options.beside / one.file.checkpoint_name if options.beside else None,
         kept=options.run_dir / CHECKPOINT_FILE,
         module=_as_it_stands(one),

@@ -30,7 +30,7 @@ import hashlib
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -41,7 +41,6 @@ from torch import Tensor
 from p2pl import pages
 from p2pl.errors import FrameError, wrong
 from p2pl.learning import matrices, weights
-from p2pl.learning.codec import Codec
 from p2pl.learning.weights import Layout, Payload
 
 BITS: Final = {"dither3": 3, "dither2": 2}  # a number, on average; by `wire.compression`
@@ -91,30 +90,13 @@ def _pieces(layout: Layout, at_once: int) -> tuple[_Piece, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Dithered(Codec):
-    """All that travels of the model, as dithered steps from the initial checkpoint.
-
-    Attributes:
-        layout: of what travels: the whole vector [P], or the beginning of it.
-        name: which one, by the session's `wire.compression`.
-        device: where decoded parameters are put.
-        reference: what all peers begin with, [P] or more, on the CPU; None: not known yet.
-    """
-
-    layout: Layout
-    name: str
-    device: torch.device
-    reference: Tensor | None = None
+class Dithered(matrices.FromReference):
+    """All that travels of the model, as dithered steps from the initial checkpoint."""
 
     @property
     def payload_bytes(self) -> int:
         """The exact size of every payload, bytes."""
         return self._begin + self._room
-
-    @property
-    def keeps_privacy(self) -> bool:
-        """True: a payload, its seed too, is made of parameters that may be told, and of no more."""
-        return True
 
     @property
     def _begin(self) -> int:
@@ -129,16 +111,6 @@ class Dithered(Codec):
         pieces = len(_pieces(self.layout, AT_ONCE))
         return SPARE_BYTES + 4 * pieces + -(-BITS[self.name] * numbers // 8)
 
-    def beginning(self, vector: Tensor) -> "Dithered":
-        """Returns the codec of a session that begins with these parameters, [P]."""
-        return replace(self, reference=vector.detach().cpu())
-
-    def encode(self, vector: Tensor) -> memoryview:
-        """Returns the payload to serve, read-only."""
-        payload = bytearray(self.payload_bytes)
-        self.fill(memoryview(payload), vector)
-        return memoryview(payload).toreadonly()
-
     def fill(self, room: memoryview, vector: Tensor) -> None:
         """Writes the payload to where it is kept."""
         vector = vector.detach().cpu()
@@ -150,11 +122,11 @@ class Dithered(Codec):
             room[at : at + len(written)] = written
             at += len(written)
         room[at:] = bytes(len(room) - at)
-        pages.rest(self._begun())
+        pages.rest(self.begun())
 
     def decode(self, payload: Payload) -> Tensor:
         """Returns what travelled, [P] float32 or the beginning of it; raises FrameError."""
-        reference, view = self._begun(), memoryview(payload).cast("B")
+        reference, view = self.begun(), memoryview(payload).cast("B")
         matrices.check(view, self.layout, self.name, self.payload_bytes)
         vector = reference[: self.layout.total].clone()
         matrices.take(view, vector, self.layout)
@@ -173,11 +145,6 @@ class Dithered(Codec):
             raise FrameError("payload: got bytes behind the last piece, allowed zeros")
         pages.rest(reference)
         return vector.to(self.device)
-
-    def _begun(self) -> Tensor:
-        if self.reference is None:
-            raise ValueError("codec: the initial checkpoint is not known yet; call `beginning`")
-        return self.reference
 
     def _fitting(self, vector: Tensor, seed: bytes) -> tuple[Tensor, list[_Coded]]:
         """Returns steps, [matrices] float32, that are about as fine as there is room, and codes."""
@@ -209,7 +176,7 @@ class Dithered(Codec):
         mean squares). Chosen, on a convolutional network: in proportion to a matrix's own change,
         small layers get bits that they do not need; one step for all makes them noise.
         """
-        reference, squares = self._begun(), []
+        reference, squares = self.begun(), []
         parts = matrices.parts_of(self.layout).coded
         for begin, size in parts:
             square = 0.0
@@ -224,7 +191,7 @@ class Dithered(Codec):
 
     def _coded(self, vector: Tensor, steps: Tensor, seed: bytes) -> Iterator[_Coded]:
         """Yields the codes of each piece, and what escaped from them."""
-        reference = self._begun()
+        reference = self.begun()
         for number, piece in enumerate(_pieces(self.layout, AT_ONCE)):
             changes = torch.cat(
                 [_change(vector, reference, span.begin, span.end) for span in piece]

@@ -7,15 +7,16 @@ and spoilt by rounding.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, Self
 
 import torch
 from torch import Tensor
 
 from p2pl.errors import FrameError, wrong
 from p2pl.learning import weights
+from p2pl.learning.codec import Codec
 from p2pl.learning.weights import Layout, Payload
 
 HEADER_BYTES: Final = 32
@@ -107,3 +108,41 @@ def check(payload: Payload, layout: Layout, name: str, size: int) -> None:
         raise FrameError(f"payload: got something else, allowed {allowed}")
     if len(payload) != size:
         raise FrameError(wrong("payload", got=f"{len(payload)} bytes", allowed=f"{size} bytes"))
+
+
+@dataclass(frozen=True, slots=True)
+class FromReference(Codec):
+    """What such codecs have in common: a payload says how far each matrix is from a reference.
+
+    Attributes:
+        layout: of what travels: the whole vector [P], or the beginning of it.
+        name: which one, by the session's `wire.compression`.
+        device: where decoded parameters are put.
+        reference: what all peers begin with, [P] or more, on the CPU; None: not known yet.
+    """
+
+    layout: Layout
+    name: str
+    device: torch.device
+    reference: Tensor | None = None
+
+    @property
+    def keeps_privacy(self) -> bool:
+        """True: a payload is made of parameters that may be told, and of nothing else."""
+        return True
+
+    def beginning(self, vector: Tensor) -> Self:
+        """Returns the codec of a session that begins with these parameters, [P]."""
+        return replace(self, reference=vector.detach().cpu())
+
+    def begun(self) -> Tensor:
+        """Returns the reference; raises ValueError where `beginning` was not called."""
+        if self.reference is None:
+            raise ValueError("codec: the initial checkpoint is not known yet; call `beginning`")
+        return self.reference
+
+    def encode(self, vector: Tensor) -> memoryview:
+        """Returns the payload to serve, read-only."""
+        payload = bytearray(self.payload_bytes)
+        self.fill(memoryview(payload), vector)
+        return memoryview(payload).toreadonly()

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from p2pl import regular
 from p2pl.errors import ModelError, wrong
-from p2pl.protocol.session import Task
+from p2pl.protocol.session import Session, Task
 
 NAME = "transformers"  # of the model in a session
 NEEDED = "pip install 'p2pl[llm]'"
+FROM, BASE = "--from", "--base"  # options that name a folder: the author's, a peer's
 CONFIG, WEIGHTS = "config.json", "model*.safetensors"  # in a folder
 KINDS = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2")  # model_type
 MAX_CONFIG_BYTES = 65_536
@@ -111,12 +112,13 @@ def with_config(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**raw, "model": {**model, "arguments": {**arguments, "config": described(folder)}}}
 
 
-def load_weights(model: nn.Module, folder: Path) -> bool:
+def load_weights(model: nn.Module, folder: Path, option: str = FROM) -> bool:
     """Returns whether a folder has weights; those are copied into the base of a model.
 
     Args:
         model: of `pretrained`, with the configuration of the folder.
         folder: with a model.safetensors, or with several such; numbers become float32.
+        option: `FROM` or `BASE`, which named the folder.
 
     Raises:
         ModelError: a file is no safetensors file, or is not of this model.
@@ -127,13 +129,29 @@ def load_weights(model: nn.Module, folder: Path) -> bool:
         return False
     state: dict[str, Tensor] = {}
     for path in files:
-        state |= _read(path)
-    loaded = _loaded(model.inner, state, folder)
+        state |= _read(path, option)
+    loaded = _loaded(model.inner, state, folder, option)
     there = {name.replace(".base_layer.", "."): one for name, one in model.inner.named_parameters()}
     with torch.no_grad():
         for name, one in loaded.named_parameters():
             there[name].copy_(one)
     return True
+
+
+def check_base(session: Session, folder: Path) -> None:
+    """Raises ModelError where a session's model has no base, or a folder holds none.
+
+    Args:
+        session: that a person joins.
+        folder: of theirs, with the weights of a pretrained model.
+    """
+    if session.model.name != NAME:
+        got, hint = session.model.name, f"leave {BASE} out"
+        raise ModelError(wrong(f"{BASE}: the session's model", got=got, allowed=NAME, hint=hint))
+    if not any(folder.glob(WEIGHTS)):
+        got = f"no {WEIGHTS}" if folder.is_dir() else "no folder"
+        allowed = "a folder with them, as save_pretrained writes it"
+        raise ModelError(wrong(f"{BASE} {folder}", got=got, allowed=allowed))
 
 
 class Causal(nn.Module):
@@ -272,7 +290,7 @@ def _adapted(plain: Any, task: Task, lora: tuple[int, float, tuple[str, ...]]) -
     return Causal(made, task.classes)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, option: str) -> dict[str, Tensor]:
     """Returns the tensors in a file of the author's, floating ones as float32."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -282,17 +300,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as fault:
         allowed = "a safetensors file"
         raise ModelError(
-            wrong(f"--from {path}", got=_first_line(fault), allowed=allowed)
+            wrong(f"{option} {path}", got=_first_line(fault), allowed=allowed)
         ) from fault
     return {name: one.float() if one.is_floating_point() else one for name, one in tensors.items()}
 
 
-def _loaded(inner: Any, state: dict[str, Tensor], folder: Path) -> nn.Module:  # noqa: ANN401
+def _loaded(inner: Any, state: dict[str, Tensor], folder: Path, option: str) -> nn.Module:  # noqa: ANN401
     """Returns a model like this one with these weights; transformers places them by their names."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what does not fit is told below, in one line
     try:
         loaded, told = type(inner).from_pretrained(
             None,  # no folder that it would look for other files in
@@ -303,15 +322,18 @@ def _loaded(inner: Any, state: dict[str, Tensor], folder: Path) -> nn.Module:  #
             ignore_mismatched_sizes=True,  # they are told, below
         )
     except Exception as fault:
-        raise ModelError(f"--from {folder}: its weights: {_first_line(fault)}") from fault
+        raise ModelError(f"{option} {folder}: its weights: {_first_line(fault)}") from fault
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
     for what in ("missing_keys", "mismatched_keys"):
         if told[what]:
             got = f"{what.replace('_', ' ')}: {min(map(str, told[what]))}"
-            allowed = f"the weights of its {CONFIG}"
-            raise ModelError(wrong(f"--from {folder}", got=got, allowed=allowed))
+            config = f"its {CONFIG}" if option == FROM else "the session's model.arguments.config"
+            raise ModelError(
+                wrong(f"{option} {folder}", got=got, allowed=f"the weights of {config}")
+            )
     made: nn.Module = loaded
     return made
 

@@ -15,7 +15,7 @@ A code is the number of steps, from -L to L, with L added, so that it is not bel
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -25,7 +25,6 @@ from torch import Tensor
 from p2pl import pages
 from p2pl.errors import FrameError, wrong
 from p2pl.learning import matrices, weights
-from p2pl.learning.codec import Codec
 from p2pl.learning.weights import Layout, Payload
 
 BITS: Final = {"int8": 8, "int4": 4, "int3": 3}  # by the session's `wire.compression`
@@ -80,44 +79,17 @@ def _plan(layout: Layout, name: str) -> _Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantised(Codec):
-    """All that travels of the model, as steps from the initial checkpoint.
-
-    Attributes:
-        layout: of what travels: the whole vector [P], or the beginning of it.
-        name: which one, by the session's `wire.compression`.
-        device: where decoded parameters are put.
-        reference: what all peers begin with, [P] or more, on the CPU; None: not known yet.
-    """
-
-    layout: Layout
-    name: str
-    device: torch.device
-    reference: Tensor | None = None
+class Quantised(matrices.FromReference):
+    """All that travels of the model, as steps from the initial checkpoint."""
 
     @property
     def payload_bytes(self) -> int:
         """The exact size of every payload, bytes."""
         return _plan(self.layout, self.name).size
 
-    @property
-    def keeps_privacy(self) -> bool:
-        """True: a payload is made of parameters that may be told, and of nothing else."""
-        return True
-
-    def beginning(self, vector: Tensor) -> "Quantised":
-        """Returns the codec of a session that begins with these parameters, [P]."""
-        return replace(self, reference=vector.detach().cpu())
-
-    def encode(self, vector: Tensor) -> memoryview:
-        """Returns the payload to serve, read-only."""
-        payload = bytearray(self.payload_bytes)
-        self.fill(memoryview(payload), vector)
-        return memoryview(payload).toreadonly()
-
     def fill(self, room: memoryview, vector: Tensor) -> None:
         """Writes the payload to where it is kept."""
-        plan, reference, vector = _plan(self.layout, self.name), self._begun(), vector.cpu()
+        plan, reference, vector = _plan(self.layout, self.name), self.begun(), vector.cpu()
         bits = BITS[self.name]
         matrices.put(room, vector, self.layout, self.name)
         for begin, end, steps, codes in _stretches(plan, bits):
@@ -128,7 +100,7 @@ class Quantised(Codec):
 
     def decode(self, payload: Payload) -> Tensor:
         """Returns what travelled, [P] float32 or the beginning of it; raises FrameError."""
-        plan, reference = _plan(self.layout, self.name), self._begun()
+        plan, reference = _plan(self.layout, self.name), self.begun()
         matrices.check(payload, self.layout, self.name, plan.size)
         bits, view = BITS[self.name], memoryview(payload).cast("B")
         vector = reference[: self.layout.total].clone()
@@ -139,11 +111,6 @@ class Quantised(Codec):
             vector[begin:stop] += _restored(found, counted, stop - begin)
         pages.rest(reference)
         return vector.to(self.device)
-
-    def _begun(self) -> Tensor:
-        if self.reference is None:
-            raise ValueError("codec: the initial checkpoint is not known yet; call `beginning`")
-        return self.reference
 
 
 def _stretches(plan: _Plan, bits: int) -> Iterator[tuple[int, int, slice, slice]]:

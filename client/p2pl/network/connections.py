@@ -14,10 +14,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from p2pl.errors import FrameError, PullError, wrong
 from p2pl.network.dial import Dialler
 from p2pl.network.keys import CurveKeys
+from p2pl.network.numbering import ANY_NUMBERING, Numbering
 from p2pl.network.pull import MIN_RETRY_MS
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import Published
@@ -191,6 +193,7 @@ class Connections:
         keys: of this peer's connections.
         credential: of this peer, shown once on each.
         traffic: counts what comes and goes.
+        numbering: how this peer's data number their classes; who differs is not asked.
     """
 
     def __init__(
@@ -200,7 +203,9 @@ class Connections:
         keys: CurveKeys,
         credential: Credential,
         traffic: Traffic,
+        numbering: Numbering = ANY_NUMBERING,
     ) -> None:
+        self._numbering = numbering
         self._dialler, self._keys = dialler, keys
         self._credential, self._traffic = credential, traffic
         self._connections: dict[str, _Kept] = {}  # by peer id; the least recently used first
@@ -300,6 +305,7 @@ class Connections:
             connection.address,
             max_payload_bytes=MAX_HEADER_BYTES,
             deadline_s=deadline_s,
+            ready=partial(self._numbering.check, connection.address.id),
         )
         answer = await self._exchange(connection, Hello(self._credential))
         if isinstance(answer, Refused):

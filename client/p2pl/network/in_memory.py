@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 from p2pl.errors import PullError, TrackerError
@@ -125,12 +124,7 @@ class MemoryTransport:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Cuts this peer off."""
         self._network.cut_off.add(self.identity.peer_id)
 

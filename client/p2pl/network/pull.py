@@ -15,12 +15,14 @@ import mmap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from p2pl.errors import ConnectionLost, FrameError, PullError, wrong
 from p2pl.network.credit import Allowance, window
 from p2pl.network.dial import Dialler
 from p2pl.network.keys import CurveKeys
+from p2pl.network.numbering import ANY_NUMBERING, Numbering
 from p2pl.network.traffic import Traffic
 from p2pl.network.version import hashing
 from p2pl.network.zmtp import Connection
@@ -113,9 +115,10 @@ class Puller:
         chunk_bytes: of the session.
         traffic: counts what comes and goes.
         committed: whether peers of the session keep update logs.
+        numbering: how this peer's data number their classes; who differs is not asked.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each of them a different thing
         self,
         dialler: Dialler,
         *,
@@ -124,8 +127,9 @@ class Puller:
         chunk_bytes: int,
         traffic: Traffic,
         committed: bool = False,
+        numbering: Numbering = ANY_NUMBERING,
     ) -> None:
-        self._committed = committed
+        self._committed, self._numbering = committed, numbering
         self._dialler = dialler
         self._keys = keys
         self._credential = credential
@@ -226,6 +230,7 @@ class Puller:
             address,
             max_payload_bytes=max(self._chunk_bytes, MAX_OFFER_BYTES),
             deadline_s=deadline_s,
+            ready=partial(self._numbering.check, address.id),
         )
 
     async def _open_again(

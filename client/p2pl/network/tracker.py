@@ -8,7 +8,6 @@ import math
 import ssl
 import time
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import httpx
@@ -163,12 +162,7 @@ class Asker:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
     async def revocations(self, url: str, session_id: str) -> bytes | None:

@@ -32,6 +32,7 @@ from p2pl.protocol.endpoint import Endpoint
 RelayMode: TypeAlias = Literal["auto", "always", "never"]
 Place: TypeAlias = tuple[Endpoint, ...]  # a relay by all ways to it, or a meeting
 RELAYS = ("relay", "relays")
+NO_RELAY = "unreachable: a relay leads to it, and this peer uses none (--relay never)"
 MAX_RELAYS = 2  # that a peer takes calls at; chosen: one may be down
 MAX_MEETINGS = 32  # that it waits at; each is one quiet connection
 MAX_REMEMBERED = 1_024  # peers, and what worked
@@ -93,6 +94,8 @@ class Ways:
                 continue
             self._remember(address.id, str(way))
             return stream
+        if not self._uses_relays and any(way.kind in RELAYS for way in address.ways):
+            reasons.append(NO_RELAY)
         why = "; ".join(reasons) or "unreachable: it names no way that this peer knows"
         raise PullError(why)
 

@@ -14,7 +14,6 @@ import errno
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import zmq
@@ -28,6 +27,7 @@ from p2pl.network.gate import EVENTS, Gate
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.membership import Membership
 from p2pl.network.memory import reuse_freed_memory
+from p2pl.network.numbering import ANY_NUMBERING, CLASSES, Numbering
 from p2pl.network.pull import Pulled, Puller, Room, Unchanged
 from p2pl.network.serve import SEND_MARK, ServeLimits, Server
 from p2pl.network.traffic import Traffic
@@ -49,6 +49,7 @@ from p2pl.protocol.frame import (
 T = TypeVar("T")
 
 ANY = "0.0.0.0:0"
+CLOSED = "the wire was closed"
 ZAP_DOMAIN = b"p2pl"
 MAX_PORT = 65_535
 RECEIVE_MARK = 64  # messages from one puller that may wait
@@ -82,6 +83,7 @@ class CurveWire:
         dialler: Dialler | None = None,
         membership: Membership | None = None,
         committed: bool = False,
+        numbering: Numbering = ANY_NUMBERING,
     ) -> None:
         """Makes the keys of its connections; nothing is open yet.
 
@@ -96,6 +98,7 @@ class CurveWire:
             dialler: opens streams to other peers; None: by TCP, where their addresses say.
             membership: who is of the session, where it is private; None: it is open.
             committed: whether peers of the session keep update logs.
+            numbering: how this peer's data number their classes; who differs is not asked.
 
         Raises:
             P2PLError: this libzmq has no CURVE.
@@ -110,11 +113,13 @@ class CurveWire:
         self._room = room
         self._membership = membership
         self._committed = committed
+        self._numbering = numbering
         self._dialler = dialler or Direct()
         self._keys = (
             CurveKeys.generate() if membership is None else lasting_keys(identity, session_id)
         )
         self._asking: set[asyncio.Task[Any]] = set()
+        self._is_open = False
 
     @property
     def identity(self) -> Identity:
@@ -161,14 +166,10 @@ class CurveWire:
             self.port = _bind(router, host, port)
             self._start(router, stack)
             self._stack = stack.pop_all()
+        self._is_open = True
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Ends all transfers at once, in both directions."""
         await self._stack.aclose()
 
@@ -352,6 +353,9 @@ class CurveWire:
 
     async def _run(self, address: PeerAddress, asking: Coroutine[None, None, T]) -> T:
         """Returns what `asking` returns; closing the wire ends it with a PullError."""
+        if not self._is_open:  # what is opened now would be closed by nobody
+            asking.close()
+            raise PullError(CLOSED)
         task = asyncio.create_task(self._of_the_session(address, asking))
         self._asking.add(task)
         try:
@@ -360,7 +364,7 @@ class CurveWire:
             caller = asyncio.current_task()
             if task in self._asking or (caller and caller.cancelling()):
                 raise
-            raise PullError("the wire was closed") from None
+            raise PullError(CLOSED) from None
         except PullError as fault:
             if self._membership is None or str(fault) != KEY_REFUSED:
                 raise
@@ -400,6 +404,8 @@ class CurveWire:
         router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator, no connection
         with contextlib.suppress(zmq.ZMQError):  # a libzmq that cannot say so is an older peer
             router.setsockopt(zmq.METADATA, f"{PROPERTY}:{PROPERTY_VALUE}".encode())
+            if digest := self._numbering.digest:
+                router.setsockopt(zmq.METADATA, f"{CLASSES}:{digest}".encode())
         router.linger = 0
         router.ipv6 = True
         router.router_mandatory = True
@@ -437,9 +443,14 @@ class CurveWire:
             chunk_bytes=self._chunk_bytes,
             traffic=self.traffic,
             committed=self._committed,
+            numbering=self._numbering,
         )
         self._connections = Connections(
-            self._dialler, keys=self._keys, credential=credential, traffic=self.traffic
+            self._dialler,
+            keys=self._keys,
+            credential=credential,
+            traffic=self.traffic,
+            numbering=self._numbering,
         )
         monitor = router.get_monitor_socket(EVENTS)
         stack.callback(monitor.close)
@@ -449,6 +460,7 @@ class CurveWire:
 
     async def _stop(self, router: zmq.asyncio.Socket, working: list[asyncio.Task[None]]) -> None:
         """Ends all tasks, before their sockets are closed."""
+        self._is_open = False
         self._server.close()
         tasks = [*working, *self._asking]
         self._asking.clear()

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Self, TypeAlias
 
@@ -60,6 +61,7 @@ YIELD_BYTES = 1 << 20  # taken in before the rest of the event loop has its turn
 
 Frame: TypeAlias = bytes | memoryview
 Message: TypeAlias = tuple[Frame, ...]
+Ready: TypeAlias = Callable[[Mapping[bytes, bytes]], None]
 
 
 class Stage(Enum):
@@ -141,6 +143,7 @@ class Client:
         max_payload_bytes: of one frame.
         max_frames: of one message.
         short: the short-term public and secret key; None: new ones, as it must be.
+        ready: is given the other end's properties, and raises PullError where they do not suit.
 
     Raises:
         PullError: with that key there can be no secret.
@@ -160,7 +163,9 @@ class Client:
         max_payload_bytes: int,
         max_frames: int = 2,
         short: tuple[bytes, bytes] | None = None,
+        ready: Ready | None = None,
     ) -> None:
+        self._ready_here = ready
         self.stage = Stage.GREETING
         self.is_patient = False
         self.properties: dict[bytes, bytes] = {}
@@ -368,6 +373,8 @@ class Client:
         kind = self.properties.get(b"socket-type")
         if kind not in SERVER_TYPES:
             raise ValueError(wrong("socket type", got=kind, allowed="ROUTER"))
+        if self._ready_here is not None:
+            self._ready_here(self.properties)
         self._their_nonce = int.from_bytes(short)
         self.stage = Stage.OPEN
 
@@ -487,6 +494,7 @@ class Connection:
         *,
         max_payload_bytes: int,
         deadline_s: float,
+        ready: Ready | None = None,
     ) -> Self:
         """Returns a connection to whoever has the CURVE key that `address` names.
 
@@ -499,6 +507,7 @@ class Connection:
             address: of the other one.
             max_payload_bytes: of one frame from there.
             deadline_s: seconds for the dialling; the handshake has `HANDSHAKE_S` besides.
+            ready: is given the other end's properties, and raises PullError where they do not suit.
 
         Raises:
             PullError: there is no way to it, or nobody there who has that key and lets this in.
@@ -506,7 +515,12 @@ class Connection:
         if not is_curve_key(address.curve_key):
             got = wrong("curve_key", got=address.curve_key, allowed=ALLOWED_KEY)
             raise PullError(f"address: {got}")
-        client = Client(keys, z85.decode(address.curve_key), max_payload_bytes=max_payload_bytes)
+        client = Client(
+            keys,
+            z85.decode(address.curve_key),
+            max_payload_bytes=max_payload_bytes,
+            ready=ready,
+        )
         hello = bytes(client.unsent)
         client.unsent.clear()
         stream = await dialler.open(address, deadline_s=deadline_s, hello=hello)

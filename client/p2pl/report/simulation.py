@@ -19,6 +19,7 @@ from msgspec import Meta
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 
+from p2pl import regular
 from p2pl.errors import RunDirError, visible, wrong
 from p2pl.metric import ACCURACY, Metric, figure
 from p2pl.report import plots
@@ -130,7 +131,7 @@ class LoggedSimulation(msgspec.Struct, frozen=True):
 
     @property
     def score(self) -> Score:
-        """The primary metric; `_read` has seen to it that there is one."""
+        """The primary metric; `read_figures` has seen to it that there is one."""
         score = self.primary or self.accuracy
         assert score is not None
         return score
@@ -163,7 +164,7 @@ def write_simulation_report(directory: Path, out: Path) -> SimulationReport:
         RunDirError: the simulation's directory is damaged or not complete.
         InputError: `out` cannot be written.
     """
-    simulation, raw = _read(directory)
+    simulation, raw = read_figures(directory)
     runs = _runs(directory, simulation)
     metric = simulation.score.measured
     by_peer = np.array([[_final(run, metric) for run in seed] for seed in runs])
@@ -196,11 +197,18 @@ def simulation_tables(report: SimulationReport) -> RenderableType:
     return Group(*parts)
 
 
-def _read(directory: Path) -> tuple[LoggedSimulation, dict[str, Any]]:
-    """Returns the simulation's figures, and the same as they stand in the file."""
+def read_figures(directory: Path) -> tuple[LoggedSimulation, dict[str, Any]]:
+    """Returns a simulation's figures, and the same as they stand in its file.
+
+    Args:
+        directory: that `p2pl simulate --out` wrote.
+
+    Raises:
+        RunDirError: the file is missing or damaged.
+    """
     path = directory / SIMULATION_FILE
     try:
-        with path.open("rb") as file:
+        with regular.opened(path) as file:
             raw = file.read(MAX_RECORD_BYTES)
         read = (
             msgspec.json.decode(raw, type=LoggedSimulation),
@@ -208,7 +216,7 @@ def _read(directory: Path) -> tuple[LoggedSimulation, dict[str, Any]]:
         )
     except OSError as fault:
         raise RunDirError(f"{path}: cannot be read: {fault.strerror}") from fault
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise RunDirError(
             wrong(str(path), got=str(fault), allowed="figures as p2pl simulate writes them")
         ) from fault
@@ -220,7 +228,10 @@ def _read(directory: Path) -> tuple[LoggedSimulation, dict[str, Any]]:
 
 def _runs(directory: Path, simulation: LoggedSimulation) -> list[list[LoggedRun]]:
     """Returns the runs by seed and peer; the honest peers are the first ones."""
-    seeds = sorted(directory.glob("seed-*"), key=lambda path: int(path.name.partition("-")[2]))
+    seeds = sorted(
+        (path for path in directory.glob("seed-*") if path.name[5:].isdecimal()),
+        key=lambda path: int(path.name[5:]),
+    )
     runs = [[read_run(run) for run in sorted(seed.glob("peer-*"))] for seed in seeds]
     expected = (len(simulation.score.per_seed), {len(runs[0])} if runs else set())
     if (len(runs), {len(seed) for seed in runs}) != expected or not runs or not runs[0]:

@@ -28,7 +28,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, BinaryIO, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
@@ -359,12 +358,7 @@ class RunLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -576,6 +570,12 @@ def read_run(directory: Path) -> LoggedRun:
         metrics=metrics,
         loss_unit=marker.loss_unit if marker else "nats",
     )
+
+
+def read_marker(directory: Path) -> Marker | None:
+    """Returns whose run a directory holds; None where it does not tell. Raises RunDirError."""
+    with _translated(directory):
+        return _read_record(directory / MARKER_FILE, Marker)
 
 
 def _complete_rounds(path: Path) -> Iterator[tuple[RoundEntry, int]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 import torch
@@ -49,14 +49,49 @@ LONG_STEP_S = 0.02
 DENSE_SHARE = 1 / 8
 
 
+class Workers(Protocol):
+    """Computes peers in other processes, maybe on other machines.
+
+    Each function is one of this module's, without the engine.
+    """
+
+    def train(
+        self, learners: Sequence[Learner], starts: Sequence[Start], index: int, *, forgiving: bool
+    ) -> list[Trained]:
+        """Returns what every peer's local epochs made; as `train_all`."""
+        ...
+
+    def mix(
+        self,
+        learners: Sequence[Learner],
+        vectors: Sequence[Tensor],
+        received: Sequence[Mapping[str, PeerModel]],
+        before: Sequence[tuple[Tensor, msgspec.Struct | None]],
+        index: int,
+    ) -> list[Mixed]:
+        """Returns what every peer makes of what it received; as `mix_all`."""
+        ...
+
+    def score(
+        self, learners: Sequence[Learner], before: Sequence[Tensor], after: Sequence[Tensor]
+    ) -> list[Scored]:
+        """Returns how good parameters are around the mix; as `score_all`."""
+        ...
+
+    def judge(self, learners: Sequence[Learner], vectors: Sequence[Tensor]) -> list[Scores]:
+        """Returns scores on the test set; as `judge_all`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """How peers are computed."""
 
-    kind: str  # stacked, or sequential
+    kind: str  # stacked, or sequential; or ray: by workers of a cluster
     threads: int  # for each operation
     allowed: int  # threads in all
     stack: Stack | None = None  # what trains the peers where they are stacked
+    workers: Workers | None = None  # who does it in this process's place
 
 
 def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
@@ -125,6 +160,10 @@ def train_all(
     Raises:
         TrainingDiverged: a peer's loss is no longer finite.
     """
+    if not learners:
+        return []
+    if engine.workers:
+        return engine.workers.train(learners, starts, index, forgiving=forgiving)
     if engine.stack and engine.kind == "stacked" and trains_in(learners[0].session, index):
         jobs = [
             Job(start, own_part(learner), torch_trainer(learner).order(index))
@@ -157,10 +196,14 @@ def mix_all(
         engine: how.
         learners: by peer.
         vectors: by peer, [P], as trained.
-        received: by peer, its cohort's models by peer id, all of this round.
+        received: by peer, its cohort's models by peer id.
         before: by peer, from where it trained, [P], and what it remembers of the others.
         index: the round.
     """
+    if not learners:
+        return []
+    if engine.workers:
+        return engine.workers.mix(learners, vectors, received, before, index)
     fixed = isinstance(learners[0].mixer, FixedRow)
     dense = DENSE_SHARE * len(learners) ** 2 < sum(map(len, received))
     if engine.kind == "stacked" and fixed and dense:
@@ -245,6 +288,8 @@ def score_all(
         before: by peer, [P], as trained.
         after: by peer, [P], as mixed.
     """
+    if engine.workers:
+        return engine.workers.score(learners, before, after)
     if not all(map(is_stackable, learners)):
         return [
             learner.score(trained, mixed)
@@ -274,6 +319,8 @@ def judge_all(
         learners: of the peers to score.
         vectors: by peer, [P].
     """
+    if engine.workers:
+        return engine.workers.judge(learners, vectors)
     if not all(map(is_stackable, learners)):
         return [one.judge(vector) for one, vector in zip(learners, vectors, strict=True)]
     # Peers who all mix the same end with the same model, which is scored once.

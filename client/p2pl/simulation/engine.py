@@ -6,13 +6,14 @@ one copy of the data.
 """
 
 import copy
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 import torch
@@ -26,6 +27,7 @@ from p2pl.learning.device import computing_with
 from p2pl.learning.flower import Clients
 from p2pl.learning.task import Scores
 from p2pl.learning.train import OptimizerState, Start, Trained
+from p2pl.learning.trainer import unchanged
 from p2pl.learning.weights import flatten
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.run.log import RoundEntry
@@ -34,15 +36,19 @@ from p2pl.simulation.compute import Engine, choose, judge_all, mix_all, score_al
 from p2pl.simulation.peers import peers_of
 from p2pl.simulation.pulling import sources
 from p2pl.simulation.raft import mix_at_the_leader, rows_behind
+from p2pl.simulation.reality import Past
 from p2pl.simulation.setup import Setup, check
 
 # Scoring a round on a large test set can take longer than the round's training. Of more peers than
 # this only so many are scored, evenly spaced; after the last round, all are.
 MAX_SCORED = 20
 
+T = TypeVar("T")
 Offers: TypeAlias = Mapping[tuple[int, int | None], PeerModel | str]
 OnRound = Callable[["SimulatedRound"], None]
 OnBegin: TypeAlias = Callable[[Sequence[Learner]], None]
+# Returns the engine for some peers: of the kind that is wanted, with so many threads at most.
+Choosing: TypeAlias = Callable[[str, Sequence[Learner], int], Engine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,9 @@ class SimulatedRound:
     consensus_distance: float  # mean |theta_i - mean|^2 / |mean|^2 over the honest peers
     mean_model: Mapping[str, float]  # metrics of the mean of the honest peers' parameters
     seconds: Mapping[str, float]  # by phase: train, mix, evaluate
+    present: int  # peers that took part
+    asked: int  # models that those asked for
+    came: int  # of them, models that were delivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +74,29 @@ class Result:
     honest: tuple[int, ...]  # numbers of the peers that figures are means over
     rounds: tuple[SimulatedRound, ...]
     scores: tuple[Scores, ...]  # by peer: of the final parameters, on the test set
+    taken_in: float | None  # percent, by a backdoor, at last; None: there is none
     learners: tuple[Learner, ...]
     vectors: tuple[Tensor, ...]  # by peer: the final parameters, [P]
     samples: tuple[int, ...]  # by peer: to train on
     payload_bytes: int
     engine: Engine  # how peers were computed
     seconds: float  # all rounds together
+
+
+class Running(Protocol):
+    """Runs one simulation, as `run` does."""
+
+    def __call__(  # as `run`
+        self,
+        setup: Setup,
+        data: Data | Clients,
+        device: torch.device,
+        on_round: OnRound | None = None,
+        model: nn.Module | None = None,
+        on_begin: OnBegin | None = None,
+    ) -> Result:
+        """Returns what came of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +110,14 @@ class _State:
 
 
 @dataclass(frozen=True, slots=True)
+class _Kept:
+    """What stays from round to round, beside the states of the peers."""
+
+    bad: attackers.Memory
+    past: Past[PeerModel | str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Pulls:
     """What one peer's cohort delivered."""
 
@@ -92,13 +126,14 @@ class _Pulls:
     rejected: Mapping[str, str]
 
 
-def run(
+def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
     setup: Setup,
     data: Data | Clients,
     device: torch.device,
     on_round: OnRound | None = None,
     model: nn.Module | None = None,
     on_begin: OnBegin | None = None,
+    choosing: Choosing = choose,
 ) -> Result:
     """Returns what came of one simulation.
 
@@ -111,6 +146,7 @@ def run(
         model: in the place of the session's, of the same layout, and left as it is; None: the
             session's own.
         on_begin: called with the peers, by number, before the first round.
+        choosing: says how the peers are computed; a cluster's has its workers do it.
 
     Raises:
         InputError: the setup is not one that can be run.
@@ -124,7 +160,7 @@ def run(
     learners = peers_of(setup, data, device, space)
     threads = torch.get_num_threads()
     if isinstance(data, Data):
-        engine = choose(setup.engine, learners, threads)
+        engine = choosing(setup.engine, learners, threads)
     else:
         engine = Engine("sequential", threads, threads)
     initial = flatten(space)
@@ -133,12 +169,12 @@ def run(
         on_begin(learners)
     states: Sequence[_State] = [_State(initial) for _ in learners]
     honest = tuple(range(len(learners) - setup.bad))
-    memory = attackers.Memory()
+    kept = _Kept(attackers.Memory(), Past(setup.reality.delay_rounds))
     done: list[SimulatedRound] = []
     scores: Sequence[Scores] = ()
     with computing_with(engine.threads):
         for index in range(1, setup.session.exchange.rounds + 1):
-            states, one, scores = _round(setup, engine, learners, states, memory, index)
+            states, one, scores = _round(setup, engine, learners, states, kept, index)
             done.append(one)
             if on_round is not None:
                 on_round(one)
@@ -147,11 +183,12 @@ def run(
         honest=honest,
         rounds=tuple(done),
         scores=tuple(scores),
+        taken_in=attackers.taken_in(setup, learners[0], [states[peer].vector for peer in honest]),
         learners=learners,
         vectors=tuple(state.vector for state in states),
         samples=tuple(learner.trainer.own_samples for learner in learners),
         payload_bytes=learners[0].codec.payload_bytes,
-        engine=replace(engine, stack=None),  # whose memory is not needed any more
+        engine=replace(engine, stack=None, workers=None),  # whose memory is not needed any more
         seconds=time.perf_counter() - begun,
     )
 
@@ -161,58 +198,72 @@ def _round(
     engine: Engine,
     learners: Sequence[Learner],
     states: Sequence[_State],
-    memory: attackers.Memory,
+    kept: _Kept,
     index: int,
 ) -> tuple[list[_State], SimulatedRound, list[Scores]]:
     """Returns the peers' states after one round, what came of it, and scores, the last time all."""
     watch = _Watch(learners[0].trainer.device)
     everybody = range(len(learners))
+    present = setup.reality.present(setup.name, setup.ids[: len(learners)], index)
     with watch("train"):
         starts = [Start(state.vector, state.optimizer) for state in states]
         forgiving = setup.attack is not None
-        trained = train_all(engine, learners, starts, index, forgiving=forgiving)
+        made = train_all(
+            engine,
+            [learners[peer] for peer in present],
+            [starts[peer] for peer in present],
+            index,
+            forgiving=forgiving,
+        )
+        trained = _filled(present, made, list(map(unchanged, starts)))
     with watch("mix"):
-        offers = _offers(setup, learners, states, trained, memory, index)
+        offers = _offers(setup, learners, states, trained, kept.bad, index)
+        there = frozenset(present)
+        kept.past.add(index, {key: one for key, one in offers.items() if key[0] in there})
         blocked = {peer: learners[peer].blocked(states[peer].trust) for peer in everybody}
-        drawn = enumerate(sources(setup, index, blocked)[: len(learners)])
-        pulls = [_pull(setup, offers, peer, index, cohort) for peer, cohort in drawn]
+        cohorts = sources(setup, index, blocked)[: len(learners)]
+        pulls = [_pull(setup, kept.past, peer, index, (cohorts[peer], there)) for peer in everybody]
+        kept.past.forget(index)
         at_leader = setup.session.exchange.kind == "raft" and not setup.baseline
         mixing = partial(mix_at_the_leader, setup) if at_leader else partial(mix_all, engine)
-        mixed = mixing(
-            learners,
-            [one.vector for one in trained],
-            [pull.models for pull in pulls],
-            [(state.vector, state.trust) for state in states],
+        blends = mixing(
+            [learners[peer] for peer in present],
+            [trained[peer].vector for peer in present],
+            [pulls[peer].models for peer in present],
+            [(states[peer].vector, states[peer].trust) for peer in present],
             index,
         )
+        mixed = _filled(present, blends, list(map(_left_alone, learners, states)))
     with watch("evaluate"):
         vectors = [one.vector for one in mixed]
         scored, judged = _evaluate(setup, engine, learners, trained, vectors, index)
         distance, mean_model = _consensus(learners[0], vectors[: len(vectors) - setup.bad])
-    personal: list[Tensor | None] = [None] * len(learners)
+    personal = [state.personal for state in states]
     if setup.personal:
         with watch("personal"):
-            personal = [
-                learners[p].personalise(
-                    trained[p].vector, states[p].personal, pulls[p].models, mixed[p]
+            for p in present:
+                personal[p] = learners[p].personalise(
+                    trained[p].vector, personal[p], pulls[p].models, mixed[p]
                 )
-                for p in everybody
-            ]
-    after = [
-        _State(
-            vectors[peer],
-            learners[peer].follow(starts[peer], trained[peer], vectors[peer], index),
-            mixed[peer].memory,
-            personal[peer],
-        )
-        for peer in everybody
-    ]
-    asked = Counter(other for pull in pulls for other in pull.cohort)
+    after = _filled(
+        present,
+        [
+            _State(
+                vectors[peer],
+                learners[peer].follow(starts[peer], trained[peer], vectors[peer], index),
+                mixed[peer].memory,
+                personal[peer],
+            )
+            for peer in present
+        ],
+        states,
+    )
+    sent = Counter(other for pull in pulls for other in pull.cohort)
     seconds = sum(watch.seconds.values()) / len(learners)
     entries = tuple(
         _entry(
             learners[peer],
-            RoundEntry(round=index, bytes_out=asked[peer], seconds=seconds, time=time.time()),
+            RoundEntry(round=index, bytes_out=sent[peer], seconds=seconds, time=time.time()),
             _Outcome(trained[peer], pulls[peer], mixed[peer], scored.get(peer), judged.get(peer)),
             personal[peer],
         )
@@ -220,7 +271,11 @@ def _round(
     )
     rows = rows_behind(setup, mixed, index) if at_leader else [one.row for one in mixed]
     liars = attackers.liars(setup, entries, rows, index)
-    one = SimulatedRound(index, entries, liars, distance, mean_model, watch.seconds)
+    asked = sum(len(cohorts[peer]) for peer in present)
+    came = sum(len(pull.cohort) for pull in pulls)
+    one = SimulatedRound(
+        index, entries, liars, distance, mean_model, watch.seconds, len(present), asked, came
+    )
     return after, one, [judged[peer] for peer in sorted(judged)]
 
 
@@ -297,15 +352,50 @@ def _serve(index: int, learner: Learner, vector: Tensor, notes: bytes) -> PeerMo
     return PeerModel(index, learner.samples, received, notes)
 
 
-def _pull(setup: Setup, offers: Offers, me: int, index: int, cohort: tuple[int, ...]) -> _Pulls:
-    """Returns what a peer's cohort of this round delivers."""
-    names = setup.names_in(index)
-    answers = {names[other]: offers.get((other, me)) or offers[other, None] for other in cohort}
+def _pull(
+    setup: Setup,
+    past: Past[PeerModel | str],
+    me: int,
+    index: int,
+    those: tuple[Sequence[int], frozenset[int]],
+) -> _Pulls:
+    """Returns what a peer's cohort of this round delivers.
+
+    Args:
+        setup: of the simulation.
+        past: what everybody served, up to this round.
+        me: the peer's number.
+        index: the round.
+        those: numbers of the peers of its cohort, and of those that take part in the round.
+    """
+    cohort, present = those
+    if me not in present:
+        return _Pulls((), {}, {})
+    reality, drawn, names = setup.reality, (setup.name, setup.ids[me]), setup.names_in(index)
+    reached = reality.delivered(drawn, index, cohort, present)
+    delays = reality.delays(drawn, index, len(reached))
+    answers = {
+        names[other]: past.served(other, me, index, delay)
+        for other, delay in zip(reached, delays, strict=True)
+    }
     return _Pulls(
-        cohort,
+        reached,
         {peer: answer for peer, answer in answers.items() if isinstance(answer, PeerModel)},
         {peer: answer for peer, answer in answers.items() if isinstance(answer, str)},
     )
+
+
+def _left_alone(learner: Learner, state: _State) -> Mixed:
+    """Returns what a round is for a peer that does not take part: its model as it was."""
+    return Mixed(state.vector, {learner.peer_id: 1.0}, {}, learner.memory(state.trust))
+
+
+def _filled(present: Sequence[int], made: Sequence[T], others: Sequence[T]) -> list[T]:
+    """Returns by peer what those who take part made, and of the others what they had."""
+    found = list(others)
+    for peer, one in zip(present, made, strict=True):
+        found[peer] = one
+    return found
 
 
 def _consensus(judge: Learner, vectors: Sequence[Tensor]) -> tuple[float, Mapping[str, float]]:
@@ -350,7 +440,7 @@ def _entry(
     return msgspec.structs.replace(
         blank,
         **own,
-        train_loss=outcome.trained.loss,
+        train_loss=outcome.trained.loss if math.isfinite(outcome.trained.loss) else None,
         validation_loss=scored.validation.loss if scored else None,
         accuracy=outcome.judged.accuracy if outcome.judged else None,
         accuracy_before_mix=scored.before.accuracy if scored else None,

@@ -71,6 +71,8 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "attack": setup.attack.name if setup.attack else None,
         "bad_peers": setup.bad,
         **_of_the_bad(results),
+        "backdoor": _backdoor(results),
+        **_of_reality(results),
         "by_round": curve,
         "confusion": torch.stack(confusions).sum(0).tolist(),
         "seconds_by_phase": {
@@ -242,6 +244,34 @@ def _of_the_bad(results: Sequence[Result]) -> dict[str, float | None]:
     }
     known = {name: [v for v in values if v is not None] for name, values in named.items()}
     return {name: 100 * _mean(values) if values else None for name, values in known.items()}
+
+
+def _backdoor(results: Sequence[Result]) -> dict[str, Any] | None:
+    """Returns how many marked test images honest peers take for the target, percent; None: none."""
+    found = [result.taken_in for result in results if result.taken_in is not None]
+    if not found:
+        return None
+    return {"mean": _mean(found), "std_over_seeds": _std(found), "per_seed": found}
+
+
+def _of_reality(results: Sequence[Result]) -> dict[str, float | int | None]:
+    """Returns how far the network was from an ideal one, as asked for and as drawn.
+
+    `took_part` is the percentage of all peers, over all rounds; `pulls_failed` that of the models
+    which those asked for and did not get, null where none was asked for.
+    """
+    reality = results[0].setup.reality
+    rounds = [(one, len(result.learners)) for result in results for one in result.rounds]
+    asked, came = (
+        sum(values) for values in zip(*((o.asked, o.came) for o, _ in rounds), strict=True)
+    )
+    return {
+        "participation": reality.participation,
+        "lost_links": reality.lost_links,
+        "delay_rounds": reality.delay_rounds,
+        "took_part": 100 * _mean([one.present / peers for one, peers in rounds]),
+        "pulls_failed": 100 * (1 - came / asked) if asked else None,
+    }
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 import torch
 
-from p2pl.attacks.kinds import Attack
+from p2pl.attacks.kinds import SQUARE, Attack, is_marked
 from p2pl.data import partition
 from p2pl.errors import InputError, wrong
 from p2pl.learning import checkpoint, precision
@@ -17,9 +17,11 @@ from p2pl.learning.optimizers import check_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import Change, Session, SessionFile, Spec, changed
 from p2pl.seeds import seeded
+from p2pl.simulation.reality import IDEAL, Reality
 
 BASELINES = ("centralised", "isolated")
 ENGINES = ("auto", "stacked", "sequential")
+RAY = "ray"  # computes on a cluster: ray, or ray:ADDRESS
 EXCHANGES = ("braintorrent", "cohort", "gossip", "raft")  # those that can be simulated
 MAX_PEERS = 100_000
 
@@ -41,13 +43,14 @@ class Setup:
     seed: int = 0
     baseline: str | None = None  # one of BASELINES
     peer_ids: tuple[str, ...] = ()  # () = made from the peers' numbers
-    engine: str = "auto"  # one of ENGINES
+    engine: str = "auto"  # one of ENGINES, or RAY
     attack: Attack | None = None  # what the bad peers do
     bad: int = 0  # how many there are: the last ones
     privacy: Wanted | None = None  # None: training is not private
     curves: bool = True  # False: peers are scored after the last round alone
     personal: bool = False  # whether every peer keeps a model of its own distribution beside
     precision: str = "float32"  # of the layers' computation: one of precision.NAMES
+    reality: Reality = IDEAL  # who is away, which links fail, what is late
 
     @classmethod
     def of(cls, spec: Spec, *, peers: int, partition: str = "iid") -> Self:
@@ -128,13 +131,13 @@ def check(setup: Setup) -> None:
     partition.parse(setup.partition)
     if setup.baseline not in (None, *BASELINES):
         raise InputError(wrong("--baseline", got=setup.baseline, allowed=", ".join(BASELINES)))
-    if setup.engine not in ENGINES:
-        raise InputError(wrong("--engine", got=setup.engine, allowed=", ".join(ENGINES)))
+    _check_engine(setup)
     kind = setup.session.exchange.kind
     if not setup.baseline and kind not in EXCHANGES:
         raise InputError(
             wrong("exchange.kind, in a simulation", got=kind, allowed=", ".join(EXCHANGES))
         )
+    setup.reality.check(setup.session.exchange, setup.baseline)
     _check_attack(setup)
     precision.check(setup.precision, private=setup.privacy is not None)
     if setup.privacy is not None:
@@ -144,6 +147,20 @@ def check(setup: Setup) -> None:
         raise InputError(
             wrong("peer ids", got=f"{len(set(setup.peer_ids))} different", allowed=str(setup.peers))
         )
+
+
+def is_ray(engine: str) -> bool:
+    """Returns whether an engine is a cluster's: `ray` or `ray:ADDRESS`."""
+    return engine.partition(":")[0] == RAY
+
+
+def _check_engine(setup: Setup) -> None:
+    if setup.engine not in ENGINES and not is_ray(setup.engine):
+        allowed = f"{', '.join(ENGINES)}, {RAY} or {RAY}:ADDRESS"
+        raise InputError(wrong("--engine", got=setup.engine, allowed=allowed))
+    if is_ray(setup.engine) and setup.privacy is not None:
+        allowed = f"{', '.join(ENGINES)}: what private training has spent is kept in one process"
+        raise InputError(wrong("--engine, with --dp-epsilon", got=setup.engine, allowed=allowed))
 
 
 def _check_attack(setup: Setup) -> None:
@@ -157,6 +174,12 @@ def _check_attack(setup: Setup) -> None:
                 allowed="fewer than there are: scores are those of the honest",
             )
         )
+    task = setup.session.task
+    images = task.kind == "classification" and len(task.input) == 3 and min(task.input[1:]) > SQUARE
+    if setup.attack and is_marked(setup.attack) and not images:
+        got = f"backdoor, with task {task.kind} and inputs {task.input}"
+        allowed = f"classes of images larger than {SQUARE} x {SQUARE}"
+        raise InputError(wrong("--attack", got=got, allowed=allowed))
     if setup.attack and setup.baseline:
         raise InputError(
             wrong("--attack", got=f"--baseline {setup.baseline}", allowed="peers that exchange")

@@ -1,6 +1,5 @@
 """A simulation on the screen: how far it is, and what came of it."""
 
-from types import TracebackType
 from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
@@ -39,12 +38,7 @@ class Bar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._progress.live.is_started:
             self._progress.stop()
 
@@ -89,6 +83,14 @@ def table(figures: dict[str, Any]) -> Table:
             ("bad peers' share of the last mix", _percent(figures["bad_weight"])),
             ("bad models rejected", _percent(figures["bad_rejected"])),
             ("honest models rejected", _percent(figures["good_rejected"])),
+        ]
+    if figures["backdoor"]:
+        rows.append(("marked images taken for class 0", _percent(figures["backdoor"]["mean"])))
+    if figures["took_part"] < 100 or figures["lost_links"] or figures["delay_rounds"]:
+        rows += [
+            ("peers that took part in a round", _percent(figures["took_part"])),
+            ("pulls that failed", _percent(figures["pulls_failed"])),
+            ("what was pulled is late by at most", _counted(figures["delay_rounds"], "round")),
         ]
     if own := figures["personal"]:
         like = "labels as frequent as a peer's own" if figures["accuracy"] else name

@@ -121,6 +121,13 @@ class Keeper:
             raise FrameError(f"update log: {fault}") from fault
         self.digests[peer_id] = digest
 
+    def take_proof(self, proof: bytes) -> None:
+        """Keeps the proof that a known peer has two histories; raises FrameError if it is none."""
+        try:
+            self.watch.take_others((), (proof,))
+        except LogError as fault:
+            raise FrameError(f"update log: {fault}") from fault
+
     async def mixed(
         self,
         round: int,
@@ -130,6 +137,8 @@ class Keeper:
     ) -> None:
         """Keeps what the peer's parameters were made of at the end of a round.
 
+        It is written without waiting for the disk, for which the next entry waits.
+
         Args:
             round: that it ended.
             row: each peer's share, by id, its own included.
@@ -137,8 +146,7 @@ class Keeper:
             why: who has no share, and why.
         """
         async with self._writing:
-            known = {**self.digests, **digests}
-            await asyncio.to_thread(self.log.mixed, round, row, known, why)
+            self.log.mixed(round, row, {**self.digests, **digests}, why)
 
     def news(self) -> list[Fault]:
         """Returns the proofs of two histories that were found since the last call."""

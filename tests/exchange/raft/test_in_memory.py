@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -19,10 +20,11 @@ from torch import Tensor
 from p2pl.api.trainer import Computing, trainer_for
 from p2pl.data.load import Shard, load
 from p2pl.errors import PullError, QuorumError, RunDirError
-from p2pl.events import Event, Events, RoundEnded, Undone
+from p2pl.events import Event, Events, RoundEnded, Said, Undone
 from p2pl.exchange.base import EXCHANGES
 from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.raft.kind import RaftExchange
+from p2pl.exchange.raft.leadership import EVENTS_FILE, EventLog
 from p2pl.exchange.raft.participant import Participant
 from p2pl.exchange.round import run
 from p2pl.learner import Learner
@@ -30,8 +32,11 @@ from p2pl.learning.checkpoint import build
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.network.in_memory import MemoryNetwork, MemoryTransport
 from p2pl.network.keys import Identity
+from p2pl.protocol.raft import election
 from p2pl.protocol.session import Mixing, SessionFile, read_spec
 from p2pl.protocol.session import Raft as Settings
+from p2pl.protocol.updates.fault import TwoHeads
+from p2pl.protocol.updates.head import sign_head
 from p2pl.run.state import PeerState, load_state
 
 T = TypeVar("T")
@@ -333,3 +338,91 @@ async def test_every_model_of_raft_was_committed_to_before_it_was_given(
     for mix in mixes:
         assert all(part.digest in digests[part.peer.hex()] for part in mix.parts)
     assert not any(one.keeper.watch.faults for one in nodes if one.keeper)
+
+
+def two_histories(liar: Node) -> TwoHeads:
+    """Returns the proof that a node has two histories."""
+    identity, session_id = liar.transport.identity, liar.file.id
+    heads = [sign_head(identity.private_key, session_id, 1, bytes([at] * 32)) for at in (1, 2)]
+    return TwoHeads(bytes.fromhex(session_id), identity.public_key, heads[0], heads[1])
+
+
+@pytest.mark.anyio
+async def test_a_leader_with_two_histories_loses_its_lead_and_its_vote(
+    tmp_path: Path, network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elected, begin, note = asyncio.Event(), election.begin, EventLog.note
+
+    def beginning(rules: election.Rules, *others: Any) -> election.State:  # noqa: ANN401
+        state = begin(rules, *others)
+        if rules.me == liar.node.peer_id:
+            return state
+        return replace(state, wake_s=state.wake_s + 3_600)  # the liar leads first
+
+    def noting(log: EventLog, what: str, **details: object) -> None:
+        note(log, what, **details)
+        if details.get("leader") == liar.node.peer_id and log._me == first.node.peer_id:
+            assert first.node.keeper is not None
+            first.node.keeper.watch.take_fault(two_histories(liar.node))
+            elected.set()
+
+    with contextlib.ExitStack() as stack:
+        made_here = made(tmp_path, network, 3, ledger=True)
+        liar, first, second = (stack.enter_context(_closing(one)) for one in made_here)
+        stack.enter_context(ended([place.node for place in made_here]))
+        monkeypatch.setattr(election, "begin", beginning)
+        monkeypatch.setattr(EventLog, "note", noting)
+        running = [asyncio.create_task(one.run()) for one in (first, second)]
+        lying = asyncio.create_task(liar.run())  # the last one hears of all others
+        states = await asyncio.gather(*running)
+        lying.cancel()
+        await asyncio.gather(lying, return_exceptions=True)
+    assert elected.is_set()
+    assert [state.round for state in states] == [2, 2]
+    honest = {first.node.peer_id, second.node.peer_id}
+    for place in (first, second):
+        assert place.node.keeper is not None
+        assert set(place.node.keeper.watch.faults) == {liar.node.peer_id}
+        lines = (place.node.run_dir / EVENTS_FILE).read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        leaders = [one["leader"] for one in events if one["event"] == "role" and one["leader"]]
+        assert leaders[0] == liar.node.peer_id
+        assert leaders[-1] in honest
+        mixes = [one["received"] for one in events if one["event"] == "aggregated"]
+        assert all(set(mix) <= honest for mix in mixes)
+
+
+@pytest.mark.anyio
+async def test_an_elected_leader_s_enormous_model_is_taken_by_nobody(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar, *others = places
+    begin, mix = election.begin, Learner.mix
+
+    def beginning(rules: election.Rules, *more: Any) -> election.State:  # noqa: ANN401
+        state = begin(rules, *more)
+        if rules.me == liar.node.peer_id:
+            return state
+        return replace(state, wake_s=state.wake_s + 3_600)  # the liar leads first
+
+    def mixing(one: Learner, *given: Any, **named: Any) -> Mixed:  # noqa: ANN401
+        mixed = mix(one, *given, **named)
+        return replace(mixed, vector=1e9 * mixed.vector) if one is liar.node.learner else mixed
+
+    monkeypatch.setattr(election, "begin", beginning)
+    monkeypatch.setattr(Learner, "mix", mixing)
+    running = [asyncio.create_task(one.run()) for one in (*others, liar)]  # it hears of all others
+    refused = [asyncio.create_task(_said(one, "the leader's model is not taken")) for one in others]
+    done, _ = await asyncio.wait([*running, *refused], return_when=asyncio.FIRST_COMPLETED)
+    assert not done & set(running)
+    await asyncio.wait(refused)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    assert [one.rounds for one in others] == [[], []]
+
+
+async def _said(place: Place, what: str) -> None:
+    """Returns once a peer was told something that begins so."""
+    while not any(isinstance(one, Said) and one.text.startswith(what) for one in place.told):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)

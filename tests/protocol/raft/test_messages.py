@@ -15,6 +15,7 @@ from p2pl.protocol.raft.messages import (
     Request,
     Sealed,
     Taken,
+    TwoHistories,
     Update,
     Who,
     announce,
@@ -41,6 +42,7 @@ NOTICE = announce(SIGNER, SESSION, 3, MODEL_ID, KEY)
         (Refusal(CONFIGURATION), f"92069201{IDS}"),
         (Sealed(b"box"), "9208c403626f78"),
         (Who(), "9109"),
+        (TwoHistories(b"two"), "920bc40374776f"),
         (
             NOTICE,
             "9607c42003a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b803920307"

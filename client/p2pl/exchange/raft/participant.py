@@ -36,9 +36,11 @@ from p2pl.protocol.raft.messages import (
     Reply,
     Request,
     Sealed,
+    TwoHistories,
     Update,
     Who,
 )
+from p2pl.protocol.updates.entry import encode
 from p2pl.run.state import PeerState
 
 log = logging.getLogger(__name__)
@@ -203,10 +205,33 @@ class Participant:
             self.on_sealed(sender, message.box)
         elif isinstance(message, Who):
             self.on_who(sender)
+        elif isinstance(message, TwoHistories):
+            self.on_proof(message.proof)
         elif isinstance(message, founding.Acceptance | founding.Refusal | founding.Withdrawal):
             await self.founders.hear(sender, message)
-        elif self.leadership:
+        elif self.leadership and not self.is_out(sender):
             self.leadership.hear(sender, message)
+
+    def is_out(self, member: str) -> bool:
+        """Returns whether a member counts as silent in the election: it has two histories.
+
+        To Raft, a message that is not heard is one that was lost. So it is as safe as ever, and a
+        majority is still one of all members.
+        """
+        return self.node.keeper is not None and member in self.node.keeper.watch.faults
+
+    def on_proof(self, proof: bytes) -> None:
+        """Keeps the proof that a peer has two histories.
+
+        Args:
+            proof: as it came.
+
+        Raises:
+            FrameError: it proves nothing.
+        """
+        if self.node.keeper:
+            self.node.keeper.take_proof(proof)
+            self.bell.ring()
 
     def on_announce(self, sender: str, message: Notice) -> None:
         """Keeps what a member announces as leader, if it is newer than what it said before.
@@ -219,7 +244,7 @@ class Participant:
             FrameError: the member did not sign it.
         """
         known = self.notices.get(message.leader)
-        if message.leader not in self.founders.members - {self.me}:
+        if message.leader not in self.founders.members - {self.me} or self.is_out(message.leader):
             return
         if sender == message.leader:  # of a dead one, others can say anything again
             self.heard_s[sender] = self.node.clock()
@@ -276,14 +301,13 @@ class Participant:
     @property
     def notice(self) -> Notice | None:
         """What the present leader has announced last, as far as the peer knows."""
+        heard = {one: notice for one, notice in self.notices.items() if not self.is_out(one)}
         if self.leadership is None:
-            return max(
-                self.notices.values(), key=lambda one: (one.term, one.model_id), default=None
-            )
+            return max(heard.values(), key=lambda one: (one.term, one.model_id), default=None)
         if self.term:
             return self.term.notice
         seen = self.leadership.state
-        notice = self.notices.get(seen.leader or "")
+        notice = heard.get(seen.leader or "")
         return notice if notice and notice.term == seen.term else None
 
     async def repeat(self) -> None:
@@ -294,6 +318,17 @@ class Participant:
                 self.term.announce()
             elif not self.leadership:
                 await self.look_for_the_leader()
+            self.pass_proofs_on()
+
+    def pass_proofs_on(self) -> None:
+        """Tells the other members which of them have two histories: all must elect without those.
+
+        Again and again, for a message may be lost; it has 600 bytes, and there is seldom one.
+        """
+        faults = self.node.keeper.watch.faults if self.node.keeper else {}
+        for member in sorted(faults.keys() & self.founders.members):
+            guests = self.term.guests if self.term else ()
+            self.broadcast(TwoHistories(encode(faults[member])), guests)
 
     async def watch_transfers(self) -> None:
         """Tells the election whose models move, until cancelled."""
@@ -305,6 +340,8 @@ class Participant:
             least = LEAST_BYTES_S * (self.node.clock() - before_s)
             before_s = self.node.clock()
             for one in members:
+                if self.is_out(one):
+                    continue
                 came = traffic.bytes_in_by_peer.get(one, 0)
                 taken = traffic.moves_by_peer.get(one, 0)
                 if came - before[one][0] > least or taken > before[one][1]:

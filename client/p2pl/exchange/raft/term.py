@@ -179,7 +179,9 @@ class Term:
         begun_s, told = self._node.clock(), ""
         while True:
             given = {
-                one: model for one, (model_id, model) in self._results.items() if model_id == base
+                one: model
+                for one, (model_id, model) in self._results.items()
+                if model_id == base and not self._node.turned_down(one)
             }
             if me in given and len(given.keys() & members) > len(members) // 2:
                 enough_s = enough_s or self._node.clock()

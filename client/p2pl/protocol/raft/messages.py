@@ -1,10 +1,10 @@
 """What peers of a `raft` session say to each other, in short messages (`Tell`).
 
-In clear: the election, the bootstrap, and what the leader announces, with its newest public key,
-signed. Sealed: what a participant asks of the leader, and the leader's answer (Behera et al. 2021,
-figure 3). A request carries the public key that its answer is to be sealed to, so a sealed message
-has no sender, no receiver and no key in common with any other; models go as locked blobs whose
-name and key stand in a sealed message.
+In clear: the election, the bootstrap, proofs that a peer has two histories, and what the leader
+announces, with its newest public key, signed. Sealed: what a participant asks of the leader, and
+the leader's answer (Behera et al. 2021, figure 3). A request carries the public key that its answer
+is to be sealed to, so a sealed message has no sender, no receiver and no key in common with any
+other; models go as locked blobs whose name and key stand in a sealed message.
 """
 
 from typing import Annotated, Literal, TypeAlias, TypeVar
@@ -25,6 +25,7 @@ from p2pl.protocol.raft.election import (
     VoteReply,
     VoteRequest,
 )
+from p2pl.protocol.updates.fault import MAX_FAULT_BYTES
 
 MAX_PUBLIC_KEY_BYTES = 440  # of RSA with 3,072 bits in DER: 422
 PURPOSE = b"p2pl raft announce 1"
@@ -76,6 +77,12 @@ class Who(_Message, frozen=True, tag=9):
     """Asks who votes here and who leads; its sender listens for a while."""
 
 
+class TwoHistories(_Message, frozen=True, tag=11):
+    """Passes on the proof that a member has two histories, in a session with update logs."""
+
+    proof: Annotated[bytes, Meta(max_length=MAX_FAULT_BYTES)]
+
+
 class Fetch(_Message, frozen=True, tag=1):
     """Sealed to the leader: asks for the newest global model."""
 
@@ -117,6 +124,7 @@ Clear: TypeAlias = (
     | Notice
     | Sealed
     | Who
+    | TwoHistories
 )
 Request: TypeAlias = Fetch | Update
 Reply: TypeAlias = ModelLocation | Taken
