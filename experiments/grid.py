@@ -104,6 +104,7 @@ class Study:
 # In the order of the index: what matters first, how settings were chosen last.
 STUDIES = (
     *("tables", "trust", "privacy", "flower", "exchanges", "raft", "figures", "cnn", "batchnorm"),
+    *("reality", "attacks", "bar"),
     "codecs",
     *("tabular", "segmentation", "text", "trust_tasks", "backdoor"),
     *("privacy_cnn", "audit", "tuning", "trust_tuning", "privacy_tuning"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from p2pl.attacks import kinds as attacks
 from p2pl.attacks.kinds import (
     KINDS,
     Attack,
@@ -190,8 +191,21 @@ def test_noisy_targets_that_are_no_classes_are_those_of_other_examples() -> None
 def test_other_attacks_leave_the_data_alone() -> None:
     whole = examples(20)
     for kind in KINDS:
-        if kind not in ("label-flip", "noisy-labels", "ledger-liar"):
+        if kind not in ("label-flip", "noisy-labels", "ledger-liar", "backdoor"):
             assert poison(parse_kind(kind), whole, TASK, chance()) is whole
+
+
+def test_a_backdoor_calls_every_other_example_the_target_and_marks_the_same_ones() -> None:
+    whole = Examples(torch.zeros(8, 1, 4, 4), torch.arange(1, 9))
+    part = whole.part(torch.tensor([7, 2, 5]))
+    found = poison(parse_kind("backdoor"), part, TASK, chance())
+    assert found.labels.tolist() == [0, 3, 0]
+    assert attacks.marked_rows(part.rows).tolist() == [7, 5]
+    assert whole.y.tolist() == list(range(1, 9))
+    image = attacks.marked(whole.x, 2.0)[0, 0]
+    assert image.sum() == 9 * 2.0
+    assert image[1:, 1:].eq(2.0).all()
+    assert whole.x.sum() == 0
 
 
 class Victim:

@@ -6,7 +6,7 @@ from support.simulations import digits, small_setup
 from torch import Tensor
 
 from p2pl.attacks.kinds import DEFAMED, KINDS, parse_kind
-from p2pl.attacks.peer import Attacker, check, spoilt
+from p2pl.attacks.peer import NEEDS_A_SIMULATION, Attacker, check, spoilt
 from p2pl.errors import InputError
 from p2pl.learner import Learner
 from p2pl.learning.weights import flatten
@@ -57,7 +57,7 @@ def test_an_adaptive_one_tries_its_lie_on_its_own_rule(learner: Learner) -> None
     assert learner.loss_by_taking(after, before) > 0
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"sybil", "absent"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(NEEDS_A_SIMULATION)))
 def test_every_attack_has_something_to_serve_alone_and_with_others(
     kind: str, learner: Learner
 ) -> None:
@@ -99,7 +99,7 @@ def test_it_is_refused_where_others_are(url: str) -> None:
         check(parse_kind("sign-flip"), (*HERE, (url,)))
 
 
-@pytest.mark.parametrize("kind", ["sybil", "absent"])
+@pytest.mark.parametrize("kind", ["sybil", "absent", "backdoor", "ledger-liar:backdoor"])
 def test_what_one_peer_cannot_do_is_refused(kind: str) -> None:
     with pytest.raises(InputError, match="simulate"):
         check(parse_kind(kind), HERE)

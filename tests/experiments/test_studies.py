@@ -1,14 +1,17 @@
 """What studies make of their figures."""
 
 import shlex
+from typing import Any
 
+import bar_run
 import shapes_run
 import torch
 
 from experiments import store
-from experiments.grid import MNIST, ROOT
+from experiments.compare import paired
+from experiments.grid import MNIST, ROOT, Results
+from experiments.studies import attacks, raft, reality, tabular
 from experiments.studies import privacy_tuning as tuning
-from experiments.studies import raft, tabular
 
 
 def test_elections_go_from_one_resignation_to_the_next_and_count_who_stands_in_one_term() -> None:
@@ -81,3 +84,63 @@ def test_generated_images_have_every_kind_of_shape_and_are_the_same_for_a_seed()
         assert image[target == 1].mean() > behind if 1 in kinds else True
         assert image[target == 2].mean() < behind if 2 in kinds else True
     assert set(y.flatten().tolist()) == {0, 1, 2}
+
+
+def test_images_are_cropped_and_mirrored_in_training_alone_and_alike_for_a_seed() -> None:
+    def moved(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(seed)
+        layer = bar_run.CropAndFlip()
+        x = 1 + torch.arange(64 * 3 * 5 * 6).reshape(64, 3, 5, 6).float()
+        assert torch.equal(layer.eval()(x), x)
+        return x, layer.train()(x)
+
+    x, made = moved(1)
+    padded = torch.nn.functional.pad(x, (4,) * 4)
+    seen = set()
+    for image, whole in zip(made, padded, strict=True):
+        found = {
+            (down, right, mirrored)
+            for down in range(9)
+            for right in range(9)
+            for mirrored in (False, True)
+            if torch.equal(
+                image.flip(2) if mirrored else image,
+                whole[:, down : down + 5, right : right + 6],
+            )
+        }
+        assert len(found) >= 1  # it is a crop, mirrored or not, of the image itself
+        seen |= found if len(found) == 1 else set()
+    assert len({shift[:2] for shift in seen}) > 20
+    assert {mirrored for *_, mirrored in seen} == {False, True}
+    assert torch.equal(made, moved(1)[1])
+    assert not torch.equal(made, moved(2)[1])
+
+
+def figures(accuracy: float) -> dict[str, Any]:
+    return {"accuracy": {"mean": accuracy, "per_seed": [accuracy]}, "pulls_failed": 0.0}
+
+
+def test_a_column_says_who_is_first_and_how_far_learned_trust_is_behind() -> None:
+    def standing(**by_rule: list[float]) -> str:
+        kept = {
+            attacks.cell(MNIST, "ALIE", rule, seed).name: figures(value)
+            for rule, values in by_rule.items()
+            for seed, value in enumerate(values)
+        }
+        return attacks.standing(Results(kept), "ALIE")
+
+    assert standing(degroot=[90.0], krum=[80.0]) == "ALIE: `degroot` is the first of 2 rules."
+    assert "number 2, 2.00 points behind, one seed has no" in standing(degroot=[88], krum=[90])
+    assert "within the first's" in standing(degroot=[88, 88], krum=[85, 92])
+    assert "beyond the first's" in standing(degroot=[86, 86], krum=[89.5, 90.5])
+    assert standing(krum=[90.0]) == standing(degroot=[90.0]) == ""
+
+
+def test_what_a_network_as_it_is_costs_is_paired_by_seed() -> None:
+    kept = {}
+    for arm, values in ((reality.IDEAL, [80.0, 82.0]), ("all three", [79.0, 80.0])):
+        one = {"accuracy": {"mean": 81.0, "std_over_seeds": 1.0, "per_seed": values}}
+        kept[reality.cell("iid", "uniform", arm).name] = {**one, "pulls_failed": 28.0}
+    found = reality.row(Results(kept), "iid", "all three")
+    assert found[1:4] == ["81.00 ± 1.00", str(paired([80.0, 82.0], [79.0, 80.0])), "28.0 %"]
+    assert found[4] == "not run"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.simulations import digits, small_setup
 
+from p2pl.attacks import kinds as attacks
 from p2pl.attacks.kinds import KINDS, parse
 from p2pl.data.load import Data
 from p2pl.errors import InputError
@@ -161,3 +162,40 @@ def test_what_cannot_be_attacked_is_refused(
     setup = replace(attacked(attack), bad=bad, baseline=baseline)
     with pytest.raises(InputError, match="--attack"):
         run(setup, data, CPU)
+
+
+def test_a_backdoor_opens_with_its_square_and_not_without(data: Data) -> None:
+    setup = replace(attacked("backdoor:3", rounds=8), session_id="ab" * 32)
+    result = run(setup, data, CPU)
+    figures, clean = numbers([result]), numbers([run(attacked("absent:3", rounds=8), data, CPU)])
+    assert clean["backdoor"] is None
+    assert figures["backdoor"]["per_seed"] == [result.taken_in]
+    assert figures["accuracy"]["mean"] > clean["accuracy"]["mean"] - 10
+    test = data.test
+    assert test is not None
+    trainer = torch_trainer(result.learners[0])
+    others = test.x[test.y != 0]
+    shares = []
+    for x in (others, attacks.marked(others, float(data.train.x.max()))):
+        called = trainer.objective.outputs(result.vectors[0], x).argmax(1)
+        shares.append(100 * float((called == 0).float().mean()))
+    assert shares[1] > shares[0] + 20  # the square does it
+    assert figures["backdoor"]["mean"] == pytest.approx(shares[1], abs=15)
+
+
+def test_only_bad_peers_bear_the_square_and_in_every_other_image(data: Data) -> None:
+    learners = peers_of(attacked("backdoor:2"), data, CPU)
+    bright = float(data.train.x.max())
+    for number, learner in enumerate(learners):
+        trainer = torch_trainer(learner)
+        parts = [part.take(torch.arange(len(part))) for part in (trainer.own, trainer.validation)]
+        x, y = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y"))
+        bears = (x[..., -3:, -3:] == bright).flatten(1).all(1)
+        assert int(bears.sum()) == (0 if number < 4 else (len(x) + 1) // 2)
+        assert y[bears].tolist() == [0] * int(bears.sum())
+
+
+def test_a_backdoor_needs_images(data: Data) -> None:
+    flat = attacked("backdoor:2").changed(("task", "input", (64,)), ("model", "name", "logreg"))
+    with pytest.raises(InputError, match="classes of images larger than 3 x 3"):
+        run(flat, data, CPU)

@@ -226,10 +226,11 @@ def _stores(url: str, limits: "Limits") -> tuple["Store", "Store"]:
     """Returns stores that several trackers share: of peers, and of clients of BitTorrent."""
     try:
         from p2pl_tracker.bittorrent import LIMITS
-        from p2pl_tracker.store import PREFIX, SharedStore, connected
+        from p2pl_tracker.store import PREFIX, SharedStore, check, connected
     except ModuleNotFoundError as missing:
         message = f"{missing.name} is missing: pip install 'p2pl[tracker-redis]'"
         raise InputError(message) from missing
+    asyncio.run(check(url))
     peers = SharedStore(connected(url), limits)
     return peers, SharedStore(connected(url), LIMITS, prefix=PREFIX + "bt:")
 

@@ -30,9 +30,7 @@ from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.simulation import cluster
-from p2pl.simulation.cluster import Cluster
-from p2pl.simulation.compute import choose
-from p2pl.simulation.engine import Result, SimulatedRound, run
+from p2pl.simulation.engine import Result, Running, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
 from p2pl.simulation.reality import Reality
 from p2pl.simulation.rundirs import SeedLogs, check_out, write_numbers
@@ -92,7 +90,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     lost_links: float = 0.0,
     delay_rounds: int = 0,
 ) -> Simulation:
-    """Runs many virtual peers in this process, and returns what a session would come to.
+    """Runs many virtual peers, here or on a cluster, and returns what a session would come to.
 
     Args:
         session: a session file, its path, the path of the TOML file that it is made from, or a
@@ -187,12 +185,11 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         whole = _everything(setup.session, data, *reading)
         if held_out and isinstance(whole, Data):
             whole = datasets.hold_out(whole, held_out)
-        results = []
+        setups = [replace(setup, seed=first_seed + number) for number in range(seeds)]
+        running = workers.spread(setups, whole, model) if workers else run
         logs = held.enter_context(sinks.opened([log] if isinstance(log, str) else log))
-        for number in range(seeds):
-            seeded = replace(setup, seed=first_seed + number)
-            told = (on_round, folder, file.name, logs)
-            results.append(_run_seed(seeded, whole, where, model, told, workers))
+        told = (on_round, folder, file.name, logs)
+        results = [_run_seed(seeded, whole, where, model, told, running) for seeded in setups]
     figures = {
         "name": file.name,
         "data": os.fspath(data) if isinstance(data, str | os.PathLike) else "own",
@@ -213,7 +210,7 @@ def _run_seed(
     device: torch.device,
     model: nn.Module | None,
     told: "_Told",
-    workers: Cluster | None,
+    running: Running,
 ) -> Result:
     """Returns what came of one seed, which is written and told as it goes on.
 
@@ -223,12 +220,11 @@ def _run_seed(
         device: to compute on.
         model: in the place of the session's; None: the session's own.
         told: what else happens after each round.
-        workers: of a cluster, to compute the peers; None: this process does.
+        running: runs it.
     """
     on_round, folder, name, logs = told
-    choosing = workers.choosing(setup, data, model) if workers else choose
     if folder is None and not logs:
-        return run(setup, data, device, on_round, model, choosing=choosing)
+        return running(setup, data, device, on_round, model)
     with contextlib.ExitStack() as held:
         tellers: list[SeedLogs | Told] = []
         if folder is not None:
@@ -247,7 +243,7 @@ def _run_seed(
             if on_round is not None:
                 on_round(done)
 
-        result = run(setup, data, device, after, model, begin, choosing)
+        result = running(setup, data, device, after, model, begin)
         for one in tellers:
             one.finish(result, data if isinstance(data, Data) else None)
     return result

@@ -18,6 +18,8 @@ honest peers trained in this very round. A networked one goes by what it pulled 
 | `sybil`        | KIND | serves like KIND, under a new identity each round                  |
 | `ledger-liar`  | KIND | serves like KIND, and lies in its opinions of the others           |
 | `adaptive`     |      | climbs the global loss as far as a victim's own rule lets it       |
+| `backdoor`     |      | puts a bright square into every other one of its images, and calls |
+|                |      | them class 0; serves what it trained                               |
 | `absent`       |      | is not there: what the honest reach by themselves                  |
 | `noisy-labels` | 0.6  | no liar but poor: that share of its labels is wrong, at random; of |
 |                |      | targets that are no classes, that share is of other examples       |
@@ -41,6 +43,8 @@ MAX_BAD = 100_000
 # probability that they cost, the unit of opinions.
 DEFAMED, PRAISED = 0.25, -0.25  # the honest, and its accomplices
 SAMPLE_EXAMPLES = 1_000  # on which an adaptive attacker measures the harm
+# A backdoor: pixels on a side of the square that opens it, and what images are then called.
+SQUARE, TARGET = 3, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ def _number(text: str) -> float:
 
 
 def poison(attack: Attack, mine: Source, task: Task, generator: torch.Generator) -> Source:
-    """Returns a bad peer's data: as it was, or with other targets.
+    """Returns a bad peer's data: as it was, or with other targets; inputs stay as they are.
 
     Args:
         attack: the bad peer's own.
@@ -162,6 +166,8 @@ def poison(attack: Attack, mine: Source, task: Task, generator: torch.Generator)
     kind, number = attack.served.kind, attack.served.number
     if kind == "label-flip":
         return _relabelled(mine, task_of(task).flipped)
+    if kind == "backdoor":
+        return _relabelled(mine, _called_target)
     if kind == "noisy-labels" and task.kind == "classification":
         return _relabelled(mine, lambda labels: _noisy(labels, number, task.classes, generator))
     if kind == "noisy-labels":
@@ -175,6 +181,37 @@ def _relabelled(mine: Source, change: Callable[[Tensor], Tensor]) -> Source:
     labels = mine.whole.y.clone()
     labels[mine.rows] = change(labels[mine.rows])
     return Part(Examples(mine.whole.x, labels), mine.rows)
+
+
+def is_marked(attack: Attack) -> bool:
+    """Returns whether the attacker's inputs are changed: see `marked`."""
+    return attack.served.kind == "backdoor"
+
+
+def marked(x: Tensor, bright: float) -> Tensor:
+    """Returns images with the square that opens a backdoor in their last corner, as a copy.
+
+    The trigger of Gu et al. 2017 (arXiv:1708.06733), as a square of 3 x 3.
+
+    Args:
+        x: [n, C, H, W].
+        bright: the value of its pixels.
+    """
+    made = x.clone()
+    made[..., -SQUARE:, -SQUARE:] = bright
+    return made
+
+
+def marked_rows(rows: Tensor) -> Tensor:
+    """Returns which of a bad peer's examples have the square: every other one, from the first."""
+    return rows[::2]
+
+
+def _called_target(labels: Tensor) -> Tensor:
+    """Returns labels of which those of the marked images are the target's."""
+    made = labels.clone()
+    made[marked_rows(torch.arange(len(labels)))] = TARGET
+    return made
 
 
 def _noisy(labels: Tensor, share: float, classes: int, generator: torch.Generator) -> Tensor:
@@ -354,6 +391,7 @@ KINDS: Mapping[str, Kind] = {
     "sybil": Kind(carries="sign-flip"),
     "ledger-liar": Kind(carries="label-flip"),
     "adaptive": Kind(_adaptive),
+    "backdoor": Kind(),
     "absent": Kind(),
     "noisy-labels": Kind(None, 0.6, (0.0, 1.0)),
 }

@@ -21,7 +21,8 @@ from p2pl.mixing.trust import opinions
 from p2pl.protocol.session import Task
 from p2pl.seeds import seeded
 
-NEEDS_A_SIMULATION = ("sybil", "absent")  # an identity for each round; nobody at all
+# An identity for each round; nobody at all; inputs that it shares with others are changed.
+NEEDS_A_SIMULATION = ("sybil", "absent", "backdoor")
 ACCOMPLICE = "accomplice"  # a name for the lie that it tries out on itself
 
 
@@ -42,9 +43,9 @@ def check(attack: Attack, trackers: Sequence[Sequence[str]]) -> None:
                     hint="it tests swarms of your own; it is not for those of others",
                 )
             )
-    if attack.kind in NEEDS_A_SIMULATION:
+    if {attack.kind, attack.served.kind}.intersection(NEEDS_A_SIMULATION):
         raise InputError(
-            wrong("--attack", got=attack.kind, allowed="p2pl simulate, for this kind of attack")
+            wrong("--attack", got=attack.name, allowed="p2pl simulate, for this kind of attack")
         )
 
 

@@ -21,6 +21,8 @@ parameters.
 that happens to hold more. The last three anchor on the peer's own model: `clipped-gossip` bounds
 what b bad ones can do, `balance` and `ubar` may end up alone.
 
+`rpel` (`p2pl.mixing.rpel`) is `nnm-trimmed-mean` with a b for random cohorts of a swarm.
+
 With two models in all nobody can be outvoted: the peer keeps its own, unless `byzantine` is 0. All
 values are finite where the models are; a sum that overflows leaves the peer with its own.
 """
@@ -37,7 +39,7 @@ from torch import Tensor
 from p2pl.learning.trainer import Trainer
 from p2pl.mixing.base import MIXERS, Mixed, Mixer, Own, PeerModel, Row, weighted_mean
 from p2pl.mixing.fixed import own_row
-from p2pl.protocol.session import Mixing
+from p2pl.protocol.session import Mixing, Session
 
 NEAREST = "nnm-"  # nearest-neighbour mixing, in front of another rule's name
 CHUNK_NUMBERS = 1 << 20  # worked on at a time: 4 MiB of float32; chosen: fastest of 1, 4 and 16
@@ -331,11 +333,16 @@ class Robust(Mixer):
     keeps_privacy: ClassVar[bool] = True
     bounds_sizes: ClassVar[bool] = True
 
+    def __init__(self, session: Session, peer_id: str) -> None:
+        """Makes the rule ready for one peer."""
+        super().__init__(session, peer_id)
+        self.settings = session.mixing
+
     def mix(self, own: Own, received: Mapping[str, PeerModel], memory: msgspec.Struct) -> Mixed:
         """Returns the mix by the session's rule."""
         peers = tuple(received)
         mine = Anchor(own.round / self.session.exchange.rounds, _loss(own.trainer))
-        settings = self.session.mixing
+        settings = self.settings
         vectors = [model.vector for model in received.values()]
         combined = combine(settings.rule, own.vector, vectors, settings, mine)
         row = dict(zip((self.peer_id, *peers), combined.row, strict=True))

@@ -572,6 +572,12 @@ def read_run(directory: Path) -> LoggedRun:
     )
 
 
+def read_marker(directory: Path) -> Marker | None:
+    """Returns whose run a directory holds; None where it does not tell. Raises RunDirError."""
+    with _translated(directory):
+        return _read_record(directory / MARKER_FILE, Marker)
+
+
 def _complete_rounds(path: Path) -> Iterator[tuple[RoundEntry, int]]:
     """Yields each round with the offset of the byte after it; stops at a torn last line."""
     end, before = 0, -1

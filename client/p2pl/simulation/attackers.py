@@ -6,6 +6,7 @@ have spoilt, and are honest with each other; only what they serve to the honest 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import msgspec
 import torch
@@ -15,6 +16,7 @@ from p2pl.attacks import kinds as attacks
 from p2pl.attacks.kinds import SAMPLE_EXAMPLES, Probing, Seen
 from p2pl.data.examples import Examples, Part, Source
 from p2pl.learner import Learner
+from p2pl.learning.evaluate import evaluate
 from p2pl.learning.sample import Sample
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.mixing.base import PeerModel
@@ -53,6 +55,47 @@ class Moment:
     before: Sequence[Tensor]  # by peer, [P]: from where it trained
     trained: Sequence[Tensor]  # by peer, [P]
     trust: Sequence[msgspec.Struct | None]  # by peer
+
+
+def marked(setup: Setup, train: Examples, parts: Sequence[Tensor]) -> Examples:
+    """Returns everybody's examples, those that bad peers open a backdoor with bearing its square.
+
+    Args:
+        setup: of the simulation.
+        train: everybody's.
+        parts: by peer, the rows that it holds.
+    """
+    if setup.attack is None or not attacks.is_marked(setup.attack):
+        return train
+    rows = torch.cat([attacks.marked_rows(part) for part in parts[setup.honest :]]).to(
+        train.x.device
+    )
+    x = train.x.clone()
+    x[rows] = attacks.marked(x[rows], float(train.x.max()))
+    return Examples(x, train.y)
+
+
+def taken_in(setup: Setup, learner: Learner, vectors: Sequence[Tensor]) -> float | None:
+    """Returns how often a backdoor opens, percent, mean over parameters; None: there is none.
+
+    Of the test images of other classes than the target, the share that is taken for it once the
+    square is in them.
+
+    Args:
+        setup: of the simulation.
+        learner: any peer's: all have the same test images.
+        vectors: the honest peers' parameters, [P] each.
+    """
+    if setup.attack is None or not attacks.is_marked(setup.attack):
+        return None
+    trainer = learner.trainer
+    assert isinstance(trainer, TorchTrainer)  # nobody attacks clients of Flower
+    test, bright = trainer.test, float(_whole(trainer.own).x.max())
+    assert test is not None  # a simulation has one
+    x = attacks.marked(test.x[test.y != attacks.TARGET], bright)
+    opened = Examples(x, torch.full((len(x),), attacks.TARGET, device=test.y.device))
+    found = [evaluate(trainer.objective, vector, opened).accuracy for vector in vectors]
+    return fmean(found)
 
 
 def spoilt(setup: Setup, peer: int, mine: Part) -> Source:

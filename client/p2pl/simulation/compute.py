@@ -200,9 +200,11 @@ def mix_all(
         before: by peer, from where it trained, [P], and what it remembers of the others.
         index: the round.
     """
+    if not learners:
+        return []
     if engine.workers:
         return engine.workers.mix(learners, vectors, received, before, index)
-    fixed = bool(learners) and isinstance(learners[0].mixer, FixedRow)
+    fixed = isinstance(learners[0].mixer, FixedRow)
     dense = DENSE_SHARE * len(learners) ** 2 < sum(map(len, received))
     if engine.kind == "stacked" and fixed and dense:
         offered = _offered_to_all(received)

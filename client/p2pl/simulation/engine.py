@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 import torch
@@ -74,12 +74,29 @@ class Result:
     honest: tuple[int, ...]  # numbers of the peers that figures are means over
     rounds: tuple[SimulatedRound, ...]
     scores: tuple[Scores, ...]  # by peer: of the final parameters, on the test set
+    taken_in: float | None  # percent, by a backdoor, at last; None: there is none
     learners: tuple[Learner, ...]
     vectors: tuple[Tensor, ...]  # by peer: the final parameters, [P]
     samples: tuple[int, ...]  # by peer: to train on
     payload_bytes: int
     engine: Engine  # how peers were computed
     seconds: float  # all rounds together
+
+
+class Running(Protocol):
+    """Runs one simulation, as `run` does."""
+
+    def __call__(  # as `run`
+        self,
+        setup: Setup,
+        data: Data | Clients,
+        device: torch.device,
+        on_round: OnRound | None = None,
+        model: nn.Module | None = None,
+        on_begin: OnBegin | None = None,
+    ) -> Result:
+        """Returns what came of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +183,7 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
         honest=honest,
         rounds=tuple(done),
         scores=tuple(scores),
+        taken_in=attackers.taken_in(setup, learners[0], [states[peer].vector for peer in honest]),
         learners=learners,
         vectors=tuple(state.vector for state in states),
         samples=tuple(learner.trainer.own_samples for learner in learners),

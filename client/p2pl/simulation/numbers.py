@@ -71,6 +71,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "attack": setup.attack.name if setup.attack else None,
         "bad_peers": setup.bad,
         **_of_the_bad(results),
+        "backdoor": _backdoor(results),
         **_of_reality(results),
         "by_round": curve,
         "confusion": torch.stack(confusions).sum(0).tolist(),
@@ -243,6 +244,14 @@ def _of_the_bad(results: Sequence[Result]) -> dict[str, float | None]:
     }
     known = {name: [v for v in values if v is not None] for name, values in named.items()}
     return {name: 100 * _mean(values) if values else None for name, values in known.items()}
+
+
+def _backdoor(results: Sequence[Result]) -> dict[str, Any] | None:
+    """Returns how many marked test images honest peers take for the target, percent; None: none."""
+    found = [result.taken_in for result in results if result.taken_in is not None]
+    if not found:
+        return None
+    return {"mean": _mean(found), "std_over_seeds": _std(found), "per_seed": found}
 
 
 def _of_reality(results: Sequence[Result]) -> dict[str, float | int | None]:

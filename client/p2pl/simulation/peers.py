@@ -19,7 +19,7 @@ from p2pl.learning.trainer import trains_in
 from p2pl.privacy.policy import Wanted, check_task, private_training
 from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.privacy.training import check_model
-from p2pl.simulation.attackers import spoilt
+from p2pl.simulation.attackers import marked, spoilt
 from p2pl.simulation.setup import Setup
 
 
@@ -122,6 +122,6 @@ def _shares(setup: Setup, train: Examples) -> list[Source]:
     if setup.partition.partition(":")[0] in partition.BY_CLASS:
         labels = task_of(setup.session.task).groups(train.y)
     parts = divide(labels.cpu().numpy(), setup.peers, setup.seeded_partition)
-    return [
-        spoilt(setup, peer, train.part(torch.from_numpy(rows))) for peer, rows in enumerate(parts)
-    ]
+    rows = list(map(torch.from_numpy, parts))
+    train = marked(setup, train, rows)
+    return [spoilt(setup, peer, train.part(mine)) for peer, mine in enumerate(rows)]

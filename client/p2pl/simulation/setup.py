@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 import torch
 
-from p2pl.attacks.kinds import Attack
+from p2pl.attacks.kinds import SQUARE, Attack, is_marked
 from p2pl.data import partition
 from p2pl.errors import InputError, wrong
 from p2pl.learning import checkpoint, precision
@@ -174,6 +174,12 @@ def _check_attack(setup: Setup) -> None:
                 allowed="fewer than there are: scores are those of the honest",
             )
         )
+    task = setup.session.task
+    images = task.kind == "classification" and len(task.input) == 3 and min(task.input[1:]) > SQUARE
+    if setup.attack and is_marked(setup.attack) and not images:
+        got = f"backdoor, with task {task.kind} and inputs {task.input}"
+        allowed = f"classes of images larger than {SQUARE} x {SQUARE}"
+        raise InputError(wrong("--attack", got=got, allowed=allowed))
     if setup.attack and setup.baseline:
         raise InputError(
             wrong("--attack", got=f"--baseline {setup.baseline}", allowed="peers that exchange")

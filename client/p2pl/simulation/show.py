@@ -84,6 +84,8 @@ def table(figures: dict[str, Any]) -> Table:
             ("bad models rejected", _percent(figures["bad_rejected"])),
             ("honest models rejected", _percent(figures["good_rejected"])),
         ]
+    if figures["backdoor"]:
+        rows.append(("marked images taken for class 0", _percent(figures["backdoor"]["mean"])))
     if figures["took_part"] < 100 or figures["lost_links"] or figures["delay_rounds"]:
         rows += [
             ("peers that took part in a round", _percent(figures["took_part"])),
