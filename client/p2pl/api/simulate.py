@@ -28,12 +28,14 @@ from p2pl.learning.flower import Clients
 from p2pl.learning.parts import Layout, load_into
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
+from p2pl.protocol.announce import MAX_NUMWANT
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.simulation import cluster
 from p2pl.simulation.engine import Result, Running, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
 from p2pl.simulation.reality import Reality
 from p2pl.simulation.rundirs import SeedLogs, check_out, write_numbers
+from p2pl.simulation.scoring import MAX_SCORED, Scoring
 from p2pl.simulation.setup import Setup, check, is_ray
 from p2pl.simulation.told import Told
 from p2pl.sinks import Log
@@ -82,6 +84,9 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     threads: int | None = None,
     out: str | os.PathLike[str] | None = None,
     curves: bool = True,
+    score_every: int = 1,
+    score_peers: int = MAX_SCORED,
+    score_examples: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     on_begin: Callable[[], None] | None = None,
     on_round: Callable[[SimulatedRound], None] | None = None,
@@ -120,6 +125,11 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         threads: CPU threads, at most; None: all cores, on a cluster one a worker.
         out: a new folder to write run directories into; None: nothing is written.
         curves: whether the peers are scored after every round, and not after the last alone.
+        score_every: rounds from one that is scored to the next, also the mean model; 0: only the
+            last one is.
+        score_peers: so many are scored before and after the mix; after the last mix, all are.
+        score_examples: of the test set, on which they are scored before the last round; None: all,
+            and of more than 20 peers so many that scoring takes about a third of a round.
         data_dir: folder where data sets are looked for first.
         on_begin: called once, when all but the data has been checked.
         on_round: called after every round of every seed.
@@ -144,7 +154,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     if model is None:
         model = begun_with(session, file)
     made, bad = attacks.parse(attack) if attack else (None, 0)
-    changed = session_format.changed(file.session, *(changes or {}).items())
+    changed, large = _changed(file.session, changes or {})
     setup = Setup(
         session=changed,
         session_id=file.id,
@@ -158,6 +168,8 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         bad=bad,
         privacy=policy.wanted(dp_epsilon, dp_delta, dp_clip),
         curves=curves,
+        cohort=large,
+        scoring=Scoring(score_every, score_peers, score_examples),
         personal=personal,
         precision=precision,
         reality=Reality(participation, lost_links, delay_rounds),
@@ -202,6 +214,23 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     if folder:
         write_numbers(folder, figures)
     return Simulation(figures, tuple(results))
+
+
+def _changed(session: Session, changes: Mapping[str, object]) -> tuple[Session, int | None]:
+    """Returns the session with its changes, and a cohort that is beyond what one may have."""
+    usual, large = bounded(changes)
+    return session_format.changed(session, *usual.items()), large
+
+
+def bounded(changes: Mapping[str, object]) -> tuple[Mapping[str, object], int | None]:
+    """Returns the changes with a cohort that a session may have, and the one that was asked for.
+
+    The bound is what a tracker and real peers can bear; peers of a simulation can bear more.
+    """
+    wanted = changes.get("exchange.cohort")
+    if not isinstance(wanted, int) or wanted <= MAX_NUMWANT:
+        return changes, None
+    return {**changes, "exchange.cohort": MAX_NUMWANT}, wanted
 
 
 def _run_seed(

@@ -66,8 +66,11 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Replaces or drops what JSON cannot hold: NaN and the infinities."""
-        for field in self.__struct_fields__:
-            value = getattr(self, field)
+        # All values at once: a simulation makes an entry a peer and round.
+        values = msgspec.structs.astuple(self)
+        for field, value in zip(self.__struct_fields__, values, strict=True):
+            if value is None or value.__class__ in (int, str, tuple):
+                continue
             if isinstance(value, float) and not math.isfinite(value):
                 msgspec.structs.force_setattr(self, field, None)
             elif (
