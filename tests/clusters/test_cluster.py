@@ -34,6 +34,7 @@ from p2pl.simulation import cluster, joined
 from p2pl.simulation.cluster import Cluster
 from p2pl.simulation.engine import Result, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
+from p2pl.simulation.reality import Reality
 from p2pl.simulation.setup import Setup
 from p2pl.simulation.worker import stamp
 
@@ -60,9 +61,16 @@ def nodes() -> Iterator[Nodes]:
     from ray.cluster_utils import Cluster as LocalNodes
 
     each = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
-    made = LocalNodes(initialize_head=True, head_node_args={**each, "include_dashboard": False})
+    made = LocalNodes(initialize_head=False)
     try:
-        more = (made.add_node(**each), made.add_node(**each))
+        try:
+            made.add_node(**each, include_dashboard=False)
+            more = (made.add_node(**each), made.add_node(**each))
+        except Exception as fault:
+            # Written into Ray, and nothing that p2pl could wait longer for.
+            if "timed out during startup" in str(fault):
+                pytest.skip("a node of Ray did not start here within Ray's own 30 s")
+            raise
         engine = f"ray:{made.address}"
         with joined.joined(engine, 1, environment=tasks.environment()):
             yield Nodes(made, more)
@@ -143,6 +151,7 @@ SETUPS = {
         ("training", "momentum", 0.0),
         ("training", "learning_rate", 0.001),
     ),
+    "peers away, pulls that fail, models that are late": (("exchange", "cohort", 3),),
     "a leader": (("exchange", "kind", "raft"), ("exchange", "min_peers", 3)),
 }
 
@@ -153,6 +162,8 @@ def test_three_nodes_compute_what_one_process_does(name: str, data: Data, worker
     if "liar" in name:
         made, bad = attacks.parse("sign-flip:1:-3")
         setup = replace(setup, attack=made, bad=bad, personal=True)
+    if "late" in name:
+        setup = replace(setup, reality=Reality(0.7, 0.2, 2))
     one, three = both(setup, data, workers)
     assert three.engine.kind == "ray"
     assert apart(one, three) < 1e-5

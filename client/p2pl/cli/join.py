@@ -44,7 +44,7 @@ MAX_SHOWN = 10  # classes on one line; chosen
 MET_NOBODY_CODE = 5
 MET_NOBODY = (
     "nobody was met: this peer trained all its rounds alone, though the session is for several; "
-    "what it has learned is kept; --alone does so on purpose"
+    "what it has learned is kept"
 )
 
 
@@ -237,7 +237,8 @@ def join(
     if run.summary and run.summary.met_nobody:
         undialled = run.summary.undialled
         shut = f"; nobody could dial this peer: {undialled}" if undialled else ""
-        print(f"p2pl: {MET_NOBODY}; {why_alone(run.summary.left_out)}{shut}", file=sys.stderr)
+        why = f"{why_alone(run.summary.left_out)}{shut}; --alone trains alone on purpose"
+        print(f"p2pl: {MET_NOBODY}; {why}", file=sys.stderr)
         raise typer.Exit(MET_NOBODY_CODE)
 
 
