@@ -1,10 +1,13 @@
 """Under attack: every rule under one protocol, a hundred peers, ten of them bad, random cohorts."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from experiments.grid import CIFAR, MNIST, NAMES, SESSIONS, Cell, Figures, Results, Study
 from experiments.page import table
+
+Best: TypeAlias = Callable[..., Any]  # max or min
 
 PEERS, BAD, COHORT = 100, 10, 10
 SEEDS = range(5)
@@ -65,7 +68,7 @@ def cell(data: str, column: str, rule: str, seed: int | None) -> Cell:
 def section(results: Results) -> str:
     """Returns a table of every rule under every attack, and how learned trust stands in it."""
     parts = ["# Under attack, one protocol for all rules", _INTRODUCTION]
-    parts += [f"## {NAMES[MNIST]}, logistic regression, 12 rounds", *shown(results)]
+    parts += [f"## {NAMES[MNIST]}, logistic regression, 12 rounds", *shown(results), _BACKDOOR]
     return "\n\n".join([*parts, _CIFAR])
 
 
@@ -90,13 +93,18 @@ def accuracies(found: Sequence[Figures]) -> list[float]:
     return [one["accuracy"]["mean"] for one in found]
 
 
+def taken_in(found: Sequence[Figures]) -> list[float]:
+    """Returns how many marked images honest peers took for the target in each seed, percent."""
+    return [one["backdoor"]["mean"] for one in found]
+
+
 def written(found: Sequence[Figures], column: str) -> str:
     """Returns what one rule came to in one column."""
     if not found:
         return "not run"
     reached = spread(accuracies(found))
     if column == BACKDOOR:
-        reached += f"; {spread([one['backdoor']['mean'] for one in found])} taken in"
+        reached += f"; {spread(taken_in(found))} taken in"
     return reached if len(found) == len(SEEDS) else f"{reached} ({counted(len(found))})"
 
 
@@ -117,27 +125,39 @@ def standing(results: Results, column: str) -> str:
     Within the spread means: no further behind than the first's standard deviation over its seeds;
     of one seed there is none.
     """
-    by_rule = {rule: accuracies(runs(results, column, rule)) for rule in RULES}
-    known = {rule: values for rule, values in by_rule.items() if values}
-    if len(known) < 2 or "degroot" not in known:
+    found = {rule: runs(results, column, rule) for rule in RULES}
+    found = {rule: seeds for rule, seeds in found.items() if seeds}
+    if len(found) < 2 or "degroot" not in found:
         return ""
-    means = {rule: statistics.fmean(values) for rule, values in known.items()}
-    first = max(means, key=means.__getitem__)
-    others = f" of {len(known)} rules" if len(known) < len(RULES) else ""
+    said = behind(column, {rule: accuracies(seeds) for rule, seeds in found.items()}, best=max)
+    if column != BACKDOOR:
+        return said
+    opened = {rule: taken_in(seeds) for rule, seeds in found.items()}
+    return f"{said} {behind('Fewest taken in', opened, best=min)}"
+
+
+def behind(what: str, by_rule: Mapping[str, Sequence[float]], best: Best) -> str:
+    """Returns who is first, and how far learned trust is behind.
+
+    Args:
+        what: by which they are compared.
+        by_rule: a value a seed.
+        best: of means, which one is first: max or min.
+    """
+    means = {rule: statistics.fmean(values) for rule, values in by_rule.items()}
+    first = best(means, key=means.__getitem__)
+    others = f" of {len(means)} rules" if len(means) < len(RULES) else ""
     if first == "degroot":
-        return f"{column}: `degroot` is the first{others}."
-    place = sorted(means.values(), reverse=True).index(means["degroot"]) + 1
-    behind = means[first] - means["degroot"]
-    values = known[first]
-    if len(values) < 2:
-        within = "one seed has no spread"
-    elif behind <= statistics.stdev(values):
-        within = "within the first's spread"
-    else:
-        within = "beyond the first's spread"
+        return f"{what}: `degroot` is the first{others}."
+    place = sorted(means, key=means.__getitem__, reverse=best is max).index("degroot") + 1
+    apart, values = abs(means[first] - means["degroot"]), by_rule[first]
+    within = "one seed has no spread"
+    if len(values) > 1:
+        within = "within" if apart <= statistics.stdev(values) else "beyond"
+        within += " the first's spread"
     return (
-        f"{column}: `{first}` is the first{others}; `degroot` is number {place}, "
-        f"{behind:.2f} points behind, {within}."
+        f"{what}: `{first}` is the first{others}; `degroot` is number {place}, "
+        f"{apart:.2f} points behind, {within}."
     )
 
 
@@ -158,6 +178,11 @@ and 0.1 times what the honest learn in a round; labels mirrored; dissensus; a ba
 how many of the test images of other classes are taken for class 0 once a square of 3 x 3 is in
 them); and an attacker that knows a victim's rule, data and cohort, and climbs the loss as far as
 that lets it, in each round anew. What each is stands in `p2pl.attacks.kinds`."""
+
+_BACKDOOR = """**Learned trust does not see a backdoor**: it asks what a model does to a peer's own
+examples, and none of them bears the square. It keeps the accuracy, and is taken in nearly as much
+as an even mean; whoever fears a backdoor is better off with a rule that cuts off the rare, such as
+`nnm-trimmed-mean`, and pays for it in the other columns. See [backdoor](backdoor.md) as well."""
 
 _CIFAR = """## CIFAR-10
 

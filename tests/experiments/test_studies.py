@@ -117,23 +117,29 @@ def test_images_are_cropped_and_mirrored_in_training_alone_and_alike_for_a_seed(
 
 
 def figures(accuracy: float) -> dict[str, Any]:
-    return {"accuracy": {"mean": accuracy, "per_seed": [accuracy]}, "pulls_failed": 0.0}
+    """Returns what a cell of one seed came to; the better, the more are taken in."""
+    return {"accuracy": {"mean": accuracy}, "backdoor": {"mean": accuracy / 10}}
 
 
 def test_a_column_says_who_is_first_and_how_far_learned_trust_is_behind() -> None:
-    def standing(**by_rule: list[float]) -> str:
+    def standing(column: str = "ALIE", **by_rule: list[float]) -> str:
         kept = {
-            attacks.cell(MNIST, "ALIE", rule, seed).name: figures(value)
+            attacks.cell(MNIST, column, rule, seed).name: figures(value)
             for rule, values in by_rule.items()
             for seed, value in enumerate(values)
         }
-        return attacks.standing(Results(kept), "ALIE")
+        return attacks.standing(Results(kept), column)
 
     assert standing(degroot=[90.0], krum=[80.0]) == "ALIE: `degroot` is the first of 2 rules."
     assert "number 2, 2.00 points behind, one seed has no" in standing(degroot=[88], krum=[90])
     assert "within the first's" in standing(degroot=[88, 88], krum=[85, 92])
     assert "beyond the first's" in standing(degroot=[86, 86], krum=[89.5, 90.5])
     assert standing(krum=[90.0]) == standing(degroot=[90.0]) == ""
+    backdoor = standing("backdoor", degroot=[90.0], krum=[80.0])
+    assert "backdoor: `degroot` is the first" in backdoor
+    assert (
+        "Fewest taken in: `krum` is the first of 2 rules; `degroot` is number 2, 1.00" in backdoor
+    )
 
 
 def test_what_a_network_as_it_is_costs_is_paired_by_seed() -> None:
