@@ -5,12 +5,17 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from experiments import grid, page, runner, store
+from experiments import grid, page, runner, store, tasks
 from experiments.grid import ROOT, STUDIES, Cell, NotRun, Study
+from p2pl.errors import InputError, P2PLError, printable, wrong
+from p2pl.simulation.joined import joined
+from p2pl.simulation.setup import is_ray
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("reproduce: the other studies are run by name", file=sys.stderr)
     home = options.out or ROOT / ("runs/fast" if options.fast else "")
     place = page.Place(home.resolve(), hasty=options.fast)
-    failed = [name for name in names if not reproduce(grid.study(name), place, options)]
+    try:
+        failed = [name for name in names if not reproduce(grid.study(name), place, options)]
+    except (P2PLError, tasks.NobodyLeft) as fault:
+        sys.exit(printable(f"reproduce: {fault}"))
     sys.exit(1 if failed else 0)
 
 
@@ -38,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
         "a folder for results/raw, docs/results and RESULTS.md; default: here; --fast: runs/fast"
     )
     made.add_argument("--out", type=Path, help=where)
-    made.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--jobs", type=int, help="cells at a time, at most; default: one a core")
+    where = "ray or ray:ADDRESS: cells are tasks of a Ray cluster; default: this machine's cores"
+    made.add_argument("--engine", help=where)
     made.add_argument("--fast", action="store_true", help="2 seeds, 2 rounds: does it run?")
     made.add_argument("--only", default="", help="cells whose name holds this text")
     made.add_argument("--list", action="store_true", help="print the commands and stop")
@@ -60,7 +70,8 @@ def reproduce(study: Study, place: page.Place, options: argparse.Namespace) -> b
         return True
     if not options.page:
         todo = runner.missing(cells, place.raw, study.name, stale=options.stale)
-        failed = runner.run_cells(todo, place.raw, study.name, options.jobs)
+        with running(options.engine) as run:
+            failed = runner.run_cells(todo, place.raw, study.name, options.jobs, run)
         for name, reason in failed.items():
             print(f"reproduce: cell {name} failed: {reason}", file=sys.stderr)
         if failed:
@@ -68,6 +79,26 @@ def reproduce(study: Study, place: page.Place, options: argparse.Namespace) -> b
         if options.only:
             return True
     return write(study, place)
+
+
+@contextmanager
+def running(engine: str | None) -> Iterator[runner.Running]:
+    """Yields what runs cells.
+
+    Args:
+        engine: `ray` or `ray:ADDRESS`, for tasks of a cluster; None: processes of this machine.
+
+    Raises:
+        P2PLError: the cluster cannot be joined.
+    """
+    if engine is None:
+        yield runner.in_processes
+        return
+    if not is_ray(engine):
+        raise InputError(wrong("--engine", got=engine, allowed="ray, or ray:ADDRESS"))
+    cores = len(os.sched_getaffinity(0))
+    with joined(engine, cores, environment=tasks.environment()) as ray:
+        yield partial(tasks.finished, ray)
 
 
 def write(study: Study, place: page.Place) -> bool:

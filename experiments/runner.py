@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from subprocess import CalledProcessError
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from click import ClickException
 from rich.console import Console
@@ -32,6 +33,10 @@ from p2pl.data import load as data
 from p2pl.errors import P2PLError
 
 T = TypeVar("T")
+
+# Cells with their rows, or with why they failed, as they are done; and what runs cells so.
+Finished: TypeAlias = Iterator[tuple[Cell, store.Row | str]]
+Running: TypeAlias = Callable[[Sequence[Cell], int | None], Finished]
 
 
 def missing(cells: Sequence[Cell], raw: Path, study: str, *, stale: bool = False) -> list[Cell]:
@@ -53,15 +58,27 @@ def missing(cells: Sequence[Cell], raw: Path, study: str, *, stale: bool = False
     return found
 
 
-def run_cells(cells: Sequence[Cell], raw: Path, study: str, jobs: int) -> dict[str, str]:
-    """Returns why cells failed, by name, once all of them have been run."""
+def run_cells(
+    cells: Sequence[Cell], raw: Path, study: str, jobs: int | None, running: Running | None = None
+) -> dict[str, str]:
+    """Returns why cells failed, by name, once all of them have been run.
+
+    Args:
+        cells: to run; those that are timed come last, one at a time.
+        raw: the folder of figures.
+        study: its name.
+        jobs: cells at a time, at most; None: as many as there is room for.
+        running: runs cells, so many at a time; None: processes of this machine.
+    """
+    running = running or in_processes
     together = [cell for cell in cells if not cell.timed]
     alone = [cell for cell in cells if cell.timed]
-    return _run(together, raw, study, jobs) | _run(alone, raw, study, 1)
+    failed = _keep(together, raw, study, running(together, jobs))
+    return failed | _keep(alone, raw, study, running(alone, 1))
 
 
-def _run(cells: Sequence[Cell], raw: Path, study: str, jobs: int) -> dict[str, str]:
-    """Returns why cells failed, by name, once all have been run, so many at a time."""
+def _keep(cells: Sequence[Cell], raw: Path, study: str, finished: Finished) -> dict[str, str]:
+    """Returns why cells failed, by name, once all have been run; keeps the rows of the others."""
     if not cells:
         return {}
     columns = (
@@ -73,30 +90,47 @@ def _run(cells: Sequence[Cell], raw: Path, study: str, jobs: int) -> dict[str, s
         TimeRemainingColumn(),
     )
     failed: dict[str, str] = {}
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     with Progress(*columns, console=Console(file=sys.stderr)) as bar:
         # By work, so that the time left is not thrown off by a few long cells.
         work = sum(cell.minutes for cell in cells)
         task = bar.add_task(study, total=work, done=0, cells=len(cells))
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, initializer=_be_worker) as pool:
-            running = {pool.submit(run_cell, cell, threads): cell for cell in cells}
-            for number, done in enumerate(as_completed(running), 1):
-                cell, row = running[done], done.result()
-                if isinstance(row, str):
-                    failed[cell.name] = row
-                else:  # only this process writes, so no row is lost to another worker
-                    store.add(store.path(raw, cell.home or study), row)
-                name = f"{study}: {cell.name}"
-                bar.update(task, advance=cell.minutes, done=number, description=name)
+        for number, (cell, row) in enumerate(finished, 1):
+            if isinstance(row, str):
+                failed[cell.name] = row
+            else:  # only this process writes, so no row is lost to another worker
+                store.add(store.path(raw, cell.home or study), row)
+            name = f"{study}: {cell.name}"
+            bar.update(task, advance=cell.minutes, done=number, description=name)
     return failed
 
 
+def in_processes(cells: Sequence[Cell], jobs: int | None) -> Finished:
+    """Yields cells with their rows, or with why they failed, as processes of this machine end.
+
+    Args:
+        cells: to run.
+        jobs: at a time; None: one a core.
+    """
+    cores = len(os.sched_getaffinity(0))
+    threads = max(1, cores // (jobs or cores))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs or cores, context, initializer=_be_worker) as pool:
+        running = {pool.submit(run_cell, cell, threads): cell for cell in cells}
+        for done in as_completed(running):
+            yield running[done], done.result()
+
+
 def _be_worker() -> None:
-    """Makes this process load the same data once, not for every cell, and end with its parent."""
+    """Makes this process ready for cells, and end with its parent."""
+    be_ready()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+@cache
+def be_ready() -> None:
+    """Makes this process load the same data once, not for every cell, which is run from `ROOT`."""
     os.chdir(ROOT)
     data.load = _kept(data.load)  # ten seconds each
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _kept(load: Callable[..., T]) -> Callable[..., T]:

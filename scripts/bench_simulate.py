@@ -7,6 +7,7 @@ steps, since few steps decide how far a short run gets.
 
     scripts/bench simulate --baseline FILE --baseline-python PYTHON     all of it
     scripts/bench simulate --parts scale cnn                            without Flower
+    scripts/bench simulate --parts engines          other engines, each in an environment of its own
 
 FILE is a program that takes the numbers of peers and rounds, does the work of `BENCH` below and
 prints one JSON object with `seconds` and `accuracy`; PYTHON has Flower installed. The data sets are
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_engines import LINEAR, NETWORK, PROGRAMS, compare
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -77,7 +79,7 @@ batch_size = 64
 rounds = 2
 cohort = 4
 """
-PARTS = ("flower", "linear", "scale", "cnn")
+PARTS = ("engines", "flower", "linear", "scale", "cnn")
 ROWS_PER_PEER = 60  # of MNIST: 1 000 peers have all of it
 CPU = torch.device("cpu")
 
@@ -283,12 +285,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--baseline", type=Path, help="the program to compare with")
     parser.add_argument("--baseline-python", type=Path, help="what runs it")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="turns of all, one after another")
+    parser.add_argument("--engines", nargs="+", choices=tuple(PROGRAMS), default=tuple(PROGRAMS))
+    parser.add_argument("--sizes", nargs="+", help="MODEL:PEERS of `--parts engines`, e.g. cnn:10")
     asked = parser.parse_args(arguments)
     home = os.environ.get("P2PL_DATA_DIR")
     if not home or not (Path(home) / MNIST).is_dir():
         print(f"bench: needs {MNIST} in $P2PL_DATA_DIR; nothing was measured")
         return
+    if "engines" in asked.parts:
+        jobs = [
+            job for job in (*LINEAR, *NETWORK) if job.data == MNIST or (Path(home) / CIFAR).is_dir()
+        ]
+        chosen = [
+            job for job in jobs if not asked.sizes or f"{job.model}:{job.peers}" in asked.sizes
+        ]
+        compare(Path(home), asked.repeats, chosen, asked.engines)
     if "flower" in asked.parts:
         if asked.baseline and asked.baseline_python:
             against_flower(asked.baseline, asked.baseline_python, asked.repeats)

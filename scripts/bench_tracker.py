@@ -11,7 +11,8 @@ connections with wrk, or, where wrk is not installed, with a small client of our
 sent once, comes from a peer that is known already, asks for ten peers, and is verified by the
 tracker. "refused" must be 0; "CPU us" is the tracker's processor time an announce, which says more
 than the rate where others use the machine. bittorrent-tracker gets announces of 20,000 peers over
-100 swarms, unsigned as BEP 3 has them. With --store, peers stand in that server of Valkey or
+100 swarms, unsigned as BEP 3 has them; so does opentracker, which wants a new connection for each.
+With --store, peers stand in that server of Valkey or
 Redis, under keys of their own that stay there; its processor time and its memory are not measured:
 "CPU us" and "bytes/peer" are the tracker's.
 """
@@ -35,6 +36,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from launcher import free_port
 
 from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import Announce
@@ -287,6 +289,22 @@ def measure_node(args: argparse.Namespace, folder: Path) -> dict[str, Any] | str
     return {"tracker": "bittorrent-tracker", "peers": 20_000, **seen}
 
 
+def measure_opentracker(args: argparse.Namespace, folder: Path) -> dict[str, Any] | str:
+    """Returns the figures of opentracker, or why there are none."""
+    if not (shutil.which("opentracker") and shutil.which("wrk")):
+        return "opentracker: skipped, it needs opentracker and wrk (Debian has both)"
+    swarms = folder / "swarms"  # Debian's serves those alone that stand in a file
+    swarms.write_text("".join("a1" * 19 + f"{index:02x}\n" for index in range(SESSIONS)))
+    folder.chmod(0o755)  # it becomes another user
+    port, core = str(free_port()), min(os.sched_getaffinity(0))
+    command = ["taskset", "-c", str(core), "opentracker", "-i", "127.0.0.1", "-p", port]
+    with process(*command, "-d", str(folder), "-w", "/swarms", cwd=folder) as tracker:
+        time.sleep(1)  # it says nothing once it serves
+        seen = loaded(tracker, f"http://127.0.0.1:{port}", None, args)
+    # It ends each connection behind its answer, which wrk counts as a failure to read.
+    return {"tracker": "opentracker", "peers": 20_000, **seen, "failed": 0}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Returns the figures for people."""
     names = ["tracker", "known peers", "announces/s", "p50 ms", "p99 ms", "max ms", "CPU us"]
@@ -308,7 +326,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
     parser.add_argument("--seconds", type=float, default=10.0, help="of load, each")
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--no-node", action="store_true", help="leave bittorrent-tracker out")
+    parser.add_argument("--no-node", action="store_true", help="leave the yardsticks out")
     parser.add_argument("--store", help="valkey://HOST:PORT/DB or unix:///PATH; default: memory")
     parser.add_argument("--json", action="store_true", help="figures for programs")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
@@ -330,11 +348,11 @@ def main() -> None:
         for peers in args.peers:
             rows.append(measure_ours(peers, args, folder))
         if not args.no_node:
-            node = measure_node(args, folder)
-            if isinstance(node, str):
-                notes.append(node)
-            else:
-                rows.append(node)
+            for found in (measure_node(args, folder), measure_opentracker(args, folder)):
+                if isinstance(found, str):
+                    notes.append(found)
+                else:
+                    rows.append(found)
     if args.json:
         print(json.dumps({"rows": rows, "notes": notes}))
         return

@@ -34,6 +34,7 @@ from p2pl.network import sealed, web
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.doorstep import Handshake
 from p2pl.network.keys import CurveKeys, Identity
+from p2pl.network.tracker import Answered, alive_in, proofs_in, skew_s
 from p2pl.privacy.accountant import Account, Charge
 from p2pl.privacy.ledger import LEDGER_FILE, Ledger, load_ledger, save_ledger
 from p2pl.protocol import (
@@ -211,6 +212,8 @@ def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
         ),
     )
     refusal = announce.encode_other(announce.Refusal(reason="no", retry_in_s=2.0))
+    counts = announce.Scrape(sessions={SESSION: announce.Counts(alive=2, completed=1)})
+    proofs = (msgspec.msgpack.encode((b"one", b"another")),)
     return [
         Decoder(
             "announce",
@@ -229,12 +232,19 @@ def _tracker_decoders(loop: asyncio.AbstractEventLoop) -> list[Decoder]:
         Decoder(
             "tracker-refusal", announce.decode_refusal, (refusal,), JSON, _json(announce.Refusal)
         ),
+        Decoder("tracker-proofs", lambda data: proofs_in(Answered(200, data)), proofs, MSGPACK),
+        Decoder("tracker-counts", _take_counts, (announce.encode_other(counts),), JSON),
         Decoder("tracker-request", _App(loop).answer, asked),
         Decoder("torrent-announce", bittorrent.parse, (_asked_by_bittorrent()[b"announce"],)),
         Decoder("torrent-scrape", bittorrent.asked_for, (_asked_by_bittorrent()[b"scrape"],)),
         Decoder("session-info", metainfo.decode_info, (told_of,), BENCODE),
         *_reach_decoders(),
     ]
+
+
+def _take_counts(data: bytes) -> None:
+    alive_in(Answered(200, data), SESSION)
+    skew_s(data.decode("latin-1"), NOW_S)
 
 
 def _asked_by_bittorrent() -> dict[bytes, bytes]:

@@ -52,7 +52,7 @@ from p2pl.run.log import LoggedRun, read_run
 KINDS = ("cohort", "gossip", "braintorrent", "raft")
 LIES = (
     *("address", "key", "round", "size", "digest", "values", "notes", "reason", "busy", "silent"),
-    *("votes", "pledge"),
+    *("votes", "pledge", "relay"),
 )
 CLOCKS_S = (0.0, 0.0, -7_200.0, 86_400.0, 31_536_000.0, -200.0)
 MEMBERS = 5  # of raft: those who vote

@@ -11,6 +11,7 @@ Nothing but the standard library is needed: a stranger has no more.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
@@ -19,13 +20,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/quickstart.md")
+TEXTS = {page: (ROOT / page).read_text() for page in PAGES}  # as they are when all this begins
 FOLDER = "a folder with a space"
 NOBODY = 65_534
+SUITES = {"12": "bookworm", "13": "trixie"}
+# What programs expect of a running system, gone when they have ended.
+MOUNTED = [
+    *("unshare", "--mount", "sh", "-c"),
+    'mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/dev/shm" && exec chroot "$@"',
+    "chroot",
+]
 LIMIT_S = 3_600
 KEPT = re.compile(
     r"CI|OMP_NUM_THREADS|PIP_\w+|SSL_CERT_FILE|TORCH_INDEX"
@@ -52,12 +62,15 @@ def main() -> None:
     """Does every page, and exits with 1 where a block fails."""
     parser = argparse.ArgumentParser(prog="scripts/stranger", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="with the environment that is here")
+    parser.add_argument("--debian", action="append", default=[], choices=list(SUITES))
     parser.add_argument("--root", action="append", default=[], type=Path, metavar="DIR")
     asked = parser.parse_args()
+    for version in asked.debian:
+        with debian(version) as root:
+            everybody_in(root)
     for root in asked.root:
-        for user in (0, NOBODY):
-            in_debian(root.resolve(), user)
-    if not asked.root:
+        everybody_in(root.resolve())
+    if not (asked.root or asked.debian):
         with tempfile.TemporaryDirectory() as temporary:
             place = copied(Path(temporary) / FOLDER)
             if asked.quick:
@@ -67,9 +80,36 @@ def main() -> None:
                 do(page, place, [])
 
 
+@contextlib.contextmanager
+def debian(version: str) -> Iterator[Path]:
+    """Gives a new Debian: what debootstrap makes, and how this machine gets its packages."""
+    with contextlib.ExitStack() as stack:
+        kept = os.environ.get("DEBIAN")
+        above = Path(kept or stack.enter_context(tempfile.TemporaryDirectory()))
+        root = above.resolve() / f"debian-{version}"
+        if not (root / "usr/bin/python3").exists():
+            minimal = ["--variant=minbase", "--include=python3,python3-venv,ca-certificates"]
+            subprocess.run(["debootstrap", *minimal, SUITES[version], str(root)], check=True)
+        shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+        for name in ("PIP_CERT", "SSL_CERT_FILE", "PIP_FIND_LINKS"):
+            there = Path(os.environ.get(name) or "/nowhere")
+            if there.is_dir():
+                shutil.copytree(there, root / there.relative_to("/"), dirs_exist_ok=True)
+            elif there.is_file():
+                (root / there.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(there, root / there.relative_to("/"))
+        yield root
+
+
+def everybody_in(root: Path) -> None:
+    """Does every page inside another Debian as root, and as somebody else."""
+    for user in (0, NOBODY):
+        in_debian(root, user)
+
+
 def blocks(page: str) -> list[Block]:
     """Returns the blocks of a page that are commands or programs, in their order."""
-    found = BLOCK.finditer((ROOT / page).read_text())
+    found = BLOCK.finditer(TEXTS[page])
     return [Block(one[3], one[4], one[1] or "", one[2] or "") for one in found]
 
 
@@ -145,7 +185,7 @@ def in_debian(root: Path, user: int) -> None:
     who = ["--reuid", str(user), "--regid", str(user), "--clear-groups"]
     seen = Path("/", place.relative_to(root))
     for page in PAGES:
-        do(page, seen, ["chroot", str(root), "setpriv", *who], user)
+        do(page, seen, [*MOUNTED, str(root), "setpriv", *who], user)
 
 
 if __name__ == "__main__":

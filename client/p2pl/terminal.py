@@ -101,6 +101,14 @@ def open_view(header: Header, console: Console) -> View:
     return PlainView(header, console)
 
 
+class RunConsole(Console):
+    """A console of a run, which a reader that has enough (`| head`) does not end."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises the fault that is handled, for the screen to tell; else rich ends the process."""
+        raise  # called where it is handled
+
+
 class Screen:
     """The sink that shows a run on a terminal; a context manager, which gives the terminal back.
 

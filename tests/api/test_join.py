@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import p2pl
 from p2pl.errors import ClientError, DataError, InputError, ModelError, RunDirError
-from p2pl.events import Ended, RoundEnded, Started, Step
+from p2pl.events import Ended, RoundEnded, Said, Started, Step
+from p2pl.exchange.join import OTHER_DATA
 from p2pl.learning.evaluate import evaluate
 from p2pl.run.log import read_run
 
@@ -69,6 +70,20 @@ def test_it_blocks_where_an_event_loop_runs_already(file: Path, tmp_path: Path) 
         return p2pl.join(file, net(), (X, Y), alone=True, run_dir=tmp_path / "run")
 
     assert asyncio.run(notebook()).rounds[-1].round == 3
+
+
+def test_a_run_that_goes_on_with_other_examples_says_so(file: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def note(event: p2pl.events.Event) -> None:
+        if isinstance(event, Said):
+            told.append(event.text)
+
+    for begin, rounds, warnings in ((0, 1, 0), (0, 2, 0), (3, 3, 1)):
+        mine = (X[begin:], Y[begin:])
+        run_dir = tmp_path / "run"
+        p2pl.join(file, net(), mine, alone=True, rounds=rounds, run_dir=run_dir, on_event=note)
+        assert told.count(OTHER_DATA) == warnings
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_to_the_caller(file: Path) -> None:

@@ -1,6 +1,7 @@
 """`p2pl create` and `p2pl inspect`: session files, made and shown."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,16 @@ def test_create_writes_a_session_file_and_its_checkpoint(tmp_path: Path) -> None
         "digits.torrent",
     ]
     assert shown["id"] in p2pl("inspect", out).stdout
+
+
+def test_a_device_in_the_place_of_the_file_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = p2pl("create", DIGITS, "--out", tmp_path / "pipe")
+    assert done.returncode == 2
+    assert "pipe: cannot be written: got a named pipe or a device" in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_a_second_session_does_not_take_the_checkpoint_of_the_first(tmp_path: Path) -> None:

@@ -193,8 +193,25 @@ def test_a_run_whose_output_cannot_be_written_is_not_lost(tmp_path: Path) -> Non
             command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False
         )
     assert done.returncode == 1
-    assert "No space left on device" in done.stderr
+    assert "p2pl: what was to be printed: [Errno 28] No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+    summary = read_run(tmp_path / "run").summary
+    assert summary is not None
+    assert (summary.state, summary.rounds) == ("finished", 2)
+
+
+def test_a_reader_that_has_enough_ends_no_run_and_sees_no_traceback(tmp_path: Path) -> None:
+    command = [str(BIN / "p2pl"), "join", str(DIGITS.with_suffix(".torrent")), "--data", "digits"]
+    command += ["--shard", "0/6", "--alone", "--rounds", "2", "--run-dir", str(tmp_path / "run")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert run.stdout.readline().startswith("session digits")
+        run.stdout.close()  # as `| head -1` does
+        said = run.stderr.read()
+    assert "Traceback" not in said
+    assert "nothing more is shown: [Errno 32] Broken pipe" in said
     summary = read_run(tmp_path / "run").summary
     assert summary is not None
     assert (summary.state, summary.rounds) == ("finished", 2)

@@ -2,6 +2,8 @@
 
 import importlib.util
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -53,3 +55,23 @@ def test_a_simulation_is_watched_by_what_it_writes(tmp_path: Path) -> None:
     done = p2pl("simulate", "x.toml", "--data", "digits", "--peers", 2, "--watch")
     assert done.returncode == 2
     assert "--watch: allowed only with --out" in done.stderr
+
+
+def test_a_file_is_no_run_and_a_folder_without_one_is_waited_for_aloud(tmp_path: Path) -> None:
+    (tmp_path / "x.torrent").touch()
+    done = p2pl("watch", tmp_path / "x.torrent")
+    assert done.returncode == 2
+    assert "x.torrent, a file', allowed the directory of a run" in done.stderr
+    (tmp_path / "empty").mkdir()
+    with RunLog(tmp_path / "runs" / "one", MARKER):
+        pass
+    command = [sys.executable, "-m", "p2pl", "watch", "empty", "none", "runs"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as page:
+        assert page.stdout is not None
+        said = [page.stdout.readline() for _ in range(3)]
+        page.terminate()
+        said += page.stdout.readlines()
+    assert said[1:] == [
+        "waiting for empty, in which there is no run yet\n",
+        "waiting for none, which is not there yet\n",
+    ]

@@ -124,18 +124,15 @@ def worker_of(pid: int) -> str | None:
     return None
 
 
-def test_timed_cells_run_one_at_a_time_and_after_the_others(
-    raw: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[tuple[list[str], int]] = []
+def test_timed_cells_run_one_at_a_time_and_after_the_others(raw: Path) -> None:
+    ran: list[tuple[list[str], int | None]] = []
 
-    def note(cells: Sequence[Cell], raw: Path, study: str, jobs: int) -> dict[str, str]:
+    def note(cells: Sequence[Cell], jobs: int | None) -> runner.Finished:
         ran.append(([cell.name for cell in cells], jobs))
-        return {}
+        return iter(())
 
-    monkeypatch.setattr(runner, "_run", note)
     cells = [Cell("one", DIGITS, timed=True), Cell("two", DIGITS)]
-    runner.run_cells(cells, raw, "small", jobs=2)
+    runner.run_cells(cells, raw, "small", jobs=2, running=note)
     assert ran == [(["two"], 2), (["one"], 1)]
 
 

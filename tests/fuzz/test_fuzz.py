@@ -4,6 +4,7 @@ import argparse
 import itertools
 import os
 import random
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,12 @@ def test_every_decoder_stands_what_nobody_meant(known: dict[str, Decoder], tmp_p
         assert one.tally.taken, decoder.name
         broken += one.tally.faults
     assert broken == []
+
+
+def test_security_names_decoders_that_there_are(known: dict[str, Decoder]) -> None:
+    named = re.findall(r"--only ([a-z0-9-]+)", (ROOT / "SECURITY.md").read_text())
+    assert named
+    assert set(named) <= set(known)
 
 
 def read_all(data: bytes) -> object:

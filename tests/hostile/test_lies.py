@@ -13,32 +13,47 @@ from pathlib import Path
 import msgspec
 import pytest
 from safetensors import safe_open
-from support.hostile import LIES, Hostile, Lie, hostile
+from support.hostile import CODEC, LIES, OF_LOGS, Hostile, Lie, hostile
 from support.joins import Abreast, Watching, run, session_file
 from support.processes import PATIENCE_S, Swarm
 
 from p2pl.attacks.kinds import parse
 from p2pl.learning.checkpoint import build
 from p2pl.network.keys import Identity
-from p2pl.protocol.session import Gossip, Mixing, Raft, SessionFile
+from p2pl.protocol.invitation import Invitation, invite
+from p2pl.protocol.session import Gossip, Mixing, Raft, SessionFile, Wire
 from p2pl.run.log import Summary, read_run
 
 pytestmark = pytest.mark.swarm
 KINDS = ("cohort", "gossip", "braintorrent", "raft")
 ROUNDS = 3
 HONEST = 3
+# Told by a model, or by whoever serves one: nobody mixes it in.
+USELESS: tuple[Lie, ...] = (
+    *("size", "digest", "values", "codes", "uncommitted", "reason", "busy", "silent"),
+    *("relay", "uninvited"),
+)
+# What the tracker answers, beside 200; the last one until it was told of the session.
+REFUSALS: dict[Lie, set[int]] = {"key": {422, 429}, "uninvited": {403, 428, 429}}
+AUTHOR = Identity.generate()
 
 
 def session_of(
-    swarm: Swarm, kind: str, seed: int, rounds: int = ROUNDS, members: tuple[str, ...] = ()
+    swarm: Swarm,
+    kind: str,
+    seed: int,
+    rounds: int = ROUNDS,
+    members: tuple[str, ...] = (),
+    lie: Lie | None = None,
 ) -> tuple[SessionFile, bytes]:
-    """Returns a session that nobody else has, and its initial checkpoint."""
+    """Returns a session that nobody else has, one where a lie can be told; and its checkpoint."""
+    is_private = lie == "uninvited"
     file = session_file(
         swarm,
         kind=kind,
         rounds=rounds,
         cohort=4,
-        min_peers=HONEST if kind == "raft" else HONEST + (kind != "braintorrent"),
+        min_peers=HONEST + (kind not in ("raft", "braintorrent") and not is_private),
         wait_s=0.5,
         pull_deadline_s=2.0,
         start_deadline_s=60.0,
@@ -46,7 +61,15 @@ def session_of(
         raft=Raft(members=members),
     )
     rule = {"raft": "samples", "gossip": "age"}.get(kind, "uniform")
-    session = msgspec.structs.replace(file.session, seed=seed, mixing=Mixing(rule=rule))
+    session = msgspec.structs.replace(
+        file.session,
+        seed=seed,
+        mixing=Mixing(rule=rule),
+        wire=Wire(compression=CODEC if lie == "codes" else "none"),
+        ledger=lie in OF_LOGS,
+        private=is_private,
+        author=AUTHOR.public_key.hex() if is_private else "",
+    )
     payload, promised = build(session)
     return replace(file, session=session, checkpoint=promised), payload
 
@@ -64,11 +87,21 @@ async def among(
         for number, view in enumerate(views):
             if number == HONEST - 1:  # the liars are among the first
                 await until_met(liars, number)
-            sinks = [abreast.sink(number)]
-            one = run(swarm, file, f"peer-{number}", view=view, sinks=sinks, seeding_s=1.0)
+            name, sinks = f"peer-{number}", [abreast.sink(number)]
+            invitation = invited(swarm, file, name) if file.session.private else None
+            one = run(
+                swarm, file, name, view=view, sinks=sinks, seeding_s=1.0, invitation=invitation
+            )
             runs.append(asyncio.create_task(one))
         done = list(await asyncio.gather(*runs))
     return done, liars, "".join(view.text.getvalue() for view in views)
+
+
+def invited(swarm: Swarm, file: SessionFile, name: str) -> Invitation:
+    """Returns the author's invitation of a peer, whose key is made."""
+    (swarm.folder / name).mkdir()
+    identity = Identity.load_or_create(swarm.folder / name / "identity.pem")
+    return invite(AUTHOR.private_key, session_id=file.id, peer_id=identity.peer_id)
 
 
 async def until_met(liars: Sequence[Hostile], count: int) -> None:
@@ -78,9 +111,13 @@ async def until_met(liars: Sequence[Hostile], count: int) -> None:
             await asyncio.sleep(0.1)
 
 
+def ids_of(done: Sequence[Summary]) -> set[str]:
+    return {summary.peer_id for summary in done}
+
+
 def check(swarm: Swarm, done: Sequence[Summary], rounds: int = ROUNDS) -> None:
     """Fails unless the honest did all rounds, not alone, and learned."""
-    ids = {summary.peer_id for summary in done}
+    ids = ids_of(done)
     for number, summary in enumerate(done):
         assert (summary.state, summary.rounds) == ("finished", rounds)
         assert summary.accuracy is not None
@@ -93,11 +130,20 @@ def check(swarm: Swarm, done: Sequence[Summary], rounds: int = ROUNDS) -> None:
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lie_costs_the_liar(swarm: Swarm, kind: str, lie: Lie) -> None:
-    file, payload = session_of(swarm, kind, seed=1 + LIES.index(lie))
+    file, payload = session_of(swarm, kind, seed=1 + LIES.index(lie), lie=lie)
     done, (liar,), shown = asyncio.run(among(swarm, file, payload, [lie]))
     check(swarm, done)
     assert all(line.isprintable() for line in shown.splitlines())
-    assert set(liar.refused) <= ({422, 429} if lie == "key" else {429})
+    assert set(liar.refused) <= REFUSALS.get(lie, {429})
+    if lie in ("relay", "uninvited"):
+        assert liar.asked == 0
+    if lie in ("codes", *OF_LOGS) and kind != "raft":  # its models are asked for by their names
+        assert liar.asked > 0
+    if lie == "uninvited":
+        assert 403 in liar.refused
+    for number in range(HONEST) if lie in USELESS else ():
+        entries = read_run(swarm.folder / f"peer-{number}").rounds
+        assert not any(entry.trust.get(liar.identity.peer_id) for entry in entries)
     for number in range(HONEST):
         for saved in known_to(swarm.folder / f"peer-{number}"):
             assert saved["curve_key"] != "#" * 40

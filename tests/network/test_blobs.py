@@ -70,8 +70,9 @@ async def line_to(port: int, moving: asyncio.Event) -> AsyncIterator[int]:
             await writer.drain()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         there = await asyncio.open_connection(HOST, port)
-        writers.extend((writer, there[1]))
+        writers.append(there[1])
         both = (copy(reader, there[1]), copy(there[0], writer))
         tasks.extend(map(asyncio.create_task, both))
 

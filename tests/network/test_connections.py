@@ -249,6 +249,14 @@ async def test_closing_the_wire_ends_a_question_at_once() -> None:
             await asking
 
 
+async def test_a_closed_wire_asks_nobody() -> None:
+    async with served() as other:
+        async with served() as me:
+            pass
+        with pytest.raises(PullError, match="closed"):
+            await ping(me, other.address)
+
+
 async def test_a_question_that_is_given_up_before_it_has_begun_leaves_nothing_behind() -> None:
     async with served() as me, served() as other:
         asking = asyncio.create_task(ping(me, other.address))

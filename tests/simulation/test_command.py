@@ -1,6 +1,7 @@
 """`p2pl simulate`, from the command line."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,13 @@ def test_people_get_a_table() -> None:
     assert "worst peer" in simulate("--mixing", "uniform")
 
 
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed here")
+def test_a_cluster_without_ray_says_what_to_install() -> None:
+    done = CliRunner().invoke(app, [*RUN, "--engine", "ray"])
+    assert isinstance(done.exception, InputError)
+    assert "pip install 'p2pl[ray]'" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -134,6 +142,10 @@ def test_a_wrong_option_is_named(options: tuple[str, ...], said: str) -> None:
         (("--partition", "bogus"), "--partition: got 'bogus'"),
         (("--attack", "bogus:1"), "--attack: got 'bogus'"),
         (("--engine", "bogus"), "--engine: got 'bogus'"),
+        (("--engine", "ray:bogus"), "--engine: got 'ray:bogus'"),
+        (("--engine", "ray:"), "--engine: got 'ray:'"),
+        (("--engine", "ray:10.0.0.1:70000"), "--engine: got 'ray:10.0.0.1:70000'"),
+        (("--engine", "ray", "--dp-epsilon", "3"), "--engine, with --dp-epsilon: got 'ray'"),
         (("--device", "bogus"), "--device: got 'bogus'"),
         (("--precision", "bogus"), "--precision: got 'bogus'"),
         (("--baseline", "bogus"), "--baseline: got 'bogus'"),

@@ -3,21 +3,26 @@
 import asyncio
 import contextlib
 import itertools
+import struct
 import time
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from functools import cached_property
+from typing import Any, Final, Literal, get_args
 
 import httpx
 import msgspec
 import numpy as np
+import torch
 import zmq
 import zmq.asyncio
 from support.wires import HOST
 from xxhash import xxh3_128
 
 from p2pl.errors import FrameError, PullError
+from p2pl.learning import dithered, matrices, models, weights
 from p2pl.network.keys import CurveKeys, Identity
 from p2pl.network.wire import CurveWire
 from p2pl.protocol import announce as messages
@@ -27,6 +32,7 @@ from p2pl.protocol.frame import (
     Chunk,
     Committed,
     CommittedOffer,
+    Credential,
     Header,
     Hello,
     Newest,
@@ -42,6 +48,8 @@ from p2pl.protocol.frame import (
     issue_credential,
 )
 from p2pl.protocol.gossip import Push
+from p2pl.protocol.invitation import Proof, invite
+from p2pl.protocol.invitation import encode as encode_proof
 from p2pl.protocol.raft import election
 from p2pl.protocol.raft import messages as raft
 from p2pl.protocol.raft.bootstrap import Acceptance, Refusal, configuration_of
@@ -62,11 +70,16 @@ Lie = Literal[
     "silent",  # takes every question, and answers none
     "votes",  # who leads, who votes, and that it will
     "pledge",  # that it looks for members: it accepts nothing, and has a low id
+    "relay",  # that relays which nobody runs lead to it, and no other way
+    "codes",  # of few bits: steps that are no numbers, a bomb, a piece beyond the end, all enormous
+    "uninvited",  # that the author of a private session has invited it
     "histories",  # signs one update log for some, and another one for the others
     "uncommitted",  # commits to one model, and serves another
 ]
+LIES: tuple[Lie, ...] = get_args(Lie)
 OF_LOGS: tuple[Lie, ...] = ("histories", "uncommitted")  # in sessions with update logs alone
-LIES: tuple[Lie, ...] = tuple(one for one in get_args(Lie) if one not in OF_LOGS)
+CODEC: Final = "dither3"  # of the session in which `codes` is told
+NO_RELAYS = tuple(f"{kind}://{HOST}:9" for kind in ("relay", "relays", "meet"))
 END = 10**9  # a round that nobody has reached
 PEBIBYTE = 1 << 50
 NO_KEY = "#" * 40  # legal characters, and no Z85 number
@@ -100,14 +113,17 @@ class Hostile:
     keepers: dict[int, Keeper] = field(default_factory=dict)  # of its histories
     sides: dict[str, int] = field(default_factory=dict)  # who is shown which one, by peer id
 
-    async def serve(self, router: zmq.asyncio.Socket) -> None:
-        """Answers until cancelled."""
-        self._credential = issue_credential(
+    @cached_property
+    def _credential(self) -> Credential:
+        return issue_credential(
             self.identity.private_key,
             session_id=self.file.id,
             curve_key=self.keys.public,
             port=self.port,
         )
+
+    async def serve(self, router: zmq.asyncio.Socket) -> None:
+        """Answers until cancelled."""
         while True:
             route, *frames = await router.recv_multipart()
             with contextlib.suppress(FrameError):
@@ -154,8 +170,22 @@ class Hostile:
             sequence=int(now_s * 1_000),
             time_s=int(now_s),
             numwant=50,
+            **self._claims(),
         )
         return messages.encode(announce, self.identity.private_key)
+
+    def _claims(self) -> dict[str, Any]:
+        """Returns what it says beyond where it is: other ways to it, or an invitation it made."""
+        if self.lie == "relay":
+            return {"version": 2, "endpoints": NO_RELAYS}
+        if self.lie == "uninvited":
+            made = invite(
+                self.identity.private_key,
+                session_id=self.file.id,
+                peer_id=self.identity.peer_id,
+            )
+            return {"version": 2, "proof": encode_proof(Proof(self._credential, made))}
+        return {}
 
     def _committed(self, ask: Committed) -> Sequence[list[bytes]]:
         """Answers with a version of one of two histories; each asker is always shown the same."""
@@ -218,6 +248,8 @@ class Hostile:
             head = 8 + int.from_bytes(payload[:8], "little")
             numbers = np.full((len(payload) - head) // 4, 3e38, dtype="<f4")
             payload = payload[:head] + numbers.tobytes()
+        if self.lie == "codes":
+            payload = self._codes()
         offer = VersionOffer(
             self._credential,
             END if self.lie == "round" else ask.round,
@@ -228,16 +260,39 @@ class Hostile:
         )
         return [[encode(offer)], *self._chunks(payload)]
 
+    def _codes(self) -> bytes:
+        """Returns a payload of few bits that is wrong in one of four ways, in turns."""
+        layout = weights.Layout.of(models.build(self.file.session))
+        vector = weights.decode(self.payload, layout, "float32")
+        codec = dithered.Dithered(layout, CODEC, torch.device("cpu")).beginning(vector)
+        payload = bytearray(codec.encode(vector))
+        parts = matrices.parts_of(layout)
+        steps = parts.end + dithered.SEED_BYTES
+        begin = steps + 4 * len(parts.coded)
+        step, codes = (
+            (float("nan"), bytes(parts.numbers)),
+            (1.0, bytes(64 * parts.numbers)),
+            (1.0, None),
+            (dithered.MAX_STEP, b"\x7f" * parts.numbers),
+        )[self.asked % 4]
+        payload[steps:begin] = struct.pack("<f", step) * len(parts.coded)
+        squeezer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        piece = b"" if codes is None else squeezer.compress(codes) + squeezer.flush()
+        length = (1 << 31) if codes is None else len(piece)
+        said = (length.to_bytes(4, "little") + piece)[: len(payload) - begin]
+        payload[begin:] = said + bytes(len(payload) - begin - len(said))
+        return bytes(payload)
+
     def _chunks(self, payload: bytes) -> list[list[bytes]]:
         chunk = self.file.session.wire.chunk_bytes
         starts = range(0, len(payload), chunk)
         return [[encode(Chunk(at)), payload[at : at + chunk]] for at in starts]
 
     def _untruths(self, other: str) -> list[bytes]:
-        """Returns what it tells a peer: nothing, but for three of the lies."""
+        """Returns what it tells a peer: nothing, but for four of the lies."""
         if self.lie == "address":
             return [*(_push(host, "0" * 40) for host in NO_HOSTS), _push(self.host, NO_KEY)]
-        if self.lie == "pledge":
+        if self.lie in ("pledge", "uninvited"):
             return [raft.encode(raft.Who())]
         if self.lie != "votes":
             return []
@@ -290,7 +345,7 @@ async def hostile(
     router.curve_secretkey = liar.keys.secret.encode()
     liar.port = router.bind_to_random_port(f"tcp://{host}")
     work = [liar.serve(router), liar.announce()]
-    if lie in ("address", "votes", "pledge"):
+    if lie in ("address", "votes", "pledge", "uninvited"):
         work.append(liar.tell_lies())
     tasks = [asyncio.create_task(one) for one in work]
     try:

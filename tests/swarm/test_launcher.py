@@ -69,3 +69,15 @@ def test_a_script_that_is_asked_for_help_does_nothing_else(
     assert done.returncode == code
     assert "folder" in done.stdout + done.stderr
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("script", ["demo", "compose_local"])
+def test_a_folder_is_meant_as_seen_from_where_a_script_is_called(
+    tmp_path: Path, script: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    command = [str(ROOT / "scripts" / script), "mine"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"{tmp_path / 'mine'}: got a folder with something in it" in done.stderr

@@ -1,5 +1,7 @@
 """Several trackers on one store are one tracker; what happens when one of them, or it, is lost."""
 
+import asyncio
+import math
 import random
 import secrets
 import tempfile
@@ -14,6 +16,7 @@ from support import valkey
 from support.announces import SESSION, Clock, Speaker
 from support.private_sessions import AUTHOR, FILE, FILE_ID, invited
 from support.processes import Swarm
+from typer.testing import CliRunner
 
 from p2pl.errors import InputError, TrackerError
 from p2pl.network.directory import Announcer, TrackerDirectory
@@ -22,8 +25,9 @@ from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import Announce, Answer
 from p2pl.protocol.invitation import encode, revoke
 from p2pl_tracker.app import Policy, create_app
+from p2pl_tracker.cli import app
 from p2pl_tracker.shelf import STALE_S
-from p2pl_tracker.store import SharedStore, connected
+from p2pl_tracker.store import SharedStore, check, connected
 from p2pl_tracker.swarm import Limits
 
 pytestmark = pytest.mark.anyio
@@ -38,8 +42,8 @@ class Replica:
         self.store = SharedStore(
             connected(url), LIMITS, prefix=prefix, now=clock, rng=random.Random(1)
         )
-        app = create_app(Policy(limits=LIMITS), store=self.store, now=clock, wall=clock)
-        transport = httpx.ASGITransport(app, client=(HOST, 40_000))
+        tracker = create_app(Policy(limits=LIMITS), store=self.store, now=clock, wall=clock)
+        transport = httpx.ASGITransport(tracker, client=(HOST, 40_000))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://tracker")
 
     async def post(self, said: Announce, speaker: Speaker) -> httpx.Response:
@@ -244,3 +248,54 @@ async def test_peers_miss_neither_a_replica_nor_the_store(tmp_path: Path) -> Non
 def test_a_store_is_named_by_a_url_that_is_one(url: str) -> None:
     with pytest.raises(InputError, match=r"--store: got .* allowed redis://HOST:PORT/DB"):
         connected(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("unix://{path}?db=99", "DB index is out of range"),
+        ("unix://nobody:guess@{path}?db=0", "username-password"),
+    ],
+)
+async def test_a_server_that_says_no_is_refused_at_once(
+    valkey_server: valkey.Server, url: str, why: str
+) -> None:
+    with pytest.raises(InputError, match=why) as caught:
+        await check(url.format(path=valkey_server.path), deadline_s=math.inf)
+    assert "guess" not in str(caught.value)
+
+
+async def test_what_is_no_such_server_is_refused_at_once() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as web:
+        port = web.sockets[0].getsockname()[1]
+        with pytest.raises(InputError, match=r"--store: got .redis://.*Protocol error"):
+            await check(f"redis://127.0.0.1:{port}/0", deadline_s=math.inf)
+
+
+async def test_a_server_that_starts_meanwhile_is_waited_for_and_not_for_ever() -> None:
+    with tempfile.TemporaryDirectory(prefix="p2pl-") as folder:
+        server = valkey.Server(Path(folder))
+        with pytest.raises(InputError, match="No such file or directory"):
+            await check(server.url, deadline_s=0.0)
+        waiting = asyncio.create_task(check(server.url, deadline_s=math.inf))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(server.start)
+        try:
+            await waiting
+        finally:
+            server.kill()
+
+
+def test_a_tracker_does_not_start_with_a_store_that_it_cannot_use(
+    valkey_server: valkey.Server,
+) -> None:
+    done = CliRunner().invoke(app, ["serve", "--store", f"unix://{valkey_server.path}?db=99"])
+    assert isinstance(done.exception, InputError)
+    assert done.exception.exit_code == 2
+    assert "listening" not in done.output

@@ -1,5 +1,6 @@
 """The contract of a store: every store must pass; a new one is a parameter of `make`."""
 
+import asyncio
 import json
 import random
 import secrets
@@ -550,3 +551,36 @@ async def test_whoever_makes_up_peers_that_leave_gets_no_room_for_more(
 
 async def test_a_store_is_ready(make: Make) -> None:
     assert await make(LIMITS).ready()
+
+
+async def test_of_many_who_come_at_once_each_hears_its_own_answer(make: Make) -> None:
+    store = make(LIMITS)
+    speakers = await join(store, *range(40))
+    speakers[7].sequence = 0  # what it says is no news
+    heard = await asyncio.gather(
+        *(store.announce(speaker.says(numwant=256), "10.0.0.1") for speaker in speakers),
+        return_exceptions=True,
+    )
+    replayed = heard.pop(7)
+    assert isinstance(replayed, AnnounceError)
+    assert replayed.status == 409
+    everybody = {speaker.port for speaker in speakers}
+    del speakers[7]
+    for speaker, welcome in zip(speakers, heard, strict=True):
+        assert isinstance(welcome, Welcome)
+        assert ports(welcome) == sorted(everybody - {speaker.port})
+
+
+async def test_a_full_server_refuses_and_goes_on_once_there_is_room(
+    valkey_server: valkey.Server,
+) -> None:
+    client = connected(valkey_server.url)
+    store = SharedStore(client, LIMITS, prefix=secrets.token_hex(8))
+    speakers = await join(store, 1)
+    await client.config_set("maxmemory", 1)
+    try:
+        assert (await refused(store, speakers[0])).status == 503
+    finally:
+        await client.config_set("maxmemory", 0)
+    assert (await store.announce(speakers[0].says(), "10.0.0.1")).alive == 1
+    await client.aclose()

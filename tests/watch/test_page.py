@@ -221,3 +221,38 @@ def test_a_run_that_goes_on_is_followed_and_one_that_is_not_there_is_waited_for(
         swarm.close()
         assert looking.faults == []
         looking.page.context.close()
+
+
+def test_cells_have_the_colour_of_their_weight_and_say_it_where_the_mouse_is(
+    browser: "Browser", url: str
+) -> None:
+    looking = Looking(browser, url, 1280, by_night=True)
+    page = looking.page
+    page.locator("#row").scroll_into_view_if_needed()
+    looking.wait("#row .chart[data-drawn]")
+    colours = page.evaluate(
+        """() => {
+            const { width, height } = document.querySelector("#row canvas");
+            const pen = document.querySelector("#row canvas").getContext("2d");
+            const seen = pen.getImageData(0, 0, width, height);
+            const line = (row) => Math.floor((row + 0.5) * height / 3);
+            const at = (row) => 4 * (line(row) * width + Math.floor(0.9 * width));
+            return [0, 2].map((row) => [...seen.data.slice(at(row), at(row) + 4)]);
+        }"""
+    )
+    assert colours == [[213, 235, 255, 255], [255, 157, 87, 255]]  # the most, and turned down
+    box = page.locator("#row canvas").bounding_box()
+    assert box is not None
+    said = []
+    for row in range(3):
+        x, y = box["x"] + 0.9 * box["width"], box["y"] + (row + 0.5) * box["height"] / 3
+        page.mouse.move(x, y)
+        said.append(looking.text("#row .tip"))
+    assert said == [
+        "teeth (self), round 5: weight 0.750",
+        "cdcdcdcd, round 5: weight 0.250",
+        "efefefef, round 5: turned down",
+    ]
+    page.mouse.move(0, 0)
+    assert not page.locator("#row .tip").is_visible()
+    assert looking.faults == []

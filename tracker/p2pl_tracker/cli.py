@@ -7,7 +7,7 @@ import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -21,6 +21,19 @@ if TYPE_CHECKING:  # what a command needs is loaded by it
 
 RELAY_DRAIN_S = 20.0
 MAX_RELAYS = 8
+
+# What both commands have.
+Host: TypeAlias = Annotated[
+    str, typer.Option(help="Address to listen on; :: is all, IPv4 and IPv6.")
+]
+Port: TypeAlias = Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")]
+Most: TypeAlias = Annotated[int, typer.Option(min=1)]
+MostOfAddress: TypeAlias = Annotated[
+    int, typer.Option(min=1, help="Connections of one IPv4 address or IPv6 /64.")
+]
+TlsKey: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Private key of --tls-cert, without a password (PEM).")
+]
 
 # Without rich, whose tables cut the names of long options on a terminal of 80 columns.
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -55,10 +68,8 @@ def root(
 
 @app.command()
 def serve(
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; :: is all, IPv4 and IPv6.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     interval: Annotated[
         int, typer.Option(min=1, max=86_400, help="Seconds after which a peer announces again.")
     ] = 60,
@@ -72,8 +83,8 @@ def serve(
     max_peers: Annotated[
         int, typer.Option(min=1, help="Peers, all sessions together.")
     ] = 1_000_000,
-    max_sessions: Annotated[int, typer.Option(min=1)] = 10_000,
-    max_peers_per_session: Annotated[int, typer.Option(min=1)] = 100_000,
+    max_sessions: Most = 10_000,
+    max_peers_per_session: Most = 100_000,
     max_peers_per_address: Annotated[
         int, typer.Option(min=1, help="Peers of one IPv4 address or IPv6 /64.")
     ] = 1_000,
@@ -83,17 +94,13 @@ def serve(
     address_rate: Annotated[
         float, typer.Option(min=0, help="Requests a second from one address; 0 = no limit.")
     ] = 200.0,
-    max_connections: Annotated[int, typer.Option(min=1)] = 4_096,
-    max_connections_per_address: Annotated[
-        int, typer.Option(min=1, help="Connections of one IPv4 address or IPv6 /64.")
-    ] = 1_024,
+    max_connections: Most = 4_096,
+    max_connections_per_address: MostOfAddress = 1_024,
     tls_cert: Annotated[
         Path | None,
         typer.Option(help="Certificate to serve HTTPS with, and those up to its authority (PEM)."),
     ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(help="Private key of --tls-cert, without a password (PEM).")
-    ] = None,
+    tls_key: TlsKey = None,
     trusted_proxy: Annotated[
         list[str] | None,
         typer.Option(
@@ -226,10 +233,11 @@ def _stores(url: str, limits: "Limits") -> tuple["Store", "Store"]:
     """Returns stores that several trackers share: of peers, and of clients of BitTorrent."""
     try:
         from p2pl_tracker.bittorrent import LIMITS
-        from p2pl_tracker.store import PREFIX, SharedStore, connected
+        from p2pl_tracker.store import PREFIX, SharedStore, check, connected
     except ModuleNotFoundError as missing:
         message = f"{missing.name} is missing: pip install 'p2pl[tracker-redis]'"
         raise InputError(message) from missing
+    asyncio.run(check(url))
     peers = SharedStore(connected(url), limits)
     return peers, SharedStore(connected(url), LIMITS, prefix=PREFIX + "bt:")
 
@@ -284,10 +292,8 @@ def _relay_beside(where: str, relays: "Relays") -> "Relay":
 
 @app.command()
 def relay(
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; :: is all, IPv4 and IPv6.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 4001,
+    host: Host = "127.0.0.1",
+    port: Port = 4001,
     issuer: Annotated[
         list[str] | None,
         typer.Option(
@@ -313,18 +319,14 @@ def relay(
             "(PEM)."
         ),
     ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(help="Private key of --tls-cert, without a password (PEM).")
-    ] = None,
+    tls_key: TlsKey = None,
     tls_port: Annotated[
         int, typer.Option(min=0, max=65_535, help="For relays://; the one that is let out.")
     ] = 443,
-    max_connections: Annotated[int, typer.Option(min=1)] = 4_096,
-    max_connections_per_address: Annotated[
-        int, typer.Option(min=1, help="Connections of one IPv4 address or IPv6 /64.")
-    ] = 512,
-    max_connections_per_session: Annotated[int, typer.Option(min=1)] = 2_048,
-    max_connections_per_peer: Annotated[int, typer.Option(min=1)] = 64,
+    max_connections: Most = 4_096,
+    max_connections_per_address: MostOfAddress = 512,
+    max_connections_per_session: Most = 2_048,
+    max_connections_per_peer: Most = 64,
     max_bytes_per_second: Annotated[
         float, typer.Option(min=0, help="Copied for all together; 0 = no limit.")
     ] = 0.0,

@@ -117,16 +117,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes in bytes of a request, and ends a connection whose head is too large."""
-        if self._deadline is None:
-            self._set_deadline()
         self._is_whole = False
         self._bytes += len(data)
         super().data_received(data)
-        if self.transport.is_closing():
-            return  # the deadline ends what is left of it
-        if self._is_whole:
+        if self._is_whole and not self.transport.is_closing():
             self._clear_deadline()
-        elif self._bytes > self._most_bytes:
+            return
+        if self._deadline is None:  # it ends what is left of a connection that is closing, too
+            self._set_deadline()
+        if self.transport.is_closing():
+            return
+        if self._bytes > self._most_bytes:
             if self._most_bytes == MAX_HEAD_BYTES:
                 self.transport.write(TOO_LARGE)
             self.transport.close()

@@ -22,6 +22,7 @@
 
 local call, floor, random = redis.call, math.floor, math.random
 local ANSWERS, UNKNOWN, SILENT = 0, 1, 2
+local ENTRY_FIELDS = 11
 local HEAD = '>ddddI4I4BBc8Bc0'
 local sessions, prefixes, addresses = PREFIX .. 'sessions', PREFIX .. 'prefixes', PREFIX .. 'addresses'
 local expiry, departed, departures = PREFIX .. 'expiry', PREFIX .. 'departed', PREFIX .. 'departures'
@@ -260,9 +261,8 @@ local function take(session, pool, n, wanted, asker, dead)
   return found
 end
 
-local function sample(session, wanted, asker, seed)
+local function sample(session, wanted, asker)
   if wanted == 0 then return {} end
-  math.randomseed(seed)
   local dead = {}
   local sizes = call('HMGET', PREFIX .. 'places:' .. session,
     name(ANSWERS, -1), name(UNKNOWN, -1), name(SILENT, -1))
@@ -331,11 +331,11 @@ local function last_of(session, digest)
   return sequence, due
 end
 
-local function enter()
-  local session, digest, sequence, event = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
-  local wanted, group, mark, is_dialled = tonumber(ARGV[8]), ARGV[9], ARGV[10], ARGV[11] == '1'
-  local detail_bytes, listing, bare, seed = tonumber(ARGV[12]), ARGV[13], ARGV[14], tonumber(ARGV[15])
-  expire()
+-- An announce: what is said of it begins behind ARGV[at].
+local function enter(at)
+  local session, digest, sequence, event = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4]
+  local wanted, group, mark, is_dialled = tonumber(ARGV[at + 5]), ARGV[at + 6], ARGV[at + 7], ARGV[at + 8] == '1'
+  local detail_bytes, listing, bare = tonumber(ARGV[at + 9]), ARGV[at + 10], ARGV[at + 11]
   local peer = read(call('HGET', PREFIX .. 'peers:' .. session, digest))
   if peer and peer.expires <= now then
     remove(session, digest, peer, peer.sequence)
@@ -358,7 +358,7 @@ local function enter()
   local counts = counts_of(session)
   if not peer then
     local full = fullness(session, counts, group)
-    if full ~= 0 then return welcome(session, full, 0, 1, sample(session, wanted, '', seed)) end
+    if full ~= 0 then return welcome(session, full, 0, 1, sample(session, wanted, '')) end
     peer = { completed = 0, details = 0, check = 0, mark = '', group = '' }
     if not counts then
       counts = { alive = 0, training = 0, completed = 0 }
@@ -394,7 +394,20 @@ local function enter()
   peer.details, peer.listing = detail_bytes, listing
   write(session, digest, peer)
   call('ZADD', expiry, exact(peer.expires), session .. digest)
-  return welcome(session, 0, is_check_due and 1 or 0, is_kept, sample(session, wanted, digest, seed))
+  return welcome(session, 0, is_check_due and 1 or 0, is_kept, sample(session, wanted, digest))
+end
+
+-- Some announces, one after the other; what goes wrong with one is that one's matter.
+local function enter_all()
+  local answers = {}
+  math.randomseed(tonumber(ARGV[4]))
+  expire()
+  for i = 1, tonumber(ARGV[5]) do
+    local is_done, said = pcall(enter, 5 + (i - 1) * ENTRY_FIELDS)
+    if not is_done then said = { 503, type(said) == 'table' and said.err or tostring(said) } end
+    answers[i] = said
+  end
+  return answers
 end
 
 local function checked()
@@ -458,7 +471,7 @@ local function proofs(change)
   return 1
 end
 
-if op == 'enter' then return enter() end
+if op == 'enter' then return enter_all() end
 if op == 'checked' then return checked() end
 if op == 'expire' then return expire() end
 if op == 'keep' then return keep() end

@@ -9,19 +9,23 @@ another epoch, and peers greet it anew.
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import random
+import re
 import secrets
 import struct
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
 from redis import asyncio as client_of_redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import AuthenticationError, ConnectionError, RedisError
+from redis.exceptions import TimeoutError as NoAnswerInTime
 
 from p2pl.errors import AnnounceError, InputError, visible, wrong
 from p2pl_tracker.address import SITE_BITS, SITE_SHARE, address_group, too_often
@@ -56,12 +60,76 @@ SCHEMES = {
 }
 ALLOWED = "redis://HOST:PORT/DB, valkey://HOST:PORT/DB, rediss://… (TLS), or unix:///PATH?db=DB"
 PREFIX = "p2pl:"  # of all keys
+_PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)|(?<=password=)[^&]*")  # in a URL
 MAX_CONNECTIONS = 32  # of a replica; an announce holds one for a fraction of a millisecond
 CONNECT_S = 1.0
 ANSWER_S = 2.0  # both together are less than a peer waits for a tracker, 5 s
 RETRY_IN_S = 5.0
+START_S = 10.0  # that a tracker waits for its store when it starts; both may start together
+START_EVERY_S = 0.5
+MAX_TOGETHER = 16  # announces in one call of the script, which keeps the server for 3 ms then
+MAX_UNDER_WAY = 2  # such calls: while one is away, the next gathers
 MAX_PROOFS = 100_000  # CURVE keys of which proofs are kept, as in one process
 NUMBER_BYTES = 8  # before a value that is kept
+
+
+_Fields: TypeAlias = tuple[str | bytes | int, ...]  # of an announce, as the script wants them
+
+
+class _Turns:
+    """Brings announces to the server, those that come meanwhile together: it is asked less often.
+
+    Args:
+        take: some of them, at most `MAX_TOGETHER`; returns an answer for each.
+    """
+
+    def __init__(self, take: Callable[[list[_Fields]], Awaitable[list[Any]]]) -> None:
+        self._take = take
+        self._waiting: list[tuple[_Fields, asyncio.Future[Any]]] = []
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def put(self, *fields: str | bytes | int) -> Any:  # noqa: ANN401  # see the script
+        """Returns what the server says to an announce.
+
+        Raises:
+            AnnounceError: it cannot be reached (503).
+        """
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((fields, answer))
+        if len(self._under_way) < MAX_UNDER_WAY:
+            self._start()
+        return await answer
+
+    def _start(self) -> None:
+        task = asyncio.create_task(self._run())
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _run(self) -> None:
+        """Takes those that wait until nobody does; those of this turn of the loop come first."""
+        while self._waiting:
+            taken, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
+            try:
+                answers = await self._take([fields for fields, _ in taken])
+            except AnnounceError as fault:
+                self._refuse([*taken, *self._waiting], fault)
+                self._waiting = []
+                continue
+            except BaseException:  # it is ended itself
+                for _, answer in [*taken, *self._waiting]:
+                    answer.cancel()
+                raise
+            for (_, answer), said in zip(taken, answers, strict=True):
+                if not answer.done():
+                    answer.set_result(said)
+
+    @staticmethod
+    def _refuse(waiting: list[tuple[_Fields, asyncio.Future[Any]]], fault: AnnounceError) -> None:
+        """Refuses all who wait, so that nobody waits for longer than one call may take."""
+        for _, answer in waiting:
+            if not answer.done():
+                again = AnnounceError(str(fault), status=fault.status, retry_in_s=fault.retry_in_s)
+                answer.set_exception(again)
 
 
 class SharedStore(Store, Shared):
@@ -87,6 +155,7 @@ class SharedStore(Store, Shared):
         self._client, self._limits, self._prefix, self._now = client, limits, prefix, now
         self._rng = rng or random.Random()
         self._script = client.register_script(script(limits, prefix))
+        self._turns = _Turns(self._enter)
 
     async def enter(self, entry: Entry) -> Welcome:
         """Records what a peer says; returns a uniform sample of the others. See `Store.enter`.
@@ -99,9 +168,7 @@ class SharedStore(Store, Shared):
         group = address_group(listing.host)
         if ":" in group:
             group += " " + address_group(group, SITE_BITS)
-        said = await self._run(
-            "enter",
-            secrets.token_urlsafe(6),  # the epoch, should there be none
+        said = await self._turns.put(
             entry.session,
             entry.digest,
             entry.sequence,
@@ -113,8 +180,9 @@ class SharedStore(Store, Shared):
             listing.detail_bytes,
             listing.encode(),
             Listing.bare(listing.host, listing.row).encode() if listing.detail_bytes else b"",
-            self._rng.randrange(1 << 31),
         )
+        if said[0] == 503:
+            raise _away(said[1].decode("utf-8", "replace"))
         if said[0] == 409:
             raise not_new(entry.sequence, int(float(said[1])))
         if said[0] == 429:
@@ -123,6 +191,14 @@ class SharedStore(Store, Shared):
         warning = Full(full).warning(self._limits) or ("" if is_kept else NOT_KEPT)
         peers = [Listing.decode(data) for data in listings]
         return Welcome(peers, alive, training, warning, epoch.decode(), bool(is_check_due))
+
+    async def _enter(self, entries: list[_Fields]) -> list[Any]:
+        """Returns what the script says to each of some announces, which it takes in one call."""
+        fresh = secrets.token_urlsafe(6)  # the epoch, should there be none
+        seed = self._rng.randrange(1 << 31)
+        fields = itertools.chain.from_iterable(entries)
+        found: list[Any] = await self._run("enter", fresh, seed, len(entries), *fields)
+        return found
 
     async def checked(self, session: bytes, digest: bytes, *, answers: bool) -> None:
         """Takes in whether a peer answered when it was dialled."""
@@ -261,8 +337,52 @@ def connected(url: str) -> client_of_redis.Redis:
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         )
     except ValueError as fault:
-        raise InputError(wrong("--store", got=f"{url} ({fault})", allowed=ALLOWED)) from fault
+        raise InputError(_wrong_url(url, str(fault))) from fault
     return client_of_redis.Redis.from_pool(pool)
+
+
+async def check(url: str, *, deadline_s: float = START_S) -> None:
+    """Returns once the server at a URL can be used as a store.
+
+    A server that says no, or that is none of Valkey or Redis, will not do otherwise later: that is
+    refused at once.
+
+    Args:
+        url: of the server.
+        deadline_s: how long to wait for one that cannot be reached.
+
+    Raises:
+        InputError: it is no such URL, or the server cannot be used.
+    """
+    store = SharedStore(connected(url), Limits())
+    until_s = time.monotonic() + deadline_s
+    try:
+        while True:
+            try:
+                await store.epoch()
+            except AnnounceError as fault:
+                if _may_pass(fault.__cause__) and time.monotonic() < until_s:
+                    await asyncio.sleep(START_EVERY_S)
+                    continue
+                raise InputError(_wrong_url(url, str(fault.__cause__))) from fault
+            return
+    finally:
+        await store.aclose()
+
+
+def _may_pass(fault: BaseException | None) -> bool:
+    """Returns whether what went wrong with a server may be another thing in a second."""
+    # redis-py counts a wrong password among what is wrong with a connection, and hides there what
+    # the server said when it was told of the database.
+    said = fault.__cause__ if isinstance(fault, ConnectionError) and fault.__cause__ else fault
+    if isinstance(said, AuthenticationError):
+        return False
+    return isinstance(said, ConnectionError | NoAnswerInTime | OSError)
+
+
+def _wrong_url(url: str, why: str) -> str:
+    """Returns what is said of a URL that cannot be used, without the password in it."""
+    return wrong("--store", got=visible(f"{_PASSWORD.sub('***', url)} ({why})"), allowed=ALLOWED)
 
 
 @contextlib.asynccontextmanager
@@ -275,7 +395,9 @@ async def reached() -> AsyncIterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as fault:
-        why = visible(f"{type(fault).__name__}: {fault}")
-        raise AnnounceError(
-            f"the tracker's store cannot be used now ({why})", status=503, retry_in_s=RETRY_IN_S
-        ) from fault
+        raise _away(f"{type(fault).__name__}: {fault}") from fault
+
+
+def _away(why: str) -> AnnounceError:
+    message = f"the tracker's store cannot be used now ({visible(why)})"
+    return AnnounceError(message, status=503, retry_in_s=RETRY_IN_S)

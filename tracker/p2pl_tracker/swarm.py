@@ -393,11 +393,6 @@ class _Swarm:
             peer.completed = False
             self.training += 1
 
-    def swap(self, pool: Pool, left: int, right: int) -> None:
-        places = self.places[pool]
-        places[left], places[right] = places[right], places[left]
-        places[left].at, places[right].at = left, right
-
 
 class _Census:
     """How many there are of something at each address, and at each site of an IPv6 address."""
@@ -733,11 +728,12 @@ class MemoryStore(Store):
             if listing := draw.first_of(place):
                 found.append(listing)
             if place.peers:  # else it is gone
-                swarm.swap(pool, drawn, at)
+                places[at], places[drawn] = places[drawn], place
+                places[at].at, place.at = at, drawn
                 drawn += 1
         if len(found) == wanted:
             return found
-        left = list(places)  # fewer than were wanted
+        left = [place for place in places if draw.has_more(place)]  # fewer than were wanted
         while len(found) < wanted and left and draw.may_go_on:
             at = int(self._random() * len(left))
             listing = draw.next_of(left[at])
@@ -756,19 +752,19 @@ class _Draw:
         self._store, self._asker, self._now = store, asker, now
         self._drawn: dict[_Place, int] = {}  # how many stand in front that were drawn
         self._removed = 0
-
-    @property
-    def may_go_on(self) -> bool:
-        """Whether not too many were found to have expired."""
-        return self._removed < EXPIRED_PER_CALL
+        self.may_go_on = True  # whether not too many were found to have expired
 
     def first_of(self, place: _Place) -> Listing | None:
         """Returns a peer of a place of which none was drawn yet, as `next_of` does, but faster."""
         peers = place.peers
-        if len(peers) > 1 or peers[0].expires_s <= self._now:
+        peer = peers[0]
+        if len(peers) > 1 or peer.expires_s <= self._now:
             return self.next_of(place)
-        self._drawn[place] = 1
-        return None if peers[0] is self._asker else peers[0].listing
+        return None if peer is self._asker else peer.listing
+
+    def has_more(self, place: _Place) -> bool:
+        """Returns whether a place of which a peer was drawn has others."""
+        return self._drawn.get(place, 1) < len(place.peers)
 
     def next_of(self, place: _Place) -> Listing | None:
         """Returns one more peer of a place; None where there is none."""
@@ -780,6 +776,7 @@ class _Draw:
             if peer.expires_s <= self._now:
                 self._store._remove(peer, peer.sequence)
                 self._removed += 1
+                self.may_go_on = self._removed < EXPIRED_PER_CALL
                 continue
             place.swap(drawn, at)
             drawn += 1

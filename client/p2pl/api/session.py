@@ -29,7 +29,7 @@ from p2pl.mixing.base import MIXERS, rule_of
 from p2pl.network.keys import Identity
 from p2pl.protocol import session as session_format
 from p2pl.protocol.session import Session, SessionFile, Spec
-from p2pl.run.files import write_atomically
+from p2pl.run.files import check_can_be_written, write_atomically
 
 NOBODY = "0" * 64  # the id of a peer that is none: a rule is made only to see whether it can be
 
@@ -152,6 +152,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         created_at=int(time.time()),
     )
     _check_not_taken(path, made)
+    check_can_be_written(path)
     write_atomically(path.parent / made.checkpoint_name, payload)
     write_atomically(path, made.encode())
     return made

@@ -28,14 +28,14 @@ from p2pl.learning.flower import Clients
 from p2pl.learning.parts import Layout, load_into
 from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
+from p2pl.protocol.announce import MAX_NUMWANT
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.simulation import cluster
-from p2pl.simulation.cluster import Cluster
-from p2pl.simulation.compute import choose
-from p2pl.simulation.engine import Result, SimulatedRound, run
+from p2pl.simulation.engine import Result, Running, SimulatedRound, run
 from p2pl.simulation.numbers import numbers
 from p2pl.simulation.reality import Reality
 from p2pl.simulation.rundirs import SeedLogs, check_out, write_numbers
+from p2pl.simulation.scoring import MAX_SCORED, Scoring
 from p2pl.simulation.setup import Setup, check, is_ray
 from p2pl.simulation.told import Told
 from p2pl.sinks import Log
@@ -84,6 +84,9 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     threads: int | None = None,
     out: str | os.PathLike[str] | None = None,
     curves: bool = True,
+    score_every: int = 1,
+    score_peers: int = MAX_SCORED,
+    score_examples: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     on_begin: Callable[[], None] | None = None,
     on_round: Callable[[SimulatedRound], None] | None = None,
@@ -92,7 +95,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     lost_links: float = 0.0,
     delay_rounds: int = 0,
 ) -> Simulation:
-    """Runs many virtual peers in this process, and returns what a session would come to.
+    """Runs many virtual peers, here or on a cluster, and returns what a session would come to.
 
     Args:
         session: a session file, its path, the path of the TOML file that it is made from, or a
@@ -122,6 +125,11 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         threads: CPU threads, at most; None: all cores, on a cluster one a worker.
         out: a new folder to write run directories into; None: nothing is written.
         curves: whether the peers are scored after every round, and not after the last alone.
+        score_every: rounds from one that is scored to the next, also the mean model; 0: only the
+            last one is.
+        score_peers: so many are scored before and after the mix; after the last mix, all are.
+        score_examples: of the test set, on which they are scored before the last round; None: all,
+            and of more than 20 peers so many that scoring takes about a third of a round.
         data_dir: folder where data sets are looked for first.
         on_begin: called once, when all but the data has been checked.
         on_round: called after every round of every seed.
@@ -146,7 +154,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     if model is None:
         model = begun_with(session, file)
     made, bad = attacks.parse(attack) if attack else (None, 0)
-    changed = session_format.changed(file.session, *(changes or {}).items())
+    changed, large = _changed(file.session, changes or {})
     setup = Setup(
         session=changed,
         session_id=file.id,
@@ -160,6 +168,8 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         bad=bad,
         privacy=policy.wanted(dp_epsilon, dp_delta, dp_clip),
         curves=curves,
+        cohort=large,
+        scoring=Scoring(score_every, score_peers, score_examples),
         personal=personal,
         precision=precision,
         reality=Reality(participation, lost_links, delay_rounds),
@@ -187,12 +197,11 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         whole = _everything(setup.session, data, *reading)
         if held_out and isinstance(whole, Data):
             whole = datasets.hold_out(whole, held_out)
-        results = []
+        setups = [replace(setup, seed=first_seed + number) for number in range(seeds)]
+        running = workers.spread(setups, whole, model) if workers else run
         logs = held.enter_context(sinks.opened([log] if isinstance(log, str) else log))
-        for number in range(seeds):
-            seeded = replace(setup, seed=first_seed + number)
-            told = (on_round, folder, file.name, logs)
-            results.append(_run_seed(seeded, whole, where, model, told, workers))
+        told = (on_round, folder, file.name, logs)
+        results = [_run_seed(seeded, whole, where, model, told, running) for seeded in setups]
     figures = {
         "name": file.name,
         "data": os.fspath(data) if isinstance(data, str | os.PathLike) else "own",
@@ -207,13 +216,30 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     return Simulation(figures, tuple(results))
 
 
+def _changed(session: Session, changes: Mapping[str, object]) -> tuple[Session, int | None]:
+    """Returns the session with its changes, and a cohort that is beyond what one may have."""
+    usual, large = bounded(changes)
+    return session_format.changed(session, *usual.items()), large
+
+
+def bounded(changes: Mapping[str, object]) -> tuple[Mapping[str, object], int | None]:
+    """Returns the changes with a cohort that a session may have, and the one that was asked for.
+
+    The bound is what a tracker and real peers can bear; peers of a simulation can bear more.
+    """
+    wanted = changes.get("exchange.cohort")
+    if not isinstance(wanted, int) or wanted <= MAX_NUMWANT:
+        return changes, None
+    return {**changes, "exchange.cohort": MAX_NUMWANT}, wanted
+
+
 def _run_seed(
     setup: Setup,
     data: Data | Clients,
     device: torch.device,
     model: nn.Module | None,
     told: "_Told",
-    workers: Cluster | None,
+    running: Running,
 ) -> Result:
     """Returns what came of one seed, which is written and told as it goes on.
 
@@ -223,12 +249,11 @@ def _run_seed(
         device: to compute on.
         model: in the place of the session's; None: the session's own.
         told: what else happens after each round.
-        workers: of a cluster, to compute the peers; None: this process does.
+        running: runs it.
     """
     on_round, folder, name, logs = told
-    choosing = workers.choosing(setup, data, model) if workers else choose
     if folder is None and not logs:
-        return run(setup, data, device, on_round, model, choosing=choosing)
+        return running(setup, data, device, on_round, model)
     with contextlib.ExitStack() as held:
         tellers: list[SeedLogs | Told] = []
         if folder is not None:
@@ -247,7 +272,7 @@ def _run_seed(
             if on_round is not None:
                 on_round(done)
 
-        result = run(setup, data, device, after, model, begin, choosing)
+        result = running(setup, data, device, after, model, begin)
         for one in tellers:
             one.finish(result, data if isinstance(data, Data) else None)
     return result

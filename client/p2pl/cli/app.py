@@ -72,7 +72,8 @@ def main() -> None:
         print(printable(f"p2pl: {fault}"), file=sys.stderr)
         sys.exit(fault.exit_code)
     except OSError as fault:  # of what is written to: a full disk, a closed pipe
-        print(printable(f"p2pl: {fault}"), file=sys.stderr)
+        what = "" if fault.filename else "what was to be printed: "
+        print(printable(f"p2pl: {what}{fault}"), file=sys.stderr)
         with contextlib.suppress(OSError):
             sys.stdout.close()  # else Python tries once more at its end, and says so
         sys.exit(1)

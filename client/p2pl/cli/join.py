@@ -44,7 +44,7 @@ MAX_SHOWN = 10  # classes on one line; chosen
 MET_NOBODY_CODE = 5
 MET_NOBODY = (
     "nobody was met: this peer trained all its rounds alone, though the session is for several; "
-    "what it has learned is kept; --alone does so on purpose"
+    "what it has learned is kept"
 )
 
 
@@ -182,13 +182,11 @@ def join(
     read = read_session(file)
     part = options.part_of(shard, partition, partition_seed)
     with extra("client"):
-        from rich.console import Console
-
         from p2pl.api.join import default_run_dir, join_async
         from p2pl.attacks import kinds as attacks
         from p2pl.data.load import Shard
         from p2pl.exchange.company import why_alone
-        from p2pl.terminal import Screen
+        from p2pl.terminal import RunConsole, Screen
 
     show_log(logging.INFO if verbose else logging.ERROR)
     client, mine, shown = _trains_with(read.session, data, flower, part, (test_share, tokenizer))
@@ -196,7 +194,11 @@ def join(
         read.name, Shard(*part) if part else None, alone=alone, session_id=read.id
     )
     page = beside(where, sys.stdout) if watch else contextlib.nullcontext()
-    with page, extra("dp"), Screen(Console(), model=read.session.model.name, data=shown) as screen:
+    with (
+        page,
+        extra("dp"),
+        Screen(RunConsole(), model=read.session.model.name, data=shown) as screen,
+    ):
         run = asyncio.run(
             join_async(
                 file,
@@ -235,7 +237,8 @@ def join(
     if run.summary and run.summary.met_nobody:
         undialled = run.summary.undialled
         shut = f"; nobody could dial this peer: {undialled}" if undialled else ""
-        print(f"p2pl: {MET_NOBODY}; {why_alone(run.summary.left_out)}{shut}", file=sys.stderr)
+        why = f"{why_alone(run.summary.left_out)}{shut}; --alone trains alone on purpose"
+        print(f"p2pl: {MET_NOBODY}; {why}", file=sys.stderr)
         raise typer.Exit(MET_NOBODY_CODE)
 
 

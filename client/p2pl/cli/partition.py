@@ -40,7 +40,8 @@ def partition(
     if plot:
         with extra("report"):
             from p2pl.report.plots import draw_shards
-        title = f"{data}, {how}, {peers} peers, seed {partition_seed}"
+        many = f"{peers} peer{'s' * (peers != 1)}"
+        title = f"{data}, {how}, {many}, seed {partition_seed}"
         write_atomically(plot, draw_shards(shards.counts, shards.labels, title=title))
     if as_json:
         print(json.dumps({"data": data, **shards.as_dict()}))

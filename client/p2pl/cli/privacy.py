@@ -1,4 +1,4 @@
-"""`p2pl privacy` and `p2pl audit`: what privacy costs, and whether it is kept."""
+"""`p2pl privacy` and `p2pl audit`: what privacy costs, if it is kept, and how safe a run is."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 
 from p2pl.cli import options
 from p2pl.cli.app import extra
+from p2pl.errors import InputError, wrong
 from p2pl.run.files import write_atomically
 
 
@@ -123,8 +124,40 @@ def privacy(
 
 
 def audit(
-    file: options.SessionOrToml,
-    data: options.Data,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SESSION|RUN...",
+            help="Session file, NAME.torrent, or the TOML file that it is made from; with "
+            "--security also run directories of one session, or both.",
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help=f"Data set, which --security does not need: {options.DATA_SETS}"),
+    ] = None,
+    security: Annotated[
+        bool,
+        typer.Option(
+            "--security",
+            help="Say in figures what is protected against what, of a session or of what its runs "
+            "have logged; nothing is trained.",
+        ),
+    ] = False,
+    faulty: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of --security: how many peers act together.  [default: those known to be bad, or "
+            "the most that are fewer than half]",
+        ),
+    ] = None,
+    privacy_audit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of --security: file with what `p2pl audit --json` printed.  [default: none]"
+        ),
+    ] = None,
     partition: options.Partition = "iid",
     shard: options.Shard = None,
     partition_seed: options.PartitionSeed = 0,
@@ -174,7 +207,14 @@ def audit(
     they betray is a lower bound on epsilon. Which examples were trained on is guessed from the
     final model. Without --dp-epsilon, this shows what training without privacy reveals. Nothing is
     sent. The exit code is 1 if the claim is false.
+
+    With --security nothing is attacked: influence of others, how long attacks had one, what is
+    authenticated, epsilon, and who may take part, as figures that the documentation defines.
     """
+    if security:
+        _secure(paths, faulty, privacy_audit, as_json=as_json)
+        return
+    file, data = _one_session(paths, data)
     part = options.part_of(shard, partition, partition_seed)
     with extra("client"):
         from p2pl.api.simulate import session_to_simulate
@@ -212,3 +252,30 @@ def audit(
         Console().print(audit_table(verdict, attacks))
     if verdict.broken:
         raise typer.Exit(1)
+
+
+def _one_session(paths: list[Path], data: str | None) -> tuple[Path, str]:
+    if len(paths) == 1 and data is not None:
+        return paths[0], data
+    got = " ".join(map(str, paths)) if data else "no --data"
+    allowed = "one session file and --data; or --security"
+    raise InputError(wrong("p2pl audit", got=got, allowed=allowed))
+
+
+def _secure(
+    paths: list[Path], faulty: int | None, privacy_audit: Path | None, *, as_json: bool
+) -> None:
+    """Prints the security of a session or of runs."""
+    with extra("client"):
+        from p2pl.api.security import read_audit, security
+        from p2pl.report.security import security_tables
+    audited = read_audit(privacy_audit) if privacy_audit else None
+    found = security(paths, faulty=faulty, audited=audited)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for table in security_tables(found):
+        console.print(table)

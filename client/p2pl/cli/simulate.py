@@ -163,6 +163,30 @@ def simulate(
         bool,
         typer.Option(help="Score the peers after every round, or after the last round only."),
     ] = True,
+    score_every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Number of rounds from one that is scored to the next; 0: only the last one is.",
+        ),
+    ] = 1,
+    score_peers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Number of peers that are scored before and after the mix, evenly spaced; after "
+            "the last mix, all are.",
+        ),
+    ] = 20,
+    score_examples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of test examples that peers are scored on before the last round, evenly "
+            "spaced.  [default: all; with more than 20 peers so many that scoring takes about a "
+            "third of a round]",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
     log: options.Log = None,
     watch: Annotated[
@@ -172,7 +196,7 @@ def simulate(
         ),
     ] = False,
 ) -> None:
-    """Run many virtual peers in one process.
+    """Run many virtual peers in one process, or by the workers of a cluster.
 
     This shows what a session would reach. The task's metrics are means over the peers, on the
     whole test set, after the last mix.
@@ -188,13 +212,13 @@ def simulate(
     with extra("client"):
         from rich.console import Console
 
-        from p2pl.api.simulate import begun_with, session_to_simulate
+        from p2pl.api.simulate import begun_with, bounded, session_to_simulate
         from p2pl.api.simulate import simulate as run_simulation
         from p2pl.simulation.show import Bar, table
 
     page = _page(out) if watch else contextlib.nullcontext()
     session = session_to_simulate(file)
-    total = seeds * changed(session.session, *changes.items()).exchange.rounds
+    total = seeds * changed(session.session, *bounded(changes)[0].items()).exchange.rounds
     with page, extra("dp"), Bar(total, Console(file=sys.stderr)) as bar:
         made = run_simulation(
             session,
@@ -224,6 +248,9 @@ def simulate(
             threads=threads,
             out=out,
             curves=curves,
+            score_every=score_every,
+            score_peers=score_peers,
+            score_examples=score_examples,
             data_dir=options.data_dir(),
             on_begin=bar.show,
             on_round=bar.round,

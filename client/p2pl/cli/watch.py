@@ -12,6 +12,7 @@ from typing import Annotated, TextIO
 import typer
 
 from p2pl.cli.app import extra
+from p2pl.errors import InputError, printable, wrong
 
 LOCAL = "127.0.0.1"
 END_S = 3.0  # in which the page's process ends, once it is told to
@@ -49,16 +50,26 @@ def watch(
         _serve_for_parent(runs, inherited)
         return
     _check_installed()
-    from p2pl.watch import server
+    from p2pl.watch import hub, server
 
+    _check_are_folders(runs)
     place = server.listen(host, port)
     print(f"watch {place.url}", flush=True)
     for run in runs:
-        if not run.exists():
-            print(f"waiting for {run}, which is not there yet", flush=True)
+        if not hub.has_runs(run):
+            what = "in which there is no run yet" if run.exists() else "which is not there yet"
+            print(printable(f"waiting for {run}, {what}"), flush=True)
     if open_browser:
         webbrowser.open(place.url)
     server.serve(runs, place)
+
+
+def _check_are_folders(runs: list[Path]) -> None:
+    """Raises InputError for a file: it would be waited for without end."""
+    for run in runs:
+        if run.exists() and not run.is_dir():
+            allowed = "the directory of a run, or a folder of such"
+            raise InputError(wrong("RUNS", got=f"{run}, a file", allowed=allowed))
 
 
 def _check_installed() -> None:

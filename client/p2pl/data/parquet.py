@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from p2pl import regular
+from p2pl.data import decoded
 from p2pl.data.names import split_of_file, split_words
 from p2pl.data.partition import Indices
 from p2pl.data.pixels import Encoded, decode_all
@@ -60,7 +61,24 @@ def parquet_folder(folder: Path, files: Sequence[Path], task: Task | None) -> So
         split: [read_table(path, str(path.relative_to(folder))) for path in by_split.get(split, ())]
         for split in ("train", "test")
     }
-    return source_of(tables["train"], tables["test"], task)
+    found = source_of(tables["train"], tables["test"], task)
+    if task is None:
+        return found
+    train = _kept(folder, by_split["train"], found.train, task)
+    test = _kept(folder, by_split["test"], found.test, task) if found.test else None
+    return Source(train, test, found.names)
+
+
+def _kept(folder: Path, files: Sequence[Path], split: Split, task: Task) -> Split:
+    """Returns the split; where all its rows are asked for, they may be kept from another time."""
+
+    def read(rows: Indices) -> Pixels:
+        count = len(split.labels)
+        if not np.array_equal(rows, np.arange(count)):
+            return split.read(rows)
+        return decoded.kept(folder, files, task, count, lambda: split.read(rows))
+
+    return Split(split.labels, read)
 
 
 def _check_one_configuration(folder: Path, split: str, paths: Sequence[Path]) -> None:
@@ -301,7 +319,8 @@ def _labels(part: _Part, names: tuple[str, ...], task: Task | None) -> Indices:
     if column.null_count:
         got = f"{column.null_count} rows without one"
         raise DataError(wrong(f"labels of {part.table.name}", got=got, allowed="one a row"))
-    labels: Indices = column.to_numpy().astype(np.int64)
+    # Not by its to_numpy, which loads pandas: half a second.
+    labels: Indices = np.array(column.to_pylist(), dtype=np.int64)
     known = part.classes
     if known is not None and len(labels) and not 0 <= labels.min() <= labels.max() < known:
         got = f"{labels.min()}..{labels.max()}"

@@ -49,7 +49,7 @@ class Company:
             self._go_on(event.entry)
             return
         self._met = bool(event.entry.received)
-        self._absent |= {**event.entry.resting, **event.entry.rejected}
+        self._absent = {**event.entry.resting, **event.entry.rejected} or self._absent
         self._rounds += 1
         if self._rounds >= self._tell_at and not self._met:
             self._tell_at = 10 * self._rounds

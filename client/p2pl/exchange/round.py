@@ -1,6 +1,5 @@
 """One round, straight down: train, collect, mix, evaluate, save, tell."""
 
-import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -179,9 +178,13 @@ async def save(node: Node, state: PeerState) -> None:
         best=node.best,
         logged=len(node.keeper.log) if node.keeper else 0,
     )
+    await node.worker(partial(_saved, node, whole))
+
+
+def _saved(node: Node, whole: PeerState) -> None:
     if node.keeper:
-        await asyncio.to_thread(node.keeper.save)
-    await node.worker(partial(save_state, node.run_dir, node.file.id, whole))
+        node.keeper.save()
+    save_state(node.run_dir, node.file.id, whole)
 
 
 async def remember(node: Node, after: PeerState, outcome: Outcome, meter: Meter) -> None:

@@ -66,6 +66,17 @@ class Codec(Protocol):
         del payload
         return vector
 
+    def arrived(self, vector: Tensor) -> Tensor:
+        """Returns what others get of parameters once they travelled: decoded from their payload.
+
+        Args:
+            vector: [P] float32, on any device.
+
+        Raises:
+            FrameError: it holds NaN or infinity.
+        """
+        return self.decode(self.encode(vector))
+
     def decode(self, payload: Payload) -> Tensor:
         """Returns the parameters in a peer's payload, [P] float32, on the peer's device.
 
@@ -113,6 +124,14 @@ class WholeModel(Codec):
         if not exact or vector.device.type != "cpu":
             return vector
         return weights.in_place(payload, self.layout)
+
+    def arrived(self, vector: Tensor) -> Tensor:
+        """Returns what others get; where that is equal to the last bit, the vector itself."""
+        if self.dtype != "float32" or self.layout.total != len(vector):
+            return self.decode(self.encode(vector))
+        weights.check_finite(vector)
+        weights.check_variances(vector, self.layout)
+        return vector
 
     def decode(self, payload: Payload) -> Tensor:
         """Returns what travelled, [P] float32 or the beginning of it; raises FrameError."""

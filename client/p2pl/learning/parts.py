@@ -10,8 +10,11 @@ The order is: parameters by name; those of normalisation layers with running sta
 buffers, by name. So what stays at home under `training.buffers = "local"` is the end of the vector.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -81,12 +84,12 @@ class Layout:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Numbers in each tensor."""
-        return tuple(torch.Size(shape).numel() for shape in self.shapes)
+        return _sizes(self.shapes)
 
     @property
     def total(self) -> int:
         """Numbers in all tensors together: P."""
-        return sum(self.sizes)
+        return _total(self.shapes)
 
     @property
     def trained(self) -> int:
@@ -149,13 +152,31 @@ class Layout:
         """Yields each tensor's name, shape, and how many numbers it has."""
         yield from zip(self.names, self.shapes, self.sizes, strict=True)
 
-    def variances(self) -> Iterator[tuple[str, slice]]:
-        """Yields the running variances: name, and where in the vector they stand."""
-        begin = 0
-        for name, _, size in self.tensors():
-            if name.rpartition(".")[2] == VARIANCE:
-                yield name, slice(begin, begin + size)
-            begin += size
+    def variances(self) -> tuple[tuple[str, slice], ...]:
+        """Returns the running variances: name, and where in the vector they stand."""
+        return _variances(self.names, self.shapes)
+
+
+# A simulation asks for these some times a peer and round.
+
+
+@lru_cache(maxsize=64)
+def _sizes(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    return tuple(map(math.prod, shapes))
+
+
+@lru_cache(maxsize=64)
+def _total(shapes: tuple[tuple[int, ...], ...]) -> int:
+    return sum(_sizes(shapes))
+
+
+@lru_cache(maxsize=64)
+def _variances(
+    names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[str, slice], ...]:
+    ends = list(accumulate(_sizes(shapes), initial=0))
+    places = zip(names, map(slice, ends, ends[1:]), strict=True)
+    return tuple((name, at) for name, at in places if name.rpartition(".")[2] == VARIANCE)
 
 
 def flatten(model: nn.Module, layout: Layout | None = None) -> Tensor:

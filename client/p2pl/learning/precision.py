@@ -75,3 +75,8 @@ def as_in(model: nn.Module, compute: Compute) -> Compute | Callable[..., Tensor]
     """
     own = model.forward
     return _InBfloat16(compute, own.device) if isinstance(own, _InBfloat16) else compute
+
+
+def is_reduced(model: nn.Module) -> bool:
+    """Returns whether a model computes its layers in fewer bits than float32."""
+    return isinstance(model.forward, _InBfloat16)

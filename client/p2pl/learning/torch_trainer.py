@@ -76,10 +76,20 @@ class TorchTrainer(Trainer):
         Raises:
             InputError: the task is not known here, or the model cannot be mixed.
         """
+        objective = Objective.of(model, task_of(session.task))
+        return cls(objective, names, mine, mine, test).beside(session, names, mine)
+
+    def beside(self, session: Session, names: tuple[str, str], mine: Source) -> "TorchTrainer":
+        """Returns the trainer of another peer with the same module and the same test set.
+
+        Args:
+            session: what all peers agreed on.
+            names: the session's id and the peer's.
+            mine: all of the peer's examples.
+        """
         order = seeded(names[0], "", 0, "validation split")
         own, held = split_validation(len(mine), session.training.validation_share, order)
-        objective = Objective.of(model, task_of(session.task))
-        return cls(objective, names, mine.part(own), mine.part(held), test)
+        return TorchTrainer(self.objective, names, mine.part(own), mine.part(held), self.test)
 
     @property
     def model(self) -> nn.Module:
@@ -153,6 +163,8 @@ class TorchTrainer(Trainer):
 
     def follow(self, start: Start, trained: Trained, mixed: Tensor, round: Round) -> OptimizerState:
         """Returns the optimizer state for the next round."""
+        if not round.training.quasi_global:  # nothing of it depends on the mix
+            return trained.optimizer
         count = self.layout.trained
         begun = replace(start, vector=start.vector[:count])
         state = follow(begun, trained, mixed[:count], round.training)

@@ -69,6 +69,9 @@ class FixedRow(Mixer):
     """A rule whose row depends on counts alone: nothing is learned, and nothing remembered."""
 
     keeps_privacy: ClassVar[bool] = True
+    # Whether whoever mixes the same models gives each of them the same weight, whichever is its
+    # own: then peers that hold the same come to the same.
+    is_even: ClassVar[bool] = False
 
     def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
         """Returns the weights of the mix: the peer's own, then those of the K models, sum 1.
@@ -97,6 +100,8 @@ class OwnOnly(FixedRow):
 class Uniform(FixedRow):
     """Trusts everybody equally, the peer itself included."""
 
+    is_even: ClassVar[bool] = True
+
     def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
         """Returns K + 1 equal weights."""
         return equal_row(len(received))
@@ -105,6 +110,8 @@ class Uniform(FixedRow):
 @MIXERS.builtin("samples")
 class BySamples(FixedRow):
     """Weighs by sample counts, as federated averaging does."""
+
+    is_even: ClassVar[bool] = True
 
     def row(self, own: Own, received: Mapping[str, PeerModel]) -> Row:
         """Returns weights in proportion to sample counts, within a factor of their median."""

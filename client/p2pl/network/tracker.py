@@ -112,8 +112,11 @@ async def proofs(
         )
     except FAULTS:
         return ()
-    if answer.status != 200:
-        return ()
+    return proofs_in(answer) if answer.status == 200 else ()
+
+
+def proofs_in(answer: Answered) -> tuple[bytes, ...]:
+    """Returns the proofs in an answer, the first few of them, unchecked; () where it has none."""
     try:
         return msgspec.msgpack.decode(answer.data, type=tuple[bytes, ...])[:MAX_PROOFS]
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -206,7 +209,7 @@ class Asker:
         """Returns how many peers of a session a tracker knows; None where it does not say."""
         try:
             where = route(announce_url(url), "scrape")
-            return _alive_in(await ask(self._client, where, session=session_id), session_id)
+            return alive_in(await ask(self._client, where, session=session_id), session_id)
         except (InputError, *FAULTS):
             return None
 
@@ -241,7 +244,13 @@ class Asker:
             return None, visible(reason + web.advice(fault))
 
 
-def _alive_in(answer: Answered, session_id: str) -> int | None:
+def alive_in(answer: Answered, session_id: str) -> int | None:
+    """Returns how many peers of a session a tracker counts, by its answer; None: it says nothing.
+
+    Args:
+        answer: to a scrape.
+        session_id: of the session, 64 hex digits.
+    """
     if answer.status != 200:
         return None
     try:

@@ -49,6 +49,7 @@ from p2pl.protocol.frame import (
 T = TypeVar("T")
 
 ANY = "0.0.0.0:0"
+CLOSED = "the wire was closed"
 ZAP_DOMAIN = b"p2pl"
 MAX_PORT = 65_535
 RECEIVE_MARK = 64  # messages from one puller that may wait
@@ -118,6 +119,7 @@ class CurveWire:
             CurveKeys.generate() if membership is None else lasting_keys(identity, session_id)
         )
         self._asking: set[asyncio.Task[Any]] = set()
+        self._is_open = False
 
     @property
     def identity(self) -> Identity:
@@ -164,6 +166,7 @@ class CurveWire:
             self.port = _bind(router, host, port)
             self._start(router, stack)
             self._stack = stack.pop_all()
+        self._is_open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -350,6 +353,9 @@ class CurveWire:
 
     async def _run(self, address: PeerAddress, asking: Coroutine[None, None, T]) -> T:
         """Returns what `asking` returns; closing the wire ends it with a PullError."""
+        if not self._is_open:  # what is opened now would be closed by nobody
+            asking.close()
+            raise PullError(CLOSED)
         task = asyncio.create_task(self._of_the_session(address, asking))
         self._asking.add(task)
         try:
@@ -358,7 +364,7 @@ class CurveWire:
             caller = asyncio.current_task()
             if task in self._asking or (caller and caller.cancelling()):
                 raise
-            raise PullError("the wire was closed") from None
+            raise PullError(CLOSED) from None
         except PullError as fault:
             if self._membership is None or str(fault) != KEY_REFUSED:
                 raise
@@ -454,6 +460,7 @@ class CurveWire:
 
     async def _stop(self, router: zmq.asyncio.Socket, working: list[asyncio.Task[None]]) -> None:
         """Ends all tasks, before their sockets are closed."""
+        self._is_open = False
         self._server.close()
         tasks = [*working, *self._asking]
         self._asking.clear()

@@ -123,9 +123,13 @@ class SignedAnnounce(Announce, frozen=True, omit_defaults=True, kw_only=True):
 
     signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 
-    def check_signature(self) -> None:
-        """Raises AnnounceError unless the holder of `public_key` made this announce."""
-        statement = _ENCODER.encode(self)[:-_SIGNATURE_JSON_BYTES] + b"}"
+    def check_signature(self, body: bytes = b"") -> None:
+        """Raises AnnounceError unless the holder of `public_key` made this announce.
+
+        Args:
+            body: that it was decoded from, where it is at hand; else it is made anew.
+        """
+        statement = (body or _ENCODER.encode(self))[:-_SIGNATURE_JSON_BYTES] + b"}"
         if not is_signed_by(self.public_key, PURPOSE, statement, self.signature):
             raise AnnounceError(
                 "announce signature: it is not that of public_key over the other fields; "

@@ -51,6 +51,14 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> N
         raise InputError(f"{path}: cannot be written: {fault.strerror}") from fault
 
 
+def check_can_be_written(path: Path) -> None:
+    """Raises InputError for the name of a device or a named pipe, before anything is written."""
+    try:
+        _check_replaceable(path)
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be written: {fault.strerror}") from fault
+
+
 def _check_replaceable(path: Path) -> None:
     """Raises OSError where the name is a device's or a named pipe's, which would be gone after."""
     try:

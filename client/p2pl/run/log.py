@@ -66,8 +66,11 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Replaces or drops what JSON cannot hold: NaN and the infinities."""
-        for field in self.__struct_fields__:
-            value = getattr(self, field)
+        # All values at once: a simulation makes an entry a peer and round.
+        values = msgspec.structs.astuple(self)
+        for field, value in zip(self.__struct_fields__, values, strict=True):
+            if value is None or value.__class__ in (int, str, tuple):
+                continue
             if isinstance(value, float) and not math.isfinite(value):
                 msgspec.structs.force_setattr(self, field, None)
             elif (
@@ -570,6 +573,12 @@ def read_run(directory: Path) -> LoggedRun:
         metrics=metrics,
         loss_unit=marker.loss_unit if marker else "nats",
     )
+
+
+def read_marker(directory: Path) -> Marker | None:
+    """Returns whose run a directory holds; None where it does not tell. Raises RunDirError."""
+    with _translated(directory):
+        return _read_record(directory / MARKER_FILE, Marker)
 
 
 def _complete_rounds(path: Path) -> Iterator[tuple[RoundEntry, int]]:

@@ -13,9 +13,9 @@ others.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -30,8 +30,18 @@ from p2pl.learning.task import Scores
 from p2pl.learning.train import OptimizerState, Start, Trained
 from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.simulation.compute import Engine
-from p2pl.simulation.engine import Choosing
-from p2pl.simulation.joined import Ray, joined, summary, translated
+from p2pl.simulation.engine import OnBegin, OnRound, Result, Running, run
+from p2pl.simulation.joined import (
+    ANSWER_DEADLINE_S,
+    Handle,
+    Ray,
+    Ref,
+    joined,
+    put,
+    summary,
+    translated,
+)
+from p2pl.simulation.seeds import Seeds
 from p2pl.simulation.setup import Setup
 from p2pl.simulation.worker import (
     Array,
@@ -51,11 +61,8 @@ from p2pl.simulation.worker import (
 )
 
 T = TypeVar("T")
-Handle: TypeAlias = Any  # of a worker
-Ref: TypeAlias = Any  # names something in the object store
 
-START_DEADLINE_S = 120.0  # for the workers' processes; those that are later are not waited for
-ANSWER_DEADLINE_S = 6 * 3600.0  # chosen: for one phase of a round; a worker's death shows at once
+START_DEADLINE_S = 180.0  # for the workers' processes; those that are later are not waited for
 STORED_BYTES = 100 << 10  # what is smaller travels with the call, as Ray itself does it
 
 log = logging.getLogger(__name__)
@@ -78,7 +85,7 @@ class _Names:
             array = array_of(tensor)
             if array.nbytes < STORED_BYTES:
                 return array
-            self.name(tensor, self.ray.put(array))
+            self.name(tensor, put(self.ray, array))
         return self.known[id(tensor)][1]
 
     def alike(self, tensor: Tensor, other: Tensor) -> None:
@@ -108,18 +115,23 @@ class Cluster:
         self._names = _Names(ray)
         self._optimizers: dict[int, tuple[OptimizerState, Ref]] = {}
         self._numbers: dict[str, int] = {}
-        self._stored: tuple[Data, tuple[Any, ...]] | None = None
 
     def close(self) -> None:
         """Ends the workers, whose CPUs others can use then."""
+        self._forget()
         for worker in self._workers:
             self._ray.kill(worker)
 
-    def choosing(self, setup: Setup, data: Data | Clients, model: nn.Module | None) -> Choosing:
-        """Returns what makes the workers ready for one seed, and is then its engine.
+    def spread(
+        self, setups: Sequence[Setup], data: Data | Clients, model: nn.Module | None
+    ) -> Running:
+        """Returns what runs these seeds, in their order; it is given no other.
+
+        Where there are as many seeds as workers, each worker simulates whole seeds, and nothing is
+        exchanged; with fewer seeds, one after the other is divided among all workers.
 
         Args:
-            setup: of the seed.
+            setups: by seed.
             data: of all peers.
             model: in the place of the session's; None: the session's own.
 
@@ -128,14 +140,35 @@ class Cluster:
         """
         if not isinstance(data, Data):
             allowed = "auto or sequential: clients of Flower are trained in this process"
-            raise InputError(wrong("--engine", got=setup.engine, allowed=allowed))
+            raise InputError(wrong("--engine", got=setups[0].engine, allowed=allowed))
+        shared, *parts = shared_of(data)
+        stored = [put(self._ray, part) for part in parts]
+        brought = brought_by(setups[0], model)
+        self._everybody("take", brought, shared, *stored)
+        if len(setups) >= len(self._workers) > 1:
+            return Seeds(self._ray, self._workers, setups, model).run
+        return self._run
+
+    def _run(  # as `run`
+        self,
+        setup: Setup,
+        data: Data | Clients,
+        device: torch.device,
+        on_round: OnRound | None = None,
+        model: nn.Module | None = None,
+        on_begin: OnBegin | None = None,
+    ) -> Result:
+        """Returns what came of one simulation whose peers are divided among the workers."""
 
         def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
-            self._begin(setup, data, model)
+            self._forget()
+            self._everybody("begin", setup, model)
             self._numbers = {one.peer_id: number for number, one in enumerate(learners)}
             return Engine(wanted.partition(":")[0], self.threads, threads, workers=self)
 
-        return choose
+        result = run(setup, data, device, on_round, model, on_begin, choose)
+        # Copies: the object store is gone once the cluster is left.
+        return replace(result, vectors=tuple(vector.clone() for vector in result.vectors))
 
     def train(
         self, learners: Sequence[Learner], starts: Sequence[Start], index: int, *, forgiving: bool
@@ -177,8 +210,8 @@ class Cluster:
         numbers = self._of(learners)
         place = {peer: at for at, peer in enumerate(numbers)}
         trained = {one.peer_id: vector for one, vector in zip(learners, vectors, strict=True)}
-        for models in received:
-            for who, model in models.items():
+        for offered in received:
+            for who, model in offered.items():
                 if who in trained:
                     self._names.alike(model.vector, trained[who])
 
@@ -188,9 +221,9 @@ class Cluster:
             for peer in block:
                 at = place[peer]
                 start, memory = before[at]
-                models = {who: parcel.served_at(one) for who, one in received[at].items()}
+                offered = {who: parcel.served_at(one) for who, one in received[at].items()}
                 own, begun = parcel.at(vectors[at]), parcel.at(start)
-                mixings.append(Mixing(own, begun, models, memory))
+                mixings.append(Mixing(own, begun, offered, memory))
             beside = map(self._names.of, parcel.vectors)
             call = worker.mix.options(num_returns=1 + len(block))
             refs: Ref | list[Ref] = call.remote(block, index, mixings, parcel.served, *beside)
@@ -229,20 +262,14 @@ class Cluster:
             "judge", list(whose), send, lambda _, __, got: list(map(scores_of, got[0]))
         )
 
-    def _begin(self, setup: Setup, data: Data, model: nn.Module | None) -> None:
-        """Tells every worker what is simulated from now on."""
-        if self._stored is None or self._stored[0] is not data:
-            shared, *parts = shared_of(data)
-            self._stored = (data, (shared, *map(self._ray.put, parts)))
-        told = self._stored[1]
-        brought = brought_by(setup, model)
-        self._forget()
+    def _everybody(self, what: str, *told: object) -> None:
+        """Calls a function of every worker, and waits for all."""
 
         def send(worker: Handle, block: Sequence[int]) -> list[Ref]:
-            return [worker.begin.remote(setup, model, brought, *told)]
+            return [getattr(worker, what).remote(*told)]
 
         everybody = range(len(self._workers))  # in the place of peers: one for each
-        self._ask("begin", everybody, send, lambda block, _, __: [None for _ in block])
+        self._ask(what, everybody, send, lambda block, _, __: [None for _ in block])
 
     def _ask(
         self,
@@ -289,7 +316,7 @@ class Cluster:
                         f"answer within {ANSWER_DEADLINE_S / 3600:g} hours"
                     ) from fault
                 except faults.RayError as fault:
-                    raise translated(fault, what) from fault
+                    raise translated(fault, f"a worker was asked to {what}") from fault
                 else:
                     answers |= zip(block, take(block, refs, answer), strict=True)
         return [answers[peer] for peer in peers]
@@ -412,7 +439,7 @@ def start(ray: Ray, peers: int, device: str, threads: int) -> Cluster:
     try:
         check_stamps(ray.get(there, timeout=START_DEADLINE_S), stamp())
     except ray.exceptions.RayError as fault:
-        raise translated(fault, "start") from fault
+        raise translated(fault, "a worker was started") from fault
     return Cluster(ray, [asked[ref] for ref in there], where, threads)
 
 

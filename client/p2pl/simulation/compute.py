@@ -32,6 +32,7 @@ from p2pl.mixing import size
 from p2pl.mixing.base import Mixed, Own, PeerModel
 from p2pl.mixing.fixed import FixedRow
 from p2pl.seeds import seeded
+from p2pl.simulation.everybody import AllBut
 from p2pl.simulation.peers import is_stackable, own_part, torch_trainer, validation_part
 
 Clock: TypeAlias = Callable[[], float]  # in seconds
@@ -47,6 +48,7 @@ LONG_STEP_S = 0.02
 # Of all pairs of peers; where more than this share pull from each other, one matrix product over
 # all peers mixes faster than a sum for each. Chosen: 100 peers with cohorts of 4 are below it.
 DENSE_SHARE = 1 / 8
+SUMMED = 64  # models added up at once; chosen: a small network's stay in a processor's cache
 
 
 class Workers(Protocol):
@@ -124,6 +126,10 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     with torch.no_grad():  # says what is wrong with the outputs, which a stack does not look at
         trainer.objective.losses(flatten(trainer.model), trainer.own.take(torch.tensor([0])))
     stack = Stack(trainer.model, own_part(learners[0]).whole, threads) if stackable else None
+    if stack is not None and stack.is_chain and kinds[0] == "stacked":
+        kinds = ("stacked",)
+        if threads == 1:
+            return Engine("stacked", 1, 1, stack)
     tried = learners[: TRIED_PEERS if len(kinds) > 1 else 1]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
@@ -202,22 +208,65 @@ def mix_all(
     """
     if not learners:
         return []
+    trust = [state for _, state in before]
+    mixer = learners[0].mixer
+    if isinstance(mixer, FixedRow) and mixer.is_even:
+        same = _mix_everybody(mixer, learners, vectors, received, index)
+        if same is not None:
+            vector, row = same
+            memories = (one.memory(state) for one, state in zip(learners, trust, strict=True))
+            return [Mixed(vector, row, {}, memory) for memory in memories]
     if engine.workers:
         return engine.workers.mix(learners, vectors, received, before, index)
-    fixed = isinstance(learners[0].mixer, FixedRow)
+    fixed = isinstance(mixer, FixedRow)
     dense = DENSE_SHARE * len(learners) ** 2 < sum(map(len, received))
     if engine.kind == "stacked" and fixed and dense:
         offered = _offered_to_all(received)
         if offered is not None and _all_alike(vectors, offered):
-            return _mix_stacked(
-                learners, vectors, received, offered, [trust for _, trust in before], index
-            )
+            return _mix_stacked(learners, vectors, received, offered, trust, index)
     return [
         learner.mix(vector, models, index, state, start=start)
         for learner, vector, models, (start, state) in zip(
             learners, vectors, received, before, strict=True
         )
     ]
+
+
+def _mix_everybody(
+    mixer: FixedRow,
+    learners: Sequence[Learner],
+    vectors: Sequence[Tensor],
+    received: Sequence[Mapping[str, PeerModel]],
+    index: int,
+) -> tuple[Tensor, dict[str, float]] | None:
+    """Returns the one mix of all peers and its row; None where they do not all mix the same.
+
+    Args:
+        mixer: whose row is the same for all that mix the same.
+        learners: by peer.
+        vectors: by peer, [P], as trained.
+        received: by peer, its cohort's models by peer id.
+        index: the round.
+    """
+    first = received[0]
+    if not isinstance(first, AllBut) or not all(isinstance(one, AllBut) for one in received):
+        return None
+    offered = first.whole
+    pairs = zip(learners, vectors, strict=True)
+    if not all(offered[one.peer_id].vector is vector for one, vector in pairs):
+        return None  # what travels is rounded, and a peer's own is not
+    if not _all_alike((), offered):
+        return None
+    me = learners[0]
+    own = Own(vectors[0], index, me.samples, me.trainer)
+    row = dict(zip((me.peer_id, *first), mixer.row(own, first), strict=True))
+    row = {who: row[who] for who in offered}
+    weights, models = torch.tensor(list(row.values())), list(offered.values())
+    mixed = torch.zeros_like(vectors[0])
+    for begin in range(0, len(models), SUMMED):
+        part = torch.stack([model.vector for model in models[begin : begin + SUMMED]])
+        mixed += weights[begin : begin + SUMMED].to(part) @ part
+    return mixed, row
 
 
 def _all_alike(vectors: Sequence[Tensor], offered: Mapping[str, PeerModel]) -> bool:
@@ -324,7 +373,7 @@ def judge_all(
     if not all(map(is_stackable, learners)):
         return [one.judge(vector) for one, vector in zip(learners, vectors, strict=True)]
     # Peers who all mix the same end with the same model, which is scored once.
-    apart = [n for n, vector in enumerate(vectors) if n == 0 or not torch.equal(vector, vectors[0])]
+    apart = [n for n, vector in enumerate(vectors) if n == 0 or not _same(vector, vectors[0])]
     if _scores_alone(engine, learners):
         with computing_with(_scoring_threads(engine, learners)):
             scores = [learners[n].judge(vectors[n]) for n in apart]
@@ -336,6 +385,10 @@ def judge_all(
         scores = stacked.evaluate(model, different, test, classes, engine.allowed)
     scored = dict(zip(apart, scores, strict=True))
     return [scored[n if n in scored else 0] for n in range(len(vectors))]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or torch.equal(one, other)
 
 
 def _scores_alone(engine: Engine, learners: Sequence[Learner]) -> bool:

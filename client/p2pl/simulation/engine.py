@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 import torch
@@ -33,15 +33,13 @@ from p2pl.mixing.base import Mixed, PeerModel
 from p2pl.run.log import RoundEntry
 from p2pl.simulation import attackers
 from p2pl.simulation.compute import Engine, choose, judge_all, mix_all, score_all, train_all
+from p2pl.simulation.everybody import AllBut, Entries, Others
 from p2pl.simulation.peers import peers_of
 from p2pl.simulation.pulling import sources
 from p2pl.simulation.raft import mix_at_the_leader, rows_behind
 from p2pl.simulation.reality import Past
+from p2pl.simulation.scoring import on_fewer
 from p2pl.simulation.setup import Setup, check
-
-# Scoring a round on a large test set can take longer than the round's training. Of more peers than
-# this only so many are scored, evenly spaced; after the last round, all are.
-MAX_SCORED = 20
 
 T = TypeVar("T")
 Offers: TypeAlias = Mapping[tuple[int, int | None], PeerModel | str]
@@ -56,7 +54,7 @@ class SimulatedRound:
     """One round of all peers."""
 
     index: int
-    entries: tuple[RoundEntry, ...]  # by peer: what its run log says
+    entries: Sequence[RoundEntry]  # by peer: what its run log says
     liars: attackers.Liars | None  # None: all peers are honest
     consensus_distance: float  # mean |theta_i - mean|^2 / |mean|^2 over the honest peers
     mean_model: Mapping[str, float]  # metrics of the mean of the honest peers' parameters
@@ -81,6 +79,24 @@ class Result:
     payload_bytes: int
     engine: Engine  # how peers were computed
     seconds: float  # all rounds together
+    cpu_seconds: float  # of this process, likewise, with what the peers were made with
+    scored_examples: int | None  # of the test set, before the last round; None: all
+
+
+class Running(Protocol):
+    """Runs one simulation, as `run` does."""
+
+    def __call__(  # as `run`
+        self,
+        setup: Setup,
+        data: Data | Clients,
+        device: torch.device,
+        on_round: OnRound | None = None,
+        model: nn.Module | None = None,
+        on_begin: OnBegin | None = None,
+    ) -> Result:
+        """Returns what came of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +115,14 @@ class _Kept:
 
     bad: attackers.Memory
     past: Past[PeerModel | str]
+    judges: tuple[Learner, ...]  # by peer: who scores it before the last round
 
 
 @dataclass(frozen=True, slots=True)
 class _Pulls:
     """What one peer's cohort delivered."""
 
-    cohort: tuple[int, ...]
+    cohort: Sequence[int]
     models: Mapping[str, PeerModel]
     rejected: Mapping[str, str]
 
@@ -138,7 +155,7 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
         TrainingDiverged: a peer's loss is no longer finite.
     """
     check(setup)
-    begun = time.perf_counter()
+    begun, cpu_begun = time.perf_counter(), time.process_time()
     made = models.build(setup.seeded_session) if model is None else copy.deepcopy(model)
     space = made.to(device)
     learners = peers_of(setup, data, device, space)
@@ -153,7 +170,9 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
         on_begin(learners)
     states: Sequence[_State] = [_State(initial) for _ in learners]
     honest = tuple(range(len(learners) - setup.bad))
-    kept = _Kept(attackers.Memory(), Past(setup.reality.delay_rounds))
+    examples = setup.scoring.examples_of(learners, setup.session.training.local_epochs)
+    judges = on_fewer(learners, examples)
+    kept = _Kept(attackers.Memory(), Past(setup.reality.delay_rounds), judges)
     done: list[SimulatedRound] = []
     scores: Sequence[Scores] = ()
     with computing_with(engine.threads):
@@ -174,6 +193,8 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
         payload_bytes=learners[0].codec.payload_bytes,
         engine=replace(engine, stack=None, workers=None),  # whose memory is not needed any more
         seconds=time.perf_counter() - begun,
+        cpu_seconds=time.process_time() - cpu_begun,
+        scored_examples=examples,
     )
 
 
@@ -199,14 +220,16 @@ def _round(
             index,
             forgiving=forgiving,
         )
-        trained = _filled(present, made, list(map(unchanged, starts)))
+        trained = _filled(present, made, lambda peer: unchanged(starts[peer]), len(learners))
     with watch("mix"):
         offers = _offers(setup, learners, states, trained, kept.bad, index)
         there = frozenset(present)
         kept.past.add(index, {key: one for key, one in offers.items() if key[0] in there})
         blocked = {peer: learners[peer].blocked(states[peer].trust) for peer in everybody}
         cohorts = sources(setup, index, blocked)[: len(learners)]
-        pulls = [_pull(setup, kept.past, peer, index, (cohorts[peer], there)) for peer in everybody]
+        pulls = _all_pulled(setup, offers, index, cohorts) or [
+            _pull(setup, kept.past, peer, index, (cohorts[peer], there)) for peer in everybody
+        ]
         kept.past.forget(index)
         at_leader = setup.session.exchange.kind == "raft" and not setup.baseline
         mixing = partial(mix_at_the_leader, setup) if at_leader else partial(mix_all, engine)
@@ -217,11 +240,13 @@ def _round(
             [(states[peer].vector, states[peer].trust) for peer in present],
             index,
         )
-        mixed = _filled(present, blends, list(map(_left_alone, learners, states)))
+        mixed = _filled(
+            present, blends, lambda peer: _left_alone(learners[peer], states[peer]), len(learners)
+        )
     with watch("evaluate"):
         vectors = [one.vector for one in mixed]
-        scored, judged = _evaluate(setup, engine, learners, trained, vectors, index)
-        distance, mean_model = _consensus(learners[0], vectors[: len(vectors) - setup.bad])
+        scored, judged = _evaluate(setup, engine, learners, kept, (trained, vectors), index)
+        distance, mean_model = _consensus(setup, learners, kept, vectors, index)
     personal = [state.personal for state in states]
     if setup.personal:
         with watch("personal"):
@@ -240,19 +265,23 @@ def _round(
             )
             for peer in present
         ],
-        states,
+        states.__getitem__,
+        len(learners),
     )
-    sent = Counter(other for pull in pulls for other in pull.cohort)
+    sent = _sent(pulls)
     seconds = sum(watch.seconds.values()) / len(learners)
-    entries = tuple(
+    alike = _all_alike(pulls, mixed)
+    entries: Sequence[RoundEntry] = tuple(
         _entry(
             learners[peer],
-            RoundEntry(round=index, bytes_out=sent[peer], seconds=seconds, time=time.time()),
+            (index, sent[peer], seconds),
             _Outcome(trained[peer], pulls[peer], mixed[peer], scored.get(peer), judged.get(peer)),
             personal[peer],
+            named=not alike,
         )
         for peer in everybody
     )
+    entries = Entries(entries, setup.names_in(index), mixed[0].row) if alike else entries
     rows = rows_behind(setup, mixed, index) if at_leader else [one.row for one in mixed]
     liars = attackers.liars(setup, entries, rows, index)
     asked = sum(len(cohorts[peer]) for peer in present)
@@ -267,15 +296,26 @@ def _evaluate(
     setup: Setup,
     engine: Engine,
     learners: Sequence[Learner],
-    trained: Sequence[Trained],
-    mixed: Sequence[Tensor],
+    kept: _Kept,
+    vectors: tuple[Sequence[Trained], Sequence[Tensor]],
     index: int,
 ) -> tuple[dict[int, Scored], dict[int, Scores]]:
-    """Returns scores around the mix, by peer, and of the mixed parameters alone: at last of all."""
+    """Returns scores around the mix, by peer, and of the mixed parameters alone: at last of all.
+
+    Args:
+        setup: of the simulation.
+        engine: how.
+        learners: by peer.
+        kept: who scores before the last round.
+        vectors: by peer, as trained and as mixed.
+        index: the round.
+    """
+    trained, mixed = vectors
     some = scored_peers(setup, len(learners), index)
+    judges = kept.judges if index < setup.session.exchange.rounds else learners
     around = score_all(
         engine,
-        [learners[peer] for peer in some],
+        [judges[peer] for peer in some],
         [trained[peer].vector for peer in some],
         [mixed[peer] for peer in some],
     )
@@ -288,6 +328,30 @@ def _evaluate(
     return scored, judged
 
 
+def _consensus(
+    setup: Setup,
+    learners: Sequence[Learner],
+    kept: _Kept,
+    vectors: Sequence[Tensor],
+    index: int,
+) -> tuple[float, Mapping[str, float]]:
+    """Returns how far honest peers' parameters are from their mean, and the mean's metrics.
+
+    Args:
+        setup: of the simulation.
+        learners: by peer.
+        kept: who scores before the last round.
+        vectors: by peer, [P], as mixed.
+        index: the round; in one that is not scored, there are no metrics.
+    """
+    distance, mean = _spread(vectors[: len(vectors) - setup.bad])
+    rounds = setup.session.exchange.rounds
+    if not setup.scoring.scores(index, rounds):
+        return distance, {}
+    judges = kept.judges if index < rounds else learners
+    return distance, judges[0].judge(mean).metrics
+
+
 def scored_peers(setup: Setup, peers: int, index: int) -> tuple[int, ...]:
     """Returns the numbers of the peers that are scored before and after the mix of a round.
 
@@ -296,11 +360,10 @@ def scored_peers(setup: Setup, peers: int, index: int) -> tuple[int, ...]:
         peers: how many there are.
         index: the round, from 1 on.
     """
-    if not setup.curves and index < setup.session.exchange.rounds:
+    rounds = setup.session.exchange.rounds
+    if index < rounds and not (setup.curves and setup.scoring.scores(index, rounds)):
         return ()
-    if peers <= MAX_SCORED:
-        return tuple(range(peers))
-    return tuple(number * peers // MAX_SCORED for number in range(MAX_SCORED))
+    return setup.scoring.numbers(peers)
 
 
 def _offers(
@@ -330,10 +393,37 @@ def _offers(
 def _serve(index: int, learner: Learner, vector: Tensor, notes: bytes) -> PeerModel | str:
     """Returns what others get of a peer's parameters once they travelled; or why it is refused."""
     try:
-        received = learner.at_home(learner.codec.decode(learner.codec.encode(vector)), vector)
+        received = learner.at_home(learner.codec.arrived(vector), vector)
     except FrameError as fault:
         return str(fault)
     return PeerModel(index, learner.samples, received, notes)
+
+
+def _all_pulled(
+    setup: Setup, offers: Offers, index: int, cohorts: Sequence[Sequence[int]]
+) -> list[_Pulls]:
+    """Returns what each peer gets where everybody gets everybody's model; else nothing."""
+    names = setup.names_in(index)
+    served = {names[peer]: answer for (peer, asker), answer in offers.items() if asker is None}
+    whole = {who: one for who, one in sorted(served.items()) if isinstance(one, PeerModel)}
+    is_whole = len(whole) == len(offers) == len(names) and setup.reality.is_ideal
+    if not is_whole or not all(isinstance(cohort, Others) for cohort in cohorts):
+        return []
+    pairs = zip(cohorts, names, strict=True)
+    return [_Pulls(cohort, AllBut(whole, name), {}) for cohort, name in pairs]
+
+
+def _all_alike(pulls: Sequence[_Pulls], mixed: Sequence[Mixed]) -> bool:
+    """Returns whether everybody got everybody's model and mixed them all with the same weights."""
+    all_got = all(isinstance(pull.models, AllBut) for pull in pulls)
+    return all_got and all(one.row is mixed[0].row for one in mixed)
+
+
+def _sent(pulls: Sequence[_Pulls]) -> Mapping[int, int]:
+    """Returns how many models each peer gives, by number."""
+    if all(isinstance(pull.cohort, Others) for pull in pulls):
+        return dict.fromkeys(range(len(pulls)), len(pulls) - 1)
+    return Counter(other for pull in pulls for other in pull.cohort)
 
 
 def _pull(
@@ -374,25 +464,36 @@ def _left_alone(learner: Learner, state: _State) -> Mixed:
     return Mixed(state.vector, {learner.peer_id: 1.0}, {}, learner.memory(state.trust))
 
 
-def _filled(present: Sequence[int], made: Sequence[T], others: Sequence[T]) -> list[T]:
-    """Returns by peer what those who take part made, and of the others what they had."""
-    found = list(others)
-    for peer, one in zip(present, made, strict=True):
-        found[peer] = one
-    return found
+def _filled(
+    present: Sequence[int], made: Sequence[T], other: Callable[[int], T], peers: int
+) -> list[T]:
+    """Returns by peer what those who take part made, and of each other one what it had.
+
+    Args:
+        present: numbers of those who take part.
+        made: what each of them made.
+        other: says what another one had.
+        peers: how many there are.
+    """
+    if len(present) == peers:
+        return list(made)
+    found = dict(zip(present, made, strict=True))
+    return [found[peer] if peer in found else other(peer) for peer in range(peers)]
 
 
-def _consensus(judge: Learner, vectors: Sequence[Tensor]) -> tuple[float, Mapping[str, float]]:
-    """Returns how far parameters are from their mean, and the mean's metrics.
+def _spread(vectors: Sequence[Tensor]) -> tuple[float, Tensor]:
+    """Returns how far parameters are from their mean, and the mean, [P].
 
     The relative distance: mean of |theta_i - mean|^2 over |mean|^2; 0 where all are equal.
     """
+    if all(vector is vectors[0] for vector in vectors):
+        return 0.0, vectors[0]
     mean = torch.zeros_like(vectors[0])
     for vector in vectors:
         mean.add_(vector, alpha=1 / len(vectors))
     apart = torch.stack([(vector - mean).square().sum() for vector in vectors]).mean()
     distance = float(apart / mean.square().sum().clamp(min=torch.finfo(mean.dtype).tiny))
-    return distance, judge.judge(mean).metrics
+    return distance, mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,39 +508,48 @@ class _Outcome:
 
 
 def _entry(
-    learner: Learner, blank: RoundEntry, outcome: _Outcome, personal: Tensor | None
+    learner: Learner,
+    spent_on: tuple[int, int, float],
+    outcome: _Outcome,
+    personal: Tensor | None,
+    *,
+    named: bool,
 ) -> RoundEntry:
     """Returns what the peer's run log says of the round.
 
     Args:
         learner: the peer's.
-        blank: with how often the peer was asked as `bytes_out`.
+        spent_on: the round, how many models the peer gave in it, and its share of the seconds.
         outcome: of its round.
         personal: its personal model, [P]; None: it keeps none.
+        named: whether the others are named, and their weights.
     """
     scored, pulls, spent = outcome.scored, outcome.pulls, learner.trainer.spent
     own: dict[str, float] = {}
     if scored and personal is not None:
         own = learner.own_scores(personal, scored)
-    return msgspec.structs.replace(
-        blank,
-        **own,
+    index, given, seconds = spent_on
+    entry = RoundEntry(
+        round=index,
+        seconds=seconds,
+        time=time.time(),
         train_loss=outcome.trained.loss if math.isfinite(outcome.trained.loss) else None,
         validation_loss=scored.validation.loss if scored else None,
         accuracy=outcome.judged.accuracy if outcome.judged else None,
         accuracy_before_mix=scored.before.accuracy if scored else None,
         metrics=dict(outcome.judged.metrics) if outcome.judged else {},
         metrics_before_mix=dict(scored.before.metrics) if scored else {},
-        trust=dict(outcome.mixed.row),
-        cohort=tuple(pulls.models) + tuple(pulls.rejected),
-        received=tuple(pulls.models),
+        trust=dict(outcome.mixed.row) if named else {},
+        cohort=(*pulls.models, *pulls.rejected) if named else (),
+        received=tuple(pulls.models) if named else (),
         rejected={**pulls.rejected, **outcome.mixed.rejected},
         bytes_in=len(pulls.cohort) * learner.codec.payload_bytes,
-        bytes_out=blank.bytes_out * learner.codec.payload_bytes,
+        bytes_out=given * learner.codec.payload_bytes,
         samples=outcome.trained.samples,
         epsilon=spent.epsilon if spent else None,
         trust_epsilon=spent.trust_epsilon if spent else None,
     )
+    return msgspec.structs.replace(entry, **own) if own else entry
 
 
 class _Watch:

@@ -15,10 +15,16 @@ from typing import Any, TypeAlias
 
 from p2pl.errors import ClientError, InputError, NetworkError, P2PLError, visible, wrong
 
-Ray: TypeAlias = Any  # the module; it has no types
+# Of Ray, which has no types: the module, a worker, the name of something in the object store.
+Ray: TypeAlias = Any
+Handle: TypeAlias = Any
+Ref: TypeAlias = Any
 
 REACH_DEADLINE_S = 5.0  # for a connection to the head of a cluster
 JOIN_DEADLINE_S = 120.0  # chosen: on a machine with six times as much work as cores it took 40
+
+# Chosen: for one phase of a round, or one seed. That a worker has died shows long before.
+ANSWER_DEADLINE_S = 6 * 3600.0
 
 # Read by Ray when it is imported or started; what the person has set stays.
 _QUIETLY = {
@@ -26,11 +32,15 @@ _QUIETLY = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as it is going to be; else it warns of that
 }
 _OPTIONS: Mapping[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-_FAULTS = (OSError, ValueError, RuntimeError)  # what Ray raises where it cannot start or join
 
 
 @contextmanager
-def joined(engine: str, cores: int, deadline_s: float = JOIN_DEADLINE_S) -> Iterator[Ray]:
+def joined(
+    engine: str,
+    cores: int,
+    deadline_s: float = JOIN_DEADLINE_S,
+    environment: Mapping[str, Any] | None = None,
+) -> Iterator[Ray]:
     """Yields Ray, once this process belongs to a cluster; it leaves afterwards.
 
     Where the process belongs to one already, that is the one, and it stays.
@@ -40,6 +50,7 @@ def joined(engine: str, cores: int, deadline_s: float = JOIN_DEADLINE_S) -> Iter
             there, by the HOST:PORT of its head, or `auto` for the one of this machine.
         cores: for Ray on this machine.
         deadline_s: for joining.
+        environment: of the workers, as Ray's `runtime_env`; None: as their machines have it.
 
     Raises:
         InputError: Ray is not installed, or the address is none.
@@ -50,13 +61,14 @@ def joined(engine: str, cores: int, deadline_s: float = JOIN_DEADLINE_S) -> Iter
     if ray.is_initialized():
         yield ray
         return
+    options = {**_OPTIONS, "runtime_env": dict(environment or {})}
     try:
         if address is None:
-            _start(ray, engine, cores)
+            _start(ray, engine, num_cpus=cores, include_dashboard=False, **options)
         else:
             if address != "auto":
                 _reach(engine, address)
-            _join(ray, engine, address, deadline_s)
+            _join(ray, engine, deadline_s, address=address, **options)
         yield ray
     finally:
         ray.shutdown()
@@ -69,8 +81,10 @@ def address_of(engine: str) -> str | None:
         InputError: it is no address.
     """
     _, colon, address = engine.partition(":")
-    if not colon or address == "auto":
-        return address or None
+    if not colon:
+        return None
+    if address == "auto":
+        return address
     host, _, port = address.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
         allowed = "ray, ray:auto, or ray:HOST:PORT of the head of a cluster"
@@ -95,17 +109,29 @@ def imported() -> Ray:
     return ray
 
 
+def put(ray: Ray, value: object) -> Ref:
+    """Returns the name of a value, once it lies in the object store.
+
+    Raises:
+        ClientError: there is no room for it, not even on disk.
+    """
+    try:
+        return ray.put(value)
+    except ray.exceptions.RayError as fault:
+        raise translated(fault, "data were put into the object store") from fault
+
+
 def translated(fault: Exception, what: str) -> P2PLError:
     """Returns an error of Ray's as one of p2pl's: of code of p2pl's, the one that it raised.
 
     Args:
         fault: Ray's.
-        what: what was being done.
+        what: was being done.
     """
     cause = getattr(fault, "cause", None)
     if isinstance(cause, P2PLError):
         return type(cause)(str(cause))
-    return ClientError(f"{what} on a worker: {summary(cause or fault)}")
+    return ClientError(f"simulation: {what}: {summary(cause or fault)}")
 
 
 def summary(fault: BaseException) -> str:
@@ -126,26 +152,25 @@ def _reach(engine: str, address: str) -> None:
         ) from fault
 
 
-def _start(ray: Ray, engine: str, cores: int) -> None:
+def _start(ray: Ray, engine: str, **options: object) -> None:
     """Starts Ray on this machine.
 
     Not in a thread: Ray's processes end when the thread does that started them.
     """
-    options = {**_OPTIONS, "num_cpus": cores, "include_dashboard": False}
     try:
         ray.init(address="local", **options)
-    except _FAULTS as fault:
+    except Exception as fault:  # Ray raises just that where a node is slow
         raise NetworkError(f"--engine {engine}: Ray did not start: {summary(fault)}") from fault
 
 
-def _join(ray: Ray, engine: str, address: str, deadline_s: float) -> None:
+def _join(ray: Ray, engine: str, deadline_s: float, **options: object) -> None:
     """Joins a cluster, in a thread: where something else answers, Ray waits for minutes."""
     faults: list[Exception] = []
 
     def join() -> None:
         try:
-            ray.init(address=address, **_OPTIONS)
-        except _FAULTS as fault:
+            ray.init(**options)
+        except Exception as fault:  # noqa: BLE001  # raised below, where somebody sees it
             faults.append(fault)
 
     joining = threading.Thread(target=join, name="joins-ray", daemon=True)

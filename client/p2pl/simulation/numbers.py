@@ -12,6 +12,7 @@ from p2pl.privacy.trainer import PrivateTrainer
 from p2pl.report.classes import ClassScore, class_scores
 from p2pl.run.log import RoundEntry, measured
 from p2pl.simulation.engine import Result, SimulatedRound
+from p2pl.simulation.everybody import brief
 
 OVER_PEERS = ("mean", "std_over_seeds", "std_over_peers", "worst_peer", "per_seed")
 
@@ -49,6 +50,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "metrics": metrics,
         "personal": _personal(results),
         "seconds": sum(result.seconds for result in results),
+        "cpu_seconds": sum(result.cpu_seconds for result in results),
         "bytes_per_peer_round": round(_bytes_in(results)),
         "session_id": setup.session_id,
         "model": session.model.name,
@@ -58,6 +60,11 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "local_epochs": session.training.local_epochs,
         "partition_seed": setup.partition_seed,
         "first_seed": setup.seed,
+        "scoring": {
+            "every": setup.scoring.every if setup.curves else 0,
+            "peers": min(setup.scoring.peers, setup.peers),
+            "examples": results[0].scored_examples,
+        },
         "engine": results[0].engine.kind,
         "training_threads": results[0].engine.threads,
         "precision": setup.precision,
@@ -84,7 +91,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
 
 def _metrics(results: Sequence[Result]) -> tuple[Metric, ...]:
     """Returns what is measured, the primary metric first."""
-    last = [result.rounds[-1].entries[peer] for result in results for peer in result.honest]
+    last = [brief(result.rounds[-1].entries)[peer] for result in results for peer in result.honest]
     return measured(results[0].learners[0].trainer.metrics, last)
 
 
@@ -121,7 +128,7 @@ def _over_peers_and_seeds(
 
 def _before_mix(results: Sequence[Result], metric: str) -> float | None:
     """Returns a metric before the last mix, mean over the honest peers that were scored."""
-    entries = [one.rounds[-1].entries[peer] for one in results for peer in one.honest]
+    entries = [brief(one.rounds[-1].entries)[peer] for one in results for peer in one.honest]
     before = [entry.metrics_before_mix.get(metric) for entry in entries]
     known = [value for value in before if value is not None]
     return _mean(known) if known else None
@@ -143,7 +150,9 @@ def _personal(results: Sequence[Result]) -> dict[str, Any] | None:
         return None
 
     def of(field: str) -> list[list[float]]:
-        last = [[result.rounds[-1].entries[peer] for peer in result.honest] for result in results]
+        last = [
+            [brief(result.rounds[-1].entries)[peer] for peer in result.honest] for result in results
+        ]
         values = [[getattr(entry, field) for entry in entries] for entries in last]
         return [[value for value in one if value is not None] or [math.nan] for one in values]
 
@@ -189,7 +198,7 @@ def _by_round(
     """Returns one point of each curve: means over the seeds."""
 
     def mean(of: Callable[[RoundEntry], float | None]) -> float | None:
-        values = [of(one.entries[peer]) for one in same for peer in honest]
+        values = [of(brief(one.entries)[peer]) for one in same for peer in honest]
         known = [value for value in values if value is not None]
         return _mean(known) if known else None
 
@@ -215,7 +224,7 @@ def _by_round(
 def _spread(same: Sequence[SimulatedRound], honest: Sequence[int], metric: Metric) -> float:
     """Returns the standard deviation over the seeds of their means."""
     known = [
-        [value for peer in honest if (value := one.entries[peer].value(metric)) is not None]
+        [value for peer in honest if (value := brief(one.entries)[peer].value(metric)) is not None]
         for one in same
     ]
     return _std([_mean(values) for values in known if values])
@@ -300,4 +309,4 @@ def _std(values: Sequence[float], *, of_these: bool = False) -> float:
 def _bytes_in(results: Sequence[Result]) -> float:
     """Returns how much a peer pulls in a round, on average; push-pull may pull a neighbour once."""
     rounds = [one for result in results for one in result.rounds]
-    return _mean([entry.bytes_in for one in rounds for entry in one.entries])
+    return _mean([entry.bytes_in for one in rounds for entry in brief(one.entries)])

@@ -58,11 +58,15 @@ def peers_of(
             )
         )
     train, test = data.train.to(device), data.test.to(device)
-    learners = tuple(
-        Learner.of(session, names[peer], model, mine, test)
-        for peer, mine in enumerate(_shares(setup, train))
+    shares = _shares(setup, train)
+    first = Learner.of(session, names[0], model, shares[0], test)
+    trainer = torch_trainer(first)
+    others = (
+        Learner.around(session, name, trainer.beside(session, name, mine))
+        for name, mine in zip(names[1:], shares[1:], strict=False)
     )
-    torch_trainer(learners[0]).check()  # all peers have the same model
+    learners = (first, *others)
+    trainer.check()  # all peers have the same model
     if setup.privacy is None:
         return learners
     check_task(session)

@@ -8,7 +8,7 @@ has moved since everybody last looked, so each peer pulls from all others; that 
 ever takes. `raft`: the leader gets everybody's model, and everybody the leader's.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 from p2pl.simulation import raft
@@ -17,7 +17,7 @@ from p2pl.simulation.setup import Setup, draw_cohort
 
 def sources(
     setup: Setup, index: int, shunned: Mapping[int, Collection[str]] = MappingProxyType({})
-) -> list[tuple[int, ...]]:
+) -> Sequence[Sequence[int]]:
     """Returns the numbers of the peers that each peer pulls from in round `index`, by peer.
 
     Args:

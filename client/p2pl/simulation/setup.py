@@ -1,7 +1,7 @@
 """What one simulation is about: whose session, how many peers, who holds what."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
@@ -17,7 +17,9 @@ from p2pl.learning.optimizers import check_private
 from p2pl.privacy.policy import Wanted, check_session
 from p2pl.protocol.session import Change, Session, SessionFile, Spec, changed
 from p2pl.seeds import seeded
+from p2pl.simulation.everybody import Others
 from p2pl.simulation.reality import IDEAL, Reality
+from p2pl.simulation.scoring import USUAL, Scoring
 
 BASELINES = ("centralised", "isolated")
 ENGINES = ("auto", "stacked", "sequential")
@@ -42,12 +44,14 @@ class Setup:
     partition_seed: int = 0  # of seed 0; seed k has k more
     seed: int = 0
     baseline: str | None = None  # one of BASELINES
+    cohort: int | None = None  # in the place of the session's, which is bounded; None: the same
     peer_ids: tuple[str, ...] = ()  # () = made from the peers' numbers
     engine: str = "auto"  # one of ENGINES, or RAY
     attack: Attack | None = None  # what the bad peers do
     bad: int = 0  # how many there are: the last ones
     privacy: Wanted | None = None  # None: training is not private
     curves: bool = True  # False: peers are scored after the last round alone
+    scoring: Scoring = USUAL  # of the rounds before the last
     personal: bool = False  # whether every peer keeps a model of its own distribution beside
     precision: str = "float32"  # of the layers' computation: one of precision.NAMES
     reality: Reality = IDEAL  # who is away, which links fail, what is late
@@ -121,7 +125,8 @@ class Setup:
         if self.baseline:
             return 0
         exchange, others = self.session.exchange, self.peers - 1
-        return others if exchange.kind == "braintorrent" else min(exchange.cohort, others)
+        wanted = exchange.cohort if self.cohort is None else self.cohort
+        return others if exchange.kind == "braintorrent" else min(wanted, others)
 
 
 def check(setup: Setup) -> None:
@@ -138,6 +143,9 @@ def check(setup: Setup) -> None:
             wrong("exchange.kind, in a simulation", got=kind, allowed=", ".join(EXCHANGES))
         )
     setup.reality.check(setup.session.exchange, setup.baseline)
+    if setup.cohort is not None and setup.cohort < 0:
+        raise InputError(wrong("--cohort", got=setup.cohort, allowed="0 or more"))
+    setup.scoring.check()
     _check_attack(setup)
     precision.check(setup.precision, private=setup.privacy is not None)
     if setup.privacy is not None:
@@ -202,13 +210,11 @@ def peer_id(number: int, index: int = 0) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def draw_cohort(
-    setup: Setup, me: int, index: int, without: Collection[str] = ()
-) -> tuple[int, ...]:
+def draw_cohort(setup: Setup, me: int, index: int, without: Collection[str] = ()) -> Sequence[int]:
     """Returns the numbers of the peers that peer `me` pulls from in round `index`.
 
-    Uniform, without replacement, as a tracker draws. A peer that is absent is in no cohort, nor is
-    one of the ids `without`.
+    Uniform, without replacement, as a tracker draws; in order where that is everybody. A peer that
+    is absent is in no cohort, nor is one of the ids `without`.
 
     Args:
         setup: of the simulation.
@@ -218,6 +224,8 @@ def draw_cohort(
     """
     absent = setup.attack is not None and setup.attack.served.kind == "absent"
     there = setup.honest if absent else setup.peers
+    if setup.pulls == there - 1 and not absent and not without:
+        return Others(there, me)
     order = seeded(setup.name, setup.ids[me], index, "cohort")
     drawn = torch.randperm(there - (me < there), generator=order)
     names = setup.names_in(index)

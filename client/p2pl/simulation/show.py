@@ -48,9 +48,10 @@ class Bar:
 
     def round(self, one: SimulatedRound) -> None:
         """Shows that a round is over, and how good the mean of all models is by then."""
-        name, value = next(iter(one.mean_model.items()))
-        score = f"mean model: {visible(name)} {value:.4g}"
-        self._progress.update(self._task, advance=1, description=score)
+        self._progress.advance(self._task)
+        for name, value in list(one.mean_model.items())[:1]:  # none in a round that is not scored
+            score = f"mean model: {visible(name)} {value:.4g}"
+            self._progress.update(self._task, description=score)
 
 
 def table(figures: dict[str, Any]) -> Table:

@@ -9,11 +9,12 @@ What travels are numpy arrays, for a store that several processes read without a
 values beside them. An array that arrives may be read-only memory: nothing here writes to one.
 """
 
+import copy
 import hashlib
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,6 +34,7 @@ from p2pl.learning.train import OptimizerState, Start, Trained
 from p2pl.mixing.base import MIXERS, Mixed, PeerModel
 from p2pl.registry import Registry
 from p2pl.simulation import compute
+from p2pl.simulation.engine import Result, run
 from p2pl.simulation.peers import peers_of
 from p2pl.simulation.setup import Setup
 
@@ -138,36 +140,55 @@ class Worker:
         torch.set_num_threads(threads)
         self._threads, self._device = threads, devices.pick(device)
         self._learners: tuple[Learner, ...] = ()
+        self._data: Data | None = None
         self._engine = compute.Engine("sequential", threads, threads)
 
     def stamp(self) -> Stamp:
         """Returns by what this worker computes, as soon as it is there."""
         return stamp()
 
-    def begin(
-        self,
-        setup: Setup,
-        model: nn.Module | None,
-        brought: Sequence[Brought],
-        shared: Shared,
-        *parts: Arrays,
-    ) -> None:
-        """Makes the worker ready for one seed.
+    def take(self, brought: Sequence[Brought], shared: Shared, *parts: Arrays) -> None:
+        """Keeps what all seeds need.
+
+        Args:
+            brought: what the session names and p2pl does not bring.
+            shared: what the data are.
+            parts: the arrays to train and to test on.
+        """
+        for one in brought:
+            REGISTRIES[one.field].register(one.name)(one.thing)
+        self._data = data_of(shared, parts)
+
+    def simulate(
+        self, setup: Setup, model: nn.Module | None
+    ) -> tuple[Result, list[Array], list[Judged]]:
+        """Returns what comes of a seed, all peers of which are computed here, one after the other.
+
+        Args:
+            setup: of the seed, with an engine of one process.
+            model: in the place of the session's; None: the session's own.
+
+        Returns:
+            The result without peers, their parameters and scores; the two.
+        """
+        assert self._data is not None  # `take` comes first
+        result = run(setup, self._data, self._device, model=model)
+        scores = list(map(judged_of, result.scores))
+        vectors = list(map(array_of, result.vectors))
+        return replace(result, learners=(), vectors=(), scores=()), vectors, scores
+
+    def begin(self, setup: Setup, model: nn.Module | None) -> None:
+        """Makes the worker ready for some peers of one seed.
 
         Args:
             setup: of the seed.
             model: in the place of the session's; None: the session's own.
-            brought: what the session names and p2pl does not bring.
-            shared: what the data are.
-            parts: the arrays to train and to test on.
 
         Raises:
             InputError: the session names something that is not here.
         """
-        for one in brought:
-            REGISTRIES[one.field].register(one.name)(one.thing)
-        data = data_of(shared, parts)
-        self._learners = peers_of(setup, data, self._device, model)
+        assert self._data is not None  # `take` comes first
+        self._learners = peers_of(setup, self._data, self._device, copy.deepcopy(model))
         self._engine = compute.choose("auto", self._learners, self._threads)
 
     def train(

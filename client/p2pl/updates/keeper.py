@@ -137,6 +137,8 @@ class Keeper:
     ) -> None:
         """Keeps what the peer's parameters were made of at the end of a round.
 
+        It is written without waiting for the disk, for which the next entry waits.
+
         Args:
             round: that it ended.
             row: each peer's share, by id, its own included.
@@ -144,8 +146,7 @@ class Keeper:
             why: who has no share, and why.
         """
         async with self._writing:
-            known = {**self.digests, **digests}
-            await asyncio.to_thread(self.log.mixed, round, row, known, why)
+            self.log.mixed(round, row, {**self.digests, **digests}, why)
 
     def news(self) -> list[Fault]:
         """Returns the proofs of two histories that were found since the last call."""

@@ -170,7 +170,9 @@ class Watch:
             raise LogError("the entry is of another peer's log")
         leaf = came.signed.check(self.session_id, came.author)
         entry, head = came.signed.entry, came.head
-        head.check(self.session_id, came.author)
+        known = self._seen.get(peer_id)
+        if known is None or head not in known.heads:  # else it was checked when it was heard of
+            head.check(self.session_id, came.author)
         if entry.digest != digest:
             raise LogError("the version is not the one that its author has committed to")
         if not is_included(leaf, entry.index, head.size, came.inclusion, head.root):
@@ -338,7 +340,10 @@ class Watch:
         if root is None:
             return  # only the head itself, with this peer's signature, says that there is another
         cosignature.check(body(self.session_id, self._public, size, root))
-        head = sign_head(self.key, self.session_id, size, root)
+        same = (
+            head for head, _ in self.cosigned.values() if (head.size, head.root) == (size, root)
+        )
+        head = next(same, None) or sign_head(self.key, self.session_id, size, root)
         self.cosigned.pop(peer_id, None)
         self.cosigned[peer_id] = head, cosignature
         if len(self.cosigned) > MAX_COSIGNED:

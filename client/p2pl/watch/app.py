@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from p2pl import __version__
 from p2pl.watch.hub import Hub
 
-POLL_S = 0.1  # between two looks at whether there is something new to send
+POLL_S = 0.05  # between two looks at whether there is something new to send
 BEAT_S = 15.0  # of silence after which something is sent, so that a lost browser is noticed
 MAX_SENT_BYTES = 256 << 10  # at once
 MAX_BROWSERS = 16  # that are sent events at the same time

@@ -23,7 +23,7 @@ from p2pl.run.log import MARKER_FILE, ROUNDS_FILE, SESSION_FILE, RoundEntry, mea
 from p2pl.watch import entries
 from p2pl.watch.follow import Follower, News
 
-LOOK_S = 0.2  # between two looks at the files: five pictures a second
+LOOK_S = 0.1  # between two looks at the files: with the reading itself, five pictures a second
 BREATH_S = 0.005  # while there is much to read: browsers are answered meanwhile
 SEARCH_S = 1.0  # between two searches for new runs, and for whether their processes are there
 MAX_RUNS = 256  # of one page; chosen: as many lines as a person can still make something of
@@ -196,6 +196,11 @@ class Hub:
 def _event(kind: str, value: dict[str, Any]) -> bytes:
     """Returns a server-sent event; JSON has no line breaks, so it is one line."""
     return b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(value))
+
+
+def has_runs(path: Path) -> bool:
+    """Returns whether a path is the directory of a run, or a folder of such."""
+    return next(_runs_in(path, MAX_DEPTH), None) is not None
 
 
 def _is_run(directory: Path) -> bool:

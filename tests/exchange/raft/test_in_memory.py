@@ -20,7 +20,7 @@ from torch import Tensor
 from p2pl.api.trainer import Computing, trainer_for
 from p2pl.data.load import Shard, load
 from p2pl.errors import PullError, QuorumError, RunDirError
-from p2pl.events import Event, Events, RoundEnded, Undone
+from p2pl.events import Event, Events, RoundEnded, Said, Undone
 from p2pl.exchange.base import EXCHANGES
 from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.raft.kind import RaftExchange
@@ -390,3 +390,39 @@ async def test_a_leader_with_two_histories_loses_its_lead_and_its_vote(
         assert leaders[-1] in honest
         mixes = [one["received"] for one in events if one["event"] == "aggregated"]
         assert all(set(mix) <= honest for mix in mixes)
+
+
+@pytest.mark.anyio
+async def test_an_elected_leader_s_enormous_model_is_taken_by_nobody(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar, *others = places
+    begin, mix = election.begin, Learner.mix
+
+    def beginning(rules: election.Rules, *more: Any) -> election.State:  # noqa: ANN401
+        state = begin(rules, *more)
+        if rules.me == liar.node.peer_id:
+            return state
+        return replace(state, wake_s=state.wake_s + 3_600)  # the liar leads first
+
+    def mixing(one: Learner, *given: Any, **named: Any) -> Mixed:  # noqa: ANN401
+        mixed = mix(one, *given, **named)
+        return replace(mixed, vector=1e9 * mixed.vector) if one is liar.node.learner else mixed
+
+    monkeypatch.setattr(election, "begin", beginning)
+    monkeypatch.setattr(Learner, "mix", mixing)
+    running = [asyncio.create_task(one.run()) for one in (*others, liar)]  # it hears of all others
+    refused = [asyncio.create_task(_said(one, "the leader's model is not taken")) for one in others]
+    done, _ = await asyncio.wait([*running, *refused], return_when=asyncio.FIRST_COMPLETED)
+    assert not done & set(running)
+    await asyncio.wait(refused)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    assert [one.rounds for one in others] == [[], []]
+
+
+async def _said(place: Place, what: str) -> None:
+    """Returns once a peer was told something that begins so."""
+    while not any(isinstance(one, Said) and one.text.startswith(what) for one in place.told):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)

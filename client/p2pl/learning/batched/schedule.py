@@ -100,18 +100,23 @@ def schedule(jobs: Sequence[Job], training: Training) -> Schedule:
         training: the settings of the round.
     """
     size, epochs = training.batch_size, training.local_epochs
+    each = range(epochs)
     counts = [len(job.part) for job in jobs]
     steps = [math.ceil(count / size) * epochs for count in counts]
     active = [sum(one > step for one in steps) for step in range(steps[0])]
     begins = [0, *accumulate(active)]
     places = torch.full((begins[-1], size), -1)
     first_row, first_step = [0, *accumulate(counts)], torch.tensor(begins[:-1])
-    for k, (job, count) in enumerate(zip(jobs, counts, strict=True)):
-        padded = torch.full((epochs, math.ceil(count / size) * size), -1)
-        for epoch in range(epochs):
-            order = torch.randperm(count, generator=job.order)
-            padded[epoch, :count] = order + first_row[k]
-        places[first_step[: steps[k]] + k] = padded.view(-1, size)
+    # All orders one after another, then where each number of them stands: a few operations for all.
+    drawn = [torch.randperm(len(job.part), generator=job.order) for job in jobs for _ in each]
+    repeated = torch.tensor([count for count in counts for _ in each])
+    ends = [0, *accumulate(repeated.tolist())][:-1]
+    peers = torch.arange(len(jobs)).repeat_interleave(torch.tensor(counts) * epochs)
+    at = torch.arange(len(peers)) - torch.tensor(ends).repeat_interleave(repeated)
+    steps_of_epoch = torch.tensor([math.ceil(count / size) for count in counts])
+    epoch = torch.arange(epochs).repeat(len(jobs)).repeat_interleave(repeated)
+    step = at // size + epoch * steps_of_epoch[peers]
+    places[first_step[step] + peers, at % size] = torch.cat(drawn) + torch.tensor(first_row)[peers]
     there = places >= 0
     taken = there.sum(1)
     peer = torch.cat([torch.arange(one) for one in active])

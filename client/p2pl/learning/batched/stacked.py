@@ -10,10 +10,12 @@ graphs): issuing its hundred small kernels one by one takes longer than computin
 """
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
@@ -22,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2pl.data.examples import Examples, Part
+from p2pl.learning.batched.chain import Chain
 from p2pl.learning.batched.forward import Forward
-from p2pl.learning.batched.schedule import Batch, Job, schedule
+from p2pl.learning.batched.schedule import Batch, Job, Schedule, schedule
 from p2pl.learning.evaluate import BATCH_EXAMPLES
 from p2pl.learning.task import Scores
 from p2pl.learning.train import ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON, Trained
@@ -60,10 +63,17 @@ class Stack:
         self._forward, self._layout = Forward(model), Layout.of(model)
         self._numbers = examples.x[0].numel() + activations(model, examples)
         self._gpu = examples.x.is_cuda
+        self._chain = None if self._gpu else Chain.of(model)
         self._workers = workers
+        self._rooms: dict[int, Tensor] = {}  # by thread: for the inputs of one step of a chain
         self._works: dict[int, _Work] = {}
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, _Graph] = {}
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether gradients are computed in closed form, which no other way is faster than."""
+        return self._chain is not None
 
     def train(self, jobs: Sequence[Job], training: Training) -> list[Trained]:
         """Returns what `p2pl.learning.train.train` would return for each job, up to rounding.
@@ -95,18 +105,22 @@ class Stack:
         """Returns what training made of each job; those with the most examples come first."""
         plan = schedule(jobs, training)
         work = self._begin(jobs, training)
+        chain = self._chained(work, plan)
         for batch in plan.batches(even=self._gpu):
             if self._gpu:
                 self._record_or_replay(work, batch, training)
+            elif chain is not None:
+                chain.step(self._x, batch, training)
             else:
                 self._step(work, batch, training)
         if self._gpu:
             work = work.copy()  # the next round overwrites it
-        work.losses[~work.vectors.isfinite().all(1)] = math.nan
-        epochs, losses = training.local_epochs, work.losses.tolist()
+        if not work.vectors.sum().isfinite():  # most often without memory for a look at each
+            work.losses[~work.vectors.isfinite().all(1)] = math.nan
+        epochs, losses, vectors = training.local_epochs, work.losses.tolist(), work.vectors.unbind()
         return [
             Trained(
-                work.vectors[k],
+                vectors[k],
                 losses[k] if math.isfinite(losses[k]) else math.nan,
                 math.ceil(len(job.part) / training.batch_size) * epochs,
                 len(job.part) * epochs,
@@ -115,6 +129,16 @@ class Stack:
             )
             for k, job in enumerate(jobs)
         ]
+
+    def _chained(self, work: "_Work", plan: Schedule) -> "_Chained | None":
+        """Returns what does the steps of a group in closed form; None: the model is no chain."""
+        if self._chain is None:
+            return None
+        most = max(end - begin for begin, end in pairwise(plan.begins)) * max(plan.wide)
+        me = threading.get_ident()
+        if me not in self._rooms or len(self._rooms[me]) < most:
+            self._rooms[me] = self._x.new_empty(most, self._x[0].numel())
+        return _Chained(self._chain, self._layout, work, self._rooms[me])
 
     def _begin(self, jobs: Sequence[Job], training: Training) -> "_Work":
         """Returns where the peers set out from; on a GPU always in the same place."""
@@ -170,7 +194,11 @@ class _Work:
     @classmethod
     def of(cls, jobs: Sequence[Job], training: Training) -> "_Work":
         """Returns where the peers set out from; an optimizer's state is 0 before its first step."""
-        vectors = torch.stack([job.start.vector for job in jobs])
+        first = jobs[0].start.vector
+        if all(job.start.vector is first for job in jobs):
+            vectors = first.repeat(len(jobs), 1)
+        else:
+            vectors = torch.stack([job.start.vector for job in jobs])
         nothing = torch.zeros_like(vectors[0])
         state = {
             name: torch.stack([job.start.optimizer.get(name, nothing) for job in jobs])
@@ -191,6 +219,55 @@ class _Work:
         return _Work(self.vectors.clone(), self.losses.clone(), state)
 
 
+class _Chained:
+    """The steps of a group of peers whose model is a chain of linear layers."""
+
+    def __init__(self, chain: Chain, layout: Layout, work: _Work, room: Tensor) -> None:
+        """Takes what the steps need.
+
+        Args:
+            chain: the model.
+            layout: of the model.
+            work: of the group, changed in place.
+            room: [n, F], for the inputs of any one step.
+        """
+        self._chain, self._layout, self._work, self._room = chain, layout, work, room
+        self._active = 0
+        self._parameters: Mapping[str, Tensor] = {}
+
+    def step(self, x: Tensor, batch: Batch, training: Training) -> None:
+        """Moves the parameters of the peers that have a step to do, in place.
+
+        Args:
+            x: [N, ...], all examples.
+            batch: of the step.
+            training: the settings of the round.
+        """
+        work, rows, active = self._work, batch.rows, len(batch.places)
+        if active != self._active:
+            self._active = active
+            self._parameters = unflatten(self._layout, work.vectors[:active])
+        given = self._taken(x.flatten(1), rows)
+        how = (given, batch.labels, batch.share)
+        if _is_plain(training):
+            loss = self._chain.descend(self._parameters, training.learning_rate, *how)
+        else:
+            gradient = torch.empty_like(work.vectors[:active])
+            into = unflatten(self._layout, gradient)
+            loss = self._chain.gradient(self._parameters, into, *how)
+            _advance(work, gradient, batch, training)
+        work.losses[:active] += loss * batch.counted
+
+    def _taken(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Returns the examples at `rows`, [K, B, F], in memory that the next step uses again.
+
+        The system clears new memory before it is used, which takes longer than the copy.
+        """
+        room = self._room[: rows.numel()]
+        torch.index_select(x, 0, rows.reshape(-1), out=room)
+        return room.view(*rows.shape, -1)
+
+
 @dataclass(frozen=True, slots=True)
 class _Graph:
     """A recorded step, and the place from which it reads what it needs."""
@@ -203,6 +280,11 @@ class _Graph:
         self.batch.places.copy_(batch.places)
         self.batch.numbers.copy_(batch.numbers)
         self.graph.replay()
+
+
+def _is_plain(training: Training) -> bool:
+    """Returns whether a step is the gradient times the rate, and nothing else."""
+    return not (_state_of(training) or training.weight_decay)
 
 
 def _state_of(training: Training) -> tuple[str, ...]:

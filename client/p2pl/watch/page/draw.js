@@ -11,10 +11,20 @@ const SCALE = {
 const night = window.matchMedia("(prefers-color-scheme: dark)");
 
 export function onNight(act) {
-  night.addEventListener("change", act);
+  night.addEventListener("change", () => {
+    looks = null;
+    act();
+  });
 }
 
+let looks = null; // asking the browser costs a tenth of a drawing
+
 export function look() {
+  looks ??= colours();
+  return looks;
+}
+
+function colours() {
   const style = getComputedStyle(document.documentElement);
   const of = (name) => style.getPropertyValue(name).trim();
   const mode = night.matches ? "dark" : "light";
@@ -132,8 +142,9 @@ export class Figure {
     this.caption = element("figcaption", { id: `${id}-caption` }, caption);
     this.said = element("p", { class: "summary", id: `${id}-said` });
     this.legend = element("ul", { class: "legend" });
+    this.plot = element("div", { class: "plot" });
     this.chart = element("div", { class: "chart", role: "img", "aria-labelledby": `${id}-caption`,
-      "aria-describedby": `${id}-said` });
+      "aria-describedby": `${id}-said` }, this.plot);
     this.table = element("div", { class: "scroll", role: "region", tabindex: "0",
       "aria-labelledby": `${id}-caption` });
     this.more = element("details", {}, element("summary", {}, "The numbers as a table"), this.table);
@@ -142,7 +153,7 @@ export class Figure {
     this.rows = () => null;
   }
 
-  /** Shows what `draw` returns: {caption, said, legend, traces, layout, table}. */
+  /** Shows what `draw` returns: {caption, said, legend, traces or cells, layout, table}. */
   show(view) {
     this.isStale = false;
     const made = this.draw(view);
@@ -160,10 +171,25 @@ export class Figure {
     }
     this.rows = made.table;
     this.fill();
-    Plotly.react(this.chart, made.traces, layout(made.layout || {}),
-      { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: "reset" });
+    this.around(made);
+    if (made.cells) {
+      this.map ??= new Cells(this.chart);
+      this.map.show(made.cells, made.layout.margin);
+    }
     this.drawn = (this.drawn || 0) + 1;
     this.chart.dataset.drawn = this.drawn;
+  }
+
+  /** Has Plotly draw; around cells it draws axes alone, and only where they are others than before. */
+  around(made) {
+    const wanted = layout(made.layout || {});
+    if (made.cells) {
+      const key = JSON.stringify(wanted);
+      if (key === this.layoutKey) return;
+      this.layoutKey = key;
+    }
+    Plotly.react(this.plot, made.traces || [], wanted,
+      { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: "reset" });
   }
 
   fill() {
@@ -178,15 +204,17 @@ export class Figure {
 
 export const ROUNDS = { title: { text: "round", standoff: 6 }, tickformat: "d" };
 
+const MARGIN = { l: 8, r: 12, t: 8, b: 8 };
+
 function layout(own) {
   const colours = look();
   const axis = { gridcolor: colours.grid, zeroline: false, linecolor: colours.line, tickcolor: colours.line,
-    automargin: true, ticks: "outside", ticklen: 4, fixedrange: true };
+    automargin: true, ticks: "outside", ticklen: 4, fixedrange: true, ticklabeloverflow: "allow" };
   const { xaxis = {}, yaxis = {}, margin = {}, ...rest } = own;
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
     font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", size: 12, color: colours.soft },
-    margin: { l: 8, r: 12, t: 8, b: 8, ...margin },
+    margin: { ...MARGIN, ...margin },
     hoverlabel: { bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink } },
     hovermode: "closest", dragmode: false,
     xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
@@ -195,23 +223,92 @@ function layout(own) {
 
 const GAP_CELLS = 40; // rows or columns below which cells are set apart
 
-/** A map of weights, and over it the cells that were turned down; `where` says in words what a cell is. */
-export function heat(x, y, weights, rejected, most, where) {
-  const colours = look();
-  const gap = x.length <= GAP_CELLS && y.length <= GAP_CELLS ? 1 : 0;
-  const same = { type: "heatmap", x, y, xgap: gap, ygap: gap, hoverongaps: false };
-  const traces = [{
-    ...same, z: weights, zmin: 0, zmax: most, colorscale: colours.scale,
-showscale: false,
-    hovertemplate: `${where}<br>weight %{z:.3f}<extra></extra>`,
-  }];
-  if (rejected.some((row) => row.some((cell) => cell !== null))) {
-    traces.push({
-      ...same, z: rejected, zmin: 0, zmax: 1, showscale: false,
-      colorscale: [[0, colours.warn], [1, colours.warn]], hovertemplate: `${where}<br>turned down<extra></extra>`,
+/** A map of weights, drawn cell by cell: Plotly takes ten times as long for as many as a swarm has. */
+class Cells {
+  constructor(chart) {
+    this.canvas = element("canvas", { class: "cells" });
+    this.small = element("canvas"); // a cell a pixel
+    this.tip = element("div", { class: "tip", hidden: "" });
+    chart.append(this.canvas, this.tip);
+    this.canvas.addEventListener("mousemove", (event) => this.point(event));
+    this.canvas.addEventListener("mouseleave", () => { this.tip.hidden = true; });
+    new ResizeObserver(() => this.paint()).observe(this.canvas);
+  }
+
+  /** Shows {weights, rejected, most, where}, rows of cells; `where` says in words what a cell is. */
+  show(cells, margin) {
+    const { l, r, t, b } = { ...MARGIN, ...margin };
+    Object.assign(this.canvas.style, { left: `${l}px`, top: `${t}px`,
+      width: `calc(100% - ${l + r}px)`, height: `calc(100% - ${t + b}px)` });
+    this.cells = cells;
+    this.paint();
+  }
+
+  paint() {
+    const { canvas, cells } = this;
+    const [wide, high] = [canvas.clientWidth, canvas.clientHeight].map((one) => Math.round(one * devicePixelRatio));
+    if (!cells || !wide || !high) return;
+    Object.assign(canvas, { width: wide, height: high });
+    const pen = canvas.getContext("2d");
+    const [rows, columns] = [cells.weights.length, cells.weights[0].length];
+    Object.assign(this.small, { width: columns, height: rows });
+    const inks = this.small.getContext("2d");
+    const picture = inks.createImageData(columns, rows);
+    const numbers = new Uint32Array(picture.data.buffer);
+    const shades = ramp(look().scale);
+    const warn = number(look().warn);
+    for (let row = 0; row < rows; row += 1) {
+      for (let column = 0; column < columns; column += 1) {
+        const weight = cells.weights[row][column];
+        if (cells.rejected[row][column] !== null) numbers[row * columns + column] = warn;
+        else if (weight !== null) numbers[row * columns + column] = shades[Math.min(255, Math.round(255 * weight / cells.most))];
+      }
+    }
+    inks.putImageData(picture, 0, 0);
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(this.small, 0, 0, wide, high);
+    if (rows > GAP_CELLS || columns > GAP_CELLS) return;
+    pen.fillStyle = look().card;
+    for (let row = 1; row < rows; row += 1) pen.fillRect(0, Math.round(row * high / rows), wide, devicePixelRatio);
+    for (let column = 1; column < columns; column += 1) pen.fillRect(Math.round(column * wide / columns), 0, devicePixelRatio, high);
+  }
+
+  /** Says what the cell under the mouse is. */
+  point(event) {
+    const { weights, rejected, where } = this.cells;
+    const { left, top, width, height } = this.canvas.getBoundingClientRect();
+    const column = Math.floor(weights[0].length * (event.clientX - left) / width);
+    const row = Math.floor(weights.length * (event.clientY - top) / height);
+    const weight = weights[row]?.[column] ?? null;
+    const isTurned = (rejected[row]?.[column] ?? null) !== null;
+    this.tip.hidden = weight === null && !isTurned;
+    if (this.tip.hidden) return;
+    this.tip.textContent = `${where(row, column)}: ${isTurned ? "turned down" : `weight ${weight.toFixed(3)}`}`;
+    const isRight = event.clientX - left > width / 2;
+    Object.assign(this.tip.style, {
+      top: `${this.canvas.offsetTop + event.clientY - top + 14}px`,
+      left: isRight ? "auto" : `${this.canvas.offsetLeft + event.clientX - left}px`,
+      right: isRight ? `${this.canvas.parentElement.clientWidth - this.canvas.offsetLeft - (event.clientX - left)}px` : "auto",
     });
   }
-  return traces;
+}
+
+const parts = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+
+/** A colour #rrggbb as a canvas keeps it in memory. */
+function number(colour, [red, green, blue] = parts(colour)) {
+  return (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0;
+}
+
+/** 256 colours from the first of a scale to its last, evenly. */
+function ramp(scale) {
+  return Uint32Array.from({ length: 256 }, (_, at) => {
+    const share = at / 255;
+    const above = Math.max(1, scale.findIndex(([place]) => place >= share));
+    const [[low, from], [high, to]] = [scale[above - 1], scale[above]];
+    const [one, other] = [parts(from), parts(to)];
+    return number("", one.map((part, which) => Math.round(part + (other[which] - part) * (share - low) / (high - low))));
+  });
 }
 
 /** Names as categories of an axis: each once, and fit for Plotly. */
@@ -230,8 +327,11 @@ const MANY = 24; // names that can still be read below each other
 export function names(called, most = MANY) {
   const step = called.length > most ? Math.ceil(called.length / (most / 2)) : 1;
   const some = called.filter((_, index) => index % step === 0);
-  return { type: "category", tickvals: some, ticktext: some.map((name) => short(name)), automargin: false };
+  return { type: "category", categoryorder: "array", categoryarray: called, tickvals: some, ticktext: some.map((name) => short(name)), automargin: false };
 }
+
+/** From before the first of so many cells to behind the last one. */
+export const span = (cells, first = 0) => [first - 0.5, first + cells - 0.5];
 
 /** Room for names beside a picture, in pixels. */
 export function roomFor(called) {

@@ -2,7 +2,7 @@
 // `list` are the runs of the chosen session, `mine` is the chosen one, `alone` those that trained by
 // themselves, `round` is the one of the slider.
 
-import { ROUNDS, bytes, categories, count, duration, figure, heat, look, names, plain, roomFor, short, shown } from "./draw.js";
+import { ROUNDS, bytes, categories, count, duration, figure, look, names, plain, roomFor, short, shown, span } from "./draw.js";
 import { together } from "./runs.js";
 
 const MAX_LINES = 6; // of other peers, each a line of its own; more are drawn as a band
@@ -169,7 +169,7 @@ function called(view, peer) {
 
 export function row(view) {
   const { mine } = view;
-  const shownRounds = mine.rounds.slice(-MAX_MAP_ROUNDS);
+  const shownRounds = mine.rounds.filter((one) => one.round > mine.last.round - MAX_MAP_ROUNDS);
   const met = new Set();
   for (const one of shownRounds) {
     for (let at = 0; at < (one.trust || []).length; at += 2) met.add(one.trust[at]);
@@ -178,10 +178,13 @@ export function row(view) {
   if (!met.size) return null;
   const peers = columnsOf(view, met);
   const place = new Map(peers.map((peer, at) => [peer, at]));
-  const blank = () => peers.map(() => new Array(shownRounds.length).fill(null));
+  const begin = shownRounds[0].round;
+  const columns = mine.last.round - begin + 1; // one may be missing in the log
+  const blank = () => peers.map(() => new Array(columns).fill(null));
   const weights = blank();
   const rejected = blank();
-  shownRounds.forEach((one, column) => {
+  shownRounds.forEach((one) => {
+    const column = one.round - begin;
     for (let at = 0; at < (one.trust || []).length; at += 2) weights[place.get(one.trust[at])][column] = one.trust[at + 1];
     for (const [peer] of one.rejected || []) rejected[place.get(peer)][column] = 1;
   });
@@ -196,13 +199,16 @@ export function row(view) {
     caption: `Whom ${label(view)} trusts, by round`,
     said: `In round ${last.round} it gave weight to ${count(trusted, "other peer", "other peers")}, and turned down ${bad || "nobody"}. Each row is a peer, each column a round.`,
     legend: mapLegend(view),
-    traces: heat(shownRounds.map((one) => one.round), rows, weights, rejected, heaviest(view), "%{y}, round %{x}"),
-    layout: { xaxis: { ...ROUNDS, showgrid: false, automargin: false }, yaxis: { ...names(rows), autorange: "reversed", showgrid: false },
+    cells: { weights, rejected, most: heaviest(view), where: (at, column) => `${labels[at]}, round ${begin + column}` },
+    layout: { xaxis: { ...ROUNDS, range: span(columns, begin), showgrid: false, automargin: false },
+      yaxis: { ...names(rows), range: span(rows.length).reverse(), showgrid: false },
       margin: { l: roomFor(labels), b: 38 }, plot_bgcolor: colours.empty },
     table: () => ({
       caption: "Weight by round and peer", columns: [["round", true], ...labels.map((name) => [name, true])],
-      rows: shownRounds.map((one, column) => [one.round, ...peers.map((_, at) =>
-        (rejected[at][column] ? "turned down" : weights[at][column] === null ? "–" : figure(weights[at][column])))]),
+      rows: shownRounds.map((one) => [one.round, ...peers.map((_, at) => {
+        const column = one.round - begin;
+        return rejected[at][column] ? "turned down" : weights[at][column] === null ? "–" : figure(weights[at][column]);
+      })]),
     }),
   };
 }
@@ -224,8 +230,15 @@ function lastMet(run, round) {
   return found;
 }
 
+const meetings = new WeakMap(); // of a view: two figures show the same
+
 /** The peers up to a round, and what each of those whose run is here made of the others. */
 function meeting(view) {
+  if (!meetings.has(view)) meetings.set(view, meetingOf(view));
+  return meetings.get(view);
+}
+
+function meetingOf(view) {
   const told = together(view.list).filter((run) => run.about.peer !== undefined)
     .map((run) => [run, lastMet(run, view.round)]).filter(([, row]) => row.size);
   const met = new Set(told.map(([run]) => run.about.peer));
@@ -257,9 +270,9 @@ export function matrix(view) {
     caption: `Weights up to round ${view.round}`,
     said: `${isOne ? "One row: this page knows what one peer gives" : `Row by row, what ${told.length} peers give to those of the columns`}, ${WHEN}. ${turned ? `${count(turned, "cell is a model that was", "cells are models that were")} turned down.` : "Nobody was turned down."}`,
     legend: mapLegend(view),
-    traces: heat(columns, rows, weights, rejected, heaviest(view), "%{y} gives %{x}"),
-    layout: { xaxis: { ...names(columns), showgrid: false, tickangle: -45, title: { text: "gets", standoff: 4 } },
-      yaxis: { ...names(rows), autorange: "reversed", showgrid: false, title: { text: "gives", standoff: 4 } },
+    cells: { weights, rejected, most: heaviest(view), where: (at, column) => `${down[at]} gives ${across[column]}` },
+    layout: { xaxis: { ...names(columns), range: span(columns.length), showgrid: false, tickangle: -45, title: { text: "gets", standoff: 4 } },
+      yaxis: { ...names(rows), range: span(rows.length).reverse(), showgrid: false, title: { text: "gives", standoff: 4 } },
       margin: { l: 20 + roomFor(down), b: 20 + 0.75 * roomFor(across) }, plot_bgcolor: colours.empty },
     table: () => ({
       caption: `Weights up to round ${view.round}`, columns: [["gives", false], ...across.map((name) => [name, true])],
@@ -284,16 +297,14 @@ function nameOf(view, peer) {
   return view.runs.nameOf(peer, view.list);
 }
 
-/** Lines from peer to peer; each ends a little before the peer it leads to. */
-function edges(list, where) {
-  const x = [];
-  const y = [];
-  for (const [from, to] of list) {
+/** Lines from peer to peer, each of which ends a little before the peer it leads to; one shape is drawn
+ * five times as fast as a trace with gaps. */
+function edges(list, where, line, opacity) {
+  const path = list.map(([from, to]) => {
     const [[x0, y0], [x1, y1]] = [where.get(from), where.get(to)];
-    x.push(x0, x0 + 0.93 * (x1 - x0), null);
-    y.push(y0, y0 + 0.93 * (y1 - y0), null);
-  }
-  return { x, y };
+    return `M${x0.toFixed(4)},${y0.toFixed(4)}L${(x0 + 0.93 * (x1 - x0)).toFixed(4)},${(y0 + 0.93 * (y1 - y0)).toFixed(4)}`;
+  });
+  return path.length ? [{ type: "path", layer: "below", path: path.join(""), line, opacity }] : [];
 }
 
 export function graph(view) {
@@ -318,17 +329,15 @@ export function graph(view) {
   }
   const most = Math.max(1e-9, ...kept.map(([, , weight]) => weight));
   const classes = [[0, 0.25, 0.8], [0.25, 0.5, 1.6], [0.5, 0.75, 2.6], [0.75, 1.01, 4]];
-  const traces = classes.map(([low, high, width]) => ({
-    type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: colours.accent, width }, opacity: isMany ? 0.45 : 0.75,
-    ...edges(kept.filter(([, , weight]) => weight / most >= low && weight / most < high), where),
-  }));
-  traces.push({ type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: colours.warn, width: 1.4, dash: "dash" },
-    opacity: isMany ? 0.35 : 0.9, ...edges(isMany ? turned.slice(0, 400) : turned, where) });
+  const shapes = classes.flatMap(([low, high, width]) => edges(
+    kept.filter(([, , weight]) => weight / most >= low && weight / most < high), where,
+    { color: colours.accent, width }, isMany ? 0.45 : 0.75));
+  shapes.push(...edges(isMany ? turned.slice(0, 400) : turned, where, { color: colours.warn, width: 1.4, dash: "dash" }, isMany ? 0.35 : 0.9));
   const liars = new Map(view.list.filter((run) => run.about.attack).map((run) => [run.about.peer, run.about.attack]));
   const lost = new Set(turned.map(([, to]) => to));
   const share = (peer) => (got.get(peer) || 0) / Math.max(1, told.length - 1);
   const of = (peer) => where.get(peer);
-  traces.push({
+  const traces = [{
     type: "scatter", mode: isMany ? "markers" : "markers+text", cliponaxis: false,
     x: peers.map((peer) => of(peer)[0]), y: peers.map((peer) => of(peer)[1]),
     text: peers.map((peer) => plain(short(nameOf(view, peer), 12))), textfont: { color: colours.ink },
@@ -342,7 +351,7 @@ export function graph(view) {
     },
     customdata: peers.map((peer) => `${plain(nameOf(view, peer))}<br>gets ${figure(share(peer))} of the others’ mixes on average${liars.has(peer) ? `<br>lies on purpose: ${plain(liars.get(peer))}` : ""}`),
     hovertemplate: "%{customdata}<extra></extra>",
-  });
+  }];
   const axis = { visible: false, range: isMany ? [-1.15, 1.15] : [-1.55, 1.55] };
   return {
     caption: `Who trusts whom up to round ${view.round}`,
@@ -350,7 +359,7 @@ export function graph(view) {
     legend: [["line", colours.accent, "gives weight: the thicker, the more"], ["dash", colours.warn, "turned down"],
       ["diamond", colours.accent, label(view)], ...(liars.size ? [["cross", colours.soft, `lies on purpose (${[...new Set(liars.values())].join(", ")})`]] : [])],
     traces,
-    layout: { xaxis: axis, yaxis: { ...axis, range: [-1.25, 1.25] }, margin: { l: 8, r: 8, t: 18, b: 18 } },
+    layout: { shapes, xaxis: axis, yaxis: { ...axis, range: [-1.25, 1.25] }, margin: { l: 8, r: 8, t: 18, b: 18 } },
     table: () => ({
       caption: `What each peer gets up to round ${view.round}`,
       columns: [["peer", false], ["mean weight that others give it", true], ["turned down by", true]],

@@ -4,7 +4,8 @@ import * as figures from "./figures.js";
 import { Figure, bytes, count, duration, element, figure, onNight, shown } from "./draw.js";
 import { Runs, together } from "./runs.js";
 
-const DRAW_MS = 80; // between the end of a drawing and the next one, at least
+const DRAW_MS = 40; // between the end of a drawing and the next one, at least
+const SUMS_MS = 500; // between two drawings of figures that sum up a whole run, at least
 const KINDS = ["hello", "peers", "waiting", "run", "cut", "rounds", "messages"];
 const STATES = {
   running: "is running", finished: "has finished", interrupted: "was interrupted; the same command resumes it",
@@ -31,6 +32,7 @@ const all = [
   new Figure("present", "Peers that were there", figures.present),
   new Figure("epsilon", "Epsilon by round", figures.epsilon),
 ];
+const sums = new Set(["pace", "bytes", "seconds", "present"]);
 
 // --- what is chosen -----------------------------------------------------------------------------
 
@@ -195,23 +197,32 @@ function drawMessages({ mine }) {
 function draw() {
   isPlanned = false;
   const begunMs = performance.now();
-  drawAll();
+  const isAllDrawn = drawAll();
   const endMs = performance.now();
   nextMs = endMs + Math.max(DRAW_MS, (endMs - begunMs) / 3); // a slow machine must take events in too
+  if (!isAllDrawn) plan(false);
 }
 
+/** Draws what has changed and is seen; returns whether nothing of it was left for a later time. */
 function drawAll() {
   const seen = view();
   drawHead(seen);
   drawTiles(seen);
-  if (!seen.mine) return;
+  if (!seen.mine) return true;
   drawSlider(seen);
   drawRejections(seen);
   drawPrivacy(seen);
   drawMessages(seen);
-  for (const one of all) if (one.isSeen && one.isStale) one.show(seen);
+  const nowMs = performance.now();
+  const stale = all.filter((one) => one.isSeen && one.isStale);
+  const due = stale.filter((one) => !sums.has(one.frame.id) || nowMs >= (one.shownMs ?? -SUMS_MS) + SUMS_MS);
+  for (const one of due) {
+    one.shownMs = nowMs;
+    one.show(seen);
+  }
   at("churn").hidden = at("churn-link").hidden = !seen.mine.rounds.some((one) => one.joined || one.left);
   document.documentElement.dataset.rounds = String(runs.all.reduce((sum, run) => sum + run.rounds.length, 0));
+  return due.length === stale.length;
 }
 
 /** Draws soon, everything that has changed at once, and no more often than a person can see. */

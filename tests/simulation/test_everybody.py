@@ -1,0 +1,131 @@
+"""Everybody pulls from everybody: what is said in a few words is what the lists would say."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+import torch
+from support.simulations import digits, small_setup
+
+from p2pl.data.load import Data
+from p2pl.errors import InputError
+from p2pl.mixing.base import PeerModel
+from p2pl.run.log import RoundEntry
+from p2pl.simulation import engine
+from p2pl.simulation.engine import Result, run
+from p2pl.simulation.everybody import AllBut, Entries, Others
+from p2pl.simulation.numbers import numbers
+from p2pl.simulation.scoring import Scoring, on_fewer
+from p2pl.simulation.setup import Setup, draw_cohort
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return digits()
+
+
+def everybody(rule: str = "uniform", peers: int = 6) -> Setup:
+    """Returns a simulation in which all pull from all."""
+    rules = (("mixing", "rule", rule), ("exchange", "cohort", peers - 1))
+    return replace(small_setup(*rules, peers=peers, rounds=2), engine="stacked")
+
+
+def test_the_others_are_all_but_one_in_order() -> None:
+    for me in range(4):
+        others = Others(4, me)
+        listed = [number for number in range(4) if number != me]
+        assert list(others) == [others[at] for at in range(3)] == listed
+        assert others[:2] == tuple(listed[:2])
+        assert others[-1] == listed[-1]
+        assert len(others) == 3
+        assert [number in others for number in range(5)] == [n != me and n < 4 for n in range(5)]
+        with pytest.raises(IndexError):
+            others[3]
+
+
+def test_a_peer_does_not_get_what_it_serves_itself() -> None:
+    served = {name: PeerModel(1, 1, torch.zeros(1)) for name in "abc"}
+    got = AllBut(served, "b")
+    assert list(got) == ["a", "c"]
+    assert len(got) == 2
+    assert "b" not in got
+    assert got["a"] is served["a"]
+
+
+def test_an_entry_names_the_others_when_it_is_asked_for() -> None:
+    brief = [RoundEntry(round=1) for _ in "abc"]
+    entries = Entries(brief, "abc", {"a": 0.2, "b": 0.3, "c": 0.5})
+    assert entries[1].cohort == entries[1].received == ("a", "c")
+    assert [entry.trust for entry in entries[:2]] == 2 * [{"a": 0.2, "b": 0.3, "c": 0.5}]
+    assert len(entries) == 3
+
+
+@pytest.mark.parametrize("rule", ["uniform", "samples"])
+def test_one_mix_for_all_is_what_each_comes_to_alone(
+    rule: str, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = run(everybody(rule), data, CPU)
+    assert isinstance(together.rounds[0].entries, Entries)
+    monkeypatch.setattr(engine, "_all_pulled", lambda *_: [])
+    apart = run(everybody(rule), data, CPU)
+    assert not isinstance(apart.rounds[0].entries, Entries)
+    for one, other in zip(together.vectors, apart.vectors, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert list(map(lasting, together.rounds[1].entries)) == [
+        lasting(entry) for entry in apart.rounds[1].entries
+    ]
+
+
+def lasting(entry: RoundEntry) -> tuple[object, ...]:
+    """Returns what of an entry neither rounding nor clocks change."""
+    trust = {who: round(share, 6) for who, share in sorted(entry.trust.items())}
+    told = (entry.bytes_in, entry.bytes_out, entry.samples, entry.rejected)
+    return trust, set(entry.cohort), set(entry.received), told
+
+
+def test_what_is_rounded_on_its_way_is_mixed_peer_by_peer(data: Data) -> None:
+    session = everybody().session
+    wire = msgspec.structs.replace(session.wire, dtype="float16")
+    half = replace(everybody(), session=msgspec.structs.replace(session, wire=wire))
+    result = run(half, data, CPU)
+    assert not torch.equal(result.vectors[0], result.vectors[1])
+
+
+def test_a_cohort_may_be_larger_than_a_session_allows() -> None:
+    setup = replace(small_setup(peers=400, rounds=1), cohort=300)
+    assert setup.pulls == len(draw_cohort(setup, 7, 1)) == 300
+    assert len(draw_cohort(replace(setup, cohort=1_000), 7, 1)) == 399
+
+
+def scored(scoring: Scoring, data: Data, peers: int = 6) -> Result:
+    return run(replace(small_setup(peers=peers, rounds=4), scoring=scoring), data, CPU)
+
+
+def test_what_is_scored_between_rounds_changes_no_final_figure(data: Data) -> None:
+    usual = scored(Scoring(), data)
+    rarely = scored(Scoring(every=2, peers=2, examples=50), data)
+    assert [one.mean_model != {} for one in rarely.rounds] == [False, True, False, True]
+    counts = [
+        sum(entry.accuracy_before_mix is not None for entry in one.entries) for one in rarely.rounds
+    ]
+    assert counts == [0, 2, 0, 2]
+    assert [one.metrics for one in rarely.scores] == [one.metrics for one in usual.scores]
+    assert numbers([rarely])["scoring"] == {"every": 2, "peers": 2, "examples": 50}
+    assert numbers([usual])["scoring"] == {"every": 1, "peers": 6, "examples": None}
+
+
+def test_of_many_peers_as_much_is_scored_as_is_a_third_of_a_round(data: Data) -> None:
+    result = scored(Scoring(), data, peers=24)
+    trained = sum(result.samples)
+    assert result.scored_examples == max(100, int(1.5 * trained / 41))
+    fewer = on_fewer(result.learners, 10)
+    assert fewer[0].judge(result.vectors[0]).confusion.sum() == 10
+    assert result.learners[0].judge(result.vectors[0]).confusion.sum() > 10
+
+
+@pytest.mark.parametrize("wrong", [Scoring(every=-1), Scoring(peers=0), Scoring(examples=0)])
+def test_a_number_out_of_range_is_refused(wrong: Scoring, data: Data) -> None:
+    with pytest.raises(InputError, match="--score-"):
+        scored(wrong, data)
