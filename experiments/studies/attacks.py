@@ -164,8 +164,8 @@ def behind(what: str, by_rule: Mapping[str, Sequence[float]], best: Best) -> str
 _INTRODUCTION = """A hundred peers, the last ten bad, random cohorts of ten, Dirichlet 0.5, one
 local epoch a round: every rule sees the same peers, shards and cohorts. Accuracy in percent on the
 test set, mean over the ninety honest peers after the last mix, ± the standard deviation over the
-seeds; where fewer than **5** seeds have been run, the table says so, and a figure of one seed says
-little.
+seeds; where fewer than **5** seeds have been run, the table says so, and who is first by one or two
+seeds may not stay it.
 
 Rules: `krum`, `nnm-…`, `trimmed-mean`, `clipped-gossip` and `ubar` are told to expect 3 bad models
 of ten, which 99.1 % of the cohorts do not exceed; `rpel` is told of 10 bad among 100, and computes
