@@ -199,7 +199,8 @@ def verified(paths: Sequence[Path], *, every: bool = False) -> list[Finding]:
         anew = f", {counted(again, 'version', 'versions')} made anew" if again else ""
         who = f"peer {log.peer_id[:8]}, session {log.session_id[:8]}"
         witnesses = counted(len({one.witness for _, one in log.cosigned}), "witness", "witnesses")
-        text = f"{who}: {counted(count, 'entry', 'entries')}{anew}, seen by {witnesses}"
+        seen = f", seen by {witnesses}" if path.is_dir() else ""  # an export does not say by whom
+        text = f"{who}: {counted(count, 'entry', 'entries')}{anew}{seen}"
         findings.append(Finding(str(path), text))
         findings += _model_in(path, log)
     return [*findings, *_against_each_other(logs)]

@@ -131,17 +131,18 @@ def graph(
     made = provenance(read_log(log), [read_log(one) for one in found], index=entry)
     row = made.last_mix
     influence = {**dict.fromkeys(row, None), **made.influence}
+    most = "at most " if made.unknown else ""  # others have a part that nobody can say
     rows = [
         (
             who[:8],
-            "not known" if share is None else f"{share:.1%}",
-            f"{row[who]:.1%}" if who in row else "",
+            "not known" if share is None else f"{most}{100 * share:.1f} %",
+            f"{100 * row[who]:.1f} %" if who in row else "",
         )
         for who, share in sorted(influence.items(), key=lambda one: -(one[1] or 0.0))
     ]
     about = f"{len(made.versions)} versions are in it"
     if made.unknown:
-        about += f"; of {made.unknown} more the log is not given, and influence leaves them out"
+        about += f"; of {made.unknown} more the log is not given: name it as well"
     Console().print(terminal_table(about, ("peer", "influence", "weight in the last mix"), rows))
     if out is not None:
         with extra("report"):
