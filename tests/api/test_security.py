@@ -9,7 +9,7 @@ import pytest
 from support.commands import p2pl
 from support.processes import ROOT
 
-from p2pl.api.security import security
+from p2pl.api.security import read_audit, security
 from p2pl.errors import InputError
 from p2pl.learning.checkpoint import build
 from p2pl.protocol.session import Mixing, SessionFile, read_spec
@@ -138,3 +138,9 @@ def test_what_is_no_session_and_no_run_is_told(tmp_path: Path) -> None:
     spoilt.write_text("[]")
     done = p2pl("audit", "--security", runs[0], "--privacy-audit", spoilt)
     assert (done.returncode, "what `p2pl audit --json` prints" in done.stderr) == (2, True)
+    for bound in ("NaN", "-1", "1e999", "1" + 400 * "0"):
+        spoilt.write_text(f'{{"bound": {bound}, "confidence": 0.95, "verdict": "x"}}')
+        with pytest.raises(InputError, match="what `p2pl audit --json` prints"):
+            security([runs[0]], audited=read_audit(spoilt))
+    with pytest.raises(InputError, match=r"--faulty: got 3, allowed 0\.\.2"):
+        security(runs, faulty=3)

@@ -61,6 +61,18 @@ def test_other_data_and_another_session_are_decoded_anew(place: Place) -> None:
     assert place.times == 3
 
 
+def test_what_was_kept_of_other_data_is_not_believed_under_this_name(place: Place) -> None:
+    place.read()
+    (theirs,) = place.kept
+    held = theirs.read_bytes()
+    place.file.write_bytes(b"other images")
+    place.pixels = place.pixels[::-1]
+    place.read()
+    (mine,) = set(place.kept) - {theirs}
+    mine.write_bytes(held)
+    np.testing.assert_array_equal(place.read(), place.pixels)
+
+
 @pytest.mark.parametrize("at", [0, 20, -100, -1])
 def test_a_file_that_is_not_as_it_was_written_is_written_anew(place: Place, at: int) -> None:
     place.read()

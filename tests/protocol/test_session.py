@@ -275,6 +275,14 @@ def test_an_argument_is_changed_by_its_name_dots_and_all() -> None:
     assert after.seed == 1
 
 
+def test_a_field_that_is_missing_is_named() -> None:
+    toml = 'name = "t"\ntask = { input = [2], classes = 2 }\nmodel = { name = "logreg" }\n'
+    with pytest.raises(SessionFileError, match=r"^training: is missing, and has no default"):
+        session.read_spec(toml)
+    with pytest.raises(SessionFileError, match=r"^training\.learning_rate: is missing"):
+        session.read_spec(toml + "[training]\n")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -11,7 +11,7 @@ from p2pl.data.load import Data
 from p2pl.errors import InputError
 from p2pl.mixing.base import PeerModel
 from p2pl.run.log import RoundEntry
-from p2pl.simulation import engine
+from p2pl.simulation import engine, scoring
 from p2pl.simulation.engine import Result, run
 from p2pl.simulation.everybody import AllBut, Entries, Others
 from p2pl.simulation.numbers import numbers
@@ -116,10 +116,13 @@ def test_what_is_scored_between_rounds_changes_no_final_figure(data: Data) -> No
     assert numbers([usual])["scoring"] == {"every": 1, "peers": 6, "examples": None}
 
 
-def test_of_many_peers_as_much_is_scored_as_is_a_third_of_a_round(data: Data) -> None:
+def test_of_many_peers_as_much_is_scored_as_is_a_third_of_a_round(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "MIN_EXAMPLES", 10)
     result = scored(Scoring(), data, peers=24)
-    trained = sum(result.samples)
-    assert result.scored_examples == max(100, int(1.5 * trained / 41))
+    trained = result.setup.session.training.local_epochs * sum(result.samples)
+    assert result.scored_examples == int(1.5 * trained / 41)
     fewer = on_fewer(result.learners, 10)
     assert fewer[0].judge(result.vectors[0]).confusion.sum() == 10
     assert result.learners[0].judge(result.vectors[0]).confusion.sum() > 10

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import logging
 import random
 import re
 import secrets
@@ -50,6 +51,8 @@ from p2pl_tracker.swarm import (
     Welcome,
     not_new,
 )
+
+log = logging.getLogger(__name__)
 
 SCHEMES = {
     "redis": "redis",
@@ -111,14 +114,19 @@ class _Turns:
             taken, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
             try:
                 answers = await self._take([fields for fields, _ in taken])
-            except AnnounceError as fault:
-                self._refuse([*taken, *self._waiting], fault)
-                self._waiting = []
-                continue
-            except BaseException:  # it is ended itself
+                if len(answers) != len(taken):
+                    raise _away(f"{len(answers)} answers to {len(taken)} announces")
+            except asyncio.CancelledError:  # it is ended itself
                 for _, answer in [*taken, *self._waiting]:
                     answer.cancel()
                 raise
+            except Exception as fault:
+                if not isinstance(fault, AnnounceError):
+                    log.exception("the store")
+                    fault = _away(f"{type(fault).__name__}: {fault}")
+                self._refuse([*taken, *self._waiting], fault)
+                self._waiting = []
+                continue
             for (_, answer), said in zip(taken, answers, strict=True):
                 if not answer.done():
                     answer.set_result(said)

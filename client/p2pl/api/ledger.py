@@ -42,6 +42,7 @@ from p2pl.updates.watch import saved_in
 
 EXPORT = "p2pl update log 1"  # in the first line of an export
 PROOF = "p2pl inclusion 1"
+ANCHOR = "p2pl anchor 1"
 MAX_EXPORT_BYTES = 1 << 30
 MAX_PROOF_BYTES = 1 << 20
 Json: TypeAlias = dict[str, Any]
@@ -199,7 +200,8 @@ def verified(paths: Sequence[Path], *, every: bool = False) -> list[Finding]:
         anew = f", {counted(again, 'version', 'versions')} made anew" if again else ""
         who = f"peer {log.peer_id[:8]}, session {log.session_id[:8]}"
         witnesses = counted(len({one.witness for _, one in log.cosigned}), "witness", "witnesses")
-        text = f"{who}: {counted(count, 'entry', 'entries')}{anew}, seen by {witnesses}"
+        seen = f", seen by {witnesses}" if path.is_dir() else ""  # an export does not say by whom
+        text = f"{who}: {counted(count, 'entry', 'entries')}{anew}{seen}"
         findings.append(Finding(str(path), text))
         findings += _model_in(path, log)
     return [*findings, *_against_each_other(logs)]
@@ -311,18 +313,18 @@ def _line(record: Record) -> Json:
 
 
 def _imported(path: Path, every: bool) -> Log:
-    text = _text(path, MAX_EXPORT_BYTES)
+    text = text_in(path, MAX_EXPORT_BYTES)
     if f'"{EXPORT}"' not in text[:200]:
         allowed = "a run directory, an export, a proof of inclusion or of two histories"
         raise RunDirError(wrong(str(path), got="another kind of file", allowed=allowed))
     try:
-        first, *rest = [_json(line) for line in text.splitlines()]
-        end = _as(_End, rest.pop() if rest else {})
-        begin = _as(_Owned, first)
+        first, *rest = [json_in(line) for line in text.splitlines()]
+        end = shaped(_End, rest.pop() if rest else {})
+        begin = shaped(_Owned, first)
         if begin.format != EXPORT:
             raise LogError(f"format: got {begin.format!r}, allowed {EXPORT!r}")
         owner = Owner(bytes.fromhex(begin.session_id), bytes.fromhex(begin.public_key))
-        records = [_record(_as(_Line, line)) for line in rest]
+        records = [_record(shaped(_Line, line)) for line in rest]
         log = _log(path, owner, records)
         about = _owner(log.session_id, owner.public_key)
         if [first, *map(_line, records)] != [{"format": EXPORT, **about}, *rest]:
@@ -337,7 +339,7 @@ def _imported(path: Path, every: bool) -> Log:
         raise RunDirError(f"{path}: no update log, or one that does not hold ({fault})") from fault
 
 
-def _json(text: str) -> object:
+def json_in(text: str) -> object:
     """Returns what stands in a text of JSON; raises LogError."""
     try:
         value: object = json.loads(text)
@@ -348,8 +350,16 @@ def _json(text: str) -> object:
     return value
 
 
-def _as(kind: type[T], value: object) -> T:
-    """Returns what is to be read of a JSON object; raises LogError where a field is amiss."""
+def shaped(kind: type[T], value: object) -> T:
+    """Returns what is to be read of a JSON object.
+
+    Args:
+        kind: the fields, and what they may be.
+        value: of anybody.
+
+    Raises:
+        LogError: a field is missing, or not as it is to be.
+    """
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as fault:
@@ -415,12 +425,12 @@ def _checked(log: Log) -> Log:
         RunDirError: one is not: the log was cut, or rewritten.
     """
     for head in [*([log.head] if log.head else ()), *(head for head, _ in log.cosigned)]:
-        if why := _differs(log, log.owner.public_key, head):
+        if why := differs(log, log.owner.public_key, head):
             raise RunDirError(f"{log.source}: {why}")
     return log
 
 
-def _differs(log: Log, author: bytes, head: Head) -> str:
+def differs(log: Log, author: bytes, head: Head) -> str:
     """Returns why a head is not of a log; "" where it is.
 
     Args:
@@ -453,7 +463,7 @@ def _against_each_other(logs: Sequence[Log]) -> list[Finding]:
     for log in logs:
         for author, head in log.seen:
             of = by_peer.get((log.session_id, peer_id_of(author)))
-            if of is not None and (why := _differs(of, author, head)):
+            if of is not None and (why := differs(of, author, head)):
                 found.append(Finding(str(of.source), f"{why}, says {log.source}", holds=False))
         for record in log.records:
             for part in record.mix.parts if record.mix else ():
@@ -479,11 +489,16 @@ def _of_one_peer(one: Log, other: Log) -> list[Finding]:
     return [Finding(f"{one.source}, {other.source}", f"{said}{proof}", holds=False)]
 
 
+def is_anchor(path: Path) -> bool:
+    """Returns whether a file holds a time stamp on a checkpoint; False where there is none."""
+    return path.is_file() and f'"{ANCHOR}"' in text_in(path, 200, cut=True)
+
+
 def _proof_in(path: Path) -> str | None:
     """Returns the text of a file that holds a proof; None where it is something else."""
     if path.is_dir():
         return None
-    begin = _text(path, MAX_PROOF_BYTES, cut=True)
+    begin = text_in(path, MAX_PROOF_BYTES, cut=True)
     is_proof = begin.lstrip().startswith(WORD) or f'"{PROOF}"' in begin[:200]
     return begin if is_proof else None
 
@@ -494,8 +509,8 @@ def _proven(path: Path, text: str) -> Finding:
         kind = "heads" if isinstance(fault, TwoHeads) else "entries"
         said = f"peer {fault.peer_id}, session {fault.session_id[:8]}: {fault.check()} ({kind})"
         return Finding(str(path), said)
-    told = _json(text)
-    proof = _as(_Inclusion, told)
+    told = json_in(text)
+    proof = shaped(_Inclusion, told)
     key, record, noted = (
         bytes.fromhex(proof.public_key),
         _record(proof),
@@ -511,7 +526,17 @@ def _proven(path: Path, text: str) -> Finding:
     return Finding(str(path), f"{said} of its log of {head.size}")
 
 
-def _text(path: Path, limit: int, *, cut: bool = False) -> str:
+def text_in(path: Path, limit: int, *, cut: bool = False) -> str:
+    """Returns the text of a file.
+
+    Args:
+        path: of the file.
+        limit: in bytes.
+        cut: whether what is longer is cut, or refused.
+
+    Raises:
+        RunDirError: it cannot be read, or is too long.
+    """
     try:
         with regular.opened(path) as file:
             data = file.read(limit + 1)

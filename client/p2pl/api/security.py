@@ -13,7 +13,7 @@ from typing import Any
 
 from p2pl import regular
 from p2pl.api.files import read_session
-from p2pl.api.ledger import Log, read_log, verified
+from p2pl.api.ledger import Log, counted, read_log, verified
 from p2pl.api.provenance import provenance
 from p2pl.api.simulate import session_to_simulate
 from p2pl.errors import InputError, LogError, wrong
@@ -81,7 +81,7 @@ def security(
     if given and not folders:
         (file,) = given
         peers = max(file.session.exchange.min_peers, file.session.exchange.cohort + 1)
-        many = _most_faulty(peers) if faulty is None else faulty
+        many = _many(faulty, peers, 0)
         measures = (
             *_bounds(file.session, many),
             *_of_bytes(file, ()),
@@ -93,8 +93,7 @@ def security(
         return Security(file.id, file.name, 0, peers, many, measures, detection)
     runs = _read(folders, given[0] if given else None)
     peers = len(runs.peers)
-    many = len(runs.bad) or _most_faulty(peers)
-    many = many if faulty is None else faulty
+    many = _many(faulty, peers, len(runs.bad))
     measures = (
         *_of_weights(runs, many),
         *_of_influence(runs, many),
@@ -122,6 +121,16 @@ def read_audit(path: Path) -> Mapping[str, Any]:
     if not isinstance(told, dict):
         raise InputError(wrong("--privacy-audit", got=str(path), allowed=allowed))
     return told
+
+
+def _many(faulty: int | None, peers: int, bad: int) -> int:
+    """Returns how many peers together are looked at; raises InputError where there are fewer."""
+    if faulty is None:
+        return bad or _most_faulty(peers)
+    if faulty >= peers:
+        allowed = f"0..{peers - 1}, for there are {peers} peers"
+        raise InputError(wrong("--faulty", got=faulty, allowed=allowed))
+    return faulty
 
 
 def _most_faulty(peers: int) -> int:
@@ -231,12 +240,18 @@ def _of_influence(runs: _Runs, many: int) -> list[Measure]:
         together = max(together, sum(others[:many]))
         bad = max(bad, sum(share for who, share in made.influence.items() if who in runs.bad))
         unknown += made.unknown
-    left_out = f"; {unknown} versions of peers whose logs are not given are left out"
-    about = f"of {len(runs.logs)} final models{left_out if unknown else ''}"
-    made_of = [
-        _share("peer_influence", single, "update log", about),
-        _share("f_influence", together, "update log", f"f = {many}"),
-    ]
+    models = counted(len(runs.logs), "final model", "final models")
+    if unknown:  # nobody can say what is not in the logs that are there
+        missing = f"of {models}; the logs of {counted(unknown, 'version', 'versions')} are missing"
+        made_of = [
+            _share("peer_influence", None, "not known", missing),
+            _share("f_influence", None, "not known", f"f = {many}; logs are missing"),
+        ]
+    else:
+        made_of = [
+            _share("peer_influence", single, "update log", f"of {models}"),
+            _share("f_influence", together, "update log", f"f = {many}"),
+        ]
     if runs.bad:
         made_of.append(_share("bad_influence", bad, "update log", "as far as their logs are given"))
     return made_of
@@ -435,7 +450,9 @@ def _of_privacy(
     if audited is not None:
         made.append(_audited(audited))
     else:
-        about = "run `p2pl audit SESSION --json`, and give what it prints to --privacy-audit"
+        about = (
+            "run `p2pl audit SESSION --data … --json`, and give what it prints to --privacy-audit"
+        )
         made.append(Measure("epsilon_audited", None, "", "audit", about))
     return made
 
@@ -443,7 +460,9 @@ def _of_privacy(
 def _audited(told: Mapping[str, Any]) -> Measure:
     try:
         bound, confidence, word = float(told["bound"]), float(told["confidence"]), told["verdict"]
-    except (KeyError, TypeError, ValueError) as fault:
+        if not (0 <= bound < math.inf and 0 <= confidence <= 1):  # NaN neither
+            raise ValueError(bound, confidence)
+    except (KeyError, TypeError, ValueError, OverflowError) as fault:
         allowed = "what `p2pl audit --json` prints"
         raise InputError(wrong("--privacy-audit", got=dict(told), allowed=allowed)) from fault
     about = f"at least, with {100 * confidence:g} % confidence: {str(word)[:40]}"

@@ -25,6 +25,7 @@ from p2pl.errors import InputError, P2PLError, printable, wrong
 _CLIENT = frozenset({"httpx", "numpy", "safetensors", "torch", "xxhash", "zmq"})
 EXTRAS: Mapping[str, frozenset[str]] = {
     "client": _CLIENT,
+    "anchor": _CLIENT | {"rfc3161_client"},
     "dp": _CLIENT | {"dp_accounting", "opacus", "scipy", "sklearn"},
     "flower": _CLIENT | {"flwr"},
     "onnx": _CLIENT | {"onnx", "onnxscript"},

@@ -2,11 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from p2pl.cli.app import Command, extra
+from p2pl.errors import InputError, wrong
+
+if TYPE_CHECKING:
+    from p2pl.api.ledger import Finding
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +23,12 @@ MAX_COLUMNS = 100_000  # of a table with whatever a mix may hold
 Log: TypeAlias = Annotated[
     Path,
     typer.Argument(help="Run directory of `p2pl join`, or a file that `p2pl ledger export` wrote."),
+]
+Authorities: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca", help="PEM file of the time-stamping authorities that are trusted, for time stamps."
+    ),
 ]
 Out: TypeAlias = Annotated[
     Path | None, typer.Option(help="File to write.  [default: standard output]")
@@ -59,18 +69,64 @@ def verify(
             "all, because each entry has the hash of the one before.",
         ),
     ] = False,
+    ca: Authorities = None,
 ) -> None:
     """Check update logs and proofs; the exit code is 1 where something does not hold.
 
     It is 2 where there is nothing to check. Nothing is asked of anybody: what is there is enough.
     """
     with extra("client"):
-        from p2pl.api.ledger import verified
-    findings = verified(paths, every=every)
+        from p2pl.api.ledger import is_anchor, verified
+    anchors = [path for path in paths if is_anchor(path)]
+    findings = verified([path for path in paths if path not in anchors], every=every)
+    if anchors:
+        findings += _stamped(anchors, paths, ca)
     for one in findings:
         print(f"{'holds' if one.holds else 'WRONG'}  {one.source}: {one.text}")
     if not all(one.holds for one in findings):
         sys.exit(1)
+
+
+@group.command("anchor", cls=Command)
+def anchor(
+    log: Log,
+    authority: Annotated[
+        str, typer.Option(help="URL of a time-stamping authority (RFC 3161), http or https.")
+    ],
+    ca: Authorities = None,
+    out: Out = None,
+) -> None:
+    """Have an authority stamp the time on an update log's checkpoint (needs p2pl[anchor]).
+
+    It is sent the hash of the checkpoint, and nothing else. `p2pl ledger verify` checks the file
+    offline.
+    """
+    with extra("client"):
+        from p2pl.api.ledger import read_log
+    with extra("anchor"):
+        from p2pl.api.anchor import anchored, roots_in
+    _write(out, anchored(read_log(log), authority, roots_in(_given(ca))))
+
+
+def _given(ca: Path | None) -> Path:
+    if ca is not None:
+        return ca
+    hint = "a time stamp is worth what its authority is"
+    allowed = "a PEM file of the authorities that you trust"
+    raise InputError(wrong("--ca", got="nothing", allowed=allowed, hint=hint))
+
+
+def _stamped(anchors: list[Path], paths: list[Path], ca: Path | None) -> list["Finding"]:
+    """Returns what time stamps come to, and whether they are of the logs that are given."""
+    with extra("client"):
+        from p2pl.api.ledger import logs_in, read_log
+        from p2pl.updates.file import LOG_FILE
+    with extra("anchor"):
+        from p2pl.api.anchor import checked, roots_in
+    roots = roots_in(_given(ca))
+    folders = [one for path in paths for one in logs_in(path) if (one / LOG_FILE).exists()]
+    logs = [read_log(one) for one in folders]
+    return [finding for one in anchors for finding in checked(one, roots, logs)]
 
 
 @group.command("prove", cls=Command)
@@ -131,17 +187,18 @@ def graph(
     made = provenance(read_log(log), [read_log(one) for one in found], index=entry)
     row = made.last_mix
     influence = {**dict.fromkeys(row, None), **made.influence}
+    most = "at most " if made.unknown else ""  # others have a part that nobody can say
     rows = [
         (
             who[:8],
-            "not known" if share is None else f"{share:.1%}",
-            f"{row[who]:.1%}" if who in row else "",
+            "not known" if share is None else f"{most}{100 * share:.1f} %",
+            f"{100 * row[who]:.1f} %" if who in row else "",
         )
         for who, share in sorted(influence.items(), key=lambda one: -(one[1] or 0.0))
     ]
     about = f"{len(made.versions)} versions are in it"
     if made.unknown:
-        about += f"; of {made.unknown} more the log is not given, and influence leaves them out"
+        about += f"; of {made.unknown} more the log is not given: name it as well"
     Console().print(terminal_table(about, ("peer", "influence", "weight in the last mix"), rows))
     if out is not None:
         with extra("report"):

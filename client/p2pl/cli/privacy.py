@@ -134,7 +134,7 @@ def audit(
     ],
     data: Annotated[
         str | None,
-        typer.Option(help=f"Data set, which --security does not need: {options.DATA_SETS}"),
+        typer.Option(help=f"Data set: {options.DATA_SETS}  [required, except with --security]"),
     ] = None,
     security: Annotated[
         bool,

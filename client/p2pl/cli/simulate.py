@@ -196,7 +196,7 @@ def simulate(
         ),
     ] = False,
 ) -> None:
-    """Run many virtual peers in one process, or by the workers of a cluster.
+    """Run many virtual peers on one machine, or on a cluster.
 
     This shows what a session would reach. The task's metrics are means over the peers, on the
     whole test set, after the last mix.

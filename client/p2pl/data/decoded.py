@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import msgspec
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
@@ -34,6 +35,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    made_of: str  # the mark of the data and of what is made of an image
     shape: tuple[int, ...]  # [n, *input], of bytes 0..255
 
 
@@ -52,20 +54,22 @@ def kept(
     shape = (count, *task.input)
     if count < MIN_ROWS or int(np.prod(shape)) > MAX_BYTES:
         return decode()
-    place = folder / FOLDER / f"{_mark(files, task)}.bin"
-    found = _read(place, shape)
+    made_of = _mark(files, task)
+    place = folder / FOLDER / f"{made_of}.bin"
+    found = _read(place, _Header(made_of, shape))
     if found is not None:
         return found.astype(np.float32) / np.float32(255)
     pixels = decode()
     coarse = np.rint(pixels * 255).astype(np.uint8)
     if np.array_equal(coarse.astype(np.float32) / np.float32(255), pixels):  # to the last bit
-        _write(place, coarse)
+        _write(place, made_of, coarse)
     return pixels
 
 
 def _mark(files: Sequence[Path], task: Task) -> str:
     """Returns what names the data and what is made of an image, 32 hex digits."""
-    mark = xxh3_128(msgspec.json.encode((task.input, task.resize, task.colour)))
+    decoder = PIL.__version__  # another one may round a resized image otherwise
+    mark = xxh3_128(msgspec.json.encode((decoder, task.input, task.resize, task.colour)))
     for path in files:
         mark.update(path.stat().st_size.to_bytes(8, "little"))
         with path.open("rb") as file:
@@ -74,12 +78,15 @@ def _mark(files: Sequence[Path], task: Task) -> str:
     return mark.hexdigest()
 
 
-def _read(place: Path, shape: tuple[int, ...]) -> Bytes | None:
+def _read(place: Path, wanted: _Header) -> Bytes | None:
     """Returns the numbers in a file of `_write`; None where it is missing or is no such file."""
-    size = len(MAGIC) + 4 + MAX_HEADER_BYTES + int(np.prod(shape)) + MARK_BYTES
+    count = int(np.prod(wanted.shape))
+    size = len(MAGIC) + 4 + MAX_HEADER_BYTES + count + MARK_BYTES
     try:
         if place.parent.is_symlink() or place.is_symlink():
             return None
+        if place.parent.stat().st_uid != os.getuid():
+            return None  # who owns the folder may put there what it likes
         with regular.opened(place) as file:
             about = os.fstat(file.fileno())
             if about.st_uid != os.getuid() or about.st_size > size:
@@ -97,14 +104,14 @@ def _read(place: Path, shape: tuple[int, ...]) -> Bytes | None:
     except msgspec.DecodeError:
         return None
     numbers = np.frombuffer(body, np.uint8, offset=min(begin + length, len(body)))
-    if header.shape != shape or len(numbers) != int(np.prod(shape)):
-        return None
-    return numbers.reshape(shape)
+    if header != wanted or len(numbers) != count:
+        return None  # of other data, whatever its name says
+    return numbers.reshape(wanted.shape)
 
 
-def _write(place: Path, numbers: Bytes) -> None:
+def _write(place: Path, made_of: str, numbers: Bytes) -> None:
     """Writes the numbers, whole or not at all; where the folder does not allow it, not at all."""
-    header = msgspec.json.encode(_Header(numbers.shape))
+    header = msgspec.json.encode(_Header(made_of, numbers.shape))
     body = MAGIC + len(header).to_bytes(4, "little") + header + numbers.tobytes()
     draft: Path | None = None
     try:

@@ -15,6 +15,7 @@ from p2pl.errors import PullError
 
 CLASSES = "X-p2pl-classes"  # of a listener's READY
 DIGEST_CHARS = 16  # chosen: no two peers differ by accident and agree in 64 bits
+MAX_TOLD = 16  # peers; chosen: by then it is known what is amiss, and identities cost nothing
 OTHER_CLASSES = "its data have other classes, or number them otherwise"
 WHAT_TO_DO = (
     "neither learns from the other. The session names no classes: a new one with task.labels "
@@ -47,7 +48,7 @@ class Numbering:
 
     Attributes:
         digest: of `digest_of`; "": nothing is said, and nobody turned down.
-        said: told once of each peer that is turned down.
+        said: told once of each of the first `MAX_TOLD` peers that are turned down.
     """
 
     digest: str = ""
@@ -64,7 +65,7 @@ class Numbering:
         there = properties.get(CLASSES.lower().encode(), b"")
         if not self.digest or not there or there == self.digest.encode():
             return
-        if peer_id not in self._told:
+        if peer_id not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(peer_id)
             self.said(f"peer {peer_id[:8]} is turned down: {OTHER_CLASSES}; {WHAT_TO_DO}")
         raise PullError(f"turned down: {OTHER_CLASSES}")

@@ -400,6 +400,7 @@ async def test_who_has_no_vote_asks_everybody_once_the_leader_is_silent(
         transport=SimpleNamespace(identity=Identity.generate()),
         session=SimpleNamespace(exchange=exchange),
         file=SimpleNamespace(id=session_id),
+        keeper=None,
         run_dir=tmp_path,
         clock=clock,
     )

@@ -716,6 +716,9 @@ def convert(raw: object, kind: type[T], *, strict: bool) -> T:
             allowed = ", ".join(_fields_at(kind, where)) or "none"
             what = f"{where}: unknown field"
             raise SessionFileError(wrong(what, got=unknown[1], allowed=allowed)) from fault
+        if missing := re.fullmatch(r"Object missing required field `(.*)`", message):
+            name = missing[1] if where == "session" else f"{where}.{missing[1]}"
+            raise SessionFileError(f"{name}: is missing, and has no default") from fault
         got = _look_up(raw, where)
         if choices := _choices_at(kind, where) if message.startswith("Invalid enum value") else ():
             raise SessionFileError(wrong(where, got=got, allowed=", ".join(choices))) from fault
