@@ -43,6 +43,7 @@ EVERY_S = 0.5
 COHORT = 10
 SESSION = b"h" * 32
 CURVE_KEY = "x" * 40
+WARM_UP_S = 3.0  # until an attack has all its connections
 NOBODY_LISTENS = 9
 SLOW, PIPELINED, DEAD = 2_000, 40, 1_000
 PARTS: dict[str, tuple[str, ...]] = {
@@ -212,7 +213,7 @@ def attacked(name: str, url: str) -> Iterator[None]:
             assert attacker.stdout
             attacker.stdout.readline()
         else:
-            time.sleep(3)
+            time.sleep(WARM_UP_S)
         yield
     finally:
         attacker.kill()

@@ -2,9 +2,9 @@
 
 El Mrini, Farhadkhani and Guerraoui 2025 (arXiv:2510.08311). Of n peers b are bad, and each peer
 pulls from s random ones in each of T rounds. How many of the s are bad changes from draw to draw;
-the rule allows for the most that any honest peer draws in any round, but for a small chance. Then
-it mixes by coordinate, trimmed by that number, after nearest-neighbour mixing
-(`nnm-trimmed-mean` in `p2pl.mixing.robust`).
+the rule allows for the most that any honest peer draws in any round, but for a small chance.
+What is robust to that many is chosen here: a mean by coordinate, trimmed by that number, after
+nearest-neighbour mixing (`nnm-trimmed-mean` in `p2pl.mixing.robust`).
 """
 
 import math
@@ -18,7 +18,7 @@ from p2pl.mixing.robust import Robust
 from p2pl.protocol.session import Session
 from p2pl.registry import whole_number
 
-CHANCE = 0.01  # that any draw of all holds more; chosen: the paper's theorem leaves it open
+CHANCE = 0.01  # that any draw of all holds more; chosen
 MAX_SWARM = 100_000  # peers
 
 
