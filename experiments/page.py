@@ -103,6 +103,7 @@ def page_text(one: Study, shown: Shown) -> str:
     )
 
 
+MAX_MISSING = 20  # cells named on a page; `--list` prints all
 _MADE = "<!-- made by `scripts/reproduce {} --page`: do not edit -->"
 
 
@@ -125,7 +126,9 @@ def sources(one: Study, shown: Shown) -> str:
             parts += ["The first:", f"    {normalised(first.command)}"]
         parts.append(f"{took(shown.own)}{made(list(shown.rows.values()))}")
     if missing:
-        parts += [f"**Not run yet**, {len(missing)}:", " ·\n".join(missing)]
+        more = len(missing) - MAX_MISSING
+        named = [*missing[:MAX_MISSING], *([f"and {more} more"] if more > 0 else [])]
+        parts += [f"**Not run yet**, {len(missing)}:", " ·\n".join(named)]
     return "\n\n".join(parts) + "\n"
 
 
