@@ -38,7 +38,6 @@ from p2pl_tracker.swarm import (
     CHECK_SILENT_S,
     DEPARTED_SHARE,
     EXPIRED_PER_CALL,
-    MOST_UNKNOWN,
     NOT_KEPT,
     REMEMBER_SEQUENCE_S,
     Entry,
@@ -184,7 +183,7 @@ class SharedStore(Store, Shared):
             entry.numwant,
             group,
             hashlib.blake2b(listing.row, digest_size=8).digest(),
-            int(bool(entry.dialled_port)),
+            int(entry.can_be_checked),
             listing.detail_bytes,
             listing.encode(),
             Listing.bare(listing.host, listing.row).encode() if listing.detail_bytes else b"",
@@ -209,7 +208,7 @@ class SharedStore(Store, Shared):
         return found
 
     async def checked(self, session: bytes, digest: bytes, *, answers: bool) -> None:
-        """Takes in whether a peer answered when it was dialled."""
+        """Takes in whether a peer answered when it was checked."""
         pool = Pool.ANSWERS if answers else Pool.SILENT
         await self._run("checked", session, digest, int(pool))
 
@@ -314,7 +313,7 @@ def script(limits: Limits, prefix: str) -> str:
         "CHECK_EVERY_S": CHECK_EVERY_S,
         "CHECK_SILENT_S": CHECK_SILENT_S,
         "DEPARTED_SHARE": DEPARTED_SHARE,
-        "MOST_UNKNOWN": MOST_UNKNOWN,
+        "MOST_UNKNOWN": limits.most_unknown,
         "KEYS_SHARED": KEYS_SHARED,
     }
     head = "".join(f"local {name} = {value}\n" for name, value in settings.items())
