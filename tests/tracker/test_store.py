@@ -23,6 +23,7 @@ from p2pl_tracker.swarm import (
     Entry,
     Limits,
     MemoryStore,
+    Pool,
     Store,
     Totals,
     Welcome,
@@ -460,10 +461,10 @@ async def test_every_pair_of_peers_is_named_together_equally_often(make: Make) -
     assert sum((count - 200) ** 2 / 200 for count in seen.values()) < 27.9
 
 
-async def answering(store: Store, *speakers: Speaker, answers: bool = True) -> None:
+async def answering(store: Store, *speakers: Speaker, found: Pool = Pool.ANSWERS) -> None:
     for speaker in speakers:
         session = bytes.fromhex(speaker.session)
-        await store.checked(session, bytes.fromhex(speaker.id), answers=answers)
+        await store.checked(session, bytes.fromhex(speaker.id), found)
 
 
 async def test_the_living_are_drawn_before_a_thousand_dead_of_as_many_addresses(
@@ -472,7 +473,7 @@ async def test_the_living_are_drawn_before_a_thousand_dead_of_as_many_addresses(
     store = make(replace(LIMITS, min_interval_s=0.0))
     for number in range(1_000):
         dead = await join(store, 100 + number, host=f"198.{18 + number // 256}.{number % 256}.1")
-        await answering(store, *dead, answers=False)
+        await answering(store, *dead, found=Pool.SILENT)
     living = [(await join(store, number, host=f"10.0.0.{number}"))[0] for number in range(21)]
     await answering(store, *living)
     seen: Counter[int] = Counter()
@@ -537,10 +538,13 @@ async def test_a_peer_is_checked_where_a_relay_leads_to_it_and_else_nothing_is_k
     assert not await is_due()
     assert await is_due(another, relay)
     assert not await is_due(relay)
-    await answering(store, one, answers=False)
+    await answering(store, one, found=Pool.SILENT)
     clock.advance(60)
     assert await is_due(relay)
     await answering(store, one)
+    await answering(store, one, found=Pool.UNKNOWN)  # as the relay was away
+    clock.advance(60)
+    assert await is_due(relay)
     (two, *_) = await join(store, 2, 3, 4, 5, host="10.0.0.2")
     for _ in range(10):
         assert one.port in ports(await store.announce(two.says(numwant=2), "10.0.0.2"))
@@ -566,7 +570,7 @@ async def test_a_peer_is_dialled_when_it_comes_when_it_moves_and_every_five_minu
     clock.advance(300)
     assert await is_due()
     assert await is_due("10.0.0.2")
-    await answering(store, one, answers=False)
+    await answering(store, one, found=Pool.SILENT)
     assert not await is_due("10.0.0.2")
     clock.advance(60)
     assert await is_due("10.0.0.2")

@@ -17,7 +17,9 @@ from p2pl_tracker.calls import Caller
 from p2pl_tracker.reach import MAX_DIALS, Dialler
 from p2pl_tracker.swarm import Entry, Pool, Store
 
-MAX_WAITING = 1_024  # to be checked; beyond, a peer stays as it was until it is due again
+MAX_WAITING = (
+    1_024  # to be checked; beyond, a peer stays as it was until it is due again, in `CHECK_EVERY_S`
+)
 
 
 class Checker:
@@ -53,15 +55,18 @@ class Checker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _check(self, entry: Entry) -> None:
-        # Refused, it stays as it was until it is due again; so it does where the store is away.
-        with contextlib.suppress(AnnounceError):
-            found = Pool.SILENT
-            if entry.dialled_port:
-                async with self._dials:
-                    reached = await self._dialler.dial(entry.listing.host, entry.dialled_port)
-                found = Pool.ANSWERS if reached.is_reached else Pool.SILENT
-            if found is Pool.SILENT and entry.relays:
-                found = await self._caller.call(entry)
-            if found is not Pool.UNKNOWN:
-                answers = found is Pool.ANSWERS
-                await self._store.checked(entry.session, entry.digest, answers=answers)
+        try:
+            found = await self._found(entry)
+        except AnnounceError:  # too many of its address
+            found = Pool.UNKNOWN
+        with contextlib.suppress(AnnounceError):  # where the store is away, it stays as it was
+            await self._store.checked(entry.session, entry.digest, found)
+
+    async def _found(self, entry: Entry) -> Pool:
+        """Returns what is found of a peer; by a relay only where it cannot be dialled."""
+        if entry.dialled_port:
+            async with self._dials:
+                reached = await self._dialler.dial(entry.listing.host, entry.dialled_port)
+            if reached.is_reached or not entry.relays:
+                return Pool.ANSWERS if reached.is_reached else Pool.SILENT
+        return await self._caller.call(entry)

@@ -415,8 +415,8 @@ local function checked()
   local session, digest, pool = ARGV[3], ARGV[4], tonumber(ARGV[5])
   local peer = read(call('HGET', PREFIX .. 'peers:' .. session, digest))
   if not peer then return 0 end
-  if pool == SILENT then peer.check = now + CHECK_SILENT_S end
-  if peer.pool ~= pool then
+  if pool ~= ANSWERS then peer.check = now + CHECK_SOON_S end
+  if pool ~= UNKNOWN and pool ~= peer.pool then
     unsettle(session, peer)
     settle(session, digest, peer, peer.group, pool)
   end

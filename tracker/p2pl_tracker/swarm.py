@@ -36,7 +36,7 @@ REMEMBER_SEQUENCE_S = 2 * MAX_SKEW_S
 # Peers of one address that left lately, as a multiple of those that it may have: who makes up peers
 # and says that they left is not given room for others at once.
 DEPARTED_SHARE = 10
-CHECK_SILENT_S = 60.0  # chosen: a peer that was busy is told of again after a minute
+CHECK_SOON_S = 60.0  # chosen: a peer that was busy, or a relay, is asked again after a minute
 CHECK_EVERY_S = 300.0  # chosen: two announces of a peer that died are told to others meanwhile
 # Of those that the tracker cannot check, most may be alive behind NAT, and all may be made up.
 MOST_UNKNOWN = 0.5  # chosen: of a sample, as long as others are there
@@ -170,8 +170,11 @@ class Store(Protocol):
         """
         ...
 
-    async def checked(self, session: bytes, digest: bytes, *, answers: bool) -> None:
-        """Takes in whether a peer answered when it was checked; one that is gone is no matter."""
+    async def checked(self, session: bytes, digest: bytes, found: Pool) -> None:
+        """Takes in what was found of a peer when it was checked; one that is gone is no matter.
+
+        Of whom nothing was found, nothing changes; it is due again as soon as one that is silent.
+        """
         ...
 
     async def find(self, prefix: bytes) -> bytes | None:
@@ -508,19 +511,18 @@ class MemoryStore(Store):
         others = self._sample(session, entry.numwant, peer, now)
         return self._welcome(session, others, warning, is_check_due=is_check_due)
 
-    async def checked(self, session: bytes, digest: bytes, *, answers: bool) -> None:
-        """Takes in whether a peer answered when it was checked."""
+    async def checked(self, session: bytes, digest: bytes, found: Pool) -> None:
+        """Takes in what was found of a peer when it was checked."""
         swarm = self._swarms.get(session)
         peer = swarm.peers.get(digest) if swarm else None
         if swarm is None or peer is None or peer.place is None:
             return
-        pool = Pool.ANSWERS if answers else Pool.SILENT
-        if not answers:
-            peer.check_due_s = self._now() + CHECK_SILENT_S
-        if peer.place.pool is not pool:
+        if found is not Pool.ANSWERS:
+            peer.check_due_s = self._now() + CHECK_SOON_S
+        if found not in (Pool.UNKNOWN, peer.place.pool):
             group = peer.place.group
             swarm.unsettle(peer)
-            swarm.settle(peer, group, pool)
+            swarm.settle(peer, group, found)
 
     async def find(self, prefix: bytes) -> bytes | None:
         """Returns the session with a peer in it whose id begins with 20 bytes; None: none does."""
