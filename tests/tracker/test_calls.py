@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.announces import Speaker
 from support.callees import HOST, greeting, taking_calls
+from support.processes import PATIENCE_S
 from support.relays import Running, certificate, relaying
 
 from p2pl.errors import AnnounceError
@@ -32,6 +33,13 @@ pytestmark = pytest.mark.anyio
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 POLICY = Policy(issuers=frozenset({KEY.public_key().public_bytes_raw()}))
 ELSEWHERE = Endpoint("relay", HOST, 1)  # where nobody listens
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits longer than a tracker does, on a machine that does much else."""
+    for name in ("CONNECT_S", "ANSWER_S", "GREETING_S"):
+        monkeypatch.setattr(calls, name, PATIENCE_S)
 
 
 def admitted(peer: Speaker) -> bytes:

@@ -62,10 +62,13 @@ class Tracker:
         said = speaker.says(numwant=1)
         if ways or hidden:
             said = msgspec.structs.replace(said, version=2, endpoints=tuple(map(str, ways)))
-        transport = httpx.ASGITransport(self.app, client=(HOST, 40_000))
-        async with httpx.AsyncClient(transport=transport, base_url="http://tracker") as client:
+        async with self.client() as client:
             answer = await client.post("/announce", content=messages.encode(said, speaker.key))
         return messages.decode_answer(answer.content)
+
+    def client(self) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app, client=(HOST, 40_000))
+        return httpx.AsyncClient(transport=transport, base_url="http://tracker")
 
     def pools(self) -> list[int]:
         """Returns how many peers are in each pool."""
@@ -117,6 +120,10 @@ async def test_those_who_take_calls_are_told_of_before_those_who_only_say_so() -
         async with taking_calls(living, port, relay.plain, ticket):
             await tracker.post(living, relay.plain)
             await tracker.until([1, 0, 5])
+            async with tracker.client() as client:
+                counted = (await client.get("/metrics")).text
+            for found, count in (("answers", 1), ("silent", 5), ("unknown", 0)):
+                assert f'p2pl_tracker_checks_total{{found="{found}"}} {count}.0' in counted
             for number in range(50):  # nobody can say whether they are there
                 await tracker.post(peer(100 + number, 1), hidden=True)
             asker = peer(7, port)

@@ -103,7 +103,11 @@ class Tracker:
         caller = Caller(policy.relays, own_relay, now=now, wall=wall)
         self._called_by = caller.endpoints if policy.checks else frozenset()
         # Another dialler, so that those who ask and those who are asked do not wait for each other.
-        self.checker = Checker(store, Dialler(now=now), caller) if policy.checks else None
+        self.checker = (
+            Checker(store, Dialler(now=now), caller, self.metrics.count_check)
+            if policy.checks
+            else None
+        )
         self._requests = AddressLimit(rate, burst, now=now)
         self._departures = AddressLimit(rate, burst, now=now)
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import socket
 import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 CALLS_AT_ONCE = 32  # at one relay; the others wait for their turn
 ANSWER_S = 5.0  # for a peer to take a call; chosen: as long as for a connection
-STAGGER_S = 0.25  # between the addresses of a relay's name: RFC 8305, section 8
+MAX_HOSTS = 4  # of a relay's name, that are tried
 TICKET_S = 60  # for which the tracker's own ticket is good
 SAY_EVERY_S = 60.0  # that one relay is of no use
 OWN = ""  # the relay in this process, among the hosts of the others
@@ -177,18 +178,16 @@ class Caller:
             OSError, WebSocketException: there is none, or not in time.
         """
         async with contextlib.AsyncExitStack() as stack:
-            async with asyncio.timeout(CONNECT_S):
-                if way.kind == "relays":
-                    self._trust = self._trust or ssl.create_default_context()
-                    url = f"wss://{joined(way.host, way.port)}/"
-                    opening = connect(url, ssl=self._trust, proxy=None, **SETTINGS)
+            if way.kind == "relays":
+                self._trust = self._trust or ssl.create_default_context()
+                url = f"wss://{joined(way.host, way.port)}/"
+                opening = connect(url, ssl=self._trust, proxy=None, open_timeout=None, **SETTINGS)
+                async with asyncio.timeout(CONNECT_S):
                     line: _Line = WebSocketPipe(await stack.enter_async_context(opening))
-                else:
-                    reader, writer = await asyncio.open_connection(
-                        way.host, way.port, happy_eyeballs_delay=STAGGER_S
-                    )
-                    stack.callback(writer.transport.abort)
-                    line = _Stream(reader, writer)
+            else:
+                reader, writer = await _connected(way)
+                stack.callback(writer.transport.abort)
+                line = _Stream(reader, writer)
             yield line
 
     def _say(self, way: Endpoint, why: str) -> None:
@@ -197,6 +196,24 @@ class Caller:
         if now_s - self._said_s.get(way.host, -SAY_EVERY_S) >= SAY_EVERY_S:
             self._said_s[way.host] = now_s
             log.warning("peers cannot be checked by %s: %s", way, why)
+
+
+async def _connected(way: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Returns a connection to the first address of a relay that takes it.
+
+    Raises:
+        OSError: none does.
+    """
+    loop, fault = asyncio.get_running_loop(), OSError("its name has no address")
+    async with asyncio.timeout(CONNECT_S):
+        found = await loop.getaddrinfo(way.host, way.port, type=socket.SOCK_STREAM)
+    for *_, address in found[:MAX_HOSTS]:
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                return await asyncio.open_connection(str(address[0]), way.port)
+        except OSError as refused:  # a TimeoutError is one
+            fault = refused
+    raise fault
 
 
 class _Refusal(Exception):

@@ -11,6 +11,7 @@ those as well.
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from p2pl.errors import AnnounceError
 from p2pl_tracker.calls import Caller
@@ -29,10 +30,13 @@ class Checker:
         store: that is told who answered.
         dialler: dials, and refuses those of an address that has had too many dialled.
         caller: calls by relays, and refuses as the dialler does.
+        count: is told what was found of each.
     """
 
-    def __init__(self, store: Store, dialler: Dialler, caller: Caller) -> None:
-        self._store, self._dialler, self._caller = store, dialler, caller
+    def __init__(
+        self, store: Store, dialler: Dialler, caller: Caller, count: Callable[[Pool], None]
+    ) -> None:
+        self._store, self._dialler, self._caller, self._count = store, dialler, caller, count
         self._dials = asyncio.Semaphore(MAX_DIALS)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -59,6 +63,7 @@ class Checker:
             found = await self._found(entry)
         except AnnounceError:  # too many of its address
             found = Pool.UNKNOWN
+        self._count(found)
         with contextlib.suppress(AnnounceError):  # where the store is away, it stays as it was
             await self._store.checked(entry.session, entry.digest, found)
 
