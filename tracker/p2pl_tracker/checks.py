@@ -18,9 +18,8 @@ from p2pl_tracker.calls import Caller
 from p2pl_tracker.reach import MAX_DIALS, Dialler
 from p2pl_tracker.swarm import Entry, Pool, Store
 
-MAX_WAITING = (
-    1_024  # to be checked; beyond, a peer stays as it was until it is due again, in `CHECK_EVERY_S`
-)
+# To be checked; beyond, a peer stays as it was until it is due again, after `CHECK_EVERY_S`.
+MAX_WAITING = 1_024
 
 
 class Checker:
