@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator
 
 from support.announces import Speaker
 from support.processes import PATIENCE_S
+from support.relays import HOST
 
 from p2pl.network.keys import Identity
 from p2pl.network.relay import Pumps, RelayListener
 from p2pl.network.relay import Speaker as Caller
 from p2pl.network.traffic import Traffic
 from p2pl.protocol.endpoint import Endpoint
-
-HOST = "127.0.0.1"
 
 
 @contextlib.asynccontextmanager

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.announces import Speaker
-from support.callees import HOST, greeting, taking_calls
+from support.callees import greeting, taking_calls
 from support.processes import PATIENCE_S
-from support.relays import Running, certificate, relaying
+from support.relays import HOST, Running, certificate, relaying
 
 from p2pl.errors import AnnounceError
 from p2pl.protocol import relay as messages

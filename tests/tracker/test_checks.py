@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.announces import Clock, Speaker
-from support.callees import HOST, greeting, taking_calls
+from support.callees import greeting, taking_calls
 from support.processes import PATIENCE_S
-from support.relays import relaying
+from support.relays import HOST, relaying
 
 from p2pl.protocol import announce as messages
 from p2pl.protocol.endpoint import Endpoint
