@@ -25,6 +25,7 @@ class Given:
     labels: Tensor  # [K, B] int64
     share: Tensor  # [K, B], of each example in the loss; 0 for padding
     logs: Tensor  # [K, B]: here goes the logarithm of the chance that the label was given
+    alike: Parameters | None = None  # name -> [1, *shape], where all peers still have the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,15 @@ class Chain:
         """Returns what each layer was given, and the loss in the logits."""
         h = given.x.transpose(1, 2)  # [K, F, B]: the weights stand on the left, see `forward`
         layers_x: list[Tensor] = []
-        for name, has_bias, relu in self.layers:
+        for number, (name, has_bias, relu) in enumerate(self.layers):
             h = h.relu_() if relu else h
             layers_x.append(h)
-            weight = parameters[f"{name}.weight"]
-            if has_bias:
-                h = torch.baddbmm(parameters[f"{name}.bias"].unsqueeze(2), weight, h)
+            if number == 0 and given.alike is not None:
+                h = _for_all_at_once(given.alike[f"{name}.weight"], given.x)
             else:
-                h = torch.bmm(weight, h)
+                h = torch.bmm(parameters[f"{name}.weight"], h)
+            if has_bias:
+                h.add_(parameters[f"{name}.bias"].unsqueeze(2))
         logs, at = torch.log_softmax(h, 1), given.labels.unsqueeze(1)
         torch.gather(logs, 1, at, out=given.logs.unsqueeze(1))
         # Of the loss in the logits: (softmax - 1 at the label) * share.
@@ -120,6 +122,17 @@ class Chain:
                 if relu:
                     wrong.mul_(given > 0)
         return found
+
+
+def _for_all_at_once(weight: Tensor, x: Tensor) -> Tensor:
+    """Returns what K peers' first layer makes, [K, O, B], where they have the same weights.
+
+    Args:
+        weight: [1, O, F].
+        x: [K, B, F].
+    """
+    out = weight[0] @ x.flatten(0, 1).t()
+    return out.view(-1, *x.shape[:2]).transpose(0, 1).contiguous()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2pl.data.examples import Examples, Part
-from p2pl.learning.batched.chain import Chain, Given
+from p2pl.learning.batched.chain import Chain, Given, Parameters
 from p2pl.learning.batched.forward import Forward
 from p2pl.learning.batched.schedule import Batch, Job, Schedule, schedule
 from p2pl.learning.evaluate import BATCH_EXAMPLES
@@ -42,7 +42,9 @@ IGNORED = -100  # the label that cross_entropy takes no notice of
 # What the steps of a chain work on at a time. Chosen: with 16 MiB, which leave the cache, logistic
 # regression of 100 peers on MNIST takes 1.4 times as long, and with 1 MiB 1.2 times.
 CHAIN_BYTES = 4 << 20
-CHAIN_PEERS = 4_096  # of one group: the plan of their round takes 20 bytes an example
+# Of one group of a chain. Chosen: memory for the parameters of thousands of peers is new to the
+# process in every round, and clearing it takes a tenth of the time; that of a few is used again.
+CHAIN_PEERS = 128
 MIN_GROUP = 16  # peers; sharing fewer among workers costs more than it saves
 STEPS_BEFORE_RECORDING = 3  # libraries choose their kernels and take their memory in the first ones
 
@@ -146,13 +148,18 @@ class Stack:
         longest = min(training.batch_size, len(jobs[0].part))
         some = max(1, CHAIN_BYTES // (4 * longest * self._numbers + 4 * self._layout.total))
         room = self._room(min(some, len(jobs)) * longest)
+        start = _same_start(jobs)
         logs = torch.zeros_like(plan.numbers[:, : training.batch_size])
         with torch.inference_mode():
             for first in range(0, len(jobs), some):
                 mine = work.part(first, some)
                 steps = _Chained(chain, self._layout, mine, room)
+                if start is not None:
+                    mine.vectors.copy_(start)
+                alike = None if start is None else unflatten(self._layout, start.unsqueeze(0))
                 for rows, batch in plan.of_some(first, some):
-                    steps.step(flat, batch, logs[rows, : batch.wide], training)
+                    steps.step(flat, batch, (logs[rows, : batch.wide], alike), training)
+                    alike = None
                 _mark_lost(mine.vectors, mine.losses)
             chances = logs.mul_(plan.numbers[:, : training.batch_size]).sum(1)
             counted = plan.numbers[:, training.batch_size]
@@ -167,7 +174,7 @@ class Stack:
 
     def _begin(self, jobs: Sequence[Job], training: Training) -> "_Work":
         """Returns where the peers set out from; on a GPU always in the same place."""
-        fresh = _Work.of(jobs, training)
+        fresh = _Work.of(jobs, training, fill=self._chain is None)
         if not self._gpu:
             return fresh
         kept = self._works.setdefault(len(jobs), fresh)
@@ -217,13 +224,21 @@ class _Work:
     state: Mapping[str, Tensor]  # of the optimizer, [K, P] each
 
     @classmethod
-    def of(cls, jobs: Sequence[Job], training: Training) -> "_Work":
-        """Returns where the peers set out from; an optimizer's state is 0 before its first step."""
-        first = jobs[0].start.vector
-        if all(job.start.vector is first for job in jobs):
+    def of(cls, jobs: Sequence[Job], training: Training, *, fill: bool) -> "_Work":
+        """Returns where the peers set out from; an optimizer's state is 0 before its first step.
+
+        Args:
+            jobs: of the peers.
+            training: the settings of the round.
+            fill: write parameters that are the same for all; else whoever trains them does.
+        """
+        first = _same_start(jobs)
+        if first is None:
+            vectors = torch.stack([job.start.vector for job in jobs])
+        elif fill:
             vectors = first.repeat(len(jobs), 1)
         else:
-            vectors = torch.stack([job.start.vector for job in jobs])
+            vectors = first.new_empty(len(jobs), len(first))
         nothing = torch.zeros_like(vectors[0])
         state = {
             name: torch.stack([job.start.optimizer.get(name, nothing) for job in jobs])
@@ -266,20 +281,22 @@ class _Chained:
         self._active = 0
         self._parameters: Mapping[str, Tensor] = {}
 
-    def step(self, x: Tensor, batch: Batch, logs: Tensor, training: Training) -> None:
+    def step(
+        self, x: Tensor, batch: Batch, also: tuple[Tensor, Parameters | None], training: Training
+    ) -> None:
         """Moves the parameters of the peers that have a step to do, in place.
 
         Args:
             x: [N, F], all examples, flat.
             batch: of the step.
-            logs: [K, B], see `Given`.
+            also: `logs` and `alike` of `Given`.
             training: the settings of the round.
         """
         work, active = self._work, len(batch.places)
         if active != self._active:
             self._active = active
             self._parameters = unflatten(self._layout, work.vectors[:active])
-        given = Given(self._taken(x, batch.rows), batch.labels, batch.share, logs)
+        given = Given(self._taken(x, batch.rows), batch.labels, batch.share, *also)
         if _is_plain(training):
             self._chain.descend(self._parameters, training.learning_rate, given)
         else:
@@ -309,6 +326,12 @@ class _Graph:
         self.batch.places.copy_(batch.places)
         self.batch.numbers.copy_(batch.numbers)
         self.graph.replay()
+
+
+def _same_start(jobs: Sequence[Job]) -> Tensor | None:
+    """Returns the one vector, [P], from which all set out; None where there are several."""
+    first = jobs[0].start.vector
+    return first if all(job.start.vector is first for job in jobs) else None
 
 
 def _mark_lost(vectors: Tensor, losses: Tensor) -> None:
