@@ -6,6 +6,7 @@ thread, one at a time.
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,9 @@ from p2pl.updates.log import UpdateLog, Version
 from p2pl.updates.watch import OwnLogElsewhere, Watch, proof_file, put_own_head
 
 Answer: TypeAlias = Callable[[str, bytes], bytes]
+# Between two times that what was seen of others is written. Chosen: a peer that is killed forgets
+# a second of it at most, and sees it again; a file each round is a fifth of what logs cost.
+SAVE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Keeper:
         self.watch = Watch(log.session_id, identity.private_key, self._own_root, now, knows)
         self._writing = asyncio.Lock()
         self._elsewhere = ""
+        self._saved_s, self._saved_faults = -math.inf, 0
         if folder is not None:
             self.watch.load(folder)
 
@@ -160,7 +165,14 @@ class Keeper:
     def save(self) -> None:
         """Writes what is known of others' logs."""
         if self._folder is not None:
+            self._saved_s, self._saved_faults = self._now(), len(self.watch.faults)
             self.watch.save(self._folder, self.log.head if len(self.log) else None)
+
+    def save_sometimes(self) -> None:
+        """Writes it where that is `SAVE_S` ago, or a peer was found to have two histories."""
+        passed_s = self._now() - self._saved_s  # below 0: the clock was put back
+        if not 0 <= passed_s < SAVE_S or len(self.watch.faults) > self._saved_faults:
+            self.save()
 
     def close(self) -> None:
         """Closes the log."""
