@@ -15,14 +15,18 @@ from typing import TypeAlias
 
 from p2pl.errors import FrameError, LogError, RunDirError
 from p2pl.network.keys import Identity
+from p2pl.protocol.identity import peer_id_of
 from p2pl.protocol.updates.entry import SignedEntry, encode
 from p2pl.protocol.updates.fault import Fault
+from p2pl.protocol.updates.head import Head
 from p2pl.protocol.updates.message import (
     Commitment,
+    Heard,
     Question,
     read_commitment,
     read_question,
 )
+from p2pl.protocol.updates.witness import Kept, Shown, read_kept
 from p2pl.updates.log import UpdateLog, Version
 from p2pl.updates.watch import OwnLogElsewhere, Watch, proof_file, put_own_head
 
@@ -132,6 +136,52 @@ class Keeper:
             self.watch.take_others((), (proof,))
         except LogError as fault:
             raise FrameError(f"update log: {fault}") from fault
+
+    def shown(self, before: int) -> tuple[Head, bytes]:
+        """Returns the newest head of the peer's own log, and what shows it to a tracker.
+
+        Args:
+            before: entries that the tracker keeps a head of, as far as is known; 0: none.
+        """
+        log, head = self.log, self.log.head
+        grown = log.tree.consistency(before, head.size) if 0 < before <= head.size else ()
+        session = bytes.fromhex(log.session_id)
+        return head, encode(Shown(session, log.public_key, head, before, grown))
+
+    def take_cosigned(self, head: Head, data: bytes) -> int:
+        """Returns how many entries of the peer's own log a tracker keeps a head of.
+
+        Args:
+            head: that the tracker was shown.
+            data: its answer.
+
+        Raises:
+            LogError: it is no head of this log, or the cosignature is not its witness's.
+            OwnLogElsewhere: this key has another log in this session.
+        """
+        kept = self._kept(self.log.peer_id, data)
+        if (kept.head.size, kept.head.root) == (head.size, head.root):
+            self.watch.take_cosignature(head.size, kept.cosignature)
+        return kept.head.size
+
+    def take_kept(self, peer_id: str, data: bytes) -> None:
+        """Takes in the head that a tracker keeps of another peer's log.
+
+        Raises:
+            LogError: it is no head of that log.
+        """
+        self._kept(peer_id, data)
+
+    def _kept(self, peer_id: str, data: bytes) -> Kept:
+        kept = read_kept(data)
+        if peer_id_of(kept.author) != peer_id:
+            raise LogError("checkpoint: of another peer than was asked for")
+        try:
+            self.watch.take_others((Heard(kept.author, kept.head),), ())
+        except OwnLogElsewhere as fault:
+            self._elsewhere = str(fault)
+            raise
+        return kept
 
     async def mixed(
         self,

@@ -202,7 +202,9 @@ class Watch:
             LogError: something in it does not hold.
         """
         if question.cosignature is not None and question.known:
-            self._take_cosignature(peer_id, question.known[0], question.cosignature)
+            if peer_id_of(question.cosignature.witness) != peer_id:
+                raise LogError("cosignature: of another peer than the one that gave it")
+            self.take_cosignature(question.known[0], question.cosignature)
         self.take_others(question.heard, question.faults)
 
     def take_others(self, heard: Iterable[Heard], faults: Iterable[bytes]) -> None:
@@ -252,6 +254,30 @@ class Watch:
         """Returns why nothing is taken from a peer; None where something is."""
         fault = self.faults.get(peer_id)
         return None if fault is None else f"turned down: {fault.check()}"
+
+    def take_cosignature(self, size: int, cosignature: Cosignature) -> None:
+        """Keeps what a witness has signed: of each witness the newest.
+
+        Args:
+            size: of the head of the peer's own log that it is over.
+            cosignature: of anybody.
+
+        Raises:
+            LogError: its witness has not signed that.
+        """
+        root = self.own(size)
+        if root is None:
+            return  # only the head itself, with this peer's signature, says that there is another
+        cosignature.check(body(self.session_id, self._public, size, root))
+        same = (
+            head for head, _ in self.cosigned.values() if (head.size, head.root) == (size, root)
+        )
+        head = next(same, None) or sign_head(self.key, self.session_id, size, root)
+        peer_id = peer_id_of(cosignature.witness)
+        self.cosigned.pop(peer_id, None)
+        self.cosigned[peer_id] = head, cosignature
+        if len(self.cosigned) > MAX_COSIGNED:
+            del self.cosigned[next(iter(self.cosigned))]
 
     # On disk.
 
@@ -346,22 +372,6 @@ class Watch:
         if seen.proven is None or (known and seen.proven.size == known[0]):
             seen.proven = head
             seen.doubted = [one for one in seen.doubted if one != head.size]
-
-    def _take_cosignature(self, peer_id: str, size: int, cosignature: Cosignature) -> None:
-        if peer_id_of(cosignature.witness) != peer_id:
-            raise LogError("cosignature: of another peer than the one that gave it")
-        root = self.own(size)
-        if root is None:
-            return  # only the head itself, with this peer's signature, says that there is another
-        cosignature.check(body(self.session_id, self._public, size, root))
-        same = (
-            head for head, _ in self.cosigned.values() if (head.size, head.root) == (size, root)
-        )
-        head = next(same, None) or sign_head(self.key, self.session_id, size, root)
-        self.cosigned.pop(peer_id, None)
-        self.cosigned[peer_id] = head, cosignature
-        if len(self.cosigned) > MAX_COSIGNED:
-            del self.cosigned[next(iter(self.cosigned))]
 
 
 def saved_in(folder: Path) -> Saved | None:
