@@ -96,7 +96,18 @@ class Learner:
 
     def beginning(self, vector: Tensor) -> "Learner":
         """Returns the learner of a session whose initial checkpoint holds these parameters, [P]."""
-        return replace(self, codec=self.codec.beginning(vector))
+        codec = self.codec.beginning(vector)
+        return self if codec is self.codec else replace(self, codec=codec)
+
+    def beside(self, peer_id: str, trainer: Trainer) -> "Learner":
+        """Returns the learner of another peer of the session, around the same codec.
+
+        Args:
+            peer_id: the other's.
+            trainer: the other's, with a model of the same layout on the same device.
+        """
+        mixer = rule_of(self.session)(self.session, peer_id)
+        return Learner(self.session, self.session_id, peer_id, trainer, self.codec, mixer)
 
     @classmethod
     def of(

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import socket
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,12 +10,15 @@ from dataclasses import dataclass
 
 import pytest
 from msgspec.structs import replace
-from support.wires import DEADLINE_S, HOST, Puller, Served, puller_by_hand, served
+from support.wires import DEADLINE_S, HOST, SESSION, Puller, Served, puller_by_hand, served
 
 from p2pl.errors import FrameError, PullError
 from p2pl.network import connections as connections
 from p2pl.network.connections import Inbox, Message
+from p2pl.network.dial import Direct
+from p2pl.network.keys import Identity
 from p2pl.network.version import Version
+from p2pl.network.wire import CurveWire
 from p2pl.protocol.announce import PeerAddress
 from p2pl.protocol.frame import (
     MAX_TELL_BYTES,
@@ -255,6 +259,33 @@ async def test_a_closed_wire_asks_nobody() -> None:
             pass
         with pytest.raises(PullError, match="closed"):
             await ping(me, other.address)
+
+
+async def test_a_wire_whose_end_is_cut_short_leaves_no_connection_open() -> None:
+    dialled: list[socket.socket] = []
+
+    class Dialling(Direct):
+        async def open(
+            self, address: PeerAddress, *, deadline_s: float, hello: bytes = b""
+        ) -> socket.socket:
+            dialled.append(await super().open(address, deadline_s=deadline_s, hello=hello))
+            return dialled[-1]
+
+    async with served() as other:
+        await other.wire.publish(Version(1, 1, b"x"))
+        me = CurveWire(
+            Identity.generate(), session_id=SESSION, listen=f"{HOST}:0", dialler=Dialling()
+        )
+        await me.__aenter__()
+        await me.ping(other.address, deadline_s=DEADLINE_S)
+        await me.pull(other.address, have=None, round=0, wait_s=0, deadline_s=DEADLINE_S, size=1)
+        assert [stream.fileno() != -1 for stream in dialled] == [True, True]
+        ending = asyncio.create_task(me.__aexit__())
+        await asyncio.sleep(0)  # it waits for its tasks now
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+    assert [stream.fileno() for stream in dialled] == [-1, -1]
 
 
 async def test_a_question_that_is_given_up_before_it_has_begun_leaves_nothing_behind() -> None:

@@ -1,5 +1,6 @@
 """Everybody pulls from everybody: what is said in a few words is what the lists would say."""
 
+import gc
 from dataclasses import replace
 
 import msgspec
@@ -9,6 +10,7 @@ from support.simulations import digits, small_setup
 
 from p2pl.data.load import Data
 from p2pl.errors import InputError
+from p2pl.mixing import size
 from p2pl.mixing.base import PeerModel
 from p2pl.run.log import RoundEntry
 from p2pl.simulation import engine, scoring
@@ -91,6 +93,23 @@ def test_what_is_rounded_on_its_way_is_mixed_peer_by_peer(data: Data) -> None:
     half = replace(everybody(), session=msgspec.structs.replace(session, wire=wire))
     result = run(half, data, CPU)
     assert not torch.equal(result.vectors[0], result.vectors[1])
+
+
+def test_where_models_are_out_of_proportion_each_peer_mixes_for_itself(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(size, "MAX_RATIO", 0.0)
+    monkeypatch.setattr(size, "MAX_LONE_RATIO", 0.0)
+    result = run(everybody(), data, CPU)
+    assert all(entry.rejected for entry in result.rounds[0].entries)
+
+
+def test_python_looks_for_garbage_as_often_as_before(data: Data) -> None:
+    before = gc.get_threshold()
+    seen: list[tuple[int, int, int]] = []
+    run(everybody(), data, CPU, on_round=lambda _: seen.append(gc.get_threshold()))
+    assert gc.get_threshold() == before
+    assert seen == 2 * [(100 * before[0], *before[1:])]
 
 
 def test_a_cohort_may_be_larger_than_a_session_allows() -> None:

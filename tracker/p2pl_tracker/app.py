@@ -35,6 +35,7 @@ from p2pl.protocol.updates.witness import MAX_SHOWN_BYTES
 from p2pl_tracker import bittorrent, docs, page
 from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
 from p2pl_tracker.bans import Bans
+from p2pl_tracker.calls import Caller, OwnRelay
 from p2pl_tracker.checks import Checker
 from p2pl_tracker.issuer import Issuer, Relays
 from p2pl_tracker.listing import Asker
@@ -68,7 +69,7 @@ class Policy:
     address_burst: int = 1_000  # not fewer than peers of one address, who may all leave at once
     relays: Relays | None = None  # that peers are told of
     bans: Bans = field(default_factory=lambda: Bans(None))
-    checks: bool = True  # whether peers are dialled that say they can be
+    checks: bool = True  # whether it is found out which peers answer
     witness: Ed25519PrivateKey | None = None  # cosigns update logs; None: they are not taken
 
 
@@ -85,6 +86,7 @@ class Tracker:
         wall: Callable[[], float],
         rng: random.Random,
         load: Callable[[], tuple[int, int]] | None = None,
+        own_relay: OwnRelay | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> None:
         self.policy = policy
@@ -107,8 +109,14 @@ class Tracker:
         self._issuer = Issuer(policy.relays, now=now, wall=wall) if policy.relays else None
         rate, burst = policy.address_rate, policy.address_burst
         self._dialler = Dialler(now=now)
-        # Another one, so that those who ask and those who are asked do not wait for each other.
-        self.checker = Checker(store, Dialler(now=now)) if policy.checks else None
+        caller = Caller(policy.relays, own_relay, now=now, wall=wall)
+        self._called_by = caller.endpoints if policy.checks else frozenset()
+        # Another dialler, so that those who ask and those who are asked do not wait for each other.
+        self.checker = (
+            Checker(store, Dialler(now=now), caller, self.metrics.count_check)
+            if policy.checks
+            else None
+        )
         self._requests = AddressLimit(rate, burst, now=now)
         self._departures = AddressLimit(rate, burst, now=now)
 
@@ -188,12 +196,12 @@ class Tracker:
         """Returns the answer to an announce whose time and signature were checked."""
         if announce.event != "stopped":
             messages.check_host(host)
-        entry, bans = Entry.of(announce, host), self.policy.bans
+        entry, bans = Entry.of(announce, host, self._called_by), self.policy.bans
         bans.check_peer(entry.digest)
         await self.shelf.check(announce)
         welcome = await self.store.enter(entry)
         if welcome.is_check_due and self.checker is not None:
-            self.checker.ask(entry.session, entry.digest, host, entry.dialled_port)
+            self.checker.ask(entry)
         asker = Asker(host, announce.version, here)
         rows = [peer.told_to(asker) for peer in bans.now.without(welcome.peers)]
         return messages.encode_answer(self._terms(announce, welcome, host), rows)
@@ -577,6 +585,7 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing
     rng: random.Random | None = None,
     beside: AbstractAsyncContextManager[None] | None = None,
     load: Callable[[], tuple[int, int]] | None = None,
+    own_relay: OwnRelay | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> FastAPI:
     """Returns the tracker as an ASGI application.
@@ -590,6 +599,7 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing
         rng: draws the cohorts and the jitter.
         beside: what runs in the same process for as long as it does, such as a relay.
         load: of that relay: its connections, and pairs of them that are joined.
+        own_relay: that relay itself, by which peers are called.
         checkpoints: where those of update logs are kept; by default in this process's memory.
     """
     policy = policy or Policy()
@@ -597,7 +607,15 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing
     store = store or MemoryStore(policy.limits, now=now, rng=rng)
     torrents = torrents or MemoryStore(bittorrent.LIMITS, now=now, rng=rng)
     tracker = Tracker(
-        policy, store, torrents, now=now, wall=wall, rng=rng, load=load, checkpoints=checkpoints
+        policy,
+        store,
+        torrents,
+        now=now,
+        wall=wall,
+        rng=rng,
+        load=load,
+        own_relay=own_relay,
+        checkpoints=checkpoints,
     )
 
     @contextlib.asynccontextmanager

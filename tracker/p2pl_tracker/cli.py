@@ -145,8 +145,8 @@ def serve(
     check: Annotated[
         bool,
         typer.Option(
-            help="Dial peers that say they can be dialled, and tell others of those that answer "
-            "first."
+            help="Dial peers that say they can be dialled, call those that say a relay of "
+            "--relay-url leads to them, and tell others of those that answer first."
         ),
     ] = True,
     witness: Annotated[
@@ -190,7 +190,7 @@ def serve(
         from p2pl_tracker import address, register, server
         from p2pl_tracker import app as application
         from p2pl_tracker.bans import Bans
-        from p2pl_tracker.swarm import Limits
+        from p2pl_tracker.swarm import MOST_UNKNOWN, MOST_UNKNOWN_BESIDE_RELAYS, Limits
     except ModuleNotFoundError as missing:
         raise InputError(f"{missing.name} is missing: pip install 'p2pl[tracker]'") from missing
 
@@ -205,6 +205,7 @@ def serve(
         max_peers_per_address=max_peers_per_address,
         max_sessions_per_address=max_sessions_per_address,
         min_interval_s=min_interval,
+        most_unknown=MOST_UNKNOWN_BESIDE_RELAYS if relay_url else MOST_UNKNOWN,
     )
     policy = application.Policy(
         limits=limits,
@@ -224,7 +225,7 @@ def serve(
         certificate.check()
     peers, torrents = _stores(store, limits) if store is not None else (None, None)
     listener = server.listen(host, port)
-    beside = load = None
+    beside = load = one = None
     if relay is not None and policy.relays is not None:
         one = _relay_beside(relay, policy.relays)
         beside, load = one.running(), lambda: (one.board.lines, one.board.joints)
@@ -236,6 +237,7 @@ def serve(
             beside=beside,
             load=load,
             checkpoints=_checkpoints(store) if store is not None else None,
+            own_relay=one,
         ),
         listener,
         on_ready=lambda url: print(f"listening on {url}", flush=True),

@@ -237,7 +237,7 @@ def _tensors(model: nn.Module, layout: Layout | None) -> list[Tensor]:
 def is_finite(vector: Tensor) -> bool:
     """Returns whether all numbers are finite, most often without memory for a look at each."""
     # A sum is finite only if every term is; it may overflow although all are.
-    return bool(vector.sum().isfinite()) or bool(vector.isfinite().all())
+    return math.isfinite(vector.sum()) or bool(vector.isfinite().all())
 
 
 def frozen_parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -30,6 +31,12 @@ from p2pl.seeds import seeded
 JUDGED_EXAMPLES = 512  # as many as the judge of `classification` asks; more only costs time
 
 Fit = Callable[[nn.Module, Round], None]
+
+
+@lru_cache(maxsize=8)  # a simulation's peers have as many examples as each other, or nearly
+def _divided(session_id: str, count: int, share: float) -> tuple[Tensor, Tensor]:
+    """Returns the rows that a peer with so many examples trains on, and those it holds back."""
+    return split_validation(count, share, seeded(session_id, "", 0, "validation split"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +94,7 @@ class TorchTrainer(Trainer):
             names: the session's id and the peer's.
             mine: all of the peer's examples.
         """
-        order = seeded(names[0], "", 0, "validation split")
-        own, held = split_validation(len(mine), session.training.validation_share, order)
+        own, held = _divided(names[0], len(mine), session.training.validation_share)
         return TorchTrainer(self.objective, names, mine.part(own), mine.part(held), self.test)
 
     @property

@@ -138,6 +138,7 @@ class Puller:
         self._window = window(chunk_bytes)
         self._traffic = traffic
         self._kept: dict[str, Connection] = {}  # by CURVE key; the one used last is the last
+        self._is_closed = False
 
     def question(
         self, want: Literal["model", "checkpoint"], *, have: bytes | None, round: int, wait_s: float
@@ -191,7 +192,8 @@ class Puller:
             raise
 
     def close(self) -> None:
-        """Closes the connections that are kept."""
+        """Closes the connections that are kept; none is kept any more."""
+        self._is_closed = True
         for connection in self._kept.values():
             connection.close()
         self._kept.clear()
@@ -219,7 +221,7 @@ class Puller:
         with contextlib.ExitStack() as held:
             held.callback(connection.close)
             answer = await talk.ask(connection)
-            if connection.rest():
+            if not self._is_closed and connection.rest():
                 held.pop_all()
                 self._keep(talk.address, connection)
         return answer

@@ -456,6 +456,9 @@ class CurveWire:
         stack.callback(monitor.close)
         watching = asyncio.create_task(self.gate.run(monitor))
         serving = asyncio.create_task(self._server.run())
+        # In this order also where the end itself is cut short: what is kept open is closed last.
+        stack.callback(self._puller.close)
+        stack.callback(self._connections.close)
         stack.push_async_callback(self._stop, router, [serving, watching])
 
     async def _stop(self, router: zmq.asyncio.Socket, working: list[asyncio.Task[None]]) -> None:
@@ -468,8 +471,6 @@ class CurveWire:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         router.disable_monitor()
-        self._connections.close()
-        self._puller.close()
 
 
 def lasting_keys(identity: Identity, session_id: str) -> CurveKeys:

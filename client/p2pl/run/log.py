@@ -68,17 +68,14 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
         """Replaces or drops what JSON cannot hold: NaN and the infinities."""
         # All values at once: a simulation makes an entry a peer and round.
         values = msgspec.structs.astuple(self)
-        for field, value in zip(self.__struct_fields__, values, strict=True):
-            if value is None or value.__class__ in (int, str, tuple):
-                continue
-            if isinstance(value, float) and not math.isfinite(value):
-                msgspec.structs.force_setattr(self, field, None)
-            elif (
-                field in NUMBERS
-                and isinstance(value, dict)
-                and not all(map(math.isfinite, value.values()))
-            ):
-                finite = {name: one for name, one in value.items() if math.isfinite(one)}
+        if not all(map(math.isfinite, [value for value in values if isinstance(value, float)])):
+            for field, value in zip(self.__struct_fields__, values, strict=True):
+                if isinstance(value, float) and not math.isfinite(value):
+                    msgspec.structs.force_setattr(self, field, None)
+        for field in NUMBERS:
+            named = getattr(self, field, None)
+            if isinstance(named, dict) and not all(map(math.isfinite, named.values())):
+                finite = {name: one for name, one in named.items() if math.isfinite(one)}
                 msgspec.structs.force_setattr(self, field, finite)
 
 

@@ -255,24 +255,29 @@ def _mix_everybody(
     pairs = zip(learners, vectors, strict=True)
     if not all(offered[one.peer_id].vector is vector for one, vector in pairs):
         return None  # what travels is rounded, and a peer's own is not
-    if not _all_alike((), offered):
-        return None
     me = learners[0]
     own = Own(vectors[0], index, me.samples, me.trainer)
     row = dict(zip((me.peer_id, *first), mixer.row(own, first), strict=True))
     row = {who: row[who] for who in offered}
     weights, models = torch.tensor(list(row.values())), list(offered.values())
     mixed = torch.zeros_like(vectors[0])
+    norms: list[Tensor] = []
     for begin in range(0, len(models), SUMMED):
         part = torch.stack([model.vector for model in models[begin : begin + SUMMED]])
         mixed += weights[begin : begin + SUMMED].to(part) @ part
-    return mixed, row
+        norms.append(part.norm(dim=1))
+    return (mixed, row) if _are_alike(torch.cat(norms)) else None
 
 
 def _all_alike(vectors: Sequence[Tensor], offered: Mapping[str, PeerModel]) -> bool:
     """Returns whether no model is out of proportion to any other, so that none is rejected."""
-    norms = [float(one.norm()) for one in (*vectors, *(model.vector for model in offered.values()))]
-    return max(norms) <= size.MAX_RATIO * min(norms)
+    every = (*vectors, *(model.vector for model in offered.values()))
+    return _are_alike(torch.stack([one.norm() for one in every]))
+
+
+def _are_alike(norms: Tensor) -> bool:
+    """Returns whether the largest of these norms, [N], is in proportion to the smallest."""
+    return bool(norms.max() <= size.MAX_RATIO * norms.min())
 
 
 def _offered_to_all(received: Sequence[Mapping[str, PeerModel]]) -> Mapping[str, PeerModel] | None:

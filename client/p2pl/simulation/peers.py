@@ -62,7 +62,7 @@ def peers_of(
     first = Learner.of(session, names[0], model, shares[0], test)
     trainer = torch_trainer(first)
     others = (
-        Learner.around(session, name, trainer.beside(session, name, mine))
+        first.beside(name[1], trainer.beside(session, name, mine))
         for name, mine in zip(names[1:], shares[1:], strict=False)
     )
     learners = (first, *others)

@@ -117,9 +117,11 @@ def test_groups_of_peers_change_nothing(make: models.Make, monkeypatch: pytest.M
     _, together = alone_and_together(make, MOMENTUM, rounds=1)
     torch.manual_seed(0)
     monkeypatch.setattr(stacked, "GROUP_BYTES", {"cpu": 1})
+    monkeypatch.setattr(stacked, "CHAIN_BYTES", 1)
     _, one_by_one = alone_and_together(make, MOMENTUM, rounds=1)
     for one, other in zip(one_by_one, together, strict=True):
         assert apart(other.vector, one.vector) < 1e-6
+        assert other.loss == pytest.approx(one.loss, rel=1e-5)
 
 
 def test_peers_may_have_other_labels_for_the_same_inputs() -> None:

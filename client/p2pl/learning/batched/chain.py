@@ -14,6 +14,18 @@ from torch import Tensor, nn
 from p2pl.learning import precision
 
 Parameters = Mapping[str, Tensor]  # name -> [K, *shape], views into [K, P]
+_MINUS = torch.full((), -1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a step of K peers needs, B examples each."""
+
+    x: Tensor  # [K, B, F], the inputs, flat
+    labels: Tensor  # [K, B] int64
+    share: Tensor  # [K, B], of each example in the loss; 0 for padding
+    logs: Tensor  # [K, B]: here goes the logarithm of the chance that the label was given
+    alike: Parameters | None = None  # name -> [1, *shape], where all peers still have the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,63 +60,53 @@ class Chain:
                 return None
         return cls(tuple(layers)) if layers and not relu else None
 
-    def gradient(
-        self, parameters: Parameters, into: Parameters, x: Tensor, labels: Tensor, share: Tensor
-    ) -> Tensor:
-        """Returns the loss of each peer, [K], and writes its gradient into views by name.
+    def gradient(self, parameters: Parameters, into: Parameters, given: "Given") -> None:
+        """Writes the gradient of each peer's loss into views by name.
 
         Args:
             parameters: of K peers.
             into: where the gradient goes, of the same shapes.
-            x: [K, B, F], the inputs, flat.
-            labels: [K, B] int64.
-            share: [K, B], of each example in the loss; 0 for padding.
+            given: of the step.
         """
-        loss, inner = self._forward(parameters, x, labels, share)
-        for name, has_bias, given, wrong in self._backward(parameters, inner):
-            torch.bmm(wrong, given.transpose(1, 2), out=into[f"{name}.weight"])
+        inner = self._forward(parameters, given)
+        for name, has_bias, layer_x, wrong in self._backward(parameters, inner):
+            torch.bmm(wrong, layer_x.transpose(1, 2), out=into[f"{name}.weight"])
             if has_bias:
                 torch.sum(wrong, 2, out=into[f"{name}.bias"])
-        return loss
 
-    def descend(
-        self, parameters: Parameters, rate: float, x: Tensor, labels: Tensor, share: Tensor
-    ) -> Tensor:
-        """Returns the loss of each peer, [K], and moves its parameters against the gradient.
+    def descend(self, parameters: Parameters, rate: float, given: "Given") -> None:
+        """Moves the parameters of each peer against the gradient of its loss.
 
         Args:
             parameters: of K peers, changed in place.
             rate: how far.
-            x: [K, B, F], the inputs, flat.
-            labels: [K, B] int64.
-            share: [K, B], of each example in the loss; 0 for padding.
+            given: of the step.
         """
-        loss, inner = self._forward(parameters, x, labels, share)
+        inner = self._forward(parameters, given)
         # All are computed before one is moved: what lies below depends on the layers above.
-        for name, has_bias, given, wrong in list(self._backward(parameters, inner)):
-            parameters[f"{name}.weight"].baddbmm_(wrong, given.transpose(1, 2), alpha=-rate)
+        for name, has_bias, layer_x, wrong in list(self._backward(parameters, inner)):
+            parameters[f"{name}.weight"].baddbmm_(wrong, layer_x.transpose(1, 2), alpha=-rate)
             if has_bias:
                 parameters[f"{name}.bias"].sub_(wrong.sum(2), alpha=rate)
-        return loss
 
-    def _forward(
-        self, parameters: Parameters, x: Tensor, labels: Tensor, share: Tensor
-    ) -> tuple[Tensor, "_Inner"]:
-        """Returns the losses, and what each layer was given."""
-        h = x.transpose(1, 2)  # [K, F, B]: the weights stand on the left, see `forward`
-        given: list[Tensor] = []
-        for name, has_bias, relu in self.layers:
+    def _forward(self, parameters: Parameters, given: "Given") -> "_Inner":
+        """Returns what each layer was given, and the loss in the logits."""
+        h = given.x.transpose(1, 2)  # [K, F, B]: the weights stand on the left, see `forward`
+        layers_x: list[Tensor] = []
+        for number, (name, has_bias, relu) in enumerate(self.layers):
             h = h.relu_() if relu else h
-            given.append(h)
-            h = torch.bmm(parameters[f"{name}.weight"], h)
+            layers_x.append(h)
+            if number == 0 and given.alike is not None:
+                h = _for_all_at_once(given.alike[f"{name}.weight"], given.x)
+            else:
+                h = torch.bmm(parameters[f"{name}.weight"], h)
             if has_bias:
                 h.add_(parameters[f"{name}.bias"].unsqueeze(2))
-        logs = torch.log_softmax(h, 1)
-        at = labels.unsqueeze(1)
-        loss = -(logs.gather(1, at).squeeze(1) * share).sum(1)
+        logs, at = torch.log_softmax(h, 1), given.labels.unsqueeze(1)
+        torch.gather(logs, 1, at, out=given.logs.unsqueeze(1))
         # Of the loss in the logits: (softmax - 1 at the label) * share.
-        wrong = logs.exp_().scatter_add_(1, at, logs.new_full((1,), -1.0).expand(at.shape))
-        return loss, _Inner(given, wrong.mul_(share.unsqueeze(1)))
+        wrong = logs.exp_().scatter_add_(1, at, _MINUS.expand(at.shape))
+        return _Inner(layers_x, wrong.mul_(given.share.unsqueeze(1)))
 
     def _backward(
         self, parameters: Parameters, inner: "_Inner"
@@ -120,6 +122,17 @@ class Chain:
                 if relu:
                     wrong.mul_(given > 0)
         return found
+
+
+def _for_all_at_once(weight: Tensor, x: Tensor) -> Tensor:
+    """Returns what K peers' first layer makes, [K, O, B], where they have the same weights.
+
+    Args:
+        weight: [1, O, F].
+        x: [K, B, F].
+    """
+    out = weight[0] @ x.flatten(0, 1).t()
+    return out.view(-1, *x.shape[:2]).transpose(0, 1).contiguous()
 
 
 @dataclass(frozen=True, slots=True)

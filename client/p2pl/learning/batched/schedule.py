@@ -75,7 +75,8 @@ class Schedule:
     """All steps of a round; those of one step stand together, the first peer's row first."""
 
     begins: Sequence[int]  # row at which each step begins
-    wide: Sequence[int]  # examples in the longest batch of each step
+    taken: Sequence[int]  # examples of each row
+    peers: Tensor  # [R] int64: whose row it is
     places: Tensor  # [R, 2 B] int64
     numbers: Tensor  # [R, B + 3] float32
     steps: Tensor  # [K] float32, on the CPU: that each peer has done when all are
@@ -86,10 +87,25 @@ class Schedule:
         Args:
             even: give all steps the same width.
         """
-        widest = max(self.wide)
-        for (begin, end), wide in zip(pairwise(self.begins), self.wide, strict=True):
+        widest = max(self.taken)
+        for begin, end in pairwise(self.begins):
             here = slice(begin, end)
-            yield Batch(self.places[here], self.numbers[here], widest if even else wide)
+            wide = widest if even else max(self.taken[here])
+            yield Batch(self.places[here], self.numbers[here], wide)
+
+    def of_some(self, first: int, count: int) -> Iterator[tuple[slice, Batch]]:
+        """Yields the rows of some peers that stand together, and what they need, step by step.
+
+        Args:
+            first: of the peers.
+            count: of them, at most.
+        """
+        for begin, end in pairwise(self.begins):
+            here = slice(begin + first, min(begin + first + count, end))
+            if here.start >= here.stop:
+                return  # peers with fewer steps come after those with more
+            wide = max(self.taken[here])
+            yield here, Batch(self.places[here], self.numbers[here], wide)
 
 
 def schedule(jobs: Sequence[Job], training: Training) -> Schedule:
@@ -129,7 +145,8 @@ def schedule(jobs: Sequence[Job], training: Training) -> Schedule:
     at = places.clamp_(min=0).to(device)
     return Schedule(
         begins=begins,
-        wide=[int(part.max()) for part in torch.split(taken, active)],
+        taken=taken.tolist(),
+        peers=peer,
         places=torch.cat([table[at] for table in _rows_and_labels(jobs)], 1),
         numbers=torch.cat(
             [
