@@ -168,7 +168,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     if relay not in get_args(RelayMode):
         raise InputError(wrong("relay", got=relay, allowed="auto, always or never"))
     if witness and (alone or not file.session.ledger):
-        got = "--alone" if alone else f"the session {file.name}, whose peers keep no update logs"
+        got = "--alone" if alone else "a session whose peers keep no update logs"
         raise InputError(wrong("--witness", got=got, allowed="a session with ledger = true"))
     check_known(file.session, alone=alone)
     check_proportion(file.session, file.checkpoint)
