@@ -54,7 +54,7 @@ from p2pl.protocol.identity import peer_id_of
 from p2pl.protocol.raft import bootstrap, election, messages
 from p2pl.protocol.session import Session, Task, metainfo, schema
 from p2pl.protocol.session.schema import Column, Table
-from p2pl.protocol.updates import fault, message
+from p2pl.protocol.updates import fault, message, witness
 from p2pl.protocol.updates.entry import SignedEntry
 from p2pl.rendezvous.service import Messages
 from p2pl.report.simulation import SIMULATION_FILE, LoggedSimulation, Point, Score, read_figures
@@ -426,12 +426,14 @@ def _update_decoders(folder: Path) -> list[Decoder]:
         "commitment": message.Commitment,
         "question": message.Question,
         "fault": fault.Fault,
+        "shown": witness.Shown,
+        "kept": witness.Kept,
     }
     packed = [
         Decoder(f"log-{name}", getattr(logs, name), logs.examples[name], MSGPACK, _packed(shape))
         for name, shape in shapes.items()
     ]
-    plain = ("checkpoint", "file", "inclusion", "export")
+    plain = ("checkpoint", "file", "inclusion", "export", "anchor")
     others = [Decoder(f"log-{one}", getattr(logs, one), logs.examples[one]) for one in plain]
     return [*packed, *others]
 

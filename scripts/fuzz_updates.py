@@ -4,20 +4,27 @@ import json
 from pathlib import Path
 
 import msgspec
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from p2pl.api import anchor
 from p2pl.api.ledger import exported, inclusion, read_log, verified
 from p2pl.errors import LogError
+from p2pl.network.keys import Identity
 from p2pl.protocol.identity import peer_id_of
-from p2pl.protocol.updates import entry, fault, message
+from p2pl.protocol.updates import entry, fault, message, witness
 from p2pl.protocol.updates.head import cosign, note, read_note, sign_head
 from p2pl.updates.file import LOG_FILE, read
+from p2pl.updates.keeper import Keeper
 from p2pl.updates.log import UpdateLog, Version
 from p2pl.updates.watch import Watch, put_own_head
+from p2pl_tracker.witness import MemoryCheckpoints, Witness, has_grown
 
 SESSION = "5e" * 32
 NOW_S = 1_700_000_000
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+# A checkpoint of that key's log with a stamp, and the authority's certificate; made by openssl ts.
+ANCHOR = Path(__file__).with_name("fuzz_anchor.json")
 WITNESS = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 
 
@@ -55,6 +62,18 @@ class Logs:
         kept = read_log(self._file.parent)
         self._shown = folder / "shown.json"
         self._proof = json.loads(inclusion(kept, 1))
+        stamped = json.loads(ANCHOR.read_text())
+        self._roots = x509.load_pem_x509_certificates(stamped.pop("authority").encode())
+        self._stamped = json.dumps(stamped).encode()
+        self._shown.write_bytes(self._stamped)
+        self._said = anchor.checked(self._shown, self._roots)
+        assert all(one.holds for one in self._said), self._said
+        told = witness.Shown(session, self._author, head, 4, log.tree.consistency(4, 5))
+        cosigned = witness.Kept(self._author, head, seen)
+        self._told, self._cosigned = told, cosigned
+        self._me = Identity(KEY, self._author, log.peer_id)
+        checkpoints = MemoryCheckpoints(lambda: 0.0)
+        self._tracker = Witness(WITNESS, checkpoints, now=lambda: 0.0, wall=lambda: NOW_S)
         self.examples = {
             "entry": (entry.encode(self._last),),
             "commitment": (entry.encode(came),),
@@ -63,6 +82,9 @@ class Logs:
             "checkpoint": (text.encode(), note(head, SESSION, self._author, [seen]).encode()),
             "file": (whole, whole[:-9]),
             "inclusion": (inclusion(kept, 1).encode(),),
+            "shown": (entry.encode(told),),
+            "kept": (entry.encode(cosigned),),
+            "anchor": (self._stamped,),
             "export": ("".join(f"{line}\n" for line in exported(kept)).encode(),),
         }
 
@@ -119,6 +141,27 @@ class Logs:
         assert {**told, "checkpoint": self._proof["checkpoint"]} == self._proof, (
             "a false proof was taken"
         )
+
+    def shown(self, data: bytes) -> None:
+        """Takes in what a peer shows a tracker."""
+        shown, _ = self._tracker.read(data)
+        was = sign_head(KEY, SESSION, 4, self._log.tree.root(4))
+        kept = witness.Kept(self._author, was, self._cosigned.cosignature)
+        assert not has_grown(kept, shown) or shown == self._told, "a false checkpoint was taken"
+
+    def kept(self, data: bytes) -> None:
+        """Takes in what a tracker keeps of a peer's own log."""
+        mine = Keeper(self._log, None, self._me, lambda: float(NOW_S), lambda _: True)
+        mine.take_cosigned(self._log.head, data)
+        assert witness.read_kept(data) == self._cosigned, "a false cosignature was taken"
+
+    def anchor(self, data: bytes) -> None:
+        """Checks the file of a time stamp."""
+        self._shown.write_bytes(data)
+        found = anchor.checked(self._shown, self._roots)
+        if not all(one.holds for one in found):
+            raise LogError(found[0].text)
+        assert found == self._said, "a false time stamp was taken"
 
     def export(self, data: bytes) -> None:
         """Reads the file of an export."""

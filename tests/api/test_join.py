@@ -303,3 +303,16 @@ def test_evaluation_of_a_module_of_ones_own_is_that_of_its_task() -> None:
     vector = torch.cat([p.detach().flatten() for _, p in sorted(model.named_parameters())])
     scores = evaluate(objective(model, 2), vector, p2pl.Examples(X, Y))
     assert scores.accuracy == 100 * float((model(X).argmax(1) == Y).float().mean())
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_witness_is_for_sessions_with_update_logs(
+    alone: bool, file: Path, tmp_path: Path
+) -> None:
+    got = "--alone" if alone else "a session whose peers keep no update logs"
+    trackers, run_dir = () if alone else ("http://127.0.0.1:1",), tmp_path / "run"
+    with pytest.raises(InputError, match=f"--witness: got '{got}', allowed a session with ledger"):
+        p2pl.join(
+            file, net(), (X, Y), witness=True, alone=alone, trackers=trackers, run_dir=run_dir
+        )
+    assert not run_dir.exists()

@@ -30,17 +30,22 @@ def session_file(kind: str) -> SessionFile:
     return SessionFile("digits", wanted, build(wanted)[1], trackers=())
 
 
-def node(
-    file: SessionFile, network: MemoryNetwork, folder: Path, number: int, told: list[Event]
+def node(  # as a test wants it
+    file: SessionFile,
+    network: MemoryNetwork,
+    folder: Path,
+    number: int,
+    told: list[Event],
+    identity: Identity | None = None,
 ) -> Node:
-    """Returns one of three nodes, with its shard of the digits."""
-    identity = Identity.generate()
+    """Returns one of three nodes, with its shard of the digits; one that comes back has its key."""
+    identity = identity or Identity.generate()
     data = load("digits", file.session.task, shard=Shard(number, 3, "iid"))
     transport, directory = network.join(identity)
     names = (file.id, identity.peer_id)
     model = models.build(file.session)
     where = folder / str(number)
-    where.mkdir()
+    where.mkdir(exist_ok=True)
     return Node(
         file=file,
         learner=Learner.of(file.session, names, model, data.train, data.test),

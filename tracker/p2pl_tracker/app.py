@@ -319,13 +319,13 @@ class Tracker:
     async def take_checkpoint(self, request: Request) -> Response:
         """Returns what is kept of a peer's update log, once its head was shown."""
         try:
-            witness = self._cosigner()
+            witness, host = self._cosigner(), self._host(request.scope)
             data = await bounded_body(request.scope, request.receive, MAX_SHOWN_BYTES)
             shown, digest = witness.read(data)
             self.policy.bans.check_peer(digest)
             if not (await self.store.tally(shown.session)).alive:
                 raise AnnounceError("checkpoint: nobody is in this session", status=404)
-            kept = await witness.take(shown, self._host(request.scope))
+            kept = await witness.take(shown, host)
         except AnnounceError as fault:
             return self.refuse(fault)
         return Response(kept, media_type=MSGPACK)

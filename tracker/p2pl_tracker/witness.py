@@ -137,7 +137,7 @@ class Witness:
         there = await self._checkpoints.get(log)
         if there is None:
             self._new.check(host)
-        elif not _has_grown(read_kept(there), shown):
+        elif not has_grown(read_kept(there), shown):
             return there
         text = body(session, shown.author, head.size, head.root)
         kept = Kept(shown.author, head, cosign(self._key, text, int(self._wall())))
@@ -152,7 +152,7 @@ class Witness:
         return await self._checkpoints.get(session + digest)
 
 
-def _has_grown(kept: Kept, shown: Shown) -> bool:
+def has_grown(kept: Kept, shown: Shown) -> bool:
     """Returns whether the log that is kept has grown to the head that is shown."""
     before, head = kept.head, shown.head
     return shown.before == before.size and is_consistent(

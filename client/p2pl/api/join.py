@@ -167,6 +167,9 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         raise InvitationError("--invitation: not allowed with --alone; who is alone asks nobody")
     if relay not in get_args(RelayMode):
         raise InputError(wrong("relay", got=relay, allowed="auto, always or never"))
+    if witness and (alone or not file.session.ledger):
+        got = "--alone" if alone else "a session whose peers keep no update logs"
+        raise InputError(wrong("--witness", got=got, allowed="a session with ledger = true"))
     check_known(file.session, alone=alone)
     check_proportion(file.session, file.checkpoint)
     if base is not None:

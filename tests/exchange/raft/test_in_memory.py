@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from support.logs import ended, keeper_of, records_of
 from support.processes import ROOT
 from torch import Tensor
 
+from p2pl.api.ledger import verified
 from p2pl.api.trainer import Computing, trainer_for
 from p2pl.data.load import Shard, load
 from p2pl.errors import PullError, QuorumError, RunDirError
@@ -37,7 +38,7 @@ from p2pl.protocol.session import Mixing, SessionFile, read_spec
 from p2pl.protocol.session import Raft as Settings
 from p2pl.protocol.updates.fault import TwoHeads
 from p2pl.protocol.updates.head import sign_head
-from p2pl.run.state import PeerState, load_state
+from p2pl.run.state import STATE_FILE, PeerState, load_state
 
 T = TypeVar("T")
 SPEC = (ROOT / "torrentfiles" / "digits.toml").read_text()
@@ -145,15 +146,22 @@ def _closing(place: Place) -> Iterator[Place]:
         yield place
 
 
-def made(folder: Path, network: MemoryNetwork, count: int, *, ledger: bool = False) -> list[Place]:
-    """Returns peers that are the members of one session."""
-    identities = [Identity.generate() for _ in range(count)]
+def made(
+    folder: Path,
+    network: MemoryNetwork,
+    count: int,
+    *,
+    ledger: bool = False,
+    identities: Sequence[Identity] = (),
+) -> list[Place]:
+    """Returns peers that are the members of one session; those that come back have their keys."""
+    identities = identities or [Identity.generate() for _ in range(count)]
     file, payload = session_file(tuple(one.peer_id for one in identities))
     file = replace(file, session=msgspec.structs.replace(file.session, ledger=ledger))
     places = []
     for number, identity in enumerate(identities):
         run_dir = folder / f"peer-{number}"
-        run_dir.mkdir()
+        run_dir.mkdir(exist_ok=True)
         data = load("digits", file.session.task, shard=Shard(number, 3, "iid"))
         trainer = trainer_for(file, None, data, Computing(torch.device("cpu")))(identity.peer_id)
         learner = Learner.around(file.session, (file.id, identity.peer_id), trainer)
@@ -338,6 +346,45 @@ async def test_every_model_of_raft_was_committed_to_before_it_was_given(
     for mix in mixes:
         assert all(part.digest in digests[part.peer.hex()] for part in mix.parts)
     assert not any(one.keeper.watch.faults for one in nodes if one.keeper)
+
+
+@pytest.mark.anyio
+async def test_logs_of_raft_go_on_after_a_restart_and_a_member_that_comes_late_checks_them(
+    tmp_path: Path,
+) -> None:
+    identities = [Identity.generate() for _ in range(3)]
+
+    async def all_of(count: int, rounds: int) -> list[Node]:
+        """Returns the nodes of the first members, once they have done so many rounds."""
+        with contextlib.ExitStack() as stack:
+            network = MemoryNetwork()
+            given = made(tmp_path, network, 3, ledger=True, identities=identities)
+            places = [stack.enter_context(_closing(one)) for one in given][:count]
+            stack.enter_context(ended([one.node for one in given]))
+            for place in places:
+                place.node.rounds = rounds
+                if (place.node.run_dir / STATE_FILE).exists():
+                    place.state = saved_by(place)
+            states = await asyncio.gather(*(place.run() for place in places))
+            assert [state.round for state in states] == [rounds] * count
+            for place in places:
+                assert place.node.keeper is not None
+                assert not place.node.keeper.watch.faults
+                place.node.keeper.save()
+        return [place.node for place in places]
+
+    before = [records_of(one) for one in await all_of(2, 2)]
+    nodes = await all_of(3, 4)
+    for one, records in zip(nodes, before, strict=False):
+        assert len(records_of(one)) > len(records) > 0
+        assert records_of(one)[: len(records)] == records
+    late = nodes[2].keeper
+    assert late is not None
+    proven = [seen.proven.size for seen in late.watch._seen.values() if seen.proven]
+    assert max(proven) > min(len(records) for records in before)
+    findings = verified([tmp_path], every=True)
+    assert [one.text for one in findings if not one.holds] == []
+    assert len(findings) == 3
 
 
 def two_histories(liar: Node) -> TwoHeads:
