@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.simulations import digits, small_setup
 
+from p2pl import garbage
 from p2pl.data.load import Data
 from p2pl.errors import InputError
 from p2pl.mixing import size
@@ -109,7 +110,7 @@ def test_python_looks_for_garbage_as_often_as_before(data: Data) -> None:
     seen: list[tuple[int, int, int]] = []
     run(everybody(), data, CPU, on_round=lambda _: seen.append(gc.get_threshold()))
     assert gc.get_threshold() == before
-    assert seen == 2 * [(100 * before[0], *before[1:])]
+    assert seen == 2 * [(garbage.RARELY * before[0], *before[1:])]
 
 
 def test_a_cohort_may_be_larger_than_a_session_allows() -> None:

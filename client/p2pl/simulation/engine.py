@@ -6,7 +6,6 @@ one copy of the data.
 """
 
 import copy
-import gc
 import math
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from p2pl.data.load import Data
 from p2pl.errors import FrameError
+from p2pl.garbage import rarely_collected
 from p2pl.learner import Learner, Scored
 from p2pl.learning import models
 from p2pl.learning.device import computing_with
@@ -128,21 +128,7 @@ class _Pulls:
     rejected: Mapping[str, str]
 
 
-@contextmanager
-def _rarely_collecting() -> Iterator[None]:
-    """Has Python look for cycles of garbage a hundred times as rarely.
-
-    Thousands of peers make many objects and no cycles; looking took a sixth of their time.
-    """
-    often, *rest = gc.get_threshold()
-    gc.set_threshold(100 * often, *rest)
-    try:
-        yield
-    finally:
-        gc.set_threshold(often, *rest)
-
-
-@_rarely_collecting()
+@rarely_collected()
 def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
     setup: Setup,
     data: Data | Clients,
