@@ -200,14 +200,8 @@ def start_and_scoring(home: Path, repeats: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_data(home / job.data, Path(folder) / "data", job.examples)
             data = str(Path(folder) / "data")
-            everybody = (
-                "--peers",
-                str(job.peers),
-                "--cohort",
-                str(job.peers - 1),
-                "--threads",
-                "1",
-            )
+            everybody = ("--peers", str(job.peers), "--cohort", str(job.peers - 1))
+            options = (*everybody, "--rounds", "10", "--threads", "1")
             begun = [
                 simulate(job.spec, data, *options, one_thread=True) for _ in range(1 + repeats)
             ]
