@@ -12,14 +12,18 @@ kept, and answer when they are dialled. The yardstick is the first part, in whic
     pipelined   40 connections of 1 MiB of requests each that read no answer
     full        a tracker that may hold 500 peers, and is told of 1,000 from other addresses
     sybils      1,000 dead identities in the honest peers' session, from 1,000 other addresses
+    relayed     the same, who say that the tracker's relay leads to them
+    callers     the same, who say that nothing leads to them, as peers behind NAT without a relay
 
-"alive" is the share of honest peers among all whom the honest are told of, ten asked for. Shared
-machines make all times longer: compare them with the first line.
+In the last two, only that relay leads to the honest peers as well. "alive" is the share of honest
+peers among all whom the honest are told of, ten asked for. Shared machines make all times longer:
+compare them with the first line.
 """
 
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
@@ -27,15 +31,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from launcher import Swarm
+from launcher import Swarm, free_port
 
+from p2pl.network.keys import Identity
+from p2pl.network.relay import Pumps, RelayListener, Speaker
+from p2pl.network.traffic import Traffic
 from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import Announce
+from p2pl.protocol.endpoint import parse
 from p2pl.protocol.reach import GREETING
 
 HONEST = 40
@@ -52,6 +60,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "pipelined": (),
     "full": ("--max-peers", "500"),
     "sybils": (),
+    "relayed": ("--relay", "{port}", "--relay-url", "relay://127.0.0.1:{port}"),
+    "callers": ("--relay", "{port}", "--relay-url", "relay://127.0.0.1:{port}"),
 }
 
 
@@ -61,7 +71,8 @@ class Stranger:
     def __init__(self, url: str, host: str, port: int) -> None:
         parts = urlsplit(url)
         self._tracker, self._from = (parts.hostname or "", parts.port or 0), (host, 0)
-        self._key = Ed25519PrivateKey.generate()
+        self.identity = Identity.generate()
+        self.ways: tuple[str, ...] | None = None  # by which it is reached; None: as it is seen
         self._port, self._sequence = port, 0
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -70,15 +81,17 @@ class Stranger:
         self._sequence += 1
         said = Announce(
             session=SESSION,
-            public_key=self._key.public_key().public_bytes_raw(),
+            public_key=self.identity.public_key,
             curve_key=CURVE_KEY,
             port=self._port,
             event=event,
             sequence=self._sequence,
             time_s=int(time.time()),
             numwant=COHORT,
+            version=1 if self.ways is None else 2,
+            endpoints=self.ways or (),
         )
-        body = messages.encode(said, self._key)
+        body = messages.encode(said, self.identity.private_key)
         head = f"POST /announce HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         start_s = time.perf_counter()
         if self._streams is None:
@@ -102,7 +115,34 @@ def elsewhere(number: int) -> str:
     return f"127.{16 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}"
 
 
-async def honest(url: str, seconds: float) -> dict[str, float]:
+@contextlib.asynccontextmanager
+async def taking_calls(peers: list[Stranger], port: int) -> AsyncIterator[None]:
+    """Has peers take calls at the relay that the tracker names, and say so."""
+    pumps, tasks = Pumps(Traffic()), []
+    for peer in peers:
+        peer.ways = ()
+        answer = messages.decode_answer((await peer.announce("started"))[1])
+        speaker = Speaker(peer.identity, SESSION, functools.partial(_given, answer.ticket))
+        relays, rng = list(map(parse, answer.relays)), random.Random()
+        listener = RelayListener(relays, speaker, ("127.0.0.1", port), pumps=pumps, rng=rng)
+        tasks.append(asyncio.create_task(listener.run()))
+        while not listener.is_listening:  # noqa: ASYNC110  # nobody tells of it
+            await asyncio.sleep(0.01)
+        peer.ways = answer.relays
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await pumps.close()
+
+
+def _given(ticket: bytes, _: object) -> bytes:
+    return ticket
+
+
+async def honest(url: str, seconds: float, *, by_relay: bool) -> dict[str, float]:
     """Returns what honest peers saw."""
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,9 +153,12 @@ async def honest(url: str, seconds: float) -> dict[str, float]:
 
     took_s: list[float] = []
     refused, told, alive = 0, 0, 0
-    async with await asyncio.start_server(greet, "0.0.0.0", 0) as door:
+    async with contextlib.AsyncExitStack() as stack:
+        door = await stack.enter_async_context(await asyncio.start_server(greet, "0.0.0.0", 0))
         port = door.sockets[0].getsockname()[1]
         peers = [Stranger(url, f"127.0.1.{1 + number}", port) for number in range(HONEST)]
+        if by_relay:
+            await stack.enter_async_context(taking_calls(peers, port))
         for peer in peers:
             await peer.announce("started")
         end_s = time.perf_counter() + seconds
@@ -184,10 +227,16 @@ async def pipelined(url: str) -> None:
     await asyncio.gather(*map(one, range(PIPELINED)))
 
 
-async def dead(url: str) -> None:
+async def dead(url: str, *, by_relay: bool = False, by_nothing: bool = False) -> None:
     """Announces identities at which nobody answers, and goes on to do so."""
     strangers = [Stranger(url, elsewhere(number), NOBODY_LISTENS) for number in range(DEAD)]
-    is_said = False
+    is_said, ways = False, None
+    if by_relay or by_nothing:
+        strangers[0].ways = ()
+        answer = messages.decode_answer((await strangers[0].announce("started"))[1])
+        ways = answer.relays if by_relay else ()
+    for stranger in strangers:
+        stranger.ways = ways
     while True:
         for stranger in strangers:
             await stranger.announce("update" if is_said else "started")
@@ -197,7 +246,16 @@ async def dead(url: str) -> None:
             is_said = True
 
 
-ATTACKS = {"slow": slow, "pipelined": pipelined, "full": dead, "sybils": dead}
+ATTACKS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
+    "slow": slow,
+    "pipelined": pipelined,
+    "full": dead,
+    "sybils": dead,
+    "relayed": functools.partial(dead, by_relay=True),
+    "callers": functools.partial(dead, by_nothing=True),
+}
+SAYS_READY = ("full", "sybils", "relayed", "callers")  # once all are there
+BY_RELAY = ("relayed", "callers")  # the honest, too
 
 
 @contextlib.contextmanager
@@ -209,7 +267,7 @@ def attacked(name: str, url: str) -> Iterator[None]:
     command = [sys.executable, __file__, "--attack", name, "--url", url]
     attacker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        if ATTACKS[name] is dead:
+        if name in SAYS_READY:
             assert attacker.stdout
             attacker.stdout.readline()
         else:
@@ -223,8 +281,11 @@ def attacked(name: str, url: str) -> Iterator[None]:
 def measured(name: str, seconds: float) -> dict[str, float]:
     """Returns the figures of one part."""
     with tempfile.TemporaryDirectory() as folder, Swarm(Path(folder)) as swarm:
-        swarm.tracker("--min-interval", "0.1", "--log-level", "error", *PARTS[name])
+        port, key = str(free_port()), str(Path(folder) / "relay-key.pem")
+        options = [word.format(port=port) for word in PARTS[name]] + ["--relay-key", key]
+        swarm.tracker("--min-interval", "0.1", "--log-level", "error", *options)
         command = [sys.executable, __file__, "--honest", "--url", swarm.url]
+        command += ["--by-relay"] if name in BY_RELAY else []
         first = name == "full"  # whoever is there before it is full stays
         with contextlib.ExitStack() as stack:
             if not first:
@@ -250,13 +311,15 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(PARTS), help="a part; repeatable")
     parser.add_argument("--attack", choices=list(ATTACKS), help=argparse.SUPPRESS)
     parser.add_argument("--honest", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--by-relay", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.attack:
         asyncio.run(ATTACKS[options.attack](options.url))
         return
     if options.honest:
-        print(json.dumps(asyncio.run(honest(options.url, options.seconds))))
+        seen = asyncio.run(honest(options.url, options.seconds, by_relay=options.by_relay))
+        print(json.dumps(seen))
         return
     print(f"load {os.getloadavg()[0]:.0f}, {os.cpu_count()} cores; {HONEST} honest peers")
     print(f"{'':>10}  announces  refused  p50 ms  p99 ms  alive")

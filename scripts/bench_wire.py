@@ -19,16 +19,21 @@ import os
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 
 import zmq
 
 from p2pl.network.keys import Identity
 from p2pl.network.pull import Pulled
-from p2pl.network.version import Version
+from p2pl.network.version import Commits, Version
 from p2pl.network.wire import CurveWire
 from p2pl.protocol.announce import PeerAddress
+from p2pl.updates.keeper import Keeper, sha256
+from p2pl.updates.log import UpdateLog
+from p2pl.updates.log import Version as Named
 
 MIB = 1 << 20
 SESSION_ID = "00" * 32
@@ -113,12 +118,27 @@ def bare_receiver(
         pipe.send(Run(time.perf_counter() - began, cpu_s() - used_s, peak_mib() - before))
 
 
-def wire_sender(pipe: Connection, size: int, chunk: int) -> None:
+def wire_of(identity: Identity, chunk: int, *, logs: bool) -> CurveWire:
+    return CurveWire(
+        identity, session_id=SESSION_ID, listen=f"{HOST}:0", chunk_bytes=chunk, committed=logs
+    )
+
+
+def keeper_of(identity: Identity) -> Keeper:
+    """Returns what a peer of a session with update logs has, in memory alone."""
+    log = UpdateLog(SESSION_ID, identity.private_key)
+    return Keeper(log, None, identity, time.time, lambda _: True)
+
+
+def wire_sender(pipe: Connection, size: int, chunk: int, *, logs: bool = False) -> None:
     async def serve() -> None:
-        identity = Identity.generate()
-        wire = CurveWire(identity, session_id=SESSION_ID, listen=f"{HOST}:0", chunk_bytes=chunk)
-        async with wire:
-            await wire.publish(Version(round=1, samples=1, payload=payload(size)))
+        identity, data, commits = Identity.generate(), payload(size), None
+        if logs:
+            hashed = sha256(data)
+            answer = await keeper_of(identity).commit(Named("trained", 1, hashed))
+            commits = Commits(hashed, hashed, answer)
+        async with wire_of(identity, chunk, logs=logs) as wire:
+            await wire.publish(Version(round=1, samples=1, payload=data, commits=commits))
             used_s = cpu_s()
             pipe.send((wire.port, wire.curve_key, identity.peer_id))
             await asyncio.to_thread(pipe.recv)
@@ -128,26 +148,47 @@ def wire_sender(pipe: Connection, size: int, chunk: int) -> None:
 
 
 def wire_receiver(
-    pipe: Connection, size: int, chunk: int, memory: str, *where: *tuple[int, str, str]
+    pipe: Connection,
+    size: int,
+    chunk: int,
+    memory: str,
+    *where: *tuple[int, str, str],
+    logs: bool = False,
 ) -> None:
     port, curve_key, peer_id = where
 
     async def fetch() -> None:
         address = PeerAddress(id=peer_id, host=HOST, port=port, curve_key=curve_key)
-        wire = CurveWire(
-            Identity.generate(), session_id=SESSION_ID, listen=f"{HOST}:0", chunk_bytes=chunk
-        )
-        async with wire:
+        identity = Identity.generate()
+        keeper = keeper_of(identity) if logs else None
+        async with wire_of(identity, chunk, logs=logs) as wire:
             before = peak_mib()
             into = memoryview(bytearray(size)) if memory == "kept" else None
             began, used_s = time.perf_counter(), cpu_s()
+            asked = keeper.question(peer_id) if keeper else None
             pulled = await wire.pull(
-                address, have=None, round=1, wait_s=0, deadline_s=DEADLINE_S, size=size, into=into
+                address,
+                have=None,
+                round=1,
+                wait_s=0,
+                deadline_s=DEADLINE_S,
+                size=size,
+                into=into,
+                said=asked.data if asked else None,
             )
             assert isinstance(pulled, Pulled)
+            if keeper and asked:
+                keeper.take(peer_id, asked, pulled.commitment, pulled.hash)
             pipe.send(Run(time.perf_counter() - began, cpu_s() - used_s, peak_mib() - before))
 
     asyncio.run(fetch())
+
+
+ENDS: dict[str, tuple[Callable[..., None], Callable[..., None]]] = {
+    "bare": (bare_sender, bare_receiver),
+    "wire": (wire_sender, wire_receiver),
+    "logs": (partial(wire_sender, logs=True), partial(wire_receiver, logs=True)),
+}
 
 
 def measure(kind: str, size: int, chunk: int, memory: str) -> Run:
@@ -155,7 +196,7 @@ def measure(kind: str, size: int, chunk: int, memory: str) -> Run:
     processes = multiprocessing.get_context("spawn")
     to_sender, sender_end = processes.Pipe()
     to_receiver, receiver_end = processes.Pipe(duplex=False)
-    send, receive = (bare_sender, bare_receiver) if kind == "bare" else (wire_sender, wire_receiver)
+    send, receive = ENDS[kind]
     sender = processes.Process(target=send, args=(sender_end, size, chunk), daemon=True)
     sender.start()
     where = to_sender.recv()

@@ -5,39 +5,30 @@
 What is done: peers train on the digits and know three trackers, real processes on this machine that
 share a server of Valkey or Redis. Once they train, each tracker is killed and started again in
 turn, and then the server is killed and stays away for 20 seconds. At the end every peer must have
-finished, and nobody may have been counted twice. Then cohorts are drawn from the store, among as
-many made-up peers, of which the statistic of chi-squared is printed beside what 99.9 % of uniform
-draws stay below.
+finished, and nobody may have been counted twice. Then cohorts are drawn from the store, as
+scripts/draws does for each store.
 """
 
 import argparse
 import asyncio
 import json
-import secrets
 import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from draws import DRAWS, shared, uniform
 from launcher import ROOT, Fault, Peer, Running, Swarm, wait_until
 from valkey_server import Server
 
-from p2pl.protocol.announce import Announce
 from p2pl.protocol.session.metainfo import decode
-from p2pl_tracker.store import SharedStore, connected
-from p2pl_tracker.swarm import Limits
 
 SPEC = ROOT / "torrentfiles" / "digits.toml"
 REPLICAS = 3
 AWAY_S = 20.0
 DONE_S = 3_600.0
-DRAWN_AMONG = 50
-COHORT = 5
-# Of chi-squared with 49 degrees of freedom, times (1 - 5/50): without replacement, it is smaller.
-UNLIKELY = 85.4 * 0.9 * 50 / 49
 
 
 def main() -> None:
@@ -45,14 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--peers", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=150)
-    parser.add_argument("--draws", type=int, default=100_000)
+    parser.add_argument("--draws", type=int, default=DRAWS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="p2pl-") as folder:
         server = Server(Path(folder))
         try:
             server.start()
             hurt(server, options.peers, options.rounds)
-            print(json.dumps(asyncio.run(uniform(server.url, options.draws))), flush=True)
+            print(json.dumps(asyncio.run(uniform(shared(server.url), options.draws))), flush=True)
         except Fault as fault:
             sys.exit(f"soak_replicas: {fault}")
         finally:
@@ -131,36 +122,6 @@ def alive(urls: Sequence[str], session: str) -> int:
         except OSError:
             continue
     raise Fault("no tracker answers")
-
-
-async def uniform(url: str, draws: int) -> dict[str, float]:
-    """Returns chi-squared over so many peers that were drawn, and what it should stay below."""
-    store = SharedStore(connected(url), Limits(min_interval_s=0.0), prefix=secrets.token_hex(4))
-    session, seen = secrets.token_bytes(32), Counter[bytes]()
-    for at in range(DRAWN_AMONG + 1):
-        await store.announce(announced(session, at, 1), f"10.0.0.{at}")
-    for at in range(draws // COHORT):
-        welcome = await store.announce(announced(session, 0, 2 + at), "10.0.0.0")
-        seen.update(peer.row for peer in welcome.peers)
-    await store.aclose()
-    expected = sum(seen.values()) / DRAWN_AMONG
-    found = sum((count - expected) ** 2 / expected for count in seen.values())
-    if len(seen) != DRAWN_AMONG or found > UNLIKELY:
-        raise Fault(f"draws are not uniform: {found:.1f} of {len(seen)} peers")
-    return {"draws": sum(seen.values()), "chi_squared": found, "unlikely": UNLIKELY}
-
-
-def announced(session: bytes, number: int, sequence: int) -> Announce:
-    return Announce(
-        session=session,
-        public_key=number.to_bytes(32),
-        curve_key="x" * 40,
-        port=1 + number,
-        event="update",
-        sequence=sequence,
-        time_s=int(time.time()),
-        numwant=COHORT,
-    )
 
 
 if __name__ == "__main__":

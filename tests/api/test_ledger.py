@@ -161,6 +161,13 @@ def test_a_graph_says_where_logs_are_not_given(runs: Path) -> None:
     assert some.stdout.count("not known") == 2
 
 
+def test_a_graph_is_drawn_as_png_and_as_nothing_else(runs: Path, tmp_path: Path) -> None:
+    drawn = tmp_path / "graph.svg"
+    done = p2pl("ledger", "graph", runs / "peer-0", "--out", drawn)
+    assert (done.returncode, drawn.exists()) == (2, False)
+    assert "--out: got 'graph.svg', allowed a name that ends in .png" in done.stderr
+
+
 def test_a_hash_is_shown_in_one_piece_however_narrow_the_terminal_is(runs: Path) -> None:
     done = p2pl("ledger", "show", runs / "peer-0", columns=40)
     digest = read_log(runs / "peer-0").records[0].signed.entry.digest.hex()[:16]

@@ -1,6 +1,7 @@
 """Two wires and more: versions travel whole, once, and as soon as they are there."""
 
 import asyncio
+import hashlib
 import math
 import os
 import random
@@ -14,8 +15,9 @@ from p2pl.errors import InputError, P2PLError, PullError
 from p2pl.network.keys import Identity
 from p2pl.network.pull import Pulled, Unchanged
 from p2pl.network.serve import ServeLimits
-from p2pl.network.version import Version
+from p2pl.network.version import Commits, Version
 from p2pl.network.wire import CurveWire
+from p2pl.network.zmtp import INSIDE_BYTES
 from p2pl.protocol.announce import PeerAddress
 
 pytestmark = pytest.mark.anyio
@@ -56,6 +58,42 @@ async def test_a_version_arrives_as_it_was_published(size: int) -> None:
     assert pulled.payload == data
     assert (pulled.peer_id, pulled.round, pulled.samples) == (alice.identity.peer_id, 3, 48_000)
     assert (pulled.notes, pulled.digest) == (b"notes", xxh3_128(data).digest())
+
+
+@pytest.mark.parametrize("size", [1, CHUNK + 1, 40 * MIB])
+async def test_with_update_logs_all_is_hashed_by_sha_256_while_it_comes(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[int] = []
+
+    class Recorded:
+        def __init__(self) -> None:
+            self._made, self._end = hashlib.sha256(), 0
+
+        def update(self, data: memoryview) -> None:
+            self._made.update(data)
+            self._end += len(data)
+            ends.append(self._end)
+
+        def digest(self) -> bytes:
+            return self._made.digest()
+
+    data = some_bytes(size)
+    hashed = hashlib.sha256(data).digest()
+    commits = Commits(hashed, hashed, lambda _, said: b"entry for " + said)
+    async with served(committed=True) as alice, served(committed=True) as bob:
+        await alice.wire.publish(Version(3, 48_000, data, commits=commits))
+        monkeypatch.setattr("p2pl.network.pull.hashing", lambda _: Recorded())
+        pulled = await bob.wire.pull(
+            alice.address, have=None, round=0, wait_s=0, deadline_s=10, size=size, said=b"bob"
+        )
+    assert isinstance(pulled, Pulled)
+    assert pulled.payload == data
+    assert (pulled.hash, pulled.digest) == (hashed, hashed[:16])
+    assert pulled.commitment == b"entry for bob"
+    # To decrypt a chunk, the end of the one before it is lent: a thread must not read it yet.
+    assert all(0 < end % CHUNK <= CHUNK - INSIDE_BYTES for end in ends[:-1])
+    assert ends[-1] == size
 
 
 async def test_a_version_can_be_received_in_memory_that_the_caller_keeps() -> None:

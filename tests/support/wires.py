@@ -71,6 +71,7 @@ async def served(
     chunk_bytes: int = CHUNK,
     limits: ServeLimits | None = None,
     numbering: Numbering = ANY_NUMBERING,
+    committed: bool = False,
 ) -> AsyncIterator[Served]:
     """Yields an open wire of a new peer."""
     identity = Identity.generate()
@@ -80,6 +81,7 @@ async def served(
         listen=listen,
         chunk_bytes=chunk_bytes,
         limits=limits,
+        committed=committed,
         numbering=numbering,
     ) as wire:
         address = PeerAddress(

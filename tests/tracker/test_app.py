@@ -435,6 +435,7 @@ async def test_silent_peers_are_removed_while_nobody_announces() -> None:
 async def test_openapi_describes_every_route_and_every_refusal() -> None:
     document = (await Tracker().get("/openapi.json")).json()
     assert set(document["paths"]) == {
+        "/checkpoint",
         "/announce",
         "/reach",
         "/scrape",

@@ -1,6 +1,7 @@
 """The relay as a program: what it prints, whom it lets in, and how it ends."""
 
 import asyncio
+import contextlib
 import re
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.announces import SESSION as SESSION_ID
 from support.announces import Speaker
+from support.callees import greeting, taking_calls
 from support.processes import BIN, PATIENCE_S, Running, Swarm, wait_until
 from support.relays import HOST, certificate
 from typer.testing import CliRunner
@@ -27,6 +29,7 @@ from p2pl.network.traffic import Traffic
 from p2pl.protocol import announce as messages
 from p2pl.protocol import relay, ticket
 from p2pl.protocol.endpoint import Endpoint
+from p2pl.protocol.reach import GREETING
 from p2pl_tracker import cli
 from p2pl_tracker.issuer import AGAIN_S, LIFE_S, Issuer, Relays, load_or_create
 from p2pl_tracker.relay import parse_listen
@@ -124,9 +127,45 @@ def test_a_tracker_with_a_relay_gives_tickets_to_it(swarm: Swarm, tmp_path: Path
     assert "Traceback" not in tracker.text()
 
 
-def body_of(speaker: Speaker, event: messages.Event) -> bytes:
+def test_a_tracker_calls_peers_by_relays_of_other_processes(swarm: Swarm, tmp_path: Path) -> None:
+    key, paper = tmp_path / "issuer.pem", certificate(tmp_path)
+    issuer = load_or_create(key).public_key().public_bytes_raw().hex()
+    files = ["--tls-cert", str(paper.chain), "--tls-key", str(paper.key), "--tls-port", "0"]
+    relaying = start(swarm, "--issuer", issuer, *files)
+    ways = [Endpoint(kind, HOST, port_of(relaying, kind)) for kind in ("relay", "relays")]
+    named = [word for way in ways for word in ("--relay-url", str(way))]
+    swarm.environment["SSL_CERT_FILE"] = str(paper.chain)
+    tracker = swarm.tracker("--relay-key", str(key), *named)
+
+    async def scenario() -> None:
+        async with greeting(GREETING) as port, contextlib.AsyncExitStack() as stack:
+            for number, way in enumerate(ways):
+                peer = Speaker(number, time_s=int(time.time()))
+                given = answered(swarm, body_of(peer, "started")).ticket
+                await stack.enter_async_context(taking_calls(peer, port, ways[0], given))
+                answered(swarm, body_of(peer, "update", str(way)))
+            dead = Speaker(9, time_s=int(time.time()))
+            answered(swarm, body_of(dead, "started", *map(str, ways)))
+            async with asyncio.timeout(PATIENCE_S):
+                while checks(swarm) != {"answers": 2, "silent": 1, "unknown": 0}:
+                    assert not checks(swarm)["unknown"], tracker.text()
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(scenario())
+    assert "Traceback" not in tracker.text()
+
+
+def checks(swarm: Swarm) -> dict[str, int]:
+    """Returns how many peers a tracker has checked, by what was found."""
+    text = httpx.get(swarm.url + "/metrics", timeout=DEADLINE_S).text
+    found = re.findall(r'p2pl_tracker_checks_total{found="(\w+)"} (\d+)', text)
+    return {name: int(count) for name, count in found}
+
+
+def body_of(speaker: Speaker, event: messages.Event, *ways: str) -> bytes:
     """Returns the next announce of a peer that understands tickets."""
-    return messages.encode(msgspec.structs.replace(speaker.says(event), version=2), speaker.key)
+    said = msgspec.structs.replace(speaker.says(event), version=2, endpoints=ways)
+    return messages.encode(said, speaker.key)
 
 
 def answered(swarm: Swarm, body: bytes) -> messages.Answer:

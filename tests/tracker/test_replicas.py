@@ -12,10 +12,13 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support import valkey
 from support.announces import SESSION, Clock, Speaker
+from support.callees import greeting, taking_calls
 from support.private_sessions import AUTHOR, FILE, FILE_ID, invited
-from support.processes import Swarm
+from support.processes import PATIENCE_S, Swarm
+from support.relays import relaying
 from typer.testing import CliRunner
 
 from p2pl.errors import InputError, TrackerError
@@ -23,26 +26,31 @@ from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.keys import Identity
 from p2pl.protocol import announce as messages
 from p2pl.protocol.announce import Announce, Answer
+from p2pl.protocol.endpoint import Endpoint
 from p2pl.protocol.invitation import encode, revoke
+from p2pl.protocol.reach import GREETING
+from p2pl.rendezvous.board import Policy as RelayPolicy
 from p2pl_tracker.app import Policy, create_app
 from p2pl_tracker.cli import app
+from p2pl_tracker.issuer import Relays
 from p2pl_tracker.shelf import STALE_S
 from p2pl_tracker.store import SharedStore, check, connected
 from p2pl_tracker.swarm import Limits
 
 pytestmark = pytest.mark.anyio
 LIMITS = Limits(min_interval_s=0.0)
+ALONE = Policy(limits=LIMITS)  # without relays
 HOST = "203.0.113.5"
 
 
 class Replica:
     """One tracker of several, without a socket."""
 
-    def __init__(self, url: str, prefix: str, clock: Clock) -> None:
+    def __init__(self, url: str, prefix: str, clock: Clock, policy: Policy = ALONE) -> None:
         self.store = SharedStore(
-            connected(url), LIMITS, prefix=prefix, now=clock, rng=random.Random(1)
+            connected(url), policy.limits, prefix=prefix, now=clock, rng=random.Random(1)
         )
-        tracker = create_app(Policy(limits=LIMITS), store=self.store, now=clock, wall=clock)
+        tracker = create_app(policy, store=self.store, now=clock, wall=clock)
         transport = httpx.ASGITransport(tracker, client=(HOST, 40_000))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://tracker")
 
@@ -84,6 +92,41 @@ async def test_peers_of_one_replica_hear_of_those_of_another(pair: list[Replica]
         assert scrape["sessions"][SESSION]["alive"] == 2
         stats = (await replica.client.get("/stats.json")).json()
         assert (stats["peers"], stats["epoch"]) == (2, first.epoch)
+
+
+async def test_who_took_a_call_of_one_replica_is_told_of_first_by_another_and_by_a_new_one(
+    valkey_server: valkey.Server,
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    issued = RelayPolicy(issuers=frozenset({key.public_key().public_bytes_raw()}))
+    clock, prefix = Clock(float(int(time.time()))), secrets.token_hex(8)
+    async with relaying(issued) as relay, greeting(GREETING) as port:
+        policy = Policy(limits=LIMITS, relays=Relays((str(relay.plain),), key))
+
+        def replica() -> Replica:
+            return Replica(valkey_server.url, prefix, clock, policy)
+
+        def says(speaker: Speaker, *ways: Endpoint) -> Announce:
+            speaker.time_s = int(clock())
+            said = speaker.says(numwant=1)
+            return msgspec.structs.replace(said, version=2, endpoints=tuple(map(str, ways)))
+
+        here, there, asker, living = replica(), replica(), Speaker(50), Speaker(1)
+        for number in range(10, 20):
+            await here.answer(says(dead := Speaker(number), relay.plain), dead)
+        ticket = (await here.answer(says(living), living)).ticket
+        async with taking_calls(living, port, relay.plain, ticket):
+            await here.answer(says(living, relay.plain), living)
+            in_turn = 0
+            async with asyncio.timeout(PATIENCE_S):
+                while in_turn < 20:
+                    (told,) = (await there.answer(says(asker), asker)).peers
+                    in_turn = in_turn + 1 if told.id == living.id else 0
+        await there.aclose()
+        anew = replica()
+        assert (await anew.answer(says(asker), asker)).peers[0].id == living.id
+        for one in (here, anew):
+            await one.aclose()
 
 
 async def test_what_one_replica_took_is_no_news_to_another(pair: list[Replica]) -> None:

@@ -19,8 +19,11 @@ from p2pl_tracker.address import SITE_SHARE
 from p2pl_tracker.store import SharedStore, connected
 from p2pl_tracker.swarm import (
     EXPIRED_PER_CALL,
+    MOST_UNKNOWN_BESIDE_RELAYS,
+    Entry,
     Limits,
     MemoryStore,
+    Pool,
     Store,
     Totals,
     Welcome,
@@ -458,10 +461,10 @@ async def test_every_pair_of_peers_is_named_together_equally_often(make: Make) -
     assert sum((count - 200) ** 2 / 200 for count in seen.values()) < 27.9
 
 
-async def answering(store: Store, *speakers: Speaker, answers: bool = True) -> None:
+async def answering(store: Store, *speakers: Speaker, found: Pool = Pool.ANSWERS) -> None:
     for speaker in speakers:
         session = bytes.fromhex(speaker.session)
-        await store.checked(session, bytes.fromhex(speaker.id), answers=answers)
+        await store.checked(session, bytes.fromhex(speaker.id), found)
 
 
 async def test_the_living_are_drawn_before_a_thousand_dead_of_as_many_addresses(
@@ -470,7 +473,7 @@ async def test_the_living_are_drawn_before_a_thousand_dead_of_as_many_addresses(
     store = make(replace(LIMITS, min_interval_s=0.0))
     for number in range(1_000):
         dead = await join(store, 100 + number, host=f"198.{18 + number // 256}.{number % 256}.1")
-        await answering(store, *dead, answers=False)
+        await answering(store, *dead, found=Pool.SILENT)
     living = [(await join(store, number, host=f"10.0.0.{number}"))[0] for number in range(21)]
     await answering(store, *living)
     seen: Counter[int] = Counter()
@@ -504,6 +507,55 @@ async def test_those_who_cannot_be_dialled_have_their_share_and_no_more_than_hal
     assert 5.5 < sum(shares) / 200 < 6.5  # 30 of 40, of 8; sd of the mean is 0.08
 
 
+async def test_beside_relays_those_of_whom_nothing_is_known_are_one_in_twenty(make: Make) -> None:
+    store = make(replace(LIMITS, min_interval_s=0.0, most_unknown=MOST_UNKNOWN_BESIDE_RELAYS))
+    for number in range(60):
+        await join(store, 100 + number, host=f"198.18.{number}.1")
+    living = [(await join(store, number, host=f"10.0.0.{number}"))[0] for number in range(11)]
+    await answering(store, *living)
+    strangers = [
+        sum(port >= 10_100 for port in ports(await store.announce(one, "10.0.0.0")))
+        for one in (living[0].says(numwant=10) for _ in range(400))
+    ]
+    assert set(strangers) == {0, 1}  # 0.05 of 10
+    assert 150 < sum(strangers) < 250  # of 400, half; sd 10
+    more = ports(await store.announce(living[0].says(numwant=30), "10.0.0.0"))
+    assert len(more) == 30  # who is not known is better than nobody
+    assert sum(port < 10_100 for port in more) == 10
+
+
+async def test_a_peer_is_checked_where_a_relay_leads_to_it_and_else_nothing_is_known_of_it(
+    make: Make, clock: Clock
+) -> None:
+    store = make(replace(LIMITS, ttl_s=1_000.0))
+    one, relay, another = Speaker(1), "relay://192.0.2.1:1", "relay://192.0.2.2:1"
+
+    async def is_due(*ways: str) -> bool:
+        said = msgspec.structs.replace(one.says(), version=2, endpoints=ways)
+        return (await store.enter(Entry.of(said, "10.0.0.1", {relay}))).is_check_due
+
+    assert not await is_due(another)
+    assert not await is_due()
+    assert await is_due(another, relay)
+    assert not await is_due(relay)
+    await answering(store, one, found=Pool.SILENT)
+    clock.advance(60)
+    assert await is_due(relay)
+    await answering(store, one)
+    await answering(store, one, found=Pool.UNKNOWN)  # as the relay was away
+    clock.advance(60)
+    assert await is_due(relay)
+    (two, *_) = await join(store, 2, 3, 4, 5, host="10.0.0.2")
+    for _ in range(10):
+        assert one.port in ports(await store.announce(two.says(numwant=2), "10.0.0.2"))
+    assert not await is_due()  # it says no way any more: as if it were new
+    named = [
+        one.port in ports(await store.announce(two.says(numwant=1), "10.0.0.2")) for _ in range(40)
+    ]
+    assert not all(named)
+    assert await is_due(relay)
+
+
 async def test_a_peer_is_dialled_when_it_comes_when_it_moves_and_every_five_minutes(
     make: Make, clock: Clock
 ) -> None:
@@ -518,7 +570,7 @@ async def test_a_peer_is_dialled_when_it_comes_when_it_moves_and_every_five_minu
     clock.advance(300)
     assert await is_due()
     assert await is_due("10.0.0.2")
-    await answering(store, one, answers=False)
+    await answering(store, one, found=Pool.SILENT)
     assert not await is_due("10.0.0.2")
     clock.advance(60)
     assert await is_due("10.0.0.2")

@@ -21,7 +21,7 @@ from support.announces import Clock, Speaker
 from p2pl.errors import AnnounceError
 from p2pl.protocol.announce import Counts, Event
 from p2pl_tracker.store import SharedStore, connected
-from p2pl_tracker.swarm import Limits, MemoryStore, Store, Totals
+from p2pl_tracker.swarm import Limits, MemoryStore, Pool, Store, Totals
 
 TTL_S = 100.0
 MAX_PEERS = 5
@@ -122,10 +122,10 @@ class StoreModel(RuleBasedStateMachine):
             with pytest.raises(AnnounceError, match="sequence"):
                 self.runner.run(self.store.announce(speaker.says("stopped"), "203.0.113.6"))
 
-    @rule(session=st.sampled_from(SESSIONS), number=st.integers(0, 3), answers=st.booleans())
-    def check(self, session: str, number: int, answers: bool) -> None:
+    @rule(session=st.sampled_from(SESSIONS), number=st.integers(0, 3), found=st.sampled_from(Pool))
+    def check(self, session: str, number: int, found: Pool) -> None:
         digest = bytes.fromhex(self.speakers[session, number].id)
-        self.runner.run(self.store.checked(bytes.fromhex(session), digest, answers=answers))
+        self.runner.run(self.store.checked(bytes.fromhex(session), digest, found))
 
     @rule(seconds=st.sampled_from([1.0, 49.0, 50.0, 100.0, 700.0]))
     def wait(self, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """What a peer makes of what it hears about others' logs: lies, strangers, and its own lost log."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from p2pl.protocol.updates.head import sign_head
 from p2pl.protocol.updates.message import Heard, Question
 from p2pl.updates.keeper import Keeper, sha256
 from p2pl.updates.log import UpdateLog, Version
+from p2pl.updates.watch import proof_file, saved_in
 
 SESSION = "5e" * 32
 AUTHOR, ME = Identity.generate(), Identity.generate()
@@ -144,3 +146,46 @@ def test_a_version_counts_only_with_the_entry_that_commits_its_author_to_it() ->
     assert AUTHOR.peer_id not in me.digests
     me.take(AUTHOR.peer_id, asked, came, made.entry.digest)
     assert me.digests[AUTHOR.peer_id] == made.entry.digest
+
+
+def test_a_log_is_cosigned_once_a_second_and_again_where_the_question_was_lost() -> None:
+    clock = [1_700_000_000.0]
+    log = UpdateLog(SESSION, ME.private_key)
+    me, author = Keeper(log, None, ME, lambda: clock[0], lambda _: True), keeper(AUTHOR)
+    for number in range(6):
+        logged(author, str(number))
+        pull(me, author)
+        signed = [head.size for head, _ in author.watch.cosigned.values()]
+        # The head that was proven last, when a second had passed; never one that was not.
+        assert signed == [[], [1], [1], [1], [4], [4]][number]
+        asked = [me.question(AUTHOR.peer_id).question for _ in range(2)]
+        assert [one.cosignature is not None for one in asked] == [number == 0] * 2
+        clock[0] += 0.4
+    clock[0] -= 3_600
+    assert me.question(AUTHOR.peer_id).question.cosignature is not None
+
+
+def test_what_is_known_is_written_once_a_second_and_a_proof_at_once(tmp_path: Path) -> None:
+    clock = [1_700_000_000.0]
+    log = UpdateLog(SESSION, ME.private_key)
+    me = Keeper(log, tmp_path, ME, lambda: clock[0], lambda _: True)
+    shown, hidden = keeper(AUTHOR), keeper(AUTHOR)
+    logged(shown, "0", "a")
+    logged(hidden, "0", "b")
+
+    def written() -> int:
+        saved = saved_in(tmp_path)
+        return len(saved.authors) if saved else -1
+
+    me.save_sometimes()
+    assert written() == 0
+    pull(me, shown)
+    me.save_sometimes()
+    assert written() == 0
+    clock[0] += 1
+    me.save_sometimes()
+    assert written() == 1
+    hear(me, hidden)
+    assert not list(tmp_path.glob(proof_file("*")))
+    me.save_sometimes()
+    assert list(tmp_path.glob(proof_file("*")))

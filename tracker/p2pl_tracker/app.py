@@ -16,6 +16,7 @@ from email.utils import formatdate
 from typing import Any, cast
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI, Request, Response
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -30,9 +31,11 @@ from p2pl.protocol.announce import MAX_ANNOUNCE_BYTES, Refusal, Scrape, SignedAn
 from p2pl.protocol.identity import ID_PATTERN
 from p2pl.protocol.invitation import MAX_REVOCATIONS_BYTES
 from p2pl.protocol.session import MAX_INFO_BYTES
+from p2pl.protocol.updates.witness import MAX_SHOWN_BYTES
 from p2pl_tracker import bittorrent, docs, page
 from p2pl_tracker.address import AddressLimit, Network, is_loopback, observed
 from p2pl_tracker.bans import Bans
+from p2pl_tracker.calls import Caller, OwnRelay
 from p2pl_tracker.checks import Checker
 from p2pl_tracker.issuer import Issuer, Relays
 from p2pl_tracker.listing import Asker
@@ -41,6 +44,7 @@ from p2pl_tracker.reach import Dialler
 from p2pl_tracker.register import Register, Served
 from p2pl_tracker.shelf import Shared, SharedShelf, Shelf
 from p2pl_tracker.swarm import PREFIX_BYTES, Entry, Limits, MemoryStore, Store, Welcome
+from p2pl_tracker.witness import Checkpoints, MemoryCheckpoints, Witness
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ SAY_AWAY_EVERY_S = 60.0  # chosen: who looks into the log sees it, and nothing e
 JITTER = 0.1  # of the interval, so that peers that came together do not come back together
 UNAVAILABLE_RETRY_S = 5.0
 UNCOUNTED = ("/health", "/ready")
+MSGPACK = "application/msgpack"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -64,7 +69,8 @@ class Policy:
     address_burst: int = 1_000  # not fewer than peers of one address, who may all leave at once
     relays: Relays | None = None  # that peers are told of
     bans: Bans = field(default_factory=lambda: Bans(None))
-    checks: bool = True  # whether peers are dialled that say they can be
+    checks: bool = True  # whether it is found out which peers answer
+    witness: Ed25519PrivateKey | None = None  # cosigns update logs; None: they are not taken
 
 
 class Tracker:
@@ -80,8 +86,13 @@ class Tracker:
         wall: Callable[[], float],
         rng: random.Random,
         load: Callable[[], tuple[int, int]] | None = None,
+        own_relay: OwnRelay | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.policy = policy
+        self.checkpoints = checkpoints or MemoryCheckpoints(now)
+        key = policy.witness
+        self._witness = Witness(key, self.checkpoints, now=now, wall=wall) if key else None
         self.pages = page.Pages(policy.served.published, now=now)
         self._load = load
         self.store = store
@@ -98,8 +109,14 @@ class Tracker:
         self._issuer = Issuer(policy.relays, now=now, wall=wall) if policy.relays else None
         rate, burst = policy.address_rate, policy.address_burst
         self._dialler = Dialler(now=now)
-        # Another one, so that those who ask and those who are asked do not wait for each other.
-        self.checker = Checker(store, Dialler(now=now)) if policy.checks else None
+        caller = Caller(policy.relays, own_relay, now=now, wall=wall)
+        self._called_by = caller.endpoints if policy.checks else frozenset()
+        # Another dialler, so that those who ask and those who are asked do not wait for each other.
+        self.checker = (
+            Checker(store, Dialler(now=now), caller, self.metrics.count_check)
+            if policy.checks
+            else None
+        )
         self._requests = AddressLimit(rate, burst, now=now)
         self._departures = AddressLimit(rate, burst, now=now)
 
@@ -179,12 +196,12 @@ class Tracker:
         """Returns the answer to an announce whose time and signature were checked."""
         if announce.event != "stopped":
             messages.check_host(host)
-        entry, bans = Entry.of(announce, host), self.policy.bans
+        entry, bans = Entry.of(announce, host, self._called_by), self.policy.bans
         bans.check_peer(entry.digest)
         await self.shelf.check(announce)
         welcome = await self.store.enter(entry)
         if welcome.is_check_due and self.checker is not None:
-            self.checker.ask(entry.session, entry.digest, host, entry.dialled_port)
+            self.checker.ask(entry)
         asker = Asker(host, announce.version, here)
         rows = [peer.told_to(asker) for peer in bans.now.without(welcome.peers)]
         return messages.encode_answer(self._terms(announce, welcome, host), rows)
@@ -299,6 +316,40 @@ class Tracker:
             return self.refuse(fault)
         return _json(b'{"status":"ok"}')
 
+    async def take_checkpoint(self, request: Request) -> Response:
+        """Returns what is kept of a peer's update log, once its head was shown."""
+        try:
+            witness = self._cosigner()
+            data = await bounded_body(request.scope, request.receive, MAX_SHOWN_BYTES)
+            shown, digest = witness.read(data)
+            self.policy.bans.check_peer(digest)
+            if not (await self.store.tally(shown.session)).alive:
+                raise AnnounceError("checkpoint: nobody is in this session", status=404)
+            kept = await witness.take(shown, self._host(request.scope))
+        except AnnounceError as fault:
+            return self.refuse(fault)
+        return Response(kept, media_type=MSGPACK)
+
+    async def checkpoint(self, request: Request) -> Response:
+        """Returns what is kept of a peer's update log."""
+        try:
+            ids = [request.query_params.get(name, "") for name in ("session", "peer")]
+            for name in ids:
+                if not ID_PATTERN.fullmatch(name):
+                    raise AnnounceError(wrong("id", got=name, allowed="64 hex digits"))
+            kept = await self._cosigner().kept(*map(bytes.fromhex, ids))
+            if kept is None:
+                raise AnnounceError("checkpoint: of this log none is kept", status=404)
+        except AnnounceError as fault:
+            return self.refuse(fault)
+        return Response(kept, media_type=MSGPACK)
+
+    def _cosigner(self) -> Witness:
+        """Returns the witness that this tracker is; raises AnnounceError (404) where it is none."""
+        if self._witness is None:
+            raise AnnounceError("checkpoint: this tracker is no witness", status=404)
+        return self._witness
+
     async def revocations(self, request: Request) -> Response:
         """Returns the newest list of revocations of a private session."""
         return await self._give(request, self.shelf.revocations)
@@ -320,7 +371,7 @@ class Tracker:
                 raise AnnounceError("there is none here", status=404)
         except AnnounceError as fault:
             return self.refuse(fault)
-        return Response(found, media_type="application/msgpack")
+        return Response(found, media_type=MSGPACK)
 
     async def health(self, request: Request) -> Response:
         """Returns 200 while the process is alive, with the time by which announces are judged."""
@@ -534,6 +585,8 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing
     rng: random.Random | None = None,
     beside: AbstractAsyncContextManager[None] | None = None,
     load: Callable[[], tuple[int, int]] | None = None,
+    own_relay: OwnRelay | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> FastAPI:
     """Returns the tracker as an ASGI application.
 
@@ -546,12 +599,24 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing
         rng: draws the cohorts and the jitter.
         beside: what runs in the same process for as long as it does, such as a relay.
         load: of that relay: its connections, and pairs of them that are joined.
+        own_relay: that relay itself, by which peers are called.
+        checkpoints: where those of update logs are kept; by default in this process's memory.
     """
     policy = policy or Policy()
     rng = rng or random.Random()
     store = store or MemoryStore(policy.limits, now=now, rng=rng)
     torrents = torrents or MemoryStore(bittorrent.LIMITS, now=now, rng=rng)
-    tracker = Tracker(policy, store, torrents, now=now, wall=wall, rng=rng, load=load)
+    tracker = Tracker(
+        policy,
+        store,
+        torrents,
+        now=now,
+        wall=wall,
+        rng=rng,
+        load=load,
+        own_relay=own_relay,
+        checkpoints=checkpoints,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -565,6 +630,7 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing
             await tracker.checker.aclose()
         await store.aclose()
         await torrents.aclose()
+        await tracker.checkpoints.aclose()
 
     app = _TrackerAPI(
         title="p2pl tracker",
@@ -579,6 +645,8 @@ def create_app(  # noqa: PLR0913  # keywords, each of them a different thing
         ("POST", "/announce", _never, docs.ANNOUNCE),
         ("POST", "/reach", tracker.reach, docs.REACH),
         ("GET", "/scrape", tracker.scrape, docs.SCRAPE),
+        ("GET", "/checkpoint", tracker.checkpoint, docs.CHECKPOINT),
+        ("POST", "/checkpoint", tracker.take_checkpoint, docs.SHOW),
         ("POST", "/session", tracker.take_session, docs.SESSION),
         ("GET", "/proof", tracker.proof, docs.PROOF),
         ("GET", "/revocations", tracker.revocations, docs.REVOCATIONS),

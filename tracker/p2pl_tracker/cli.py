@@ -15,9 +15,12 @@ from p2pl import __version__
 from p2pl.errors import InputError, P2PLError, wrong
 
 if TYPE_CHECKING:  # what a command needs is loaded by it
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from p2pl_tracker.issuer import Relays
     from p2pl_tracker.relay import Relay
     from p2pl_tracker.swarm import Limits, Store
+    from p2pl_tracker.witness import Checkpoints
 
 RELAY_DRAIN_S = 20.0
 MAX_RELAYS = 8
@@ -142,10 +145,18 @@ def serve(
     check: Annotated[
         bool,
         typer.Option(
-            help="Dial peers that say they can be dialled, and tell others of those that answer "
-            "first."
+            help="Dial peers that say they can be dialled, call those that say a relay of "
+            "--relay-url leads to them, and tell others of those that answer first."
         ),
     ] = True,
+    witness: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY",
+            help="Be a witness of peers' update logs: cosign them with the key in this file, which "
+            "is made if it is missing. One checkpoint a log is kept, and never a parameter.",
+        ),
+    ] = None,
     store: Annotated[
         str | None,
         typer.Option(
@@ -179,7 +190,7 @@ def serve(
         from p2pl_tracker import address, register, server
         from p2pl_tracker import app as application
         from p2pl_tracker.bans import Bans
-        from p2pl_tracker.swarm import Limits
+        from p2pl_tracker.swarm import MOST_UNKNOWN, MOST_UNKNOWN_BESIDE_RELAYS, Limits
     except ModuleNotFoundError as missing:
         raise InputError(f"{missing.name} is missing: pip install 'p2pl[tracker]'") from missing
 
@@ -194,6 +205,7 @@ def serve(
         max_peers_per_address=max_peers_per_address,
         max_sessions_per_address=max_sessions_per_address,
         min_interval_s=min_interval,
+        most_unknown=MOST_UNKNOWN_BESIDE_RELAYS if relay_url else MOST_UNKNOWN,
     )
     policy = application.Policy(
         limits=limits,
@@ -204,6 +216,7 @@ def serve(
         bans=Bans(bans),
         checks=check,
         relays=_relays(relay_url, relay_key, relay),
+        witness=_witness(witness),
     )
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key: allowed only together")
@@ -212,12 +225,20 @@ def serve(
         certificate.check()
     peers, torrents = _stores(store, limits) if store is not None else (None, None)
     listener = server.listen(host, port)
-    beside = load = None
+    beside = load = one = None
     if relay is not None and policy.relays is not None:
         one = _relay_beside(relay, policy.relays)
         beside, load = one.running(), lambda: (one.board.lines, one.board.joints)
     server.serve(
-        application.create_app(policy, store=peers, torrents=torrents, beside=beside, load=load),
+        application.create_app(
+            policy,
+            store=peers,
+            torrents=torrents,
+            beside=beside,
+            load=load,
+            checkpoints=_checkpoints(store) if store is not None else None,
+            own_relay=one,
+        ),
         listener,
         on_ready=lambda url: print(f"listening on {url}", flush=True),
         patience=server.Patience(
@@ -240,6 +261,28 @@ def _stores(url: str, limits: "Limits") -> tuple["Store", "Store"]:
     asyncio.run(check(url))
     peers = SharedStore(connected(url), limits)
     return peers, SharedStore(connected(url), LIMITS, prefix=PREFIX + "bt:")
+
+
+def _checkpoints(url: str) -> "Checkpoints":
+    """Returns the checkpoints of update logs that several trackers share."""
+    from p2pl_tracker.checkpoints import SharedCheckpoints
+    from p2pl_tracker.store import connected
+
+    return SharedCheckpoints(connected(url))
+
+
+def _witness(key: Path | None) -> "Ed25519PrivateKey | None":
+    """Returns the key that cosigns update logs; None: the tracker is no witness."""
+    if key is None:
+        return None
+    from p2pl_tracker.issuer import load_or_create
+
+    found = load_or_create(key, "--witness")
+    print(
+        f"a witness of update logs, with the key {found.public_key().public_bytes_raw().hex()}",
+        flush=True,
+    )
+    return found
 
 
 def _log(level: LogLevel) -> None:

@@ -149,6 +149,26 @@ REVOKE = _route(
     },
     requestBody={"required": True, "content": BODY},
 )
+SHOW = _route(
+    "Show the head of a peer's update log, signed by it; the answer is what is kept of the log now",
+    BYTES,
+    {
+        400: "It is no such thing.",
+        401: "The author of the log did not sign it.",
+        403: "Who is banned.",
+        404: "This tracker is no witness, or knows nobody in this session.",
+        413: "It is too long.",
+        429: TOO_MANY,
+        503: "As many as are kept are kept already.",
+    },
+    requestBody={"required": True, "content": BODY},
+)
+CHECKPOINT = _route(
+    "Fetch what is kept of a peer's update log: one head, cosigned",
+    BYTES,
+    {400: "No such ids.", 404: "Nothing is kept of it.", 429: TOO_MANY},
+    parameters=[_SESSION_ID, _query("peer", "Id of the peer, 64 hex digits.")],
+)
 HEALTH = _route("Say whether the process is alive", _json(Status), {})
 READY = _route(
     "Say whether announces can be served", _json(Status), {503: "The store is not ready."}

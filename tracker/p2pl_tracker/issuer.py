@@ -85,8 +85,12 @@ class Issuer:
         )
 
 
-def load_or_create(path: Path) -> Ed25519PrivateKey:
+def load_or_create(path: Path, option: str = "--relay-key") -> Ed25519PrivateKey:
     """Returns the key in a file, which is made, for its owner alone, where there is none.
+
+    Args:
+        path: of the file.
+        option: that named it, for the message.
 
     Raises:
         IdentityError: there is something else in it, others may read it, or it cannot be used.
@@ -100,17 +104,17 @@ def load_or_create(path: Path) -> Ed25519PrivateKey:
             data = stream.read(MAX_KEY_FILE_BYTES + 1) if stat.S_ISREG(mode) else b""
     except OSError as fault:
         raise IdentityError(
-            wrong("--relay-key", got=f"{path} ({fault.strerror})", allowed=ALLOWED)
+            wrong(option, got=f"{path} ({fault.strerror})", allowed=ALLOWED)
         ) from fault
     if stat.S_IMODE(mode) & (stat.S_IRWXG | stat.S_IRWXO):
         got = f"{path}, mode {stat.S_IMODE(mode):04o}"
-        raise IdentityError(wrong("--relay-key", got=got, allowed=ALLOWED, hint="chmod 600"))
+        raise IdentityError(wrong(option, got=got, allowed=ALLOWED, hint="chmod 600"))
     try:
         key = load_pem_private_key(data[:MAX_KEY_FILE_BYTES], password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as fault:
-        raise IdentityError(wrong("--relay-key", got=str(path), allowed=ALLOWED)) from fault
+        raise IdentityError(wrong(option, got=str(path), allowed=ALLOWED)) from fault
     if not isinstance(key, Ed25519PrivateKey):
-        raise IdentityError(wrong("--relay-key", got=str(path), allowed=ALLOWED))
+        raise IdentityError(wrong(option, got=str(path), allowed=ALLOWED))
     return key
 
 

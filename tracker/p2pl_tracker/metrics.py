@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from p2pl_tracker.swarm import Totals
+from p2pl_tracker.swarm import Pool, Totals
 
 EVENTS = ("started", "update", "stopped", "completed")
 # Ed25519 takes 0.1 ms; 50 ms is the slowest that one in a hundred announces may be.
@@ -65,6 +65,14 @@ class Metrics:
             ["status"],
             registry=self.registry,
         )
+        self._checked = Counter(
+            "p2pl_tracker_checks",
+            "Peers dialled, or called by a relay, by what was found of them.",
+            ["found"],
+            registry=self.registry,
+        )
+        for found in Pool:
+            self._checked.labels(found.name.lower())
         self._sessions = Gauge(
             "p2pl_tracker_sessions", "Sessions with a peer in them.", registry=self.registry
         )
@@ -98,6 +106,10 @@ class Metrics:
         self.refused += 1
         self.refusals[status] += 1
         self._refused.labels(str(status)).inc()
+
+    def count_check(self, found: Pool) -> None:
+        """Counts one peer of which was found if it answers."""
+        self._checked.labels(found.name.lower()).inc()
 
     def text(self, totals: Totals | None) -> bytes:
         """Returns everything in Prometheus' text format.

@@ -23,7 +23,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from p2pl.errors import InputError, wrong
 from p2pl.rendezvous.board import Board, Policy
 from p2pl.rendezvous.doorman import GuardedListener
-from p2pl.rendezvous.service import Service
+from p2pl.rendezvous.service import Pipe, Service
 from p2pl.rendezvous.websocket import SETTINGS, WebSocketPipe
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,27 @@ class Relay:
             yield
             log.info("draining joined=%d drain_s=%g", self.board.joints, self._drain_s)
             await self._service.drain(self._drain_s)
+
+    def listens(self, session: bytes, digest: bytes) -> bool:
+        """Returns whether a peer takes calls here.
+
+        Args:
+            session: the session's id, 32 bytes.
+            digest: the peer's id, 32 bytes.
+        """
+        return self.board.listens((session, digest))
+
+    async def call(self, session: bytes, digest: bytes) -> Pipe:
+        """Returns a connection to a peer that takes calls here; it is the caller's to close.
+
+        Args:
+            session: the session's id, 32 bytes.
+            digest: the peer's id, 32 bytes.
+
+        Raises:
+            PullError: the peer is not here, or does not take the call.
+        """
+        return await self._service.call(session, digest)
 
     def _refused(self) -> None:
         self.board.counts.refused["handshake"] += 1

@@ -334,7 +334,8 @@ end
 -- An announce: what is said of it begins behind ARGV[at].
 local function enter(at)
   local session, digest, sequence, event = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4]
-  local wanted, group, mark, is_dialled = tonumber(ARGV[at + 5]), ARGV[at + 6], ARGV[at + 7], ARGV[at + 8] == '1'
+  local wanted, group, mark = tonumber(ARGV[at + 5]), ARGV[at + 6], ARGV[at + 7]
+  local can_be_checked = ARGV[at + 8] == '1'
   local detail_bytes, listing, bare = tonumber(ARGV[at + 9]), ARGV[at + 10], ARGV[at + 11]
   local peer = read(call('HGET', PREFIX .. 'peers:' .. session, digest))
   if peer and peer.expires <= now then
@@ -368,12 +369,12 @@ local function enter(at)
     set_counts(session, counts)
     forget({ session .. digest })
   end
-  if peer.mark ~= mark or not (is_dialled or peer.pool == UNKNOWN) then
+  if peer.mark ~= mark or not (can_be_checked or peer.pool == UNKNOWN) then
     if peer.group ~= '' then unsettle(session, peer) end
     settle(session, digest, peer, group, UNKNOWN)
     peer.mark, peer.check = mark, 0
   end
-  local is_check_due = is_dialled and peer.check <= now
+  local is_check_due = can_be_checked and peer.check <= now
   if is_check_due then peer.check = now + CHECK_EVERY_S end
   if event == 'completed' and peer.completed == 0 then
     peer.completed, counts.completed, counts.training = 1, counts.completed + 1, counts.training - 1
@@ -414,8 +415,8 @@ local function checked()
   local session, digest, pool = ARGV[3], ARGV[4], tonumber(ARGV[5])
   local peer = read(call('HGET', PREFIX .. 'peers:' .. session, digest))
   if not peer then return 0 end
-  if pool == SILENT then peer.check = now + CHECK_SILENT_S end
-  if peer.pool ~= pool then
+  if pool ~= ANSWERS then peer.check = now + CHECK_SOON_S end
+  if pool ~= UNKNOWN and pool ~= peer.pool then
     unsettle(session, peer)
     settle(session, digest, peer, peer.group, pool)
   end

@@ -35,10 +35,9 @@ from p2pl_tracker.register import KEYS_SHARED
 from p2pl_tracker.shelf import Shared
 from p2pl_tracker.swarm import (
     CHECK_EVERY_S,
-    CHECK_SILENT_S,
+    CHECK_SOON_S,
     DEPARTED_SHARE,
     EXPIRED_PER_CALL,
-    MOST_UNKNOWN,
     NOT_KEPT,
     REMEMBER_SEQUENCE_S,
     Entry,
@@ -184,7 +183,7 @@ class SharedStore(Store, Shared):
             entry.numwant,
             group,
             hashlib.blake2b(listing.row, digest_size=8).digest(),
-            int(bool(entry.dialled_port)),
+            int(entry.can_be_checked),
             listing.detail_bytes,
             listing.encode(),
             Listing.bare(listing.host, listing.row).encode() if listing.detail_bytes else b"",
@@ -208,10 +207,9 @@ class SharedStore(Store, Shared):
         found: list[Any] = await self._run("enter", fresh, seed, len(entries), *fields)
         return found
 
-    async def checked(self, session: bytes, digest: bytes, *, answers: bool) -> None:
-        """Takes in whether a peer answered when it was dialled."""
-        pool = Pool.ANSWERS if answers else Pool.SILENT
-        await self._run("checked", session, digest, int(pool))
+    async def checked(self, session: bytes, digest: bytes, found: Pool) -> None:
+        """Takes in what was found of a peer when it was checked."""
+        await self._run("checked", session, digest, int(found))
 
     async def find(self, prefix: bytes) -> bytes | None:
         """Returns the session with a peer in it whose id begins with 20 bytes; None: none does."""
@@ -312,9 +310,9 @@ def script(limits: Limits, prefix: str) -> str:
         "EXPIRED_PER_CALL": EXPIRED_PER_CALL,
         "REMEMBER_S": REMEMBER_SEQUENCE_S,
         "CHECK_EVERY_S": CHECK_EVERY_S,
-        "CHECK_SILENT_S": CHECK_SILENT_S,
+        "CHECK_SOON_S": CHECK_SOON_S,
         "DEPARTED_SHARE": DEPARTED_SHARE,
-        "MOST_UNKNOWN": MOST_UNKNOWN,
+        "MOST_UNKNOWN": limits.most_unknown,
         "KEYS_SHARED": KEYS_SHARED,
     }
     head = "".join(f"local {name} = {value}\n" for name, value in settings.items())

@@ -8,9 +8,9 @@ then among the peers of each: a thousand peers that one address makes up, dead o
 nobody who is elsewhere.
 
 Addresses that cost nothing to somebody, such as those of a large IPv6 network, are a matter of who
-answers: the tracker dials those that say they can be dialled, where they are seen (`checks.py`).
-Those that answered are drawn before those of whom it does not know, and these before those that did
-not answer.
+answers: the tracker dials those that say they can be dialled, where they are seen, and calls those
+that say a relay of its own leads to them (`checks.py`). Those that answered are drawn before those
+of whom it does not know, and these before those that did not answer.
 """
 
 import math
@@ -18,7 +18,7 @@ import random
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol, Self
@@ -36,15 +36,17 @@ REMEMBER_SEQUENCE_S = 2 * MAX_SKEW_S
 # Peers of one address that left lately, as a multiple of those that it may have: who makes up peers
 # and says that they left is not given room for others at once.
 DEPARTED_SHARE = 10
-CHECK_SILENT_S = 60.0  # chosen: a peer that was busy is told of again after a minute
+CHECK_SOON_S = 60.0  # chosen: a peer that was busy, or a relay, is asked again after a minute
 CHECK_EVERY_S = 300.0  # chosen: two announces of a peer that died are told to others meanwhile
-# Of those that the tracker cannot dial, most may be alive behind NAT, and all may be made up.
+# Of those that the tracker cannot check, most may be alive behind NAT, and all may be made up.
 MOST_UNKNOWN = 0.5  # chosen: of a sample, as long as others are there
+# Where it names relays, peers behind NAT take calls there, and few that are honest are left over.
+MOST_UNKNOWN_BESIDE_RELAYS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a store holds, for how long, and how often a peer may announce."""
+    """How much a store holds, for how long, how often a peer may announce, and whom it names."""
 
     ttl_s: float = 150.0  # more than twice the announce interval: one lost announce drops nobody
     max_peers: int = 1_000_000  # chosen: about 1 GiB
@@ -55,14 +57,15 @@ class Limits:
     max_detail_bytes: int = 512 << 20  # of all peers' endpoints and proofs; of one, 3.5 KB at most
     min_interval_s: float = 0.5  # sustained, per peer; 0 = no limit
     burst: int = 10  # announces in a row before `min_interval_s` counts
+    most_unknown: float = MOST_UNKNOWN  # of a sample: of whom is not known if they answer
 
 
 class Pool(IntEnum):
-    """What the tracker knows of whether a peer answers."""
+    """What the tracker knows of whether a peer answers; the lower, the better."""
 
-    ANSWERS = 0  # it did when it was dialled last
-    UNKNOWN = 1  # it was not dialled, or cannot be
-    SILENT = 2  # it did not when it was dialled last
+    ANSWERS = 0  # it did when it was checked last
+    UNKNOWN = 1  # it was not checked, or cannot be
+    SILENT = 2  # it did not when it was checked last
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +79,21 @@ class Entry:
     numwant: int
     listing: Listing  # what others are told
     dialled_port: int = 0  # where it says that it can be dialled as it is seen; 0: nowhere
+    relays: tuple[str, ...] = ()  # where it says that it can be called: endpoints
+
+    @property
+    def can_be_checked(self) -> bool:
+        """Whether the tracker can find out if the peer answers."""
+        return bool(self.dialled_port or self.relays)
 
     @classmethod
-    def of(cls, announce: Announce, host: str) -> Self:
+    def of(cls, announce: Announce, host: str, relays: Collection[str] = ()) -> Self:
         """Returns what an announce says.
 
         Args:
             announce: decoded and checked.
             host: the IP address that it came from.
+            relays: endpoints of those that the tracker may call peers by.
         """
         return cls(
             announce.session,
@@ -93,6 +103,7 @@ class Entry:
             announce.numwant,
             Listing(announce, host),
             dialled_port(announce, host),
+            tuple(way for way in announce.endpoints if way in relays) if relays else (),
         )
 
 
@@ -105,7 +116,7 @@ class Welcome:
     training: int  # those of them that have not announced `completed`
     warning: str = ""  # why the asker was not added
     epoch: str = ""  # another one: the store has forgotten what it knew
-    is_check_due: bool = False  # whether the asker is to be dialled now
+    is_check_due: bool = False  # whether the asker is to be checked now
 
     @property
     def rows(self) -> list[bytes]:
@@ -159,8 +170,11 @@ class Store(Protocol):
         """
         ...
 
-    async def checked(self, session: bytes, digest: bytes, *, answers: bool) -> None:
-        """Takes in whether a peer answered when it was dialled; one that is gone is no matter."""
+    async def checked(self, session: bytes, digest: bytes, found: Pool) -> None:
+        """Takes in what was found of a peer when it was checked; one that is gone is no matter.
+
+        Of whom nothing was found, nothing changes; it is due again as soon as one that is silent.
+        """
         ...
 
     async def find(self, prefix: bytes) -> bytes | None:
@@ -245,21 +259,22 @@ def not_new(sequence: int, last: int) -> AnnounceError:
     return AnnounceError(message, status=409)
 
 
-def share_of_unknown(wanted: int, answering: int, unknown: int, draw: float) -> int:
+def share_of_unknown(wanted: int, answering: int, unknown: int, *, most: float, draw: float) -> int:
     """Returns how many of a sample are taken from those of whom is not known if they answer.
 
     As many as their part of both is, so that among living peers nobody is preferred, but no more
-    than `MOST_UNKNOWN`; what is left of a whole number is drawn.
+    than `most` of it; what is left of a whole number is drawn.
 
     Args:
         wanted: how many there are to be.
         answering: places with peers that answered.
         unknown: places with peers of whom is not known if they do.
+        most: 0..1, of the sample.
         draw: a random number, at least 0 and below 1.
     """
     if not answering:
         return wanted
-    part = min(unknown / (answering + unknown), MOST_UNKNOWN)
+    part = min(unknown / (answering + unknown), most)
     return int(wanted * part + draw)
 
 
@@ -296,7 +311,7 @@ class _Peer:
         self.digest = digest
         self.place: _Place | None = None  # where it was seen
         self.at = -1  # place in place.peers
-        self.check_due_s = -math.inf  # when it is to be dialled again
+        self.check_due_s = -math.inf  # when it is to be checked again
         self.completed = False
         self.due_s = 0.0  # what `Rate` knows of its announces so far
         self.expires_s = 0.0
@@ -496,19 +511,18 @@ class MemoryStore(Store):
         others = self._sample(session, entry.numwant, peer, now)
         return self._welcome(session, others, warning, is_check_due=is_check_due)
 
-    async def checked(self, session: bytes, digest: bytes, *, answers: bool) -> None:
-        """Takes in whether a peer answered when it was dialled."""
+    async def checked(self, session: bytes, digest: bytes, found: Pool) -> None:
+        """Takes in what was found of a peer when it was checked."""
         swarm = self._swarms.get(session)
         peer = swarm.peers.get(digest) if swarm else None
         if swarm is None or peer is None or peer.place is None:
             return
-        pool = Pool.ANSWERS if answers else Pool.SILENT
-        if not answers:
-            peer.check_due_s = self._now() + CHECK_SILENT_S
-        if peer.place.pool is not pool:
+        if found is not Pool.ANSWERS:
+            peer.check_due_s = self._now() + CHECK_SOON_S
+        if found not in (Pool.UNKNOWN, peer.place.pool):
             group = peer.place.group
             swarm.unsettle(peer)
-            swarm.settle(peer, group, pool)
+            swarm.settle(peer, group, found)
 
     async def find(self, prefix: bytes) -> bytes | None:
         """Returns the session with a peer in it whose id begins with 20 bytes; None: none does."""
@@ -604,7 +618,7 @@ class MemoryStore(Store):
         return peer
 
     def _renew(self, peer: _Peer, entry: Entry, group: str, now: float) -> tuple[str, bool]:
-        """Takes in an entry; returns what was not kept, as a warning, and whether to dial it."""
+        """Takes in an entry; returns what was not kept, as a warning, and whether to check it."""
         listing = entry.listing
         if not self._stays(peer, entry):
             self._leave_place(peer)
@@ -612,7 +626,7 @@ class MemoryStore(Store):
             if peer.swarm.settle(peer, group, Pool.UNKNOWN):
                 self._sessions_at.count(group, 1)
             peer.check_due_s = -math.inf
-        is_check_due = bool(entry.dialled_port) and peer.check_due_s <= now
+        is_check_due = entry.can_be_checked and peer.check_due_s <= now
         if is_check_due:
             peer.check_due_s = self._rounded(now + CHECK_EVERY_S)
         peer.swarm.mark(peer, entry.event)
@@ -626,7 +640,7 @@ class MemoryStore(Store):
         """Returns whether what is known of a peer's answering holds for what it says now."""
         if peer.place is None or peer.listing is None or peer.listing.row != entry.listing.row:
             return False
-        return bool(entry.dialled_port) or peer.place.pool is Pool.UNKNOWN
+        return entry.can_be_checked or peer.place.pool is Pool.UNKNOWN
 
     def _rounded(self, when_s: float) -> float:
         """Returns a time some seconds later, one object for many peers: it takes 24 bytes."""
@@ -708,9 +722,10 @@ class MemoryStore(Store):
         found = self._take(swarm, Pool.ANSWERS, wanted, draw) if answering else []
         if unknown:
             others = self._take(swarm, Pool.UNKNOWN, wanted, draw)
-            share = (
-                share_of_unknown(wanted, answering, unknown, self._random()) if found else wanted
-            )
+            most, draw_share = self._limits.most_unknown, self._random()
+            share = wanted
+            if found:
+                share = share_of_unknown(wanted, answering, unknown, most=most, draw=draw_share)
             kept = max(wanted - len(others), wanted - share)
             found = found[:kept]
             found += others[: wanted - len(found)]

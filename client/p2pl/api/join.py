@@ -68,6 +68,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     fetch: Callable[..., Awaitable[bytes]] | None = None,
     announce: str | Sequence[str] = (),
     relay: RelayMode = "auto",
+    witness: bool = False,
     rounds: int | None = None,
     seed_for: float = 60.0,
     alone: bool = False,
@@ -122,6 +123,8 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
             forwards: `HOST:PORT`, `[IPV6]:PORT` or `NAME:PORT`, at most two.
         relay: whether others reach this peer by a relay that the tracker names: `always`, `never`,
             or `auto`: where it cannot be dialled.
+        witness: whether a tracker that is a witness is shown this peer's update log, and looked at
+            for those of others.
         rounds: to do in all; None: the session's.
         seed_for: seconds for which others are served at most, once all rounds are done.
         alone: whether nothing is sent and nobody asked.
@@ -216,6 +219,7 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         test_share=mine.test_share if mine else None,
         invitation=invited,
         fetch=fetch,
+        witness=witness,
     )
     told = _sinks(on_event)
     with sinks.opened([log] if isinstance(log, str) else log, told) as logs:

@@ -132,6 +132,14 @@ def join(
             "encrypted between peers."
         ),
     ] = Relay.auto,
+    witness: Annotated[
+        bool,
+        typer.Option(
+            "--witness",
+            help="Show a tracker that is a witness this peer's update log, so that it cosigns it, "
+            "and look there at those of others.",
+        ),
+    ] = False,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     threads: options.Threads = None,
@@ -216,6 +224,7 @@ def join(
                 fetch=_fetching(fetch),
                 announce=announce or (),
                 relay=relay.value,
+                witness=witness,
                 rounds=rounds,
                 seed_for=seed_for,
                 alone=alone,

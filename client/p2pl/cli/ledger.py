@@ -183,6 +183,8 @@ def graph(
         from p2pl.api.provenance import picture, provenance
         from p2pl.report.tables import terminal_table
         from p2pl.run.files import write_atomically
+    if out is not None and out.suffix.lower() != ".png":
+        raise InputError(wrong("--out", got=out.name, allowed="a name that ends in .png"))
     found = [one for given in others or () for one in logs_in(given)]
     made = provenance(read_log(log), [read_log(one) for one in found], index=entry)
     row = made.last_mix

@@ -70,10 +70,12 @@ from p2pl.run.log import (
 from p2pl.run.state import Best, PeerState, load_state
 from p2pl.updates.keeper import Keeper, finish, sha256
 from p2pl.updates.log import UpdateLog, Version
+from p2pl.updates.witnessed import EVERY_S, Witnessed
 
 CHECKPOINT_DONORS = 8  # peers to ask for the initial checkpoint, in this order
 REVOKED_FILE = "revoked.txt"  # in the run directory: the newest list of a private session
 LEAVE_DEADLINE_S = 3.0
+LAST_WITNESS_S = 5.0  # chosen: a tracker that does not answer by then cosigns no last head
 OTHER_DATA = (
     "the data, or how they are divided, are not those of this run's earlier rounds: what it is "
     "scored on now may have been trained on then; allowed too: a new --run-dir"
@@ -115,6 +117,7 @@ class Options:
         invitation: to a private session, checked; None: it is open, or the peer trains alone.
         fetch: gives the initial checkpoint of a session file, before others are asked for it, as
             `p2pl.network.torrent.fetch` does; None: nothing does.
+        witness: whether the tracker is shown the peer's update log, and looked at for others'.
     """
 
     run_dir: Path
@@ -137,6 +140,7 @@ class Options:
     test_share: float | None = None
     invitation: Invitation | None = None
     fetch: Callable[..., Awaitable[bytes]] | None = None
+    witness: bool = False
 
 
 async def join(
@@ -399,7 +403,7 @@ async def _take_part(one: _Run, state: PeerState | None) -> PeerState:
             stack.callback(node.keeper.save)
         only = [state]  # nothing here holds the parameters that the peer began with any longer
         del state
-        async with _announcing(node):
+        async with _announcing(node), _witnessed(one, node):
             return replace(await run(node, one.exchange, only.pop()), best=node.best)
 
 
@@ -618,6 +622,33 @@ async def _announcing(node: Node) -> AsyncIterator[None]:
     task = asyncio.create_task(keep_announcing(node))
     try:
         yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _witnessed(one: _Run, node: Node) -> AsyncIterator[None]:
+    """Shows the tracker the peer's update log, where that is wanted: meanwhile, and in the end."""
+    keeper, tracker = node.keeper, node.directory
+    if keeper is None or not one.options.witness or not isinstance(tracker, TrackerDirectory):
+        yield
+        return
+    witnessed = Witnessed(keeper, tracker, one.events.said)
+
+    async def now_and_then() -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await witnessed.show()
+            await witnessed.look(tuple(node.held))
+
+    task = asyncio.create_task(now_and_then())
+    try:
+        yield
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WITNESS_S):
+                await witnessed.show()
+                await witnessed.look(tuple(node.held))
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -183,7 +183,7 @@ async def save(node: Node, state: PeerState) -> None:
 
 def _saved(node: Node, whole: PeerState) -> None:
     if node.keeper:
-        node.keeper.save()
+        node.keeper.save_sometimes()
     save_state(node.run_dir, node.file.id, whole)
 
 

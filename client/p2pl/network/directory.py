@@ -277,6 +277,42 @@ class TrackerDirectory:
             return None
         raise TrackerError("; ".join(reasons) or "no tracker has answered")
 
+    async def show_checkpoint(self, shown: bytes) -> bytes | None:
+        """Returns what the first tracker that is a witness keeps of the peer's own update log.
+
+        Args:
+            shown: the head of that log, see `p2pl.protocol.updates.witness`.
+
+        Returns:
+            None where no tracker that has answered is a witness.
+
+        Raises:
+            TrackerError: there is no answer now; another time there may be.
+        """
+        return await self._of_a_witness(shown)
+
+    async def checkpoint(self, peer_id: str) -> bytes | None:
+        """Returns what the first tracker that is a witness keeps of a peer's log; see above."""
+        return await self._of_a_witness(None, session=self._me.session_id, peer=peer_id)
+
+    async def _of_a_witness(self, body: bytes | None, **asked: str) -> bytes | None:
+        reasons = []
+        for one in (one for tier in self._tiers for one in tier if one.answer and one.endpoint):
+            assert one.endpoint is not None
+            where = asking.route(one.endpoint, "checkpoint").copy_merge_params(asked)
+            try:
+                answer = await asking.ask(self._client, where, body)
+            except asking.FAULTS as fault:
+                reasons.append(visible(f"{one.url}: {type(fault).__name__}: {fault}"))
+                continue
+            if answer.status == 200:
+                return answer.data
+            if answer.status not in (404, 405):
+                reasons.append(f"{one.url}: {answer.status}")
+        if reasons:
+            raise TrackerError("; ".join(reasons))
+        return None
+
     async def leave(self) -> None:
         """Says `stopped` to every tracker that lists this peer, as far as they can be reached.
 

@@ -44,6 +44,7 @@ MAX_MESSAGE_BYTES = 1_024
 MAX_EARLY_BYTES = 512  # behind a `Call`; chosen: a ZMTP greeting and a CURVE HELLO are 266
 NONCE_BYTES = 16
 MAX_REASON_CHARS = 300
+ABSENT = "the peer that is called is not here"  # as a relay refuses a call to nobody
 PURPOSES: dict[str, bytes] = {"listen": b"p2pl relay listen 1", "call": b"p2pl relay call 1"}
 
 Nonce = Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]

@@ -21,6 +21,7 @@ from p2pl.pace import Rate, RateLimiter
 from p2pl.protocol import entry
 from p2pl.protocol.announce import MAX_SKEW_S
 from p2pl.protocol.relay import (
+    ABSENT,
     NONCE_BYTES,
     Accept,
     Call,
@@ -479,7 +480,7 @@ class Board:
         self.counts.calls += 1
         listener = self._listeners.get(target)
         if listener is None:
-            return self._refuse(one, "absent", "the peer that is called is not here", 1.0)
+            return self._refuse(one, "absent", ABSENT, 1.0)
         if self._peers[target] >= self.policy.max_per_peer:
             return self._refuse(one, "peer", "the peer that is called is busy", 1.0)
         one.call = self._draw(NONCE_BYTES)

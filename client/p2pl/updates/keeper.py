@@ -6,6 +6,7 @@ thread, one at a time.
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +15,25 @@ from typing import TypeAlias
 
 from p2pl.errors import FrameError, LogError, RunDirError
 from p2pl.network.keys import Identity
+from p2pl.protocol.identity import peer_id_of
 from p2pl.protocol.updates.entry import SignedEntry, encode
 from p2pl.protocol.updates.fault import Fault
+from p2pl.protocol.updates.head import Head
 from p2pl.protocol.updates.message import (
     Commitment,
+    Heard,
     Question,
     read_commitment,
     read_question,
 )
+from p2pl.protocol.updates.witness import Kept, Shown, read_kept
 from p2pl.updates.log import UpdateLog, Version
 from p2pl.updates.watch import OwnLogElsewhere, Watch, proof_file, put_own_head
 
 Answer: TypeAlias = Callable[[str, bytes], bytes]
+# Between two times that what was seen of others is written. Chosen: a peer that is killed forgets
+# a second of it at most, and sees it again; a file each round is a fifth of what logs cost.
+SAVE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,7 @@ class Keeper:
         self.watch = Watch(log.session_id, identity.private_key, self._own_root, now, knows)
         self._writing = asyncio.Lock()
         self._elsewhere = ""
+        self._saved_s, self._saved_faults = -math.inf, 0
         if folder is not None:
             self.watch.load(folder)
 
@@ -128,6 +137,52 @@ class Keeper:
         except LogError as fault:
             raise FrameError(f"update log: {fault}") from fault
 
+    def shown(self, before: int) -> tuple[Head, bytes]:
+        """Returns the newest head of the peer's own log, and what shows it to a tracker.
+
+        Args:
+            before: entries that the tracker keeps a head of, as far as is known; 0: none.
+        """
+        log, head = self.log, self.log.head
+        grown = log.tree.consistency(before, head.size) if 0 < before <= head.size else ()
+        session = bytes.fromhex(log.session_id)
+        return head, encode(Shown(session, log.public_key, head, before, grown))
+
+    def take_cosigned(self, head: Head, data: bytes) -> int:
+        """Returns how many entries of the peer's own log a tracker keeps a head of.
+
+        Args:
+            head: that the tracker was shown.
+            data: its answer.
+
+        Raises:
+            LogError: it is no head of this log, or the cosignature is not its witness's.
+            OwnLogElsewhere: this key has another log in this session.
+        """
+        kept = self._kept(self.log.peer_id, data)
+        if (kept.head.size, kept.head.root) == (head.size, head.root):
+            self.watch.take_cosignature(head.size, kept.cosignature)
+        return kept.head.size
+
+    def take_kept(self, peer_id: str, data: bytes) -> None:
+        """Takes in the head that a tracker keeps of another peer's log.
+
+        Raises:
+            LogError: it is no head of that log.
+        """
+        self._kept(peer_id, data)
+
+    def _kept(self, peer_id: str, data: bytes) -> Kept:
+        kept = read_kept(data)
+        if peer_id_of(kept.author) != peer_id:
+            raise LogError("checkpoint: of another peer than was asked for")
+        try:
+            self.watch.take_others((Heard(kept.author, kept.head),), ())
+        except OwnLogElsewhere as fault:
+            self._elsewhere = str(fault)
+            raise
+        return kept
+
     async def mixed(
         self,
         round: int,
@@ -160,7 +215,14 @@ class Keeper:
     def save(self) -> None:
         """Writes what is known of others' logs."""
         if self._folder is not None:
+            self._saved_s, self._saved_faults = self._now(), len(self.watch.faults)
             self.watch.save(self._folder, self.log.head if len(self.log) else None)
+
+    def save_sometimes(self) -> None:
+        """Writes it where that is `SAVE_S` ago, or a peer was found to have two histories."""
+        passed_s = self._now() - self._saved_s  # below 0: the clock was put back
+        if not 0 <= passed_s < SAVE_S or len(self.watch.faults) > self._saved_faults:
+            self.save()
 
     def close(self) -> None:
         """Closes the log."""

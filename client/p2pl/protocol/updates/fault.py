@@ -98,6 +98,9 @@ def contradiction(
         one: the first.
         other: the second.
     """
+    a, b = one.entry, other.entry
+    if abs(a.index - b.index) > 1 and a.place != b.place:
+        return None  # of two that a round has between them, nothing more needs to be looked at
     first, second = sorted((one, other), key=lambda signed: signed.entry.index)
     fault = TwoEntries(bytes.fromhex(session_id), author, first, second)
     # What is seen each round contradicts nothing: no signature is checked for that once more.

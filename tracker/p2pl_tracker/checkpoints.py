@@ -1,0 +1,56 @@
+"""Checkpoints of update logs in a server of Valkey or Redis, which replicas of a tracker share."""
+
+from redis import asyncio as client_of_redis
+
+from p2pl_tracker.store import PREFIX, reached
+from p2pl_tracker.witness import KEEP_S, MOST
+
+# One step for all replicas: of two that were shown different logs at the same time, one is told
+# what the other one keeps. What has expired is taken from the count, by the server's clock.
+_PUT = """
+local there = redis.call('GET', KEYS[1])
+if (there or '') ~= ARGV[1] then return there or '' end
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+if not there and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[4]) then return false end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+redis.call('ZADD', KEYS[2], now + ARGV[3], KEYS[1])
+return ARGV[2]
+"""
+
+
+class SharedCheckpoints:
+    """Checkpoints that several trackers have in common, and that outlive them.
+
+    Args:
+        client: of the server.
+        prefix: of all keys.
+        most: of them.
+    """
+
+    def __init__(
+        self, client: client_of_redis.Redis, *, prefix: str = PREFIX, most: int = MOST
+    ) -> None:
+        self._client, self._prefix, self._most = client, prefix.encode(), most
+        self._put = client.register_script(_PUT)
+
+    async def get(self, log: bytes) -> bytes | None:
+        """Returns what is kept of a log. See `Checkpoints`."""
+        async with reached():
+            found = await self._client.get(self._key(log))
+        return found if isinstance(found, bytes) else None
+
+    async def put(self, log: bytes, before: bytes | None, value: bytes) -> bytes | None:
+        """Returns what is kept from now on. See `Checkpoints`."""
+        keys = [self._key(log), self._prefix + b"checkpoints"]
+        async with reached():
+            args: list[bytes | int] = [before or b"", value, int(KEEP_S), self._most]
+            found: bytes | None = await self._put(keys=keys, args=args)
+        return found
+
+    async def aclose(self) -> None:
+        """Ends the connections."""
+        await self._client.aclose()
+
+    def _key(self, log: bytes) -> bytes:
+        return self._prefix + b"checkpoint:" + log.hex().encode()
