@@ -131,9 +131,15 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
         kinds = ("stacked",)
         if threads == 1:
             return Engine("stacked", 1, 1, stack)
-    tried = learners[: TRIED_PEERS if len(kinds) > 1 else 1]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
+    if len(kinds) > 1 and not _on_gpu(learners) and has_convolutions(trainer.model):
+        alone = partial(_try, "sequential", stack, learners[:1])
+        if _seconds(alone, 1, clock) > TRIED_STEPS * LONG_STEP_S:
+            kinds = ("sequential",)  # no such network gains from being stacked, and trials are long
+    if kinds == ("sequential",) and threads == 1:
+        return Engine("sequential", 1, 1, stack)
+    tried = learners[: TRIED_PEERS if len(kinds) > 1 else 1]
     took = {kind: _seconds(partial(_try, kind, stack, tried), 1, clock) for kind in kinds}
     kind = min(kinds, key=took.__getitem__)
     if took[kind] == math.inf:

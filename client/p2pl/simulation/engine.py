@@ -248,7 +248,7 @@ def _round(
     with watch("evaluate"):
         vectors = [one.vector for one in mixed]
         scored, judged = _evaluate(setup, engine, learners, kept, (trained, vectors), index)
-        distance, mean_model = _consensus(setup, learners, kept, vectors, index)
+        distance, mean_model = _consensus(setup, learners, kept, (vectors, judged), index)
     personal = [state.personal for state in states]
     if setup.personal:
         with watch("personal"):
@@ -324,6 +324,10 @@ def _evaluate(
     scored = dict(zip(some, around, strict=True))
     judged = {peer: one.after for peer, one in scored.items()}
     if index == setup.session.exchange.rounds:
+        if some and engine.stack is not None:  # all are scored on the same examples
+            # Peers who all mix the same share one vector, which is scored once.
+            same = (peer for peer, vector in enumerate(mixed) if vector is mixed[some[0]])
+            judged = {**dict.fromkeys(same, judged[some[0]]), **judged}
         rest = [peer for peer in range(len(learners)) if peer not in judged]
         last = judge_all(engine, [learners[p] for p in rest], [mixed[p] for p in rest])
         judged |= dict(zip(rest, last, strict=True))
@@ -334,7 +338,7 @@ def _consensus(
     setup: Setup,
     learners: Sequence[Learner],
     kept: _Kept,
-    vectors: Sequence[Tensor],
+    mixed: tuple[Sequence[Tensor], Mapping[int, Scores]],
     index: int,
 ) -> tuple[float, Mapping[str, float]]:
     """Returns how far honest peers' parameters are from their mean, and the mean's metrics.
@@ -343,13 +347,16 @@ def _consensus(
         setup: of the simulation.
         learners: by peer.
         kept: who scores before the last round.
-        vectors: by peer, [P], as mixed.
+        mixed: by peer, [P], and the scores of those that were scored.
         index: the round; in one that is not scored, there are no metrics.
     """
+    vectors, judged = mixed
     distance, mean = _spread(vectors[: len(vectors) - setup.bad])
     rounds = setup.session.exchange.rounds
     if not setup.scoring.scores(index, rounds):
         return distance, {}
+    if 0 in judged and mean is vectors[0]:  # peers who all mix the same are at their mean
+        return distance, judged[0].metrics
     judges = kept.judges if index < rounds else learners
     return distance, judges[0].judge(mean).metrics
 
