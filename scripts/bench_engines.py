@@ -1,17 +1,22 @@
 """All engines at the same work, in turns, in one run; see `scripts/engines/work.py`.
 
+What has been run is kept in a file, a line a run: a bench that was cut off goes on where it was.
+
 The programs are the project's own, because the work must be the same to the step: the same rows,
 the same parameters to begin with, both models, and processor time.
 """
 
+import hashlib
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +32,18 @@ from p2pl.seeds import seeded
 HERE = Path(__file__).parent
 OURS = "p2pl"
 JAX = "jax"
+FLOWER = "flower"
 PROGRAMS = {
     JAX: "jax_vmap.py",
     "fedjax": "fedjax_avg.py",
     "pfl": "pfl_avg.py",
-    "flower": "flower_avg.py",
+    FLOWER: "flower_avg.py",
 }
 DEADLINE_S = 900.0  # of one run of one engine
 FLOWER_PEERS = 100  # of more, each of Flower's rounds starts as many clients anew: hours
+# How many times as long as ours another engine shall take: bare JAX by the number of peers.
+ASKED_OF_JAX = {6: 1.0, 10: 1.0, 100: 1.0, 1_000: 0.8, 10_000: 0.8}
+ASKED_OF_OTHERS = 2.0
 # One thread, of every library that might take more.
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -56,6 +65,11 @@ class Job:
     peers: int
     rounds: int
     examples: int  # training examples of the data set that are used; more than it has: twice over
+
+    @property
+    def name(self) -> str:
+        """MODEL:PEERS."""
+        return f"{self.model}:{self.peers}"
 
     @property
     def spec(self) -> str:
@@ -104,7 +118,42 @@ class Run:
     accuracy: float
 
 
-def compare(home: Path, turns: int, jobs: Sequence[Job], engines: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class Kept:
+    """The runs so far, of this commit and with these settings, in a file of one JSON object a line.
+
+    Attributes:
+        file: where they are.
+        commit: of the project; runs of another one are left alone and do not count.
+    """
+
+    file: Path
+    commit: str
+
+    def find(self, job: Job, engine: str, turn: int) -> "Run | str | None":
+        """Returns a run, or why it did not come to an end; None: there was none yet."""
+        if not self.file.exists():
+            return None
+        wanted = self._names(job, engine, turn)
+        for line in self.file.read_text().splitlines():
+            told = json.loads(line)
+            if {name: told.get(name) for name in wanted} == wanted:
+                return told["fault"] if "fault" in told else Run(**told["run"])
+        return None
+
+    def add(self, job: Job, engine: str, turn: int, made: "Run | str") -> None:
+        """Writes a run, or why it did not come to an end."""
+        what = {"fault": made} if isinstance(made, str) else {"run": asdict(made)}
+        with self.file.open("a") as file:
+            file.write(json.dumps({**self._names(job, engine, turn), **what}) + "\n")
+
+    def _names(self, job: Job, engine: str, turn: int) -> dict[str, Any]:
+        return {"commit": self.commit, **asdict(job), "engine": engine, "turn": turn}
+
+
+def compare(
+    home: Path, turns: int, jobs: Sequence[Job], engines: Sequence[str], file: Path
+) -> None:
     """Prints a table a job: medians of all turns, and how many times as long as ours, turn by turn.
 
     Args:
@@ -112,28 +161,88 @@ def compare(home: Path, turns: int, jobs: Sequence[Job], engines: Sequence[str])
         turns: how often each engine runs.
         jobs: the sizes.
         engines: names of the others.
+        file: where runs are kept.
     """
+    kept = Kept(file, _commit())
     pythons = {name: _environment(name) for name in engines}
     for job in jobs:
         with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder)
-            _write(job, home, place)
-            those = [name for name in engines if name != "flower" or job.peers <= FLOWER_PEERS]
-            runs: dict[str, list[Run]] = {name: [] for name in (OURS, *those)}
-            for _ in range(turns):
-                runs[OURS].append(_ours(job, place))
-                for name in list(those):
-                    made = _other(name, pythons[name], place)
-                    if made is None:
-                        those.remove(name)
-                    else:
-                        runs[name].append(made)
-            _table(job, runs)
+            _compare_at(job, turns, kept, pythons, partial(_prepared, job, home, Path(folder)))
+
+
+def _compare_at(
+    job: Job, turns: int, kept: Kept, pythons: Mapping[str, str], prepared: Callable[[], Path]
+) -> None:
+    """Prints the table of one job; see `compare`.
+
+    Args:
+        job: the size.
+        turns: how often each engine runs.
+        kept: the runs so far.
+        pythons: by engine, what runs it.
+        prepared: returns the folder that holds the work.
+    """
+    runs: dict[str, dict[int, Run]] = {name: {} for name in (OURS, *pythons)}
+    faults: dict[str, str] = {}
+    if FLOWER in runs and job.peers > FLOWER_PEERS:
+        faults[FLOWER] = f"not run with more than {FLOWER_PEERS} peers, which takes it hours"
+    for turn in range(turns):
+        for name in runs:
+            if name in faults:
+                continue
+            made = kept.find(job, name, turn)
+            if made is None:
+                made = _run(name, job, pythons, prepared())
+                kept.add(job, name, turn, made)
+                print(
+                    f"  {job.name}, {name}, turn {turn + 1} of {turns}: {_told(made)}", flush=True
+                )
+            if isinstance(made, str):
+                faults[name] = made
+            else:
+                runs[name][turn] = made
+    _table(job, runs, faults)
+
+
+def _told(made: Run | str) -> str:
+    return made if isinstance(made, str) else f"{made.engine_s:.2f} s"
+
+
+def _commit() -> str:
+    """Returns which code is measured: the commit, and a mark of what has changed since."""
+    git = ["git", "-C", str(HERE.parent)]
+    said = [
+        subprocess.run([*git, *asked], stdout=subprocess.PIPE, check=True).stdout
+        for asked in (["rev-parse", "HEAD"], ["diff", "HEAD", "--", "client", "scripts"])
+    ]
+    return said[0].decode().strip() + (hashlib.sha256(said[1]).hexdigest()[:8] if said[1] else "")
+
+
+def _prepared(job: Job, home: Path, place: Path) -> Path:
+    """Returns the folder with the work, which is written when it is first asked for."""
+    if not (place / "work.npz").exists():
+        # In another process: what a run takes at its most counts what this one held when it began.
+        writer = multiprocessing.get_context("fork").Process(target=_write, args=(job, home, place))
+        writer.start()
+        writer.join()
+        if writer.exitcode:
+            raise SystemExit(f"bench: the work of {job.name} could not be written")
+    return place
+
+
+def _run(name: str, job: Job, pythons: Mapping[str, str], place: Path) -> Run | str:
+    """Returns a run of an engine, or why it did not come to an end."""
+    try:
+        return _ours(job, place) if name == OURS else _other(name, pythons[name], place)
+    except subprocess.SubprocessError as fault:
+        if name == OURS:
+            raise
+        return str(fault)
 
 
 def _environment(name: str) -> str:
     """Returns the Python that has the engine."""
-    script = ["flower_env", "simulation"] if name == "flower" else ["engine_env", name]
+    script = ["flower_env", "simulation"] if name == FLOWER else ["engine_env", name]
     made = subprocess.run([str(HERE / script[0]), *script[1:]], stdout=subprocess.PIPE, check=True)
     return f"{HERE.parent / made.stdout.decode().split()[-1]}/bin/python"
 
@@ -141,7 +250,7 @@ def _environment(name: str) -> str:
 def _write(job: Job, home: Path, place: Path) -> None:
     """Writes the session, the data as parquet, and the same work for the other engines."""
     (place / "bench.toml").write_text(job.spec)
-    _write_data(home / job.data, place / "data", job.examples)
+    write_data(home / job.data, place / "data", job.examples)
     session = read_spec(job.spec).session()
     data = load(str(place / "data"), session.task)
     assert data.test is not None
@@ -178,7 +287,7 @@ def _rows(job: Job, session: Session, data: Data) -> np.ndarray[Any, Any]:
     return np.stack(kept)
 
 
-def _write_data(home: Path, place: Path, examples: int) -> None:
+def write_data(home: Path, place: Path, examples: int) -> None:
     """Writes so many of a data set's training examples, and its whole test set."""
     from pyarrow import concat_tables, parquet
 
@@ -226,35 +335,45 @@ def _ours(job: Job, place: Path) -> Run:
     return Run(figures["cpu_seconds"], 0.0, process_s, peak, figures["accuracy"]["mean"])
 
 
-def _other(name: str, python: str, place: Path) -> Run | None:
-    """Returns a run of another engine; None where it does not come to an end."""
+def _other(name: str, python: str, place: Path) -> Run:
+    """Returns a run of another engine."""
     program = str(HERE / "engines" / PROGRAMS[name])
-    try:
-        printed, process_s, peak = _process([python, program, str(place / "work.npz")])
-    except subprocess.SubprocessError as fault:
-        print(f"  {name}: {fault}", flush=True)
-        return None
+    printed, process_s, peak = _process([python, program, str(place / "work.npz")])
     told = json.loads(printed.splitlines()[-1])
     return Run(told["engine_s"], told["compile_s"], process_s, peak, told["accuracy"])
 
 
-def _table(job: Job, runs: dict[str, list[Run]]) -> None:
+def _table(job: Job, runs: Mapping[str, Mapping[int, Run]], faults: Mapping[str, str]) -> None:
     work = f"{job.model}, {job.data}, {job.peers} peers, {job.rounds} rounds"
-    columns = "engine s   of ours (least..most)   compile s  process s  of ours  MiB  accuracy"
+    columns = (
+        "engine s   of ours (least..most)   asked   compile s  process s  of ours  MiB  accuracy"
+    )
     print(f"\n{work}: processor seconds, one thread, medians\nengine   {columns}")
-    for name, made in runs.items():
-        if not made:
+    for name, by_turn in runs.items():
+        if not by_turn:
+            print(f"{name:8} {faults.get(name, 'not run')}")
             continue
-        engine, process = (_ratio(made, runs[OURS], of) for of in (_engine_s, _process_s))
+        made = list(by_turn.values())
+        engine, process = (_ratios(by_turn, runs[OURS], of) for of in (_engine_s, _process_s))
         print(
-            f"{name:8} {_median(made, _engine_s):8.2f}   {engine:22} "
-            f"{statistics.median(one.compile_s for one in made):9.2f} "
-            f"{_median(made, _process_s):10.1f}  {process.split()[0]:>7} "
-            f"{max(one.peak_mib for one in made):5.0f} {made[-1].accuracy:8.2f}",
+            f"{name:8} {_median(made, _engine_s):8.2f}   {_spread(engine):22} "
+            f"{_asked(name, job, statistics.median(engine)):9} "
+            f"{statistics.median(one.compile_s for one in made):7.2f} "
+            f"{_median(made, _process_s):10.1f}  {statistics.median(process):7.2f} "
+            f"{max(one.peak_mib for one in made):5.0f} {made[-1].accuracy:8.2f}"
+            f"{'  ' + faults[name] if name in faults else ''}",
             flush=True,
         )
-    starts = [one.process_s - one.engine_s for one in runs[OURS]]
+    starts = [one.process_s - one.engine_s for one in runs[OURS].values()]
     print(f"ours takes {statistics.median(starts):.2f} s before its first round and after its last")
+
+
+def _asked(name: str, job: Job, ratio: float) -> str:
+    """Returns how many times as long as ours the engine shall take, and whether it does."""
+    if name == OURS:
+        return ""
+    least = ASKED_OF_JAX[job.peers] if name == JAX else ASKED_OF_OTHERS
+    return f"{least} {'yes' if ratio >= least else 'no'}"
 
 
 def _engine_s(run: Run) -> float:
@@ -269,7 +388,13 @@ def _median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
     return statistics.median(map(of, runs))
 
 
-def _ratio(theirs: Sequence[Run], ours: Sequence[Run], of: Callable[[Run], float]) -> str:
-    """Returns how many times as long as ours it took, turn by turn: the median, least and most."""
-    each = [of(one) / of(mine) for one, mine in zip(theirs, ours, strict=False)]
-    return f"{statistics.median(each):.2f} ({min(each):.2f}..{max(each):.2f})"
+def _ratios(
+    theirs: Mapping[int, Run], ours: Mapping[int, Run], of: Callable[[Run], float]
+) -> list[float]:
+    """Returns how many times as long as ours it took, turn by turn."""
+    return [of(one) / of(ours[turn]) for turn, one in theirs.items()]
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    """Returns the median, the least and the most."""
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})"

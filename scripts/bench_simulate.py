@@ -8,6 +8,7 @@ steps, since few steps decide how far a short run gets.
     scripts/bench simulate --baseline FILE --baseline-python PYTHON     all of it
     scripts/bench simulate --parts scale cnn                            without Flower
     scripts/bench simulate --parts engines          other engines, each in an environment of its own
+    scripts/bench simulate --parts start            the start, and what scoring takes of a round
 
 FILE is a program that takes the numbers of peers and rounds, does the work of `BENCH` below and
 prints one JSON object with `seconds` and `accuracy`; PYTHON has Flower installed. The data sets are
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_engines import LINEAR, NETWORK, PROGRAMS, compare
+from bench_engines import LINEAR, NETWORK, ONE_THREAD, PROGRAMS, compare, write_data
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -79,7 +80,7 @@ batch_size = 64
 rounds = 2
 cohort = 4
 """
-PARTS = ("engines", "flower", "linear", "scale", "cnn")
+PARTS = ("engines", "start", "flower", "linear", "scale", "cnn")
 ROWS_PER_PEER = 60  # of MNIST: 1 000 peers have all of it
 CPU = torch.device("cpu")
 
@@ -90,10 +91,11 @@ class Command:
 
     figures: dict[str, Any]
     wall_s: float
+    cpu_s: float
     peak_mib: float
 
 
-def simulate(spec: str, data: str, *options: str) -> Command:
+def simulate(spec: str, data: str, *options: str, one_thread: bool = False) -> Command:
     """Returns what `p2pl simulate` printed, how long it took with its start, and its memory."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bench.toml"
@@ -101,7 +103,10 @@ def simulate(spec: str, data: str, *options: str) -> Command:
         command = [sys.executable, "-m", "p2pl.cli", "simulate", str(file), "--data", data]
         begun = time.perf_counter()
         child = subprocess.Popen(
-            [*command, *options, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [*command, *options, "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **(ONE_THREAD if one_thread else {})},
         )
         assert child.stdout is not None
         printed = child.stdout.read()
@@ -109,7 +114,8 @@ def simulate(spec: str, data: str, *options: str) -> Command:
         if status:
             raise SystemExit(f"bench: `p2pl simulate {' '.join(options)}` failed")
         wall_s = time.perf_counter() - begun
-    return Command(json.loads(printed), wall_s, usage.ru_maxrss / 1_024)
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return Command(json.loads(printed), wall_s, cpu_s, usage.ru_maxrss / 1_024)
 
 
 def against_flower(program: Path, python: Path, repeats: int) -> None:
@@ -174,6 +180,41 @@ def at_scale() -> None:
             f"{peers:5}  {rounds:6}  {rule:9} {done.figures['seconds']:9.1f} {done.wall_s:11.1f} "
             f"{done.peak_mib:10.0f} {done.figures['accuracy']['mean']:12.2f}   "
             + ", ".join(f"{k} {v:.1f} s" for k, v in done.figures["seconds_by_phase"].items()),
+            flush=True,
+        )
+
+
+def start_and_scoring(home: Path, repeats: int) -> None:
+    """Prints how long it takes to the first round, with images decoded before, and what scoring is.
+
+    The start is all of the process but its rounds: its end too, and in the seconds of the clock on
+    the wall the making of peers, which the processor seconds leave out. Scoring is of ten rounds,
+    the last included, after which figures are exact.
+
+    Args:
+        home: the folder of data sets.
+        repeats: how often each size is run, after one that decodes.
+    """
+    print("peers   start: processor s   s   scoring, of ten rounds   examples before the last")
+    for job in LINEAR:
+        with tempfile.TemporaryDirectory() as folder:
+            write_data(home / job.data, Path(folder) / "data", job.examples)
+            data = str(Path(folder) / "data")
+            everybody = ("--peers", str(job.peers), "--cohort", str(job.peers - 1))
+            options = (*everybody, "--rounds", "10", "--threads", "1")
+            begun = [
+                simulate(job.spec, data, *options, one_thread=True) for _ in range(1 + repeats)
+            ]
+        warm = begun[1:]
+        phases = [one.figures["seconds_by_phase"] for one in warm]
+        start_s = statistics.median(
+            one.wall_s - sum(each.values()) for one, each in zip(warm, phases, strict=True)
+        )
+        cpu_s = statistics.median(one.cpu_s - one.figures["cpu_seconds"] for one in warm)
+        share = statistics.median(each["evaluate"] / sum(each.values()) for each in phases)
+        scored = warm[-1].figures["scoring"]["examples"]
+        print(
+            f"{job.peers:6} {cpu_s:16.2f} {start_s:6.2f} {share:12.0%} {scored or 'all':>20}",
             flush=True,
         )
 
@@ -288,6 +329,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of all, one after another")
     parser.add_argument("--engines", nargs="+", choices=tuple(PROGRAMS), default=tuple(PROGRAMS))
     parser.add_argument("--sizes", nargs="+", help="MODEL:PEERS of `--parts engines`, e.g. cnn:10")
+    parser.add_argument(
+        "--kept",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "p2pl-bench-engines.jsonl",
+        help="where the runs of `--parts engines` are kept, so that it goes on where it was",
+    )
     asked = parser.parse_args(arguments)
     home = os.environ.get("P2PL_DATA_DIR")
     if not home or not (Path(home) / MNIST).is_dir():
@@ -297,10 +344,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jobs = [
             job for job in (*LINEAR, *NETWORK) if job.data == MNIST or (Path(home) / CIFAR).is_dir()
         ]
-        chosen = [
-            job for job in jobs if not asked.sizes or f"{job.model}:{job.peers}" in asked.sizes
-        ]
-        compare(Path(home), asked.repeats, chosen, asked.engines)
+        chosen = [job for job in jobs if not asked.sizes or job.name in asked.sizes]
+        compare(Path(home), asked.repeats, chosen, asked.engines, asked.kept)
+    if "start" in asked.parts:
+        start_and_scoring(Path(home), asked.repeats)
     if "flower" in asked.parts:
         if asked.baseline and asked.baseline_python:
             against_flower(asked.baseline, asked.baseline_python, asked.repeats)

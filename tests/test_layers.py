@@ -37,6 +37,7 @@ LEVELS = {
     "p2pl.seeds": 1,
     "p2pl.pace": 1,
     "p2pl.pages": 1,
+    "p2pl.garbage": 1,
     "p2pl.regular": 0,
     "p2pl.errors": 0,
 }

@@ -22,6 +22,7 @@ from p2pl.protocol.session import Session, changed
 from p2pl.simulation.engine import Result, run
 from p2pl.simulation.numbers import numbers
 from p2pl.simulation.peers import peers_of, torch_trainer
+from p2pl.simulation.scoring import Scoring
 from p2pl.simulation.setup import ENGINES, Setup, draw_cohort
 
 CPU = torch.device("cpu")
@@ -204,7 +205,11 @@ def test_convolving_peers_who_mixed_the_same_are_scored_once(
     alike = replace(alike, engine="stacked")
     run(alike, data, CPU)
     as_trained, as_mixed, mean_model = 4, 1, 1
-    assert len(scored) == as_trained + as_mixed + mean_model
+    assert len(scored) == as_trained + as_mixed  # the mean of equal models is one of them
+    scored.clear()
+    of_one = replace(alike, scoring=Scoring(peers=1))
+    run(of_one, data, CPU)
+    assert len(scored) == 1 + as_mixed
     scored.clear()
     run(alike.changed(("mixing", "rule", "none")), data, CPU)
     assert len(scored) == as_trained + 4 + mean_model

@@ -2,18 +2,21 @@
 
 import gc
 from dataclasses import replace
+from unittest.mock import patch
 
 import msgspec
 import pytest
 import torch
 from support.simulations import digits, small_setup
 
+from p2pl import garbage
 from p2pl.data.load import Data
 from p2pl.errors import InputError
+from p2pl.learner import Learner
 from p2pl.mixing import size
 from p2pl.mixing.base import PeerModel
 from p2pl.run.log import RoundEntry
-from p2pl.simulation import engine, scoring
+from p2pl.simulation import compute, engine, scoring
 from p2pl.simulation.engine import Result, run
 from p2pl.simulation.everybody import AllBut, Entries, Others
 from p2pl.simulation.numbers import numbers
@@ -95,6 +98,25 @@ def test_what_is_rounded_on_its_way_is_mixed_peer_by_peer(data: Data) -> None:
     assert not torch.equal(result.vectors[0], result.vectors[1])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("cohort", [0, 2, 9])
+def test_mixing_a_few_at_once_is_what_each_comes_to_alone(
+    cohort: int, dtype: str, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_round = everybody(peers=20).changed(("exchange", "rounds", 1), ("wire", "dtype", dtype))
+    setup = replace(one_round, cohort=cohort, curves=False)
+    with patch.object(Learner, "mix", autospec=True, side_effect=Learner.mix) as alone:
+        together = run(setup, data, CPU)
+    assert alone.call_count == (0 if cohort else 20)
+    monkeypatch.setattr(compute, "_offered_to_all", lambda *_: None)
+    apart = run(setup, data, CPU)
+    for one, other in zip(together.vectors, apart.vectors, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    entries = (one.rounds[0].entries for one in (together, apart))
+    for entry, by_itself in zip(*entries, strict=True):
+        assert lasting(entry) == lasting(by_itself)
+
+
 def test_where_models_are_out_of_proportion_each_peer_mixes_for_itself(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +131,7 @@ def test_python_looks_for_garbage_as_often_as_before(data: Data) -> None:
     seen: list[tuple[int, int, int]] = []
     run(everybody(), data, CPU, on_round=lambda _: seen.append(gc.get_threshold()))
     assert gc.get_threshold() == before
-    assert seen == 2 * [(100 * before[0], *before[1:])]
+    assert seen == 2 * [(garbage.RARELY * before[0], *before[1:])]
 
 
 def test_a_cohort_may_be_larger_than_a_session_allows() -> None:

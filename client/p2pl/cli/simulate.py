@@ -15,6 +15,7 @@ from p2pl.cli import options
 from p2pl.cli.app import extra
 from p2pl.cli.watch import beside
 from p2pl.errors import InputError, wrong
+from p2pl.garbage import rarely_collected
 from p2pl.protocol.session import changed
 
 
@@ -209,7 +210,7 @@ def simulate(
         "training.local_epochs": local_epochs,
     }
     changes |= {path: value for path, value in named.items() if value is not None}
-    with extra("client"):
+    with extra("client"), rarely_collected():
         from rich.console import Console
 
         from p2pl.api.simulate import begun_with, bounded, session_to_simulate

@@ -16,9 +16,10 @@ from typing import Protocol, TypeAlias
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from p2pl.errors import InputError, TrainingDiverged, wrong
-from p2pl.learner import Learner, Scored
+from p2pl.learner import MAX_AGE_ROUNDS, Learner, Scored
 from p2pl.learning.batched import stacked
 from p2pl.learning.batched.schedule import Job
 from p2pl.learning.batched.stacked import Stack, Unstackable
@@ -46,7 +47,7 @@ LONG_TRIAL_S = 0.05  # of all trials together; after it there is no further one
 LONG_STEP_S = 0.02
 
 # Of all pairs of peers; where more than this share pull from each other, one matrix product over
-# all peers mixes faster than a sum for each. Chosen: 100 peers with cohorts of 4 are below it.
+# all peers mixes faster than sums of the few. Chosen: 100 peers with cohorts of 4 are below it.
 DENSE_SHARE = 1 / 8
 SUMMED = 64  # models added up at once; chosen: a small network's stay in a processor's cache
 
@@ -130,9 +131,15 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
         kinds = ("stacked",)
         if threads == 1:
             return Engine("stacked", 1, 1, stack)
-    tried = learners[: TRIED_PEERS if len(kinds) > 1 else 1]
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
+    if len(kinds) > 1 and not _on_gpu(learners) and has_convolutions(trainer.model):
+        alone = partial(_try, "sequential", stack, learners[:1])
+        if _seconds(alone, 1, clock) > TRIED_STEPS * LONG_STEP_S:
+            kinds = ("sequential",)  # no such network gains from being stacked, and trials are long
+    if kinds == ("sequential",) and threads == 1:
+        return Engine("sequential", 1, 1, stack)
+    tried = learners[: TRIED_PEERS if len(kinds) > 1 else 1]
     took = {kind: _seconds(partial(_try, kind, stack, tried), 1, clock) for kind in kinds}
     kind = min(kinds, key=took.__getitem__)
     if took[kind] == math.inf:
@@ -218,11 +225,9 @@ def mix_all(
             return [Mixed(vector, row, {}, memory) for memory in memories]
     if engine.workers:
         return engine.workers.mix(learners, vectors, received, before, index)
-    fixed = isinstance(mixer, FixedRow)
-    dense = DENSE_SHARE * len(learners) ** 2 < sum(map(len, received))
-    if engine.kind == "stacked" and fixed and dense:
-        offered = _offered_to_all(received)
-        if offered is not None and _all_alike(vectors, offered):
+    if engine.kind == "stacked" and isinstance(mixer, FixedRow) and _all_travels(learners[0]):
+        offered = _offered_to_all(received, index)
+        if offered and _all_alike(vectors, offered):
             return _mix_stacked(learners, vectors, received, offered, trust, index)
     return [
         learner.mix(vector, models, index, state, start=start)
@@ -280,14 +285,29 @@ def _are_alike(norms: Tensor) -> bool:
     return bool(norms.max() <= size.MAX_RATIO * norms.min())
 
 
-def _offered_to_all(received: Sequence[Mapping[str, PeerModel]]) -> Mapping[str, PeerModel] | None:
-    """Returns the models received, by peer id; None where a peer served two different ones."""
+def _all_travels(learner: Learner) -> bool:
+    """Returns whether a peer mixes all of its parameters, and keeps none to itself."""
+    return learner.session.training.buffers == "mix" or not learner.trainer.layout.local
+
+
+def _offered_to_all(
+    received: Sequence[Mapping[str, PeerModel]], index: int
+) -> Mapping[str, PeerModel] | None:
+    """Returns the models received, by peer id.
+
+    None where a peer served two different ones, or one so old that it is not mixed.
+
+    Args:
+        received: by peer, its cohort's models by peer id.
+        index: the round.
+    """
     offered: dict[str, PeerModel] = {}
     for models in received:
         for who, model in models.items():
             if offered.setdefault(who, model) is not model:
                 return None
-    return offered
+    is_fresh = all(model.round >= index - MAX_AGE_ROUNDS for model in offered.values())
+    return offered if is_fresh else None
 
 
 def _mix_stacked(
@@ -298,34 +318,60 @@ def _mix_stacked(
     trust: Sequence[msgspec.Struct | None],
     index: int,
 ) -> list[Mixed]:
-    """Returns the mixes of a rule that learns nothing: one matrix product for all peers.
+    """Returns the mixes of a rule that learns nothing, all of them computed at once.
 
     A peer's own parameters are taken from among those that are served, where they are the same:
     then peers who mix the same with the same weights get the same, to the last bit.
     """
     column = {who: k for k, who in enumerate(offered)}
-    weights, own = torch.zeros(len(learners), len(offered)), torch.zeros(len(learners))
+    own = torch.zeros(len(learners))
     rows: list[dict[str, float]] = []
+    taken: list[Sequence[int]] = []  # by peer, columns of those that it mixes
+    weights: list[Sequence[float]] = []
     for peer, (learner, models) in enumerate(zip(learners, received, strict=True)):
         usable = {who: models[who] for who in sorted(models)}
         assert isinstance(learner.mixer, FixedRow)
         own_model = Own(vectors[peer], index, learner.samples, learner.trainer)
         row = learner.mixer.row(own_model, usable)
         rows.append(dict(zip((learner.peer_id, *usable), row, strict=True)))
-        weights[peer, [column[who] for who in usable]] = torch.tensor(row[1:])
-        mine = offered.get(learner.peer_id)
-        if mine is not None and torch.equal(mine.vector, vectors[peer]):
-            weights[peer, column[learner.peer_id]] = row[0]
+        mine, others = offered.get(learner.peer_id), [column[who] for who in usable]
+        if mine is not None and _same(mine.vector, vectors[peer]):
+            taken.append((column[learner.peer_id], *others))
+            weights.append(row)
         else:
+            taken.append(others)
+            weights.append(row[1:])
             own[peer] = row[0]
-    served = torch.stack([model.vector for model in offered.values()])
-    mixed = weights.to(served) @ served
+    mixed = _sums(torch.stack([model.vector for model in offered.values()]), taken, weights)
     if own.any():
-        mixed += torch.stack(list(vectors)).mul_(own.to(served).unsqueeze(1))
+        mixed += torch.stack(list(vectors)).mul_(own.to(mixed).unsqueeze(1))
     return [
         Mixed(mixed[peer], row, {}, learners[peer].memory(state))
         for peer, (row, state) in enumerate(zip(rows, trust, strict=True))
     ]
+
+
+def _sums(
+    served: Tensor, taken: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]
+) -> Tensor:
+    """Returns weighted sums of what is served, [N, P].
+
+    Args:
+        served: [K, P].
+        taken: of each sum, rows of `served`.
+        weights: of each of those.
+    """
+    counts = torch.tensor([len(some) for some in taken])
+    places = torch.tensor([one for some in taken for one in some], dtype=torch.int64)
+    each = torch.tensor([one for some in weights for one in some])
+    if len(places) > DENSE_SHARE * len(taken) * len(served):
+        matrix = torch.zeros(len(taken), len(served))
+        matrix[torch.arange(len(taken)).repeat_interleave(counts), places] = each
+        return matrix.to(served) @ served
+    begins = (counts.cumsum(0) - counts).to(served.device)
+    return functional.embedding_bag(
+        places.to(served.device), served, begins, mode="sum", per_sample_weights=each.to(served)
+    )
 
 
 def score_all(

@@ -6,7 +6,6 @@ one copy of the data.
 """
 
 import copy
-import gc
 import math
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from p2pl.data.load import Data
 from p2pl.errors import FrameError
+from p2pl.garbage import rarely_collected
 from p2pl.learner import Learner, Scored
 from p2pl.learning import models
 from p2pl.learning.device import computing_with
@@ -128,21 +128,7 @@ class _Pulls:
     rejected: Mapping[str, str]
 
 
-@contextmanager
-def _rarely_collecting() -> Iterator[None]:
-    """Has Python look for cycles of garbage a hundred times as rarely.
-
-    Thousands of peers make many objects and no cycles; looking took a sixth of their time.
-    """
-    often, *rest = gc.get_threshold()
-    gc.set_threshold(100 * often, *rest)
-    try:
-        yield
-    finally:
-        gc.set_threshold(often, *rest)
-
-
-@_rarely_collecting()
+@rarely_collected()
 def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
     setup: Setup,
     data: Data | Clients,
@@ -262,7 +248,7 @@ def _round(
     with watch("evaluate"):
         vectors = [one.vector for one in mixed]
         scored, judged = _evaluate(setup, engine, learners, kept, (trained, vectors), index)
-        distance, mean_model = _consensus(setup, learners, kept, vectors, index)
+        distance, mean_model = _consensus(setup, learners, kept, (vectors, judged), index)
     personal = [state.personal for state in states]
     if setup.personal:
         with watch("personal"):
@@ -338,6 +324,10 @@ def _evaluate(
     scored = dict(zip(some, around, strict=True))
     judged = {peer: one.after for peer, one in scored.items()}
     if index == setup.session.exchange.rounds:
+        if some and engine.stack is not None:  # all are scored on the same examples
+            # Peers who all mix the same share one vector, which is scored once.
+            same = (peer for peer, vector in enumerate(mixed) if vector is mixed[some[0]])
+            judged = {**dict.fromkeys(same, judged[some[0]]), **judged}
         rest = [peer for peer in range(len(learners)) if peer not in judged]
         last = judge_all(engine, [learners[p] for p in rest], [mixed[p] for p in rest])
         judged |= dict(zip(rest, last, strict=True))
@@ -348,7 +338,7 @@ def _consensus(
     setup: Setup,
     learners: Sequence[Learner],
     kept: _Kept,
-    vectors: Sequence[Tensor],
+    mixed: tuple[Sequence[Tensor], Mapping[int, Scores]],
     index: int,
 ) -> tuple[float, Mapping[str, float]]:
     """Returns how far honest peers' parameters are from their mean, and the mean's metrics.
@@ -357,13 +347,16 @@ def _consensus(
         setup: of the simulation.
         learners: by peer.
         kept: who scores before the last round.
-        vectors: by peer, [P], as mixed.
+        mixed: by peer, [P], and the scores of those that were scored.
         index: the round; in one that is not scored, there are no metrics.
     """
+    vectors, judged = mixed
     distance, mean = _spread(vectors[: len(vectors) - setup.bad])
     rounds = setup.session.exchange.rounds
     if not setup.scoring.scores(index, rounds):
         return distance, {}
+    if 0 in judged and mean is vectors[0]:  # peers who all mix the same are at their mean
+        return distance, judged[0].metrics
     judges = kept.judges if index < rounds else learners
     return distance, judges[0].judge(mean).metrics
 
