@@ -10,7 +10,7 @@ that are wrong; their disks fill up; the tracker is killed; the liar changes its
 the rounds are done, everything is healed and everybody may finish. Then:
 
 - every honest peer finished, or said why not, and nowhere is there a traceback;
-- the models of the honest are within half a point of each other's median;
+- over their last rounds, the models of the honest are within half a point of their median;
 - no private peer spent more than it says;
 - every run directory could be read at each moment at which its peer was killed, and at the end;
 - no process's memory grew.
@@ -171,6 +171,7 @@ class Turn(Swarm):
             Honest(f"peer-{n}", n, n in privates, asked.rounds) for n in range(asked.peers)
         ]
         self.memory: dict[str, list[Sample]] = {}
+        self.trains: set[str] = set()  # processes of peers that have done a round
         self.later: list[tuple[float, int, Callable[[], None]]] = []
         self.count = itertools.count()
         self.the_tracker: Running | None = None
@@ -448,10 +449,15 @@ class Turn(Swarm):
             self.switch.lines[peer.name].heal()
 
     def _sample(self, running: Running) -> None:
+        """Notes how much memory a process has; a peer's only grows until its first round is done."""
+        name = running.output.stem
         with contextlib.suppress(OSError, ValueError, IndexError):
+            if name.startswith("peer") and name not in self.trains:
+                if not checks.has_done_a_round(running.text()):
+                    return
+                self.trains.add(name)
             pages = int(Path(f"/proc/{running.process.pid}/statm").read_text().split()[1])
             if pages:
-                name = running.output.stem
                 sample = Sample(time.monotonic(), pages * os.sysconf("SC_PAGE_SIZE"))
                 self.memory.setdefault(name, []).append(sample)
 
@@ -489,8 +495,8 @@ class Turn(Swarm):
             run = read_run(directory)
             if peer.is_private:
                 self.log.breaks(*self._spent(run))
-            elif peer.is_done and run.summary is not None and run.summary.accuracy is not None:
-                accuracies[peer.name] = run.summary.accuracy
+            elif peer.is_done and (level := checks.level(run)) is not None:
+                accuracies[peer.name] = level
         self.log.breaks(*checks.apart(accuracies, self.data.within))
         for name, samples in self.memory.items():
             if not name.startswith("liar"):

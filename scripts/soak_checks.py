@@ -20,6 +20,7 @@ from p2pl.protocol.session import SessionFile, Training
 from p2pl.run.log import MODEL_FILE, ROUNDS_FILE, LoggedRun, read_run
 from p2pl.run.state import load_state
 
+LAST = 5  # rounds whose mean says how good a model is: one alone is 0.2 points off by chance
 WITHIN = 0.5  # points of accuracy below the median of the honest
 FLAT_FROM_S = 60.0  # a process that lived for less says nothing of its memory
 FLAT_SHARE, FLAT_BYTES = 0.2, 48 << 20  # growth from its second quarter to its last, either way
@@ -130,6 +131,17 @@ def _steps_at_least(run: LoggedRun, account: Account, training: Training) -> int
     one_more = Charge(account.noise_multiplier, rates[-1], 1)
     is_used_up = not affordable(account.budget, account.spent, one_more)
     return (trained - 1) * each + 1 if is_used_up else trained * each
+
+
+def level(run: LoggedRun) -> float | None:
+    """Returns the mean accuracy of a run's last rounds, percent; None: none was scored."""
+    found = [one.accuracy for one in run.rounds[-LAST:] if one.accuracy is not None]
+    return fmean(found) if found else None
+
+
+def has_done_a_round(said: str) -> bool:
+    """Returns whether a peer that has printed this has done a round since it was started."""
+    return "\nround " in said
 
 
 def apart(accuracies: Mapping[str, float], within: float) -> list[str]:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -55,6 +57,20 @@ def test_a_process_that_grows_is_found() -> None:
     assert checks.growing("peer-1", samples(4 * MIB, seconds=50)) == []  # it is only starting
     (wrong,) = checks.growing("peer-1", samples(4 * MIB))
     assert "memory grew" in wrong
+
+
+def test_a_process_is_looked_at_from_its_first_round_on() -> None:
+    starting = "session s  data digits 0/12 iid  rounds 200\nthe swarm is at round 47: taking it\n"
+    assert not checks.has_done_a_round(starting)
+    assert checks.has_done_a_round(f"{starting}round 48/200  loss 0.336\n")
+
+
+def test_a_peer_is_as_good_as_its_last_rounds_are() -> None:
+    scores = (50.0, 91.0, None, 92.0, 93.0, 92.0)
+    run: Any = SimpleNamespace(rounds=[SimpleNamespace(accuracy=one) for one in scores])
+    assert checks.level(run) == 92.0
+    run.rounds = []
+    assert checks.level(run) is None
 
 
 def test_who_ends_worse_than_the_others_is_found() -> None:
