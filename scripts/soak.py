@@ -449,7 +449,7 @@ class Turn(Swarm):
             self.switch.lines[peer.name].heal()
 
     def _sample(self, running: Running) -> None:
-        """Notes how much memory a process has; a peer's only grows until its first round is done."""
+        """Notes how much memory a process has; a peer's grows until its first round is done."""
         name = running.output.stem
         with contextlib.suppress(OSError, ValueError, IndexError):
             if name.startswith("peer") and name not in self.trains:
