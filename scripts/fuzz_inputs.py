@@ -74,6 +74,10 @@ MSGPACK = Notation(msgspec.msgpack.decode, msgspec.msgpack.encode)
 BENCODE = Notation(bencode.decode, bencode.encode)
 
 
+# A list of lists that were repeated a few times may be larger than memory.
+_UNSAID = (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgspec.MsgspecError)
+
+
 def mutant(rng: random.Random, corpus: Sequence[bytes], notation: Notation | None) -> bytes:
     """Returns an input that began as one of `corpus`.
 
@@ -90,7 +94,7 @@ def mutant(rng: random.Random, corpus: Sequence[bytes], notation: Notation | Non
             for _ in range(rng.randint(1, EDITS)):
                 value = _edited(rng, value)
             data = notation.write(value)
-        except (ValueError, TypeError, OverflowError, RecursionError, msgspec.MsgspecError):
+        except _UNSAID:
             as_tree = False  # what the notation cannot say is said in bytes
     if as_tree and rng.random() < 0.7:
         return data
