@@ -57,6 +57,7 @@ TYPES: Mapping[str, Type] = {
     "rounds": maybe(_FROM_1),
     "seed_for": _SECONDS,
     "alone": FLAG,
+    "witness": FLAG,
     "shard": maybe(_SHARD),
     "test_share": maybe(_NUMBER),
     "tokenizer": maybe(PATH),
