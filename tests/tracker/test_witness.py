@@ -154,7 +154,7 @@ async def test_a_fork_that_is_longer_is_refused(place: Place) -> None:
     assert await kept_size(place) == 2
 
 
-@pytest.mark.parametrize("change", ["signature", "long", "other", "nobody", "short", "none"])
+@pytest.mark.parametrize("change", ["signature", "long", "other", "nobody", "short", "no", "empty"])
 async def test_what_is_no_head_of_a_log_here_is_refused(place: Place, change: str) -> None:
     author = keeper(AUTHOR, "a")
     head, data = author.shown(0)
@@ -165,7 +165,8 @@ async def test_what_is_no_head_of_a_log_here_is_refused(place: Place, change: st
         "other": (encode(_with(one, author=ME.public_key)), 401),
         "nobody": (keeper_of_other_session(), 404),
         "short": (data[:-1], 400),
-        "none": (b"", 400),
+        "no": (b"", 400),
+        "empty": (encode(_with(one, head=keeper(AUTHOR).log.head)), 400),
     }[change]
     answer = await place.client.post("/checkpoint", content=bad)
     assert answer.status_code == status, answer.text
@@ -190,6 +191,40 @@ async def test_a_tracker_that_was_not_asked_to_is_no_witness(place: Place) -> No
     await place.announce()
     told = await shown(place, keeper(AUTHOR, "a"))
     assert told == ["no tracker of this session is a witness of update logs"]
+
+
+async def test_what_the_store_has_damaged_is_neither_told_nor_written_over(place: Place) -> None:
+    log = bytes.fromhex(SESSION + AUTHOR.peer_id)
+    await place.checkpoints.put(log, None, b"damaged")
+    asked = {"session": SESSION, "peer": AUTHOR.peer_id}
+    for answer in (
+        await place.client.get("/checkpoint", params=asked),
+        await place.client.post("/checkpoint", content=keeper(AUTHOR, "a").shown(0)[1]),
+    ):
+        assert answer.status_code == 503
+        assert "what this tracker keeps of this log is damaged" in answer.text
+    assert await place.checkpoints.get(log) == b"damaged"
+
+
+async def test_a_person_is_told_once_that_the_tracker_does_not_answer(place: Place) -> None:
+    answers: list[str] = ["away", "away", "", "away"]
+
+    class Flaky:
+        async def show_checkpoint(self, shown: bytes) -> bytes | None:
+            if why := answers.pop(0):
+                raise TrackerError(why)
+            return await place.show_checkpoint(shown)
+
+        async def checkpoint(self, peer_id: str) -> bytes | None:
+            return await place.checkpoint(peer_id)
+
+    told: list[str] = []
+    author = keeper(AUTHOR, "a")
+    witnessed = Witnessed(author, Flaky(), told.append)
+    while answers:
+        await witnessed.show()
+    assert told == ["the tracker does not cosign this peer's update log now: away"]
+    assert author.watch.cosigned
 
 
 async def test_who_is_banned_is_not_cosigned(

@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from p2pl.errors import ProtocolError, PullError
@@ -25,7 +24,7 @@ from p2pl.protocol import relay, ticket
 from p2pl.protocol.endpoint import Endpoint, joined, parse
 from p2pl.protocol.reach import GREETING, is_greeting
 from p2pl.rendezvous.service import Pipe
-from p2pl.rendezvous.websocket import SETTINGS, WebSocketPipe
+from p2pl.rendezvous.websocket import SETTINGS, Straight, WebSocketPipe
 from p2pl_tracker.address import AddressLimit
 from p2pl_tracker.issuer import Relays
 from p2pl_tracker.reach import CONNECT_S, DIALS_AT_ONCE, DIALS_PER_S, GREETING_S
@@ -139,7 +138,7 @@ class Caller:
         try:
             async with self._reached(way) as line:
                 return await self._called(line, entry)
-        except (OSError, ProtocolError, WebSocketException, _Refusal) as fault:
+        except (OSError, ValueError, ProtocolError, WebSocketException, _Refusal) as fault:
             self._say(way, str(fault) or type(fault).__name__)
             return Pool.UNKNOWN
 
@@ -181,7 +180,7 @@ class Caller:
             if way.kind == "relays":
                 self._trust = self._trust or ssl.create_default_context()
                 url = f"wss://{joined(way.host, way.port)}/"
-                opening = connect(url, ssl=self._trust, proxy=None, open_timeout=None, **SETTINGS)
+                opening = Straight(url, ssl=self._trust, proxy=None, open_timeout=None, **SETTINGS)
                 async with asyncio.timeout(CONNECT_S):
                     line: _Line = WebSocketPipe(await stack.enter_async_context(opening))
             else:

@@ -5,6 +5,7 @@ that is kept. So nobody can show this tracker a log that is shorter than before,
 and have it cosigned; what is answered then is what is kept, which is signed by the same author.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
@@ -18,6 +19,8 @@ from p2pl.protocol.updates.head import body, cosign
 from p2pl.protocol.updates.tree import is_consistent
 from p2pl.protocol.updates.witness import Kept, Shown, read_kept, read_shown
 from p2pl_tracker.address import AddressLimit
+
+log = logging.getLogger(__name__)
 
 KEEP_S = 86_400.0  # chosen: a peer that comes back from a backup does so within a day
 MOST = 100_000  # checkpoints, some 50 MB; further logs are refused, so that none is pushed out
@@ -120,6 +123,8 @@ class Witness:
             shown.head.check(shown.session.hex(), shown.author)
         except LogError as fault:
             raise AnnounceError(f"checkpoint: {fault}", status=401) from fault
+        if not shown.head.size:  # no longer log could be shown to have grown from it
+            raise AnnounceError("checkpoint: size: got 0, allowed >= 1")
         return shown, bytes.fromhex(peer_id_of(shown.author))
 
     async def take(self, shown: Shown, host: str) -> bytes:
@@ -133,23 +138,36 @@ class Witness:
             AnnounceError: too many new logs come from there (429), or are kept (503).
         """
         session, head = shown.session.hex(), shown.head
-        log = shown.session + bytes.fromhex(peer_id_of(shown.author))
-        there = await self._checkpoints.get(log)
+        digest = bytes.fromhex(peer_id_of(shown.author))
+        there = await self.kept(shown.session, digest)
         if there is None:
             self._new.check(host)
         elif not has_grown(read_kept(there), shown):
             return there
         text = body(session, shown.author, head.size, head.root)
         kept = Kept(shown.author, head, cosign(self._key, text, int(self._wall())))
-        now = await self._checkpoints.put(log, there, encode(kept))
+        now = await self._checkpoints.put(shown.session + digest, there, encode(kept))
         if now is None:
             why = "checkpoint: this tracker keeps as many others as it may"
             raise AnnounceError(why, status=503, retry_in_s=FULL_RETRY_S)
         return now
 
     async def kept(self, session: bytes, digest: bytes) -> bytes | None:
-        """Returns what is kept of a peer's log in a session; None: nothing."""
-        return await self._checkpoints.get(session + digest)
+        """Returns what is kept of a peer's log in a session; None: nothing.
+
+        Raises:
+            AnnounceError: what the store has is damaged, or it is away (503).
+        """
+        there = await self._checkpoints.get(session + digest)
+        try:
+            if there is not None:
+                read_kept(there)
+        except LogError as fault:
+            whose = f"{digest.hex()} in session {session.hex()}"
+            log.warning("what the store keeps of the log of %s is damaged: %s", whose, fault)
+            why = "checkpoint: what this tracker keeps of this log is damaged"
+            raise AnnounceError(why, status=503, retry_in_s=FULL_RETRY_S) from fault
+        return there
 
 
 def has_grown(kept: Kept, shown: Shown) -> bool:

@@ -33,7 +33,7 @@ Partition: TypeAlias = Callable[[Indices, int, int], list[Indices]]
 MIN_ROWS = 10
 SIZE_SPREAD = 2.0  # Dirichlet parameter of unequal sizes; chosen: largest/smallest is 5-20 at N=6
 BY_CLASS = ("classes", "dirichlet")  # names of those that look at the labels
-FORMS = "iid, unbalanced, dirichlet:A (A > 0), classes:K (K a whole number >= 1)"
+FORMS = "iid, unbalanced, dirichlet:A (A in 0.001..1000000), classes:K (K a whole number >= 1)"
 
 
 def parse(text: str) -> Partition:

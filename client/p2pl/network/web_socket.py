@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import (
     InvalidHandshake,
     InvalidProxy,
@@ -21,7 +21,7 @@ from websockets.exceptions import (
 from p2pl.errors import ProtocolError
 from p2pl.network import web
 from p2pl.protocol.endpoint import Endpoint, joined
-from p2pl.rendezvous.websocket import SETTINGS, WebSocketPipe
+from p2pl.rendezvous.websocket import SETTINGS, Straight, WebSocketPipe
 
 OPEN_S = 15.0  # for TCP, TLS and the WebSocket
 Runs: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
@@ -63,7 +63,7 @@ async def open_web_socket(
     proxy = web.proxy_for(relay.host, relay.port)
     named = f"the proxy {web.without_password(proxy or '')} (HTTPS_PROXY, ALL_PROXY)"
     try:
-        there = await connect(
+        there = await Straight(
             f"wss://{joined(relay.host, relay.port)}/",
             ssl=trust or web.trust(None),
             proxy=proxy,

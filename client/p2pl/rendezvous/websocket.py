@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+from websockets.asyncio.client import connect
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
@@ -21,6 +22,14 @@ SETTINGS: dict[str, Any] = {  # of both ends
     "ping_timeout": None,  # a slow line is no dead one; what is idle ends by other rules
     "close_timeout": 5.0,
 }
+
+
+class Straight(connect):
+    """Opens a WebSocket where it was asked to, and nowhere else: no redirect is followed."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        """Returns what is raised in the place of following a redirect."""
+        return exc
 
 
 class WebSocketPipe:

@@ -42,6 +42,7 @@ class Witnessed:
         self._keeper, self._tracker, self._said = keeper, tracker, said
         self._before = 0  # entries that the tracker keeps a head of
         self._told: set[str] = set()
+        self._is_failing = False  # since a person was told that the tracker does not answer
 
     async def show(self) -> None:
         """Shows the tracker the newest head of the peer's own log, and keeps its cosignature."""
@@ -56,6 +57,7 @@ class Witnessed:
                     return
                 self._before = self._keeper.take_cosigned(head, kept)
                 if self._before == head.size:
+                    self._is_failing = False
                     return
             self._tell("the tracker does not cosign this peer's update log, though it has grown")
         except (TrackerError, LogError) as fault:
@@ -78,6 +80,9 @@ class Witnessed:
     def _failed(self, fault: TrackerError | LogError) -> None:
         if isinstance(fault, LogError):
             self._tell(f"the tracker, as a witness of update logs: {fault}")
+        elif not self._is_failing:
+            self._tell(f"the tracker does not cosign this peer's update log now: {fault}")
+        self._is_failing = isinstance(fault, TrackerError)
         log.info("the tracker as a witness: %s", fault)
 
     def _tell(self, text: str) -> None:
