@@ -74,6 +74,8 @@ MSGPACK = Notation(msgspec.msgpack.decode, msgspec.msgpack.encode)
 BENCODE = Notation(bencode.decode, bencode.encode)
 
 
+# More than any edge but that of session files lets through; what is repeated again grows without end.
+MAX_BYTES = 1 << 20
 # A list of lists that were repeated a few times may be larger than memory.
 _UNSAID = (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgspec.MsgspecError)
 
@@ -93,7 +95,7 @@ def mutant(rng: random.Random, corpus: Sequence[bytes], notation: Notation | Non
             value = notation.read(data)
             for _ in range(rng.randint(1, EDITS)):
                 value = _edited(rng, value)
-            data = notation.write(value)
+            data = notation.write(value)[:MAX_BYTES]
         except _UNSAID:
             as_tree = False  # what the notation cannot say is said in bytes
     if as_tree and rng.random() < 0.7:
