@@ -74,7 +74,7 @@ MSGPACK = Notation(msgspec.msgpack.decode, msgspec.msgpack.encode)
 BENCODE = Notation(bencode.decode, bencode.encode)
 
 
-# More than any edge but that of session files lets through; what is repeated again grows without end.
+# More than any edge but that of session files lets through; what is repeated grows without end.
 MAX_BYTES = 1 << 20
 # A list of lists that were repeated a few times may be larger than memory.
 _UNSAID = (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgspec.MsgspecError)
