@@ -390,12 +390,12 @@ def test_a_run_ends_with_who_was_left_out_of_which_rounds_and_why() -> None:
         }
     )
     lines = left_out_lines(summary)
-    assert lines[0] == f"peer aaaaaaaa left out of rounds 3, 5: {late}"
+    assert lines[0] == f"peer aaaaaaaa left out of rounds 3, 5, the last time: {late}"
     assert lines[1] == "peer 00000000 left out of round 1: gone"
     assert lines[-1] == "and 2 more peers: see summary.json"
     often = Summary(left_out={"b" * 64: LeftOut(rounds=(7, 8), times=30, why="stale\x1b[2J")})
     (line,) = left_out_lines(often)
-    assert line.startswith("peer bbbbbbbb left out of rounds 7, 8 and 28 more: stale")
+    assert line.startswith("peer bbbbbbbb left out of rounds 7, 8 and 28 more, the last time: stale")
     assert "\x1b" not in line
 
 

@@ -448,9 +448,9 @@ def left_out_lines(summary: Summary) -> list[str]:
     for peer, one in often[:MAX_LEFT_OUT_LINES]:
         named = ", ".join(map(str, one.rounds))
         more = f" and {one.times - len(one.rounds)} more" if one.times > len(one.rounds) else ""
-        rounds = "round" if one.times == 1 else "rounds"
+        rounds, last = ("round", "") if one.times == 1 else ("rounds", ", the last time")
         lines.append(
-            f"peer {short_id(peer)} left out of {rounds} {named}{more}: {visible(one.why)}"
+            f"peer {short_id(peer)} left out of {rounds} {named}{more}{last}: {visible(one.why)}"
         )
     if len(often) > MAX_LEFT_OUT_LINES:
         lines.append(f"and {len(often) - MAX_LEFT_OUT_LINES} more peers: see summary.json")

@@ -152,7 +152,7 @@ def test_an_operator_serves_what_is_named(tmp_path: Path) -> None:
     for path, private_only, words in (
         (tmp_path / "ids", True, "files of private sessions"),
         (tmp_path / "none", False, "files to read"),
-        (ROOT / "docs", False, "with none"),
+        (ROOT / "docs", False, "where there is none"),
         (ROOT / "README.md", False, "session ids"),
     ):
         with pytest.raises(InputError, match=words):
