@@ -395,7 +395,9 @@ def test_a_run_ends_with_who_was_left_out_of_which_rounds_and_why() -> None:
     assert lines[-1] == "and 2 more peers: see summary.json"
     often = Summary(left_out={"b" * 64: LeftOut(rounds=(7, 8), times=30, why="stale\x1b[2J")})
     (line,) = left_out_lines(often)
-    assert line.startswith("peer bbbbbbbb left out of rounds 7, 8 and 28 more, the last time: stale")
+    assert line.startswith(
+        "peer bbbbbbbb left out of rounds 7, 8 and 28 more, the last time: stale"
+    )
     assert "\x1b" not in line
 
 

@@ -75,7 +75,9 @@ def served(
         found = dict(_sessions_in(path, published))
         if not found:
             allowed = f"a session file, a folder with NAME{SESSION_SUFFIX}, or ids, one a line"
-            raise InputError(wrong("--sessions", got=f"{path}, where there is none", allowed=allowed))
+            raise InputError(
+                wrong("--sessions", got=f"{path}, where there is none", allowed=allowed)
+            )
         sessions.update(found)
     opened = [session for session, author in sessions.items() if not author]
     if private_only and opened:
