@@ -51,7 +51,6 @@ EVERY_S = 0.5
 COHORT = 10
 SESSION = b"h" * 32
 CURVE_KEY = "x" * 40
-WARM_UP_S = 3.0  # until an attack has all its connections
 NOBODY_LISTENS = 9
 SLOW, PIPELINED, DEAD = 2_000, 40, 1_000
 PARTS: dict[str, tuple[str, ...]] = {
@@ -185,9 +184,17 @@ async def honest(url: str, seconds: float, *, by_relay: bool) -> dict[str, float
     return figures
 
 
+def arrived(number: int, there: set[int], of: int) -> None:
+    """Notes that a connection is there, and says so once all of them were."""
+    if number not in there:
+        there.add(number)
+        if len(there) == of:
+            print("ready", flush=True)
+
+
 async def slow(url: str) -> None:
     """Holds connections that never get to the end of a request."""
-    parts = urlsplit(url)
+    parts, there = urlsplit(url), set[int]()
 
     async def one(number: int) -> None:
         while True:
@@ -196,6 +203,7 @@ async def slow(url: str) -> None:
                 _, writer = await asyncio.open_connection(
                     parts.hostname, parts.port, local_addr=where
                 )
+                arrived(number, there, SLOW)
                 writer.write(b"POST /announce HTTP/1.1\r\nx-a: ")
                 while not writer.is_closing():
                     writer.write(b"b")
@@ -208,7 +216,7 @@ async def slow(url: str) -> None:
 
 async def pipelined(url: str) -> None:
     """Asks and asks on connections whose answers nobody reads."""
-    parts = urlsplit(url)
+    parts, there = urlsplit(url), set[int]()
     asked = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 30_000
 
     async def one(number: int) -> None:
@@ -217,6 +225,7 @@ async def pipelined(url: str) -> None:
                 _, writer = await asyncio.open_connection(
                     parts.hostname, parts.port, local_addr=(elsewhere(number), 0), limit=1
                 )
+                arrived(number, there, PIPELINED)
                 writer.transport.pause_reading()  # type: ignore[attr-defined]
                 writer.write(asked)
                 await writer.drain()
@@ -254,7 +263,6 @@ ATTACKS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
     "relayed": functools.partial(dead, by_relay=True),
     "callers": functools.partial(dead, by_nothing=True),
 }
-SAYS_READY = ("full", "sybils", "relayed", "callers")  # once all are there
 BY_RELAY = ("relayed", "callers")  # the honest, too
 
 
@@ -267,11 +275,8 @@ def attacked(name: str, url: str) -> Iterator[None]:
     command = [sys.executable, __file__, "--attack", name, "--url", url]
     attacker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        if name in SAYS_READY:
-            assert attacker.stdout
-            attacker.stdout.readline()
-        else:
-            time.sleep(WARM_UP_S)
+        assert attacker.stdout
+        attacker.stdout.readline()
         yield
     finally:
         attacker.kill()

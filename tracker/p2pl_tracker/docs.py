@@ -159,14 +159,19 @@ SHOW = _route(
         404: "This tracker is no witness, or knows nobody in this session.",
         413: "It is too long.",
         429: TOO_MANY,
-        503: "As many as are kept are kept already.",
+        503: "No more are kept, what is kept is damaged, or the store is away.",
     },
     requestBody={"required": True, "content": BODY},
 )
 CHECKPOINT = _route(
     "Fetch what is kept of a peer's update log: one head, cosigned",
     BYTES,
-    {400: "No such ids.", 404: "Nothing is kept of it.", 429: TOO_MANY},
+    {
+        400: "No such ids.",
+        404: "Nothing is kept of it.",
+        429: TOO_MANY,
+        503: "What is kept is damaged, or the store is away.",
+    },
     parameters=[_SESSION_ID, _query("peer", "Id of the peer, 64 hex digits.")],
 )
 HEALTH = _route("Say whether the process is alive", _json(Status), {})

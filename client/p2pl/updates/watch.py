@@ -150,7 +150,7 @@ class Watch:
 
     def told(self, peer_id: str, message: Question | Commitment) -> None:
         """Takes in that a message has reached a peer: the same is not said to it again."""
-        if len(self._told) > MAX_TOLD:
+        if max(len(self._told), len(self._signed_s)) > MAX_TOLD:
             self._told.clear()
             self._signed_s.clear()
         if isinstance(message, Question) and message.cosignature is not None:
