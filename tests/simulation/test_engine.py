@@ -121,6 +121,10 @@ def test_the_figures_hold_what_the_command_promises(data: Data) -> None:
     assert entry.bytes_in == 2 * learner.codec.payload_bytes
     assert sum(e.bytes_out for e in results[0].rounds[0].entries) == 8 * learner.codec.payload_bytes
     assert len(figures["by_round"]) == 2
+    for kind in ("seconds", "cpu_seconds"):
+        phases = figures[f"{kind}_by_phase"]
+        assert set(phases) == {"train", "mix", "evaluate"} and min(phases.values()) > 0
+        assert sum(phases.values()) < figures[kind]
 
 
 @pytest.mark.parametrize(
