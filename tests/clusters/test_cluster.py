@@ -113,6 +113,7 @@ def told(result: Result) -> dict[str, Any]:
         "cpu_seconds",
         "seconds_by_phase",
         "cpu_seconds_by_phase",
+        "first_round",
         "by_round",
     )
     curve = [{k: v for k, v in one.items() if k != "seconds"} for one in figures["by_round"]]

@@ -83,6 +83,8 @@ class Result:
     seconds: float  # all rounds together
     cpu_seconds: float  # of this process, likewise, with what the peers were made with
     scored_examples: int | None  # of the test set, before the last round; None: all
+    began: float  # the first round, seconds since 1970
+    cpu_seconds_before: float  # of this process, since it was started, until then
 
 
 class Running(Protocol):
@@ -178,6 +180,7 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
     kept = _Kept(attackers.Memory(), Past(setup.reality.delay_rounds), judges)
     done: list[SimulatedRound] = []
     scores: Sequence[Scores] = ()
+    began, cpu_seconds_before = time.time(), time.process_time()
     with computing_with(engine.threads):
         for index in range(1, setup.session.exchange.rounds + 1):
             states, one, scores = _round(setup, engine, learners, states, kept, index)
@@ -198,6 +201,8 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
         seconds=time.perf_counter() - begun,
         cpu_seconds=time.process_time() - cpu_begun,
         scored_examples=examples,
+        began=began,
+        cpu_seconds_before=cpu_seconds_before,
     )
 
 

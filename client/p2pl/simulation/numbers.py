@@ -52,6 +52,10 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "personal": _personal(results),
         "seconds": sum(result.seconds for result in results),
         "cpu_seconds": sum(result.cpu_seconds for result in results),
+        "first_round": {
+            "time": results[0].began,  # seconds since 1970
+            "cpu_seconds": results[0].cpu_seconds_before,  # since the process was started
+        },
         "bytes_per_peer_round": round(_bytes_in(results)),
         "session_id": setup.session_id,
         "model": session.model.name,
