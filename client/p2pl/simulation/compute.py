@@ -138,8 +138,8 @@ def choose(wanted: str, learners: Sequence[Learner], threads: int) -> Engine:
     # A thread's own time leaves out what else the machine does.
     clock = time.perf_counter if _on_gpu(learners) else time.thread_time
     if len(kinds) > 1 and not _on_gpu(learners) and has_convolutions(trainer.model):
-        alone = partial(_try, "sequential", stack, learners[:1])
-        if _seconds(alone, 1, clock) > TRIED_STEPS * LONG_CONVOLUTIONS_S:
+        step = partial(_try, "sequential", stack, learners[:1], steps=1)
+        if _seconds(step, 1, clock) > LONG_CONVOLUTIONS_S:
             kinds = ("sequential",)
     if kinds == ("sequential",) and threads == 1:
         return Engine("sequential", 1, 1, stack)
@@ -487,11 +487,13 @@ def _seconds(work: Callable[[], None], threads: int, clock: Clock) -> float:
     return min(took)
 
 
-def _try(kind: str, stack: Stack | None, learners: Sequence[Learner]) -> None:
+def _try(
+    kind: str, stack: Stack | None, learners: Sequence[Learner], steps: int = TRIED_STEPS
+) -> None:
     """Does a few steps of some peers' training; what they make is thrown away."""
     objective = torch_trainer(learners[0]).objective
     training = msgspec.structs.replace(learners[0].session.training, local_epochs=1)
-    count = TRIED_STEPS * training.batch_size
+    count = steps * training.batch_size
     start = Start(flatten(objective.model))
     jobs = [
         Job(start, part.part(torch.arange(min(count, len(part)))), seeded("", "", 0, "try"))
