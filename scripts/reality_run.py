@@ -1,12 +1,14 @@
-"""One swarm of real processes on a network as it is: prints one JSON object.
+"""Swarms of real processes on a network as it is, a seed each: prints one JSON object.
 
-A tracker and N peers, each in a network namespace of its own (as root, on Linux), at the end of a
-line that is good, or slow and lossy; peers that stand still a fifth of the time; a tenth of all
-pairs that cannot reach each other, another tenth every few seconds. The figures are of all peers
-once each has done its rounds: their accuracy, the share of pulls that failed, and how many rounds
-older than its reader's a pulled model was.
+A tracker and N peers, each in a network namespace of its own at the end of a line that is good, or
+slow and lossy; peers that stand still a fifth of the time; a tenth of all pairs that cannot reach
+each other, another tenth every few seconds. The figures are of all peers once each has done its
+rounds: their accuracy, the share of pulls that failed, and how many rounds older than its reader's
+a pulled model was.
 
     scripts/reality_run.py SPEC.toml --data REF --network good|line|all [--set FIELD=VALUE]…
+
+As root, on Linux.
 """
 
 import argparse
@@ -130,7 +132,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--partition", default="iid")
     parser.add_argument("--network", choices=NETWORKS, default="good")
-    parser.add_argument("--seed", type=int, default=0, help="of shards, session and network")
+    parser.add_argument("--seeds", type=int, default=5, help="of shards, session and network")
     parser.add_argument("--peers", type=int, default=10)
     parser.add_argument("--set", action="append", default=[], help="FIELD=VALUE, as in the TOML")
     parser.add_argument("--deadline", type=float, default=600.0, help="of the rounds, in seconds")
@@ -140,24 +142,38 @@ def main() -> None:
         sys.exit("reality_run: a network of one's own takes Linux, root and /dev/net/tun")
     if options.fast:
         options.set.append("exchange.rounds=2")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            print(json.dumps(measure(options, Path(folder))))
-        except Fault as fault:
-            sys.exit(str(fault))
+    try:
+        swarms = [measure(options, seed) for seed in range(1 if options.fast else options.seeds)]
+    except Fault as fault:
+        sys.exit(str(fault))
+    accuracies = [one.pop("accuracy") for one in swarms]
+    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    accuracy = {
+        "mean": statistics.fmean(accuracies),
+        "std_over_seeds": spread,
+        "per_seed": accuracies,
+    }
+    means = {name: statistics.fmean(one[name] for one in swarms) for name in swarms[0]}
+    print(json.dumps({"accuracy": accuracy, **means}))
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace, seed: int) -> dict[str, float]:
     """Returns the figures of one swarm."""
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_in(Path(folder), options, seed)
+
+
+def measure_in(folder: Path, options: argparse.Namespace, seed: int) -> dict[str, float]:
+    """Returns the figures of one swarm, whose files are in `folder`."""
     names = [f"peer-{number}" for number in range(options.peers)]
-    rng = random.Random(f"{options.seed}/{options.network}")
+    rng = random.Random(f"{seed}/{options.network}")
     network = NETWORKS[options.network]
     together = [f"exchange.min_peers={options.peers}", "exchange.pull_deadline_s=5.0"]
-    spec = spec_with(options.spec, [*together, f"seed={options.seed}", *options.set])
+    spec = spec_with(options.spec, [*together, f"seed={seed}", *options.set])
     with Switch([*names, "tracker"], rng) as switch, Lab(folder, switch) as lab:
         lab.serve()
         torrent = lab.create(as_toml(spec), "session")
-        shards = ["--partition", options.partition, "--partition-seed", str(options.seed)]
+        shards = ["--partition", options.partition, "--partition-seed", str(seed)]
         peers = {
             name: lab.join(
                 name,
@@ -216,7 +232,7 @@ def train(  # each of them a different thing
     raise Fault(f"not within {deadline_s:g} s: round {rounds} of everybody")
 
 
-def figures(by_peer: list[list[dict[str, Any]]]) -> dict[str, Any]:
+def figures(by_peer: list[list[dict[str, Any]]]) -> dict[str, float]:
     """Returns what all peers came to."""
     rounds = [entry for rounds in by_peer for entry in rounds]
     asked = sum(len(entry["cohort"]) for entry in rounds)
