@@ -213,10 +213,12 @@ def simulate(
     with extra("client"), rarely_collected():
         from rich.console import Console
 
+        from p2pl import pages
         from p2pl.api.simulate import begun_with, bounded, session_to_simulate
         from p2pl.api.simulate import simulate as run_simulation
         from p2pl.simulation.show import Bar, table
 
+    pages.keep_freed()
     page = _page(out) if watch else contextlib.nullcontext()
     session = session_to_simulate(file)
     total = seeds * changed(session.session, *bounded(changes)[0].items()).exchange.rounds
