@@ -141,7 +141,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="onnx: a graph that other programs can run (pip install 'p2pl[onnx]'); or "
+            help="onnx: a graph that other programs can run (needs the extra `onnx`); or "
             "safetensors: the weights alone."
         ),
     ],

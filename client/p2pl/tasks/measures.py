@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from p2pl.errors import InputError
+from p2pl.extras import install
 
 ACCURACY, F1, AUROC = "accuracy", "macro F1", "AUROC"
-NEED_SKLEARN = "pip install 'p2pl[metrics]'"
 
 
 def dice(counts: Tensor, without: Sequence[int] = ()) -> float:
@@ -84,7 +84,7 @@ def _area_under_roc() -> Callable[..., float]:
     try:
         from sklearn.metrics import roc_auc_score
     except ImportError as fault:
-        raise InputError(f"AUROC: scikit-learn is missing: {NEED_SKLEARN}") from fault
+        raise InputError(f"AUROC: scikit-learn is missing: {install('metrics')}") from fault
     area: Callable[..., float] = roc_auc_score
     return area
 
