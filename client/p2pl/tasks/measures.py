@@ -8,6 +8,7 @@ from torch import Tensor
 
 from p2pl.errors import InputError
 from p2pl.extras import install
+from p2pl.metric import Metric
 
 ACCURACY, F1, AUROC = "accuracy", "macro F1", "AUROC"
 
@@ -73,6 +74,21 @@ def auroc(scores: Tensor, true: Tensor) -> float:
     x, y = scores.cpu().numpy(), true.cpu().numpy()
     areas = [area(y[:, k], x[:, k]) for k in range(y.shape[1]) if 0 < y[:, k].sum() < len(y)]
     return 100 * float(np.mean(areas)) if areas else float("nan")
+
+
+def why_no_auroc(metrics: Sequence[Metric], targets: Tensor) -> str:
+    """Returns why an area under the ROC curve cannot be measured; "": it can, or nobody asked.
+
+    Args:
+        metrics: those of the task.
+        targets: [n] classes, or [n, L] labels, of the examples that models are scored on.
+    """
+    if AUROC not in (metric.name for metric in metrics) or bool((targets != targets[:1]).any()):
+        return ""
+    return (
+        f"{AUROC} cannot be measured: the {len(targets)} examples that models are scored on are "
+        "all of one class, so that there is nothing to tell apart"
+    )
 
 
 def check_auroc() -> None:
