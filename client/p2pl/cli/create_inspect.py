@@ -49,8 +49,9 @@ def create(
         Path | None,
         typer.Option(
             help="CSV or parquet file of yours. Its columns become the session's table, with their "
-            "means, standard deviations and categories: everybody can read these.  [default: the "
-            "TOML file says it, or the data are no table]"
+            "means, standard deviations and categories: everybody can read these. For images, "
+            "`labels` in [task] says the classes and their order instead.  [default: the TOML file "
+            "says it, or the data are no table]"
         ),
     ] = None,
     target: Annotated[

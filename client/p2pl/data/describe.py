@@ -50,6 +50,15 @@ def describe(wanted: Wanted, kind: str) -> tuple[Table, Mapping[str, Any]]:
     Raises:
         DataError: the file is not a table with these columns, or a column is of no use.
     """
+    if wanted.path.is_dir():
+        raise DataError(
+            wrong(
+                f"{OPTION} {wanted.path}",
+                got="a folder",
+                allowed="one CSV or parquet file",
+                hint="of images, write the names of the classes as labels in [task]",
+            )
+        )
     opened = open_table(wanted.path, OPTION)
     faults = Faults(opened.named)
     for name in {*wanted.targets, *wanted.categorical, *wanted.left_out} - {*opened.header}:
