@@ -5,6 +5,8 @@ decoder reads, each field at its limits or just beyond. A cheap mutator changes 
 trees (a field, a length, a depth) and as bytes, tens of thousands a second.
 """
 
+import bisect
+import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ from msgspec import inspect
 
 from p2pl.protocol import bencode
 
-MAX_NODES = 10_000  # of a tree that is changed; more would take long and show nothing else
+MAX_NODES = 500  # of a tree, of which one is changed; to look at more takes longer than to decode
 EDITS = 4  # at most, for one input
 # What has ended programs before: limits of number types, lengths, depths, and what moves a cursor.
 NUMBERS = (0, 1, -1, 127, 128, 255, 1 << 31, (1 << 53) - 1, 1 << 53, 1 << 63, -(1 << 63), 10**18)
@@ -108,18 +110,18 @@ def mutant(rng: random.Random, corpus: Sequence[bytes], notation: Notation | Non
 
 def _edited(rng: random.Random, value: Any) -> Any:  # noqa: ANN401  # a tree of builtins
     """Returns the tree with one of its nodes changed."""
-    places: list[tuple[Any, Any]] = []
-    _walk(value, places)
-    if not places or rng.random() < 0.03:
+    parents = _parents(rng, value)
+    if not parents or rng.random() < 0.03:
         return _odd(rng, value)
-    parent, key = rng.choice(places)
+    sizes = [*itertools.accumulate(map(len, parents))]
+    parent, key = _place(rng, parents, sizes)
     act = rng.random()
     if act < 0.6:
         parent[key] = _odd(rng, parent[key])
     elif act < 0.75:
         del parent[key]
     elif act < 0.9:
-        other, there = rng.choice(places)
+        other, there = _place(rng, parents, sizes)
         if isinstance(there, int) and there >= len(other):
             return value
         parent[key] = other.get(there) if isinstance(other, dict) else other[there]
@@ -130,15 +132,35 @@ def _edited(rng: random.Random, value: Any) -> Any:  # noqa: ANN401  # a tree of
     return value
 
 
-def _walk(value: object, places: list[tuple[Any, Any]]) -> None:
-    left = [value]
-    while left and len(places) < MAX_NODES:
+def _parents(rng: random.Random, value: object) -> list[Any]:
+    """Returns the lists and dicts of a tree that are not empty; of a large one some, at random."""
+    left, parents, nodes = [value], [], 0
+    while left and nodes < MAX_NODES:
+        at = rng.randrange(len(left))
+        left[at], left[-1] = left[-1], left[at]
         node = left.pop()
-        if isinstance(node, dict | list):
-            keys = list(node) if isinstance(node, dict) else range(len(node))
-            for key in keys:
-                places.append((node, key))
-                left.append(node[key])
+        if isinstance(node, dict | list) and node:
+            parents.append(node)
+            nodes += len(node)
+            inner = node.values() if isinstance(node, dict) else node
+            left += [one for one in inner if isinstance(one, dict | list)]
+    return parents
+
+
+def _place(rng: random.Random, parents: Sequence[Any], sizes: Sequence[int]) -> tuple[Any, Any]:
+    """Returns a list and an index, or a dict and a key: each node is equally likely.
+
+    Args:
+        rng: chooses.
+        parents: the lists and dicts.
+        sizes: how many nodes they and those before them hold.
+    """
+    drawn = rng.randrange(sizes[-1])
+    number = bisect.bisect_right(sizes, drawn)
+    parent, at = parents[number], drawn - sizes[number]  # counted from the end, below 0
+    if isinstance(parent, list):
+        return parent, len(parent) + at
+    return parent, list(parent)[at]
 
 
 def _odd(rng: random.Random, value: object) -> Any:  # noqa: ANN401  # a tree of builtins

@@ -71,6 +71,9 @@ class Switch:
     names: Sequence[str]
     rng: random.Random
     lines: dict[str, Line] = field(default_factory=dict)
+    apart: frozenset[frozenset[str]] = (
+        frozenset()
+    )  # pairs of addresses between which nothing passes
 
     def __enter__(self) -> Self:
         self._is_over = threading.Event()
@@ -123,6 +126,8 @@ class Switch:
         """Returns when a packet arrives; None where it is lost."""
         now_s = time.monotonic()
         if start.is_cut or end.is_cut or self.rng.random() < start.loss + end.loss:
+            return None
+        if frozenset((start.address, end.address)) in self.apart:
             return None
         if start.busy_until_s - now_s > QUEUE_S:
             return None

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Run:
         lying = [options.peers - 1] if options.event == "liar" else []
         with self.swarm:
             tracker = self.swarm.tracker()
-            torrent = self.swarm.create(as_toml(self.spec()), "session")
+            torrent = self.swarm.create(as_toml(spec_with(options.spec, options.set)), "session")
             begun = time.monotonic()
             peers = [self.join(torrent, index, index in lying) for index in range(options.peers)]
             self.peers = peers
@@ -93,17 +94,6 @@ class Run:
             "slowest_round_s": max(one["slowest"] for one in figures),
             "seconds": seconds,
         }
-
-    def spec(self) -> dict[str, Any]:
-        """Returns the session, with the fields that were asked for."""
-        spec = tomllib.loads(self.options.spec.read_text())
-        for field, _, value in (one.partition("=") for one in self.options.set):
-            *tables, key = field.split(".")
-            at = spec
-            for table in tables:
-                at = at.setdefault(table, {})
-            at[key] = tomllib.loads(f"value = {value}")["value"]
-        return spec
 
     def join(self, torrent: Path, index: int, lies: bool) -> Peer:
         """Returns one peer, started."""
@@ -163,6 +153,23 @@ class Run:
             "seconds": sum(one["seconds"] for one in rounds),
             "slowest": max((one["seconds"] for one in rounds), default=0.0),
         }
+
+
+def spec_with(file: Path, fields: Sequence[str]) -> dict[str, Any]:
+    """Returns a session's spec with other fields.
+
+    Args:
+        file: TOML.
+        fields: TABLE.FIELD=VALUE or FIELD=VALUE, the value as in the TOML.
+    """
+    spec = tomllib.loads(file.read_text())
+    for field, _, value in (one.partition("=") for one in fields):
+        *tables, key = field.split(".")
+        at = spec
+        for table in tables:
+            at = at.setdefault(table, {})
+        at[key] = tomllib.loads(f"value = {value}")["value"]
+    return spec
 
 
 def as_toml(spec: dict[str, Any]) -> str:
