@@ -15,8 +15,9 @@ from p2pl.data import decoded
 from p2pl.data.names import split_of_file, split_words
 from p2pl.data.partition import Indices
 from p2pl.data.pixels import Encoded, decode_all
-from p2pl.data.source import NEED_HF, Pixels, Source, Split, number_names
+from p2pl.data.source import Pixels, Source, Split, number_names
 from p2pl.errors import DataError, wrong
+from p2pl.extras import install
 from p2pl.protocol.session import Task
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def read_table(path: Path, name: str) -> Table:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as fault:
-        raise DataError(f"--data: parquet needs {fault.name}: {NEED_HF}") from fault
+        raise DataError(f"--data: parquet needs {fault.name}: {install('hf')}") from fault
 
     def read(column: str) -> "pyarrow.ChunkedArray":
         try:

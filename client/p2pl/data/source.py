@@ -14,7 +14,6 @@ from p2pl.protocol.session import Task
 Pixels: TypeAlias = NDArray[np.float32]  # [n, *input], 0..1
 # [N] int64 class numbers, in the session's numbering; or [N, ...] float32, or int64 tokens.
 Targets: TypeAlias = NDArray[Any]
-NEED_HF = "pip install 'p2pl[hf]'"
 
 
 @dataclass(frozen=True, slots=True)
