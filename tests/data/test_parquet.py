@@ -1,6 +1,7 @@
 """Parquet files: which columns, which split, which rows, which class numbers."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pyarrow
@@ -247,6 +248,22 @@ def test_other_class_names_are_refused(tmp_path: Path) -> None:
     task = Task(input=(1, 2, 2), classes=3, labels=("cat", "dog", "fox"))
     with pytest.raises(DataError, match=r"eel.*allowed 3: cat, dog, fox"):
         load(str(small(tmp_path)), task)
+
+
+def test_a_class_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [png(0), png(100)], [0, 1], ("cat", "cat", "dog"))
+    task = Task(input=(1, 2, 2), classes=3, labels=("cat", "dog", "eel"))
+    with pytest.raises(DataError, match="the name 'cat' 2 times, allowed each name once"):
+        load(str(tmp_path), task)
+
+
+def test_an_accent_may_stand_in_its_letter_or_beside_it(tmp_path: Path) -> None:
+    names = ("cat", "b\u00e9b\u00e9", "eel")
+    beside = tuple(unicodedata.normalize("NFD", name) for name in names)
+    assert beside != names
+    write(tmp_path / "train.parquet", [png(0), png(100)], [1, 2], beside)
+    task = Task(input=(1, 2, 2), classes=3, labels=names[::-1])
+    assert load(str(tmp_path), task).train.y.tolist() == [1, 0]
 
 
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:

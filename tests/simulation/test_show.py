@@ -25,6 +25,6 @@ def test_the_bar_says_how_good_the_mean_model_is_and_in_which_unit(
 ) -> None:
     file = io.StringIO()
     with Bar(3, Console(file=file, width=120, force_terminal=True), METRICS) as bar:
-        bar.round(SimulatedRound(1, (), None, 0.0, scores, {}, 2, 0, 0))
+        bar.round(SimulatedRound(1, (), None, 0.0, scores, {}, {}, 2, 0, 0))
         bar.show()
     assert f"mean model: {said} " in file.getvalue()
