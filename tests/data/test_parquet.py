@@ -253,7 +253,7 @@ def test_other_class_names_are_refused(tmp_path: Path) -> None:
 def test_a_class_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", [png(0), png(100)], [0, 1], ("cat", "cat", "dog"))
     task = Task(input=(1, 2, 2), classes=3, labels=("cat", "dog", "eel"))
-    with pytest.raises(DataError, match="the name 'cat' 2 times, allowed each name once"):
+    with pytest.raises(DataError, match="got 'cat 2 times', allowed each name once"):
         load(str(tmp_path), task)
 
 

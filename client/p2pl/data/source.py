@@ -75,7 +75,7 @@ def check_each_once(names: Sequence[str]) -> None:
             raise DataError(
                 wrong(
                     "classes of the data",
-                    got=f"the name {name!r} {count} times",
+                    got=f"{name} {count} times",
                     allowed="each name once, for classes are told apart by their names",
                     hint="give one of the classes another name",
                 )
