@@ -6,6 +6,7 @@ slow beside a network event, and one call at a time may use it: the model is wor
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import median_high
 
 import msgspec
 import torch
@@ -26,6 +27,8 @@ from p2pl.mixing.base import Mixed, Mixer, Own, PeerModel, mixed_by, rule_of
 from p2pl.protocol.session import Session
 
 MAX_AGE_ROUNDS = 5  # chosen: an older model holds the mix back more than it adds to it
+# Models whose median round says where the others are: half of fewer may be a single straggler.
+LEAST_COMPANY = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +232,11 @@ class Learner:
             memory: what the rule remembers of earlier rounds; None: nothing yet.
             start: [P], from where the peer trained; None where that is not known.
         """
+        present = present_of(index, received)
         stale = {
-            peer_id: f"stale: of round {model.round}, the peer's is {index}"
+            peer_id: f"stale: of round {model.round}, {_whose(index, present)} {present}"
             for peer_id, model in received.items()
-            if model.round < index - MAX_AGE_ROUNDS
+            if model.round < present - MAX_AGE_ROUNDS
         }
         # By peer id: sums and ties must not depend on the order in which models came.
         usable = {
@@ -325,3 +329,22 @@ class Learner:
                 f"{fault}; the model here is not the one that the session began with: you and its "
                 "author have different versions of it"
             ) from fault
+
+
+def present_of(index: int, received: Mapping[str, PeerModel]) -> int:
+    """Returns the round that models are not to be older than by more than `MAX_AGE_ROUNDS`.
+
+    A peer that is far ahead of all others would else mix with nobody, and end with what it makes
+    alone: the faster its machine, the worse its model. Where the others are it takes from most.
+
+    Args:
+        index: the peer's round.
+        received: by peer id.
+    """
+    if len(received) < LEAST_COMPANY:
+        return index
+    return min(index, median_high(model.round for model in received.values()))
+
+
+def _whose(index: int, present: int) -> str:
+    return "the peer's is" if present == index else "most are of"

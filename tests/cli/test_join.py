@@ -310,5 +310,5 @@ def test_bittorrent_is_an_extra_that_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delitem(sys.modules, "p2pl.network.torrent", raising=False)
     monkeypatch.delattr(network, "torrent", raising=False)
     assert _fetching(Fetch.own) is None
-    with pytest.raises(InputError, match=r"libtorrent is not installed.*p2pl\[torrent\]"):
+    with pytest.raises(InputError, match=r"libtorrent is not installed; it comes with: .*torrent"):
         _fetching(Fetch.torrent)

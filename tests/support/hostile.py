@@ -135,7 +135,10 @@ class Hostile:
         async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             for number in itertools.count():
                 body = self._announce(number)
-                answer = await client.post(f"{self.tracker}/announce", content=body)
+                try:
+                    answer = await client.post(f"{self.tracker}/announce", content=body)
+                except httpx.TransportError:  # a connection that was kept may be closed meanwhile
+                    continue
                 if answer.status_code == 200:
                     peers = messages.decode_answer(answer.content).peers
                     self.others |= {peer.id: peer for peer in peers}
