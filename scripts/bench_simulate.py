@@ -90,8 +90,8 @@ class Command:
     """One run of the command, in a process of its own."""
 
     figures: dict[str, Any]
+    start_s: float  # until its first round
     wall_s: float
-    cpu_s: float
     peak_mib: float
 
 
@@ -101,7 +101,7 @@ def simulate(spec: str, data: str, *options: str, one_thread: bool = False) -> C
         file = Path(folder) / "bench.toml"
         file.write_text(spec)
         command = [sys.executable, "-m", "p2pl.cli", "simulate", str(file), "--data", data]
-        begun = time.perf_counter()
+        begun, begun_at = time.perf_counter(), time.time()
         child = subprocess.Popen(
             [*command, *options, "--json"],
             stdout=subprocess.PIPE,
@@ -114,8 +114,9 @@ def simulate(spec: str, data: str, *options: str, one_thread: bool = False) -> C
         if status:
             raise SystemExit(f"bench: `p2pl simulate {' '.join(options)}` failed")
         wall_s = time.perf_counter() - begun
-    cpu_s = usage.ru_utime + usage.ru_stime
-    return Command(json.loads(printed), wall_s, cpu_s, usage.ru_maxrss / 1_024)
+    figures = json.loads(printed)
+    start_s = figures["first_round"]["time"] - begun_at
+    return Command(figures, start_s, wall_s, usage.ru_maxrss / 1_024)
 
 
 def against_flower(program: Path, python: Path, repeats: int) -> None:
@@ -187,8 +188,7 @@ def at_scale() -> None:
 def start_and_scoring(home: Path, repeats: int) -> None:
     """Prints how long it takes to the first round, with images decoded before, and what scoring is.
 
-    The start is all of the process but its rounds: its end too, and in the seconds of the clock on
-    the wall the making of peers, which the processor seconds leave out. Scoring is of ten rounds,
+    The start is all that the process does until its first round begins. Scoring is of ten rounds,
     the last included, after which figures are exact.
 
     Args:
@@ -207,10 +207,8 @@ def start_and_scoring(home: Path, repeats: int) -> None:
             ]
         warm = begun[1:]
         phases = [one.figures["seconds_by_phase"] for one in warm]
-        start_s = statistics.median(
-            one.wall_s - sum(each.values()) for one, each in zip(warm, phases, strict=True)
-        )
-        cpu_s = statistics.median(one.cpu_s - one.figures["cpu_seconds"] for one in warm)
+        start_s = statistics.median(one.start_s for one in warm)
+        cpu_s = statistics.median(one.figures["first_round"]["cpu_seconds"] for one in warm)
         share = statistics.median(each["evaluate"] / sum(each.values()) for each in phases)
         scored = warm[-1].figures["scoring"]["examples"]
         print(

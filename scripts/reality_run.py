@@ -249,4 +249,5 @@ def figures(by_peer: list[list[dict[str, Any]]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
     main()

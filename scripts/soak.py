@@ -10,7 +10,8 @@ that are wrong; their disks fill up; the tracker is killed; the liar changes its
 the rounds are done, everything is healed and everybody may finish. Then:
 
 - every honest peer finished, or said why not, and nowhere is there a traceback;
-- over their last rounds, the models of the honest are within half a point of their median;
+- over their last rounds, the models of the honest are within half a point of their median, and
+  nobody's got worse after them;
 - no private peer spent more than it says;
 - every run directory could be read at each moment at which its peer was killed, and at the end;
 - no process's memory grew.
@@ -63,6 +64,7 @@ SAMPLE_S = 2.0
 LOADED_S = 600.0
 DISK_BYTES = 24 << 20
 SEEDING_S = 300.0
+FELL = 2  # times as far as it may be from the others: one score is off by chance, a mean is less
 TRIES = 2  # of a peer that ends by itself though everything is healed: say, once all have left
 
 SPEC = """
@@ -497,6 +499,7 @@ class Turn(Swarm):
                 self.log.breaks(*self._spent(run))
             elif peer.is_done and (level := checks.level(run)) is not None:
                 accuracies[peer.name] = level
+                self.log.breaks(*checks.fell(run, FELL * self.data.within))
         self.log.breaks(*checks.apart(accuracies, self.data.within))
         for name, samples in self.memory.items():
             if not name.startswith("liar"):

@@ -139,6 +139,21 @@ def level(run: LoggedRun) -> float | None:
     return fmean(found) if found else None
 
 
+def fell(run: LoggedRun, within: float) -> list[str]:
+    """Returns that a run's model got worse after its last round, where it did.
+
+    Args:
+        run: of an honest peer.
+        within: points of accuracy below its last rounds that are allowed.
+    """
+    before = level(run)
+    at_end = None if run.summary is None else run.summary.accuracy
+    if before is None or at_end is None or at_end >= before - within:
+        return []
+    name = run.directory.name
+    return [f"{name}: {at_end:.2f} % at the end, and {before:.2f} % over its last rounds"]
+
+
 def has_done_a_round(said: str) -> bool:
     """Returns whether a peer that has printed this has done a round since it was started."""
     return "\nround " in said

@@ -1,6 +1,8 @@
 """Large numbers in files: what is given back comes again as it was."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,39 @@ def test_what_is_written_to_an_opened_file_is_not_saved(tmp_path: Path) -> None:
     path.write_bytes(b"as it was")
     pages.opened(path)[:2] = b"no"
     assert path.read_bytes() == b"as it was"
+
+
+FAULTS = """
+import ctypes, resource, sys
+from p2pl import pages
+
+libc, size = ctypes.CDLL(None), 1 << 23
+libc.malloc.restype = ctypes.c_void_p
+
+def touched():
+    for _ in range(20):
+        held = [ctypes.c_void_p(libc.malloc(size)) for _ in range(6)]
+        for one in held:
+            ctypes.memset(one, 1, size)
+        for one in held:
+            libc.free(one)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+if sys.argv[1] == "kept":
+    pages.keep_freed()
+before = touched()
+print(touched() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_memory_that_was_freed_is_used_again_without_the_kernel() -> None:
+    usual, kept = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, how], capture_output=True, check=True
+            ).stdout
+        )
+        for how in ("usual", "kept")
+    )
+    assert kept < usual / 10

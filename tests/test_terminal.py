@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
+from support.processes import PATIENCE_S
 
 from p2pl.errors import visible
 from p2pl.metric import Metric, figure
@@ -29,6 +30,7 @@ from p2pl.terminal import (
     score_of,
     short_id,
     sparkline,
+    summary_line,
 )
 
 ME, BOB, CAROL, DAVE = "a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32
@@ -235,6 +237,16 @@ def test_the_live_view_leaves_its_last_screen_behind() -> None:
     assert written(console).endswith("\x1b[?25h"), "the cursor is shown again"
 
 
+def test_how_a_run_ended_is_cut_off_nowhere() -> None:
+    view, console = LiveView(HEADER, terminal(width=60)), terminal(width=60)
+    why = "harm: got 0.038 by all opinions, allowed about 0.02; own 0.041 over 7 rounds"
+    view.finish(Summary(left_out={"a" * 64: LeftOut(rounds=(2, 3), times=2, why=why)}))
+    shown = " ".join(" ".join(screen_of(view, console)).split())
+    assert "…" not in shown
+    assert "worse on examples that this peer holds back to test it (harm: got 0.038" in shown
+    assert shown.endswith(" ".join(summary_line(Summary(), HEADER.metrics)[-1:]))
+
+
 def test_a_large_cohort_fits_the_screen() -> None:
     console = terminal(height=20)
     view = LiveView(HEADER, console)
@@ -377,7 +389,7 @@ def test_ids_are_cut_and_made_visible() -> None:
 
 def test_the_view_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import p2pl.terminal, p2pl.run.log"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
 
 
 def test_a_run_ends_with_who_was_left_out_of_which_rounds_and_why() -> None:
@@ -390,15 +402,18 @@ def test_a_run_ends_with_who_was_left_out_of_which_rounds_and_why() -> None:
         }
     )
     lines = left_out_lines(summary)
-    assert lines[0] == f"peer aaaaaaaa left out of rounds 3, 5, the last time: {late}"
-    assert lines[1] == "peer 00000000 left out of round 1: gone"
+    assert "honest peers" in lines[0]  # what it means, before the first of them
+    why = f"its model did not arrive in time ({late})"
+    assert lines[1] == f"peer aaaaaaaa left out of rounds 3, 5, the last time: {why}"
+    assert lines[2] == "peer 00000000 left out of round 1: gone"
     assert lines[-1] == "and 2 more peers: see summary.json"
     often = Summary(left_out={"b" * 64: LeftOut(rounds=(7, 8), times=30, why="stale\x1b[2J")})
-    (line,) = left_out_lines(often)
+    line = left_out_lines(often)[-1]
     assert line.startswith(
-        "peer bbbbbbbb left out of rounds 7, 8 and 28 more, the last time: stale"
+        "peer bbbbbbbb left out of rounds 7, 8 and 28 more, the last time: its model is of a round "
     )
     assert "\x1b" not in line
+    assert left_out_lines(Summary()) == []
 
 
 def test_who_is_left_alone_stands_in_the_table_of_the_round() -> None:

@@ -23,6 +23,9 @@ from p2pl import regular
 
 LEAST_BYTES = 32 << 20  # chosen: smaller versions are no burden, and files are slower
 
+KEPT_BYTES = 1 << 28  # chosen: several times what training a small network takes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's numbers, of malloc.h
+
 Held: TypeAlias = Tensor | memoryview | None
 
 _mapped: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # by address
@@ -76,6 +79,19 @@ def trim() -> None:
         trim_heap = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim_heap is not None:
             trim_heap(0)
+
+
+def keep_freed() -> None:
+    """Has glibc keep what is freed, for what is asked for next, from now on; elsewhere, nothing.
+
+    Else it returns the end of its heap to the kernel, which clears each page before it gives it
+    out again: in some runs of a small convolutional network, after every training step.
+    """
+    if sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if set_option is not None:
+            set_option(M_MMAP_THRESHOLD, LEAST_BYTES)  # larger blocks are returned at once, as ever
+            set_option(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def is_in_file(held: Held) -> bool:

@@ -22,6 +22,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from p2pl import reasons
 from p2pl.errors import visible
 from p2pl.events import Ended, Event, Merged, Reachable, RoundEnded, Said, Started, Step
 from p2pl.metric import ACCURACY, Metric, figure
@@ -36,6 +37,10 @@ HISTORY_ROUNDS = 1_000  # kept for the small graphs
 GRAPH_CHARS = 24
 BAR_CHARS = 16
 MAX_REASON_CHARS = 60  # of why a peer was rejected; the run log has all of it
+LEFT_OUT = (
+    "models that were not mixed in some rounds (this happens to honest peers too, whose data are "
+    "of another kind or whose line is slow; where it is most rounds of one peer, tell its owner):"
+)
 MAX_LEFT_OUT_LINES = 5  # peers that are named when a run ends; the summary has all of them
 NARROW_COLUMNS = 60  # below this the live view leaves out what is not essential
 SPARE_LINES = 14  # of the screen that are not rows of the cohort
@@ -288,8 +293,8 @@ class LiveView:
                 Padding(cohort_table(self._entry, self._header.peer_id, rows, narrow), (1, 0)),
                 self._traffic(self._entry),
             ]
-        parts += [_one_line(line, "yellow") for line in self._left_out]
-        parts.append(_one_line(self._doing, "bold" if self._ended else "cyan"))
+        parts += [Text(line, "yellow") for line in self._left_out]  # wrapped: nothing is cut off
+        parts.append(Text(self._doing, "bold") if self._ended else _one_line(self._doing, "cyan"))
         return Group(*parts)
 
     def _title(self, narrow: bool) -> RenderableType:
@@ -442,19 +447,30 @@ def _by_relay(count: int) -> str:
 
 
 def left_out_lines(summary: Summary) -> list[str]:
-    """Returns a line for each of those who were left out of rounds most often, and why."""
+    """Returns a line for each of those who were left out of rounds most often, and why.
+
+    The first line says what that means; there is none where nobody was left out.
+    """
     often = sorted(summary.left_out.items(), key=lambda item: (-item[1].times, item[0]))
-    lines = []
+    lines = [LEFT_OUT] if often else []
     for peer, one in often[:MAX_LEFT_OUT_LINES]:
         named = ", ".join(map(str, one.rounds))
         more = f" and {one.times - len(one.rounds)} more" if one.times > len(one.rounds) else ""
         rounds, last = ("round", "") if one.times == 1 else ("rounds", ", the last time")
         lines.append(
-            f"peer {short_id(peer)} left out of {rounds} {named}{more}{last}: {visible(one.why)}"
+            f"peer {short_id(peer)} left out of {rounds} {named}{more}{last}: {_explained(one.why)}"
         )
     if len(often) > MAX_LEFT_OUT_LINES:
         lines.append(f"and {len(often) - MAX_LEFT_OUT_LINES} more peers: see summary.json")
     return lines
+
+
+def _explained(why: str) -> str:
+    """Returns a reason of the run log in plain words, and then as the log has it."""
+    said, words = visible(why), reasons.plain(why)
+    if words == reasons.shown(why):  # there are no other words for it
+        return said
+    return f"{words[0].lower()}{words[1:].removesuffix('.')} ({said})"
 
 
 def primary(scored: RoundEntry | Summary, metrics: Sequence[Metric]) -> Metric:

@@ -111,6 +111,7 @@ def test_a_simulation_refuses_an_argument_of_another_type(
         ("target", 5),
         ("tokenizer", 5),
         ("private", "yes"),
+        ("replace", "yes"),
     ],
 )
 def test_making_a_session_refuses_an_argument_of_another_type(

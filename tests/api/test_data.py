@@ -144,6 +144,8 @@ def test_the_command_line_makes_shows_and_joins_a_session_for_a_table(
     done = command(*make, "--target", "sick", cwd=tmp_path)
     assert done.returncode == 2
     assert "column 'id': 60 different texts, e.g. 'p0'; leave it out" in done.stderr
+    assert "--schema-from a.csv: 1 fault" in done.stderr  # as the author knows the file
+    assert "--data" not in done.stderr
     assert not (tmp_path / "c.torrent").exists()
     done = command(*make, "--target", "sick", "--leave-out", "id", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import PATIENCE_S
 from torch import Tensor, nn
 
 import p2pl
@@ -187,7 +188,7 @@ def test_ctrl_c_in_a_script_leaves_properly_and_the_same_call_goes_on(tmp_path: 
         assert process.stdout is not None
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert first == b"round\n", said
     assert b"KeyboardInterrupt" in said
     run = read_run(tmp_path / "run")

@@ -62,6 +62,7 @@ def values(found: Security) -> dict[str, object]:
 
 def test_the_figures_of_runs_are_those_that_their_logs_give(tmp_path: Path) -> None:
     found = security(written(tmp_path, session_file()))
+    assert security([tmp_path]) == found  # the folder of these runs
     assert (found.runs, found.peers, found.faulty) == (2, 3, 1)
     shown = values(found)
     others = [0.4, 0.4, 0.5, 0.5, 0.35, 0.5, 0.5, 0.5]  # the largest weight of another, by round
@@ -125,11 +126,12 @@ def test_the_command_prints_a_table_and_the_same_as_json(tmp_path: Path) -> None
 
 
 def test_what_is_no_session_and_no_run_is_told(tmp_path: Path) -> None:
-    runs = written(tmp_path, session_file())
+    runs, empty = written(tmp_path, session_file()), tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(InputError, match="runs of attackers alone"):
         security(runs[2:])
-    with pytest.raises(InputError, match="allowed a session file, or run directories"):
-        security([tmp_path])
+    with pytest.raises(InputError, match="allowed a session file, run directories, or a folder"):
+        security([empty])
     other = written(tmp_path / "other", session_file(seed=9))
     with pytest.raises(InputError, match="got 'runs of 2 sessions'"):
         security([runs[0], other[0]])

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import typer
 from support.commands import p2pl
-from support.processes import BIN
+from support.processes import BIN, PATIENCE_S
 
 from p2pl.cli import app
 from p2pl.cli.app import EXTRAS, extra
 from p2pl.errors import InputError
+from p2pl.extras import install
 
 
 def test_the_installed_command_starts_without_loading_torch() -> None:
     command = [str(BIN / "p2pl"), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0
     assert "join" in done.stdout
 
@@ -36,7 +37,7 @@ def test_the_version_is_printed() -> None:
 
 def test_it_runs_as_a_module_too() -> None:
     command = [sys.executable, "-m", "p2pl.cli", "--version"]
-    assert subprocess.check_output(command, text=True, timeout=60) == "p2pl 0.1.0\n"
+    assert subprocess.check_output(command, text=True, timeout=PATIENCE_S) == "p2pl 0.1.0\n"
 
 
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
@@ -81,7 +82,7 @@ def test_a_missing_module_of_an_extra_is_explained_by_it(
 ) -> None:
     module = max(EXTRAS[name] - (EXTRAS["client"] if name != "client" else set()))
     monkeypatch.setitem(sys.modules, module, None)
-    wanted = re.escape(f"{module} is not installed; it comes with: pip install 'p2pl[{name}]'")
+    wanted = re.escape(f"{module} is not installed; it comes with: {install(name)}")
     with pytest.raises(InputError, match=wanted), extra(name):
         exec_as("p2pl.somewhere", f"import {module}")
 

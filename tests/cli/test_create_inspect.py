@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from support.commands import p2pl
-from support.processes import ROOT
+from support.processes import PATIENCE_S, ROOT
 
 from p2pl.api import session as api
 from p2pl.errors import SessionFileError
@@ -63,6 +63,37 @@ def test_a_second_session_does_not_take_the_checkpoint_of_the_first(tmp_path: Pa
     assert (tmp_path / "digits.safetensors").read_bytes() == before
     spec.write_text(spec.read_text().replace("seed = 2", "seed = 3"))
     api.create(spec, second)  # its own checkpoint may be replaced
+
+
+def test_the_file_of_another_session_is_replaced_by_force_alone(tmp_path: Path) -> None:
+    spec, out = tmp_path / "spec.toml", tmp_path / "x.torrent"
+    spec.write_text(DIGITS.read_text())
+    first = api.create(spec, out)
+    again = p2pl("create", spec, "--out", out, "--tracker", "http://a")
+    assert again.returncode == 0, again.stderr  # the same session, so nobody loses anything
+    kept, checkpoint = out.read_bytes(), tmp_path / "digits.safetensors"
+    weights = checkpoint.read_bytes()
+
+    spec.write_text(DIGITS.read_text().replace("seed = 1", "seed = 2"))
+    refused = p2pl("create", spec, "--out", out)
+    assert refused.returncode == 2
+    assert f"this is another session, digits {first.id[:8]}, and would be" in refused.stderr
+    assert "--force" in refused.stderr
+    assert (out.read_bytes(), checkpoint.read_bytes()) == (kept, weights)
+
+    forced = p2pl("create", spec, "--out", out, "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert api.read_session(out).id != first.id
+    assert checkpoint.read_bytes() != weights
+
+
+def test_a_file_that_is_no_session_is_not_replaced_either(tmp_path: Path) -> None:
+    out = tmp_path / "thesis.torrent"
+    out.write_bytes(b"four years of work")
+    with pytest.raises(SessionFileError, match=r"this is no session file of p2pl.*--force"):
+        api.create(DIGITS, out, replace=False)
+    assert [one.name for one in tmp_path.iterdir()] == ["thesis.torrent"]
+    api.create(DIGITS, out)  # in Python, who calls twice means it
 
 
 @pytest.mark.parametrize(
@@ -175,7 +206,7 @@ def test_a_machine_without_torch_can_look_at_a_session_file() -> None:
         "from p2pl.cli import main; main()"
     )
     command = [sys.executable, "-c", code, torrent]
-    shown = subprocess.check_output(command, text=True, timeout=60)
+    shown = subprocess.check_output(command, text=True, timeout=PATIENCE_S)
     assert "name        digits" in shown
     assert "unknown" not in shown
 

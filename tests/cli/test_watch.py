@@ -11,6 +11,7 @@ import pytest
 from support.commands import p2pl
 
 from p2pl.cli.watch import beside
+from p2pl.extras import install
 from p2pl.run.log import Marker, RunLog
 
 MARKER = Marker(session_id="ab" * 32, peer_id="cd" * 32, name="digits")
@@ -46,9 +47,7 @@ def test_what_the_page_needs_is_named_before_the_run_begins(
     monkeypatch.setattr(importlib.util, "find_spec", nothing)
     done = p2pl("watch", tmp_path)
     assert done.returncode == 2
-    assert (
-        done.stderr == "p2pl: plotly is not installed; it comes with: pip install 'p2pl[watch]'\n"
-    )
+    assert done.stderr == f"p2pl: plotly is not installed; it comes with: {install('watch')}\n"
 
 
 def test_a_simulation_is_watched_by_what_it_writes(tmp_path: Path) -> None:

@@ -106,7 +106,16 @@ def apart(one: Result, other: Result) -> float:
 def told(result: Result) -> dict[str, Any]:
     """Returns the figures that do not depend on how long something took."""
     figures = numbers([result])
-    own = ("engine", "training_threads", "seconds", "cpu_seconds", "seconds_by_phase", "by_round")
+    own = (
+        "engine",
+        "training_threads",
+        "seconds",
+        "cpu_seconds",
+        "seconds_by_phase",
+        "cpu_seconds_by_phase",
+        "first_round",
+        "by_round",
+    )
     curve = [{k: v for k, v in one.items() if k != "seconds"} for one in figures["by_round"]]
     return {k: v for k, v in figures.items() if k not in own} | {"curve": curve}
 

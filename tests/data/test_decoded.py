@@ -17,6 +17,7 @@ COUNT = 20
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoded, "MIN_ROWS", 1)
+    monkeypatch.setattr(decoded, "READ_BYTES", 50)  # so that a file is read in several parts
 
 
 class Place:

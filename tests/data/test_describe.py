@@ -123,6 +123,11 @@ def test_what_cannot_be_described_is_named(
     assert told in str(fault.value)
 
 
+def test_a_folder_of_images_is_told_where_its_classes_are_written_down(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--schema-from .*got 'a folder'.*as labels in \[task\]"):
+        describe(Wanted(tmp_path, ("sick",)), "classification")
+
+
 def test_a_text_among_numbers_is_told_as_what_it_is(tmp_path: Path) -> None:
     rows = [f"{n},no" for n in range(60)] + ["unknown,yes"]
     (tmp_path / "a.csv").write_text("\n".join(["age,sick", *rows]))

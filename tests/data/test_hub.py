@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 from support.hubs import TOKEN, Dataset, Hub, serving
 from support.image_sets import GREY, NAMES, png, small
+from support.processes import PATIENCE_S
 
 from p2pl.data import hub as module
 from p2pl.data.load import load
@@ -59,7 +60,7 @@ def load_elsewhere(hub: Hub, ref: str, **environment: str) -> subprocess.Complet
         env={**os.environ, "HF_ENDPOINT": hub.url, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
 

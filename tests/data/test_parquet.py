@@ -1,6 +1,7 @@
 """Parquet files: which columns, which split, which rows, which class numbers."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pyarrow
@@ -46,9 +47,35 @@ def test_a_folder_of_parquet_is_read_with_its_test_split(tmp_path: Path) -> None
     assert read.labels == NAMES
 
 
-def test_a_dataset_id_is_first_looked_for_in_the_data_folder(tmp_path: Path) -> None:
+def test_a_dataset_id_is_looked_for_in_the_data_folder_before_the_hub_is_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     small(tmp_path / "ylecun" / "tiny")
     assert load("ylecun/tiny", GREY, data_dir=tmp_path).train.y.tolist() == [0, 2, 1]
+    assert not caplog.messages
+
+
+def test_what_is_here_comes_before_what_has_its_name_in_the_data_folder_and_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    small(tmp_path / "mine")
+    write(tmp_path / "data" / "mine" / "train.parquet", [png(0)], [1])
+    monkeypatch.chdir(tmp_path)
+    assert load("mine", GREY, data_dir=tmp_path / "data").train.y.tolist() == [0, 2, 1]
+    there = tmp_path / "data" / "mine"
+    assert caplog.messages == [f"--data mine: what is here is taken, and not {there}"]
+    caplog.clear()
+    assert load("mine", GREY, data_dir=tmp_path).train.y.tolist() == [0, 2, 1]  # the same folder
+    assert not caplog.messages
+
+
+def test_the_digits_that_come_with_a_package_are_taken_and_a_folder_of_that_name_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(load("digits", Task(input=(1, 8, 8), classes=10)).train)
+    assert "write ./digits" in caplog.text
 
 
 def test_only_the_rows_of_my_shard_are_decoded(tmp_path: Path) -> None:
@@ -221,6 +248,22 @@ def test_other_class_names_are_refused(tmp_path: Path) -> None:
     task = Task(input=(1, 2, 2), classes=3, labels=("cat", "dog", "fox"))
     with pytest.raises(DataError, match=r"eel.*allowed 3: cat, dog, fox"):
         load(str(small(tmp_path)), task)
+
+
+def test_a_class_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [png(0), png(100)], [0, 1], ("cat", "cat", "dog"))
+    task = Task(input=(1, 2, 2), classes=3, labels=("cat", "dog", "eel"))
+    with pytest.raises(DataError, match="got 'cat 2 times', allowed each name once"):
+        load(str(tmp_path), task)
+
+
+def test_an_accent_may_stand_in_its_letter_or_beside_it(tmp_path: Path) -> None:
+    names = ("cat", "b\u00e9b\u00e9", "eel")
+    beside = tuple(unicodedata.normalize("NFD", name) for name in names)
+    assert beside != names
+    write(tmp_path / "train.parquet", [png(0), png(100)], [1, 2], beside)
+    task = Task(input=(1, 2, 2), classes=3, labels=names[::-1])
+    assert load(str(tmp_path), task).train.y.tolist() == [1, 0]
 
 
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_what_the_author_adds_is_a_table_and_faults_are_told_as_the_page_says(
     session = decode((folder / "clinic.torrent").read_bytes()).session
     assert session.task.labels == ("no", "unclear", "yes")
     (folder / "clinic.toml").write_text(blocks("toml")[0])
-    run_all(blocks("sh")[0].splitlines()[0], folder)
+    run_all(f"{blocks('sh')[0].splitlines()[0]} --force", folder)
     session = decode((folder / "clinic.torrent").read_bytes()).session
     rows = ["name,years,site,dose,sick", "A,1,left,1,no", "B,1,left,1,no", "C,1,middle,1,no"]
     (folder / "theirs.csv").write_text("\n".join([*rows, "D,1,left,none,no"]))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -15,7 +16,7 @@ from support.nodes import ROUNDS, node, session_file
 from p2pl.data.load import load
 from p2pl.errors import PullError, TrackerError
 from p2pl.events import Event, Events, Merged, RoundEnded, Said
-from p2pl.exchange import cohort, swap
+from p2pl.exchange import braintorrent, cohort, gossip, swap
 from p2pl.exchange.base import EXCHANGES
 from p2pl.exchange.braintorrent import VersionVector, wait_for_news
 from p2pl.exchange.node import Node, Worker
@@ -232,6 +233,68 @@ def test_who_begins_when_another_is_done_meets_it_and_is_met_outside_of_a_round(
     events = told[(fast, slow).index(merges)]
     merged = {who for event in events if isinstance(event, Merged) for who in event.peers}
     assert merged == {other.peer_id}
+    if kind == "braintorrent":  # a last version is merged in every round of those behind
+        entries = [event.entry for event in told[1] if isinstance(event, RoundEnded)]
+        assert [entry.received for entry in entries] == [(fast.peer_id,)] * ROUNDS
+        assert not any(entry.rejected for entry in entries)
+        assert all(entry.bytes_in < 5_000 for entry in entries[1:])  # and sent once
+
+
+def test_what_is_given_by_whoever_says_that_it_moved_is_merged_once_after_the_last_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, told = MemoryNetwork(), list[Event]()
+    file = session_file("braintorrent")
+    done, liar = node(file, network, tmp_path, 0, told), node(file, network, tmp_path, 1, [])
+    state = PeerState(round=ROUNDS, weights=flatten(models.build(file.session)))
+    said = iter([1, 1, 1, ROUNDS + 1])
+
+    async def ping(address: PeerAddress, *, deadline_s: float) -> Newest:
+        return Newest(next(said), 10, b"0" * 16)
+
+    monkeypatch.setattr(done.transport, "ping", ping)
+
+    async def merge() -> list[PeerState]:
+        done.directory.known.learn(liar.transport.address)  # type: ignore[attr-defined]
+        await swap.publish(done, ROUNDS, state.weights)
+        states = [state]
+        for version in (0, 1, 1, 1):
+            await swap.publish(liar, version, state.weights + 0.01)
+            states.append(await braintorrent.merge_news(done, states[-1]))
+        return states
+
+    with closing(done.worker), closing(liar.worker):
+        states = asyncio.run(merge())
+    assert states[1] is state  # it gave an older version than it said
+    assert states[2] is not state
+    assert states[3] is states[2]  # a version that was merged
+    assert states[4] is states[2]  # one of a round that there is not
+    assert [event.text for event in told if isinstance(event, Merged)] == [
+        f"merged version 1 of {liar.peer_id[:8]}"
+    ]
+
+
+def test_what_was_pushed_is_averaged_once_after_the_last_round(tmp_path: Path) -> None:
+    network, told, file = MemoryNetwork(), list[Event](), session_file("gossip")
+    done, liar = node(file, network, tmp_path, 0, told), node(file, network, tmp_path, 1, [])
+    state = PeerState(round=ROUNDS, weights=flatten(models.build(file.session)))
+    state = replace(state, memory={"age": ROUNDS})
+
+    async def merge() -> list[PeerState]:
+        address = done.transport.address  # type: ignore[attr-defined]
+        done.directory.known.learn(liar.transport.address)  # type: ignore[attr-defined]
+        await swap.publish(done, ROUNDS, state.weights)
+        states = [state]
+        for age, shift in ((2, 0.01), (2, 0.02), (ROUNDS + 9, 0.03), (ROUNDS + 10, 0.04)):
+            await swap.publish(liar, age, state.weights + shift)
+            await gossip.push(liar, [address], age)
+            states.append(await gossip.merge_pushes(done, states[-1]))
+        return states
+
+    with closing(done.worker), closing(liar.worker):
+        states = asyncio.run(merge())
+    changed = [one is not other for one, other in itertools.pairwise(states)]
+    assert changed == [True, False, True, False]  # an age counts for the session's rounds at most
 
 
 def test_what_is_begun_in_the_worker_ends_before_what_comes_after_it() -> None:

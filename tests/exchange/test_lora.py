@@ -134,6 +134,11 @@ def test_a_base_in_a_folder_takes_the_place_of_the_checkpoint_if_it_is_the_very_
         joined("nowhere", tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="--base DIR names one"):
         joined("none", None)
+    assert {path.name for path in me.glob("run-*")} == {"run-right"}  # no run, no directory
+    (me / "run-other").mkdir()
+    with pytest.raises(CheckpointError):
+        joined("other", other)
+    assert (me / "run-other" / "identity.pem").exists()  # the person's own directory stays
     plain = p2pl.create(ROOT / "torrentfiles" / "digits.toml", tmp_path / "digits.torrent")
     with pytest.raises(ModelError, match=r"--base: the session's model: got 'mlp'.*leave --base"):
         p2pl.join(plain, data="digits", alone=True, base=right, run_dir=me / "digits")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
-from support.processes import ROOT
+from support.processes import PATIENCE_S, ROOT
 from support.rows import row_of
 
 from experiments import compare, grid, page, store
@@ -104,7 +104,10 @@ def test_differences_are_paired_by_seed() -> None:
 
 def test_a_study_that_there_is_not_is_refused() -> None:
     done = subprocess.run(
-        [ROOT / "scripts" / "reproduce", "magic"], capture_output=True, text=True, timeout=60
+        [ROOT / "scripts" / "reproduce", "magic"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 2
     assert "got 'magic', allowed: all" in done.stderr

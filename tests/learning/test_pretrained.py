@@ -1,6 +1,7 @@
 """Models of transformers from tiny configurations made here; nothing is fetched."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from p2pl.errors import ModelError
+from p2pl.extras import install
 from p2pl.learning import pretrained as models
 from p2pl.learning.parts import Layout
 from p2pl.protocol.session import Task
@@ -145,5 +147,5 @@ def test_weights_of_another_model_or_of_another_kind_of_file_are_refused(tmp_pat
 
 def test_who_lacks_the_library_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ModelError, match=r"pip install 'p2pl\[llm\]'"):
+    with pytest.raises(ModelError, match=re.escape(install("llm"))):
         models.pretrained(TEXT, config=json.dumps({"model_type": "gpt2", **GPT2}))

@@ -175,3 +175,24 @@ def test_quasi_global_momentum_is_the_papers_step_by_hand() -> None:
     torch.testing.assert_close(moved["quasi_global"], torch.tensor([1.0]))
     moved = follow(Start(first.vector, state), trained, torch.tensor([0.0]), training)
     torch.testing.assert_close(moved["quasi_global"], torch.tensor([2.5]))
+
+
+class HalfUsed(nn.Module):
+    """A network with a layer that no output depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(4, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.used(x)
+        return made
+
+
+def test_parameters_that_nothing_depends_on_stay_and_the_others_are_trained() -> None:
+    model = HalfUsed()
+    begun = flatten(model)
+    made = train(objective(model), Start(begun), EXAMPLES, SETTINGS["sgd"], shuffle()).vector
+    moved = objective(model).layout.unflatten(made != begun)
+    assert not moved["idle.weight"].any()
+    assert moved["used.weight"].all()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from support.processes import PATIENCE_S
 
 PROBE = """
 import resource, sys
@@ -22,7 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told anything")
 def test_freed_buffers_are_taken_again_without_a_page_fault() -> None:
     faults = {
-        how: int(subprocess.check_output([sys.executable, "-c", PROBE, how], timeout=60))
+        how: int(subprocess.check_output([sys.executable, "-c", PROBE, how], timeout=PATIENCE_S))
         for how in ("reuse", "leave")
     }
     assert faults["reuse"] < 100  # of 8192 pages

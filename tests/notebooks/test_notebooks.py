@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import ROOT
+from support.processes import PATIENCE_S, ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1_000_000
@@ -144,12 +144,12 @@ def test_the_figures_of_the_tables_are_those_of_the_results_or_nearly() -> None:
 
 def test_a_release_has_an_address() -> None:
     command = [sys.executable, str(ROOT / "scripts/check_version.py"), "--release"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     is_known = "_" not in project["urls"]["Repository"].split("/")[3]
     assert (done.returncode == 0) == is_known
     assert is_known or "[project.urls]" in done.stderr
-    assert subprocess.run(command[:-1], timeout=60).returncode == 0
+    assert subprocess.run(command[:-1], timeout=PATIENCE_S).returncode == 0
 
 
 def test_badges_and_install_cells_are_made_from_the_projects_address() -> None:

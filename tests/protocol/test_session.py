@@ -320,7 +320,7 @@ def test_a_change_that_cannot_be_is_named(change: session.Change, words: str) ->
         ((b"info", b"p2pl", b"task", b"labels"), [b"a", b"b"], "task.labels"),
         ((b"info", b"p2pl", b"task", b"mean"), [b"0.1", b"0.2"], "task.mean"),
         ((b"info", b"p2pl", b"task"), None, "task"),
-        ((b"info", b"p2pl", b"version"), 2, "pip install -U p2pl"),
+        ((b"info", b"p2pl", b"version"), 2, "needs a newer p2pl: update"),
         ((b"info", b"p2pl", b"code"), b"import os", "code"),
         ((b"info", b"p2pl"), None, "ordinary torrent"),
         ((b"info", b"p2pl"), b"x", "session"),

@@ -11,7 +11,9 @@ import pytest
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from support.pictures import colours_in, rgb
+from support.processes import PATIENCE_S
 
+from p2pl.extras import install
 from p2pl.report import plots
 from p2pl.report.plots import canvas
 from p2pl.report.plots.maps import trust_title
@@ -181,6 +183,6 @@ except InputError as fault:
     print(fault)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True
     )
-    assert "pip install 'p2pl[report]'" in done.stdout
+    assert install("report") in done.stdout

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from support.pictures import colours_in
+from support.processes import PATIENCE_S
 
 from p2pl.errors import InputError, RunDirError
 from p2pl.report import plots
@@ -482,4 +483,4 @@ def test_peers_are_named_by_as_little_as_tells_them_apart(ids: list[str], names:
 
 def test_a_report_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import p2pl.report.run"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.processes import PATIENCE_S
 
 from p2pl.errors import InputError, RunDirError
 from p2pl.events import Merged, into
@@ -515,7 +516,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path) -> None:
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
     )
     first, first_rest, second, second_rest = done.stdout.splitlines()

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from p2pl.cli import app
 from p2pl.errors import InputError, SessionFileError
+from p2pl.extras import install
 from p2pl.run.log import read_run
 
 RUN = ["simulate", str(SPEC), "--data", "digits", "--peers", "4", "--rounds", "2"]
@@ -99,7 +100,7 @@ def test_people_get_a_table() -> None:
 def test_a_cluster_without_ray_says_what_to_install() -> None:
     done = CliRunner().invoke(app, [*RUN, "--engine", "ray"])
     assert isinstance(done.exception, InputError)
-    assert "pip install 'p2pl[ray]'" in str(done.exception)
+    assert install("ray") in str(done.exception)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Many virtual peers, through the same learner as a networked one."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -121,6 +122,15 @@ def test_the_figures_hold_what_the_command_promises(data: Data) -> None:
     assert entry.bytes_in == 2 * learner.codec.payload_bytes
     assert sum(e.bytes_out for e in results[0].rounds[0].entries) == 8 * learner.codec.payload_bytes
     assert len(figures["by_round"]) == 2
+    for kind in ("seconds", "cpu_seconds"):
+        phases = figures[f"{kind}_by_phase"]
+        assert set(phases) == {"train", "mix", "evaluate"}
+        assert min(phases.values()) > 0
+        assert sum(phases.values()) < figures[kind]
+    first, ended = figures["first_round"], results[0].rounds[0].entries[0].time
+    assert ended is not None
+    assert first["time"] < ended
+    assert 0 < first["cpu_seconds"] < time.process_time()
 
 
 @pytest.mark.parametrize(

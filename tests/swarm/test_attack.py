@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from support.processes import BIN, ROOT, Peer, Swarm
+from support.processes import BIN, PATIENCE_S, ROOT, Peer, Swarm
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 
@@ -59,7 +59,7 @@ def test_a_liar_may_not_join_the_swarm_of_others(tmp_path: Path) -> None:
     torrent = ROOT / "torrentfiles" / "digits.torrent"
     command = [str(BIN / "p2pl"), "join", str(torrent), "--data", "digits", *BAD]
     command += ["--run-dir", str(tmp_path / "run"), "--tracker", "http://tracker.example:1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2
     assert "tracker.example" in done.stderr
     assert "127.0.0.1" in done.stderr

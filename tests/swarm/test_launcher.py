@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from launcher import ROOT, Fault, Swarm, new_folder, wait_until
+from support.processes import PATIENCE_S
 
 SAY = "import sys; print('word', sys.argv[1], flush=True); sys.exit(int(sys.argv[1]))"
 
@@ -64,7 +65,7 @@ def test_a_script_that_is_asked_for_help_does_nothing_else(
         env={"PATH": "/usr/bin:/bin", "VENV": str(tmp_path / "none"), "PYTHON": "/bin/false"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == code
     assert "folder" in done.stdout + done.stderr
@@ -78,6 +79,6 @@ def test_a_folder_is_meant_as_seen_from_where_a_script_is_called(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     command = [str(ROOT / "scripts" / script), "mine"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     assert f"{tmp_path / 'mine'}: got a folder with something in it" in done.stderr

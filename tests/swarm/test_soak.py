@@ -73,6 +73,16 @@ def test_a_peer_is_as_good_as_its_last_rounds_are() -> None:
     assert checks.level(run) is None
 
 
+def test_a_model_that_gets_worse_after_the_last_round_is_found() -> None:
+    rounds = [SimpleNamespace(accuracy=92.0)] * 3
+    run: Any = SimpleNamespace(rounds=rounds, directory=Path("peer-8"), summary=None)
+    assert checks.fell(run, 1.0) == []
+    run.summary = SimpleNamespace(accuracy=91.0)
+    assert checks.fell(run, 1.0) == []
+    run.summary = SimpleNamespace(accuracy=85.4)
+    assert checks.fell(run, 1.0) == ["peer-8: 85.40 % at the end, and 92.00 % over its last rounds"]
+
+
 def test_who_ends_worse_than_the_others_is_found() -> None:
     accuracies = {"peer-0": 92.0, "peer-1": 92.3, "peer-2": 91.6}
     assert checks.apart(accuracies, 0.5) == []

@@ -196,7 +196,7 @@ def test_a_tampered_checkpoint_is_refused_in_words(swarm: Swarm) -> None:
 def test_a_run_directory_belongs_to_one_session(swarm: Swarm) -> None:
     torrent = swarm.create(SPEC, "digits")
     assert swarm.peer("peer", torrent, *shard(0), "--alone", "--rounds", "1").wait() == 0
-    other = swarm.create(SPEC, "digits", ("seed = 1", "seed = 2"))
+    other = swarm.create(SPEC, "digits", ("seed = 1", "seed = 2"), options=["--force"])
     peer = swarm.peer("peer", other, *shard(0), "--alone", "--rounds", "1")
     assert peer.wait() == 2, peer.text()
     assert "--run-dir" in peer.text()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +11,17 @@ from sklearn import metrics as sklearn
 from torch import Tensor, nn
 from torch.nn import functional
 
+import p2pl
 from p2pl.data.examples import Examples
 from p2pl.errors import DataError, InputError, ModelError
+from p2pl.events import Event, Said
 from p2pl.learning.evaluate import MAX_OUTPUTS, batch_examples, evaluate
 from p2pl.learning.objective import Objective
 from p2pl.learning.task import Task, task_of
 from p2pl.learning.weights import flatten
 from p2pl.protocol.session import Argument
 from p2pl.protocol.session import Task as Settings
+from p2pl.tasks.measures import why_no_auroc
 
 RNG = np.random.default_rng(7)
 
@@ -123,6 +127,29 @@ def test_two_classes_have_the_usual_area_and_one_class_alone_has_none() -> None:
     assert math.isnan(measured(task_of(settings), outputs, 0 * targets)["AUROC"])
     outputs[3] = math.nan
     assert math.isnan(measured(task_of(settings), outputs, targets)["AUROC"])
+
+
+def test_why_there_is_no_area_is_said_once_and_of_those_alone_who_want_one(tmp_path: Path) -> None:
+    spec = {
+        "name": "one-class",
+        "task": {"input": [4], "classes": 2, "metrics": ["AUROC", "accuracy"]},
+        "model": {"name": "logreg"},
+        "training": {"learning_rate": 0.1},
+        "exchange": {"rounds": 2, "cohort": 2},
+    }
+    said: list[Event] = []
+    data = (drawn(30, 4), kinds(2, 30))
+    test = (drawn(5, 4), torch.ones(5, dtype=torch.int64))
+    file = p2pl.create(spec, tmp_path / "s.torrent")
+    p2pl.join(
+        file, data=data, test=test, alone=True, run_dir=tmp_path / "run", on_event=said.append
+    )
+    texts = [one.text for one in said if isinstance(one, Said)]
+    (why,) = [text for text in texts if "AUROC" in text]
+    assert why.startswith("AUROC cannot be measured: the 5 examples that models are scored on")
+    accuracy = task_of(Settings(input=(4,), classes=2)).metrics
+    assert why_no_auroc(accuracy, test[1]) == why_no_auroc(task_of(CLASSES).metrics, data[1]) == ""
+    assert why_no_auroc(task_of(CLASSES).metrics, torch.ones(3, 2))  # labels, of which all are one
 
 
 def test_a_class_that_nobody_has_does_not_count() -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.processes import ROOT
+from support.processes import PATIENCE_S, ROOT
 
 
 @pytest.mark.slow
@@ -24,7 +24,7 @@ def test_the_benchmark_measures_accepted_announces(has_wrk: bool, tmp_path: Path
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_S,
         check=True,
     )
     figures = json.loads(done.stdout)

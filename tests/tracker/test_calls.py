@@ -38,7 +38,7 @@ ELSEWHERE = Endpoint("relay", HOST, 1)  # where nobody listens
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits longer than a tracker does, on a machine that does much else."""
-    for name in ("CONNECT_S", "ANSWER_S", "GREETING_S"):
+    for name in ("CONNECT_S", "ANSWER_S", "RELAY_S", "GREETING_S"):
         monkeypatch.setattr(calls, name, PATIENCE_S)
 
 
@@ -147,6 +147,18 @@ async def test_what_is_the_relays_fault_tells_nothing_of_a_peer_and_is_logged_on
             assert str(where) in line
             assert why in line
             caplog.clear()
+
+
+async def test_a_relay_that_hangs_tells_nothing_of_a_peer_either(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("ANSWER_S", "RELAY_S"):
+        monkeypatch.setattr(calls, name, 0.1)
+    with socket.create_server((HOST, 0)) as hanging:  # the system takes connections for it
+        one = caller(Endpoint("relay", *hanging.getsockname()))
+        with caplog.at_level(logging.WARNING):
+            assert await one.call(entry(Speaker(1), one)) is Pool.UNKNOWN
+    assert "answers nothing" in caplog.text
 
 
 async def test_another_way_to_the_same_relay_and_another_relay_are_tried(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from support.announces import SESSION, Speaker
 from support.processes import BIN, Running, Swarm, wait_until
 
 from p2pl.errors import TrackerError
+from p2pl.extras import install
 from p2pl.network import web
 from p2pl.network.directory import Announcer, TrackerDirectory
 from p2pl.network.keys import Identity
@@ -409,7 +410,7 @@ def test_a_missing_package_is_named_with_the_way_to_get_it() -> None:
     command = [*without("fastapi"), "serve"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == 2
-    assert done.stderr == "p2pl-tracker: fastapi is missing: pip install 'p2pl[tracker]'\n"
+    assert done.stderr == f"p2pl-tracker: fastapi is missing: {install('tracker')}\n"
 
 
 def test_the_tracker_runs_without_the_client_s_packages(swarm: Swarm) -> None:

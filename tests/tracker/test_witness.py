@@ -18,11 +18,12 @@ from p2pl.protocol.updates.witness import Kept, Shown, read_kept
 from p2pl.updates.keeper import Keeper, sha256
 from p2pl.updates.log import UpdateLog, Version
 from p2pl.updates.witnessed import Witnessed
+from p2pl_tracker.address import network_of
 from p2pl_tracker.app import Policy, create_app
 from p2pl_tracker.bans import Bans
 from p2pl_tracker.checkpoints import SharedCheckpoints
 from p2pl_tracker.store import connected
-from p2pl_tracker.witness import KEEP_S, NEW_AT_ONCE, Checkpoints, MemoryCheckpoints
+from p2pl_tracker.witness import KEEP_S, NEW_AT_ONCE, ROOM_PARTS, Checkpoints, MemoryCheckpoints
 
 pytestmark = pytest.mark.anyio
 AUTHOR, ME = Identity.generate(), Identity.generate()
@@ -195,7 +196,7 @@ async def test_a_tracker_that_was_not_asked_to_is_no_witness(place: Place) -> No
 
 async def test_what_the_store_has_damaged_is_neither_told_nor_written_over(place: Place) -> None:
     log = bytes.fromhex(SESSION + AUTHOR.peer_id)
-    await place.checkpoints.put(log, None, b"damaged")
+    await place.checkpoints.put(log, None, b"damaged", HOST)
     asked = {"session": SESSION, "peer": AUTHOR.peer_id}
     for answer in (
         await place.client.get("/checkpoint", params=asked),
@@ -275,24 +276,60 @@ async def test_checkpoints_expire_and_none_is_pushed_out() -> None:
     clock = Clock()
     kept = MemoryCheckpoints(clock, most=2)
     logs = [bytes([number]) * 64 for number in range(3)]
-    assert [await kept.put(log, None, b"a") for log in logs] == [b"a", b"a", None]
-    assert await kept.put(logs[0], b"old", b"b") == b"a"
+    assert [await kept.put(log, None, b"a", log.hex()) for log in logs] == [b"a", b"a", None]
+    assert await kept.put(logs[0], b"old", b"b", HOST) == b"a"
     clock.advance(KEEP_S / 2)
-    assert await kept.put(logs[0], b"a", b"b") == b"b"
+    assert await kept.put(logs[0], b"a", b"b", HOST) == b"b"
     clock.advance(KEEP_S / 2)
     assert [await kept.get(log) for log in logs] == [b"b", None, None]
-    assert await kept.put(logs[2], None, b"c") == b"c"
+    assert await kept.put(logs[2], None, b"c", HOST) == b"c"
 
 
 async def test_shared_checkpoints_are_no_more_than_they_may(valkey_server: valkey.Server) -> None:
     client = connected(valkey_server.url)
     kept = SharedCheckpoints(client, prefix=f"{secrets.token_hex(4)}:", most=2)
     logs = [bytes([number]) * 64 for number in range(3)]
-    assert [await kept.put(log, None, b"a") for log in logs] == [b"a", b"a", None]
-    assert await kept.put(logs[1], b"a", b"b") == b"b"
+    assert [await kept.put(log, None, b"a", log.hex()) for log in logs] == [b"a", b"a", None]
+    assert await kept.put(logs[1], b"a", b"b", HOST) == b"b"
     ttl_s = await client.ttl(kept._key(logs[1]))
     assert KEEP_S - 60 < ttl_s <= KEEP_S
     await kept.aclose()
+
+
+@pytest.mark.parametrize("store", ["memory", "valkey"])
+async def test_strangers_of_many_networks_leave_room_for_who_comes_from_elsewhere(
+    store: str, request: pytest.FixtureRequest
+) -> None:
+    clock, most = Clock(), 2 * ROOM_PARTS
+    kept: Checkpoints = MemoryCheckpoints(clock, most=most)
+    if store == "valkey":
+        server: valkey.Server = request.getfixturevalue("valkey_server")
+        prefix = f"{secrets.token_hex(4)}:"
+        kept = SharedCheckpoints(connected(server.url), prefix=prefix, most=most)
+
+    async def begun(network: str, logs: int) -> int:
+        """Returns how many of so many new logs of a network are kept."""
+        new = [secrets.token_bytes(64) for _ in range(logs)]
+        return sum([await kept.put(log, None, b"a", network) is not None for log in new])
+
+    strangers = [await begun(f"10.0.{number}.0", 3) for number in range(100)]
+    assert set(strangers) == {1}  # two thirds of all would be full of them
+    mine = secrets.token_bytes(64)
+    assert await kept.put(mine, None, b"a", "192.0.2.0") == b"a"
+    assert await begun("192.0.2.0", 1) == 0
+    for before, after in ((b"a", b"b"), (b"b", b"c")):  # what is kept grows, from wherever
+        assert await kept.put(mine, before, after, "10.0.1.0") == after
+    assert await begun("192.0.2.0", 1) == 0
+    assert await begun("198.51.100.0", 1) == 1
+    if store == "memory":
+        clock.advance(KEEP_S)
+        assert await begun("192.0.2.0", 1) == 1
+    await kept.aclose()
+
+
+def test_a_network_is_an_ipv4_24_or_an_ipv6_48() -> None:
+    assert network_of("192.0.2.77") == network_of("192.0.2.1") != network_of("192.0.3.1")
+    assert network_of("2001:db8:1:2::3") == network_of("2001:db8:1:ffff::") == "2001:db8:1::"
 
 
 async def test_one_address_begins_only_so_many_logs() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
+from p2pl import reasons
 from p2pl.metric import Metric
 from p2pl.run.log import Marker, RoundEntry, RunLog
-from p2pl.watch import entries, reasons
+from p2pl.watch import entries
 from p2pl.watch.hub import Hub
 
 ME, OTHER, LIAR = ("ab" * 32, "cd" * 32, "ef" * 32)

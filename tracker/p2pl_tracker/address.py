@@ -15,6 +15,7 @@ from p2pl.protocol.announce import PeerRow
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 ADDRESS_BITS = 64  # of an IPv6 address: whoever has one has all that begin with these
 SITE_BITS = 48  # which one site is given: RFC 6177
+NETWORK_BITS = 24  # of an IPv4 address: the least that is announced by itself in the Internet
 SITE_SHARE = 16  # chosen: a site's 65,536 networks together may have as much as so many of them
 MAX_ADDRESSES = 100_000  # chosen: 20 MB of rate limits; the longest idle is forgotten first
 
@@ -104,6 +105,13 @@ def address_group(host: str, bits: int = ADDRESS_BITS) -> str:
     if address.version == 4:
         return host
     return str(ipaddress.IPv6Network((address, bits), strict=False).network_address)
+
+
+@lru_cache(maxsize=65_536)
+def network_of(host: str) -> str:
+    """Returns the network that an address comes with: its IPv4 /24, or its IPv6 /48."""
+    bits = SITE_BITS if ":" in host else NETWORK_BITS
+    return str(ipaddress.ip_network(f"{host}/{bits}", strict=False).network_address)
 
 
 class AddressLimit:

@@ -2,14 +2,15 @@
 
 These relays take the tracker's tickets, so the tracker writes one for itself. As where it dials a
 peer, nothing is sent to the peer, and of what comes only the first bytes are looked at. That a
-relay is away, or refuses for a reason of its own (it is full, it knows no such ticket), tells
-nothing of the peer.
+relay is away, hangs, or refuses for a reason of its own (it is full, it knows no such ticket),
+tells nothing of the peer.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import logging
+import secrets
 import socket
 import ssl
 from collections import defaultdict
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 CALLS_AT_ONCE = 32  # at one relay; the others wait for their turn
 ANSWER_S = 5.0  # for a peer to take a call; chosen: as long as for a connection
+RELAY_S = 5.0  # for a relay to say by itself that somebody is not there; chosen: likewise
 MAX_HOSTS = 4  # of a relay's name, that are tried
 TICKET_S = 60  # for which the tracker's own ticket is good
 SAY_EVERY_S = 60.0  # that one relay is of no use
@@ -136,21 +138,41 @@ class Caller:
     async def _there(self, way: Endpoint, entry: Entry) -> Pool:
         """Returns what is found by a relay that is elsewhere."""
         try:
-            async with self._reached(way) as line:
-                return await self._called(line, entry)
+            try:
+                return await self._called(way, entry.session, entry.digest)
+            except _NoAnswer:  # of the peer, which does not take the call; or the relay hangs
+                nobody = secrets.token_bytes(len(entry.digest))
+                return await self._called(way, entry.session, nobody, RELAY_S)
         except (OSError, ValueError, ProtocolError, WebSocketException, _Refusal) as fault:
             self._say(way, str(fault) or type(fault).__name__)
             return Pool.UNKNOWN
 
-    async def _called(self, line: "_Line", entry: Entry) -> Pool:
-        """Returns what is found over a connection to a relay."""
+    async def _called(
+        self, way: Endpoint, session: bytes, digest: bytes, deadline_s: float | None = None
+    ) -> Pool:
+        """Returns what is found of a peer over a new connection to a relay.
+
+        Args:
+            way: to the relay.
+            session: the session's id.
+            digest: the peer's; random: of nobody, whom a relay that works knows to be absent.
+            deadline_s: for the answer; None: `ANSWER_S`.
+
+        Raises:
+            _NoAnswer: nothing came in time.
+        """
+        async with self._reached(way) as line:
+            return await self._told(line, self._call_of(session, digest), deadline_s or ANSWER_S)
+
+    async def _told(self, line: "_Line", call: relay.Call, deadline_s: float) -> Pool:
+        """Returns what is found over a connection to a relay; raises as `_called` does."""
         try:
-            async with asyncio.timeout(ANSWER_S):
-                await line.send(relay.PREFACE + relay.encode(self._call_of(entry)))
+            async with asyncio.timeout(deadline_s):
+                await line.send(relay.PREFACE + relay.encode(call))
                 head = await _exactly(line.receive, relay.LENGTH_BYTES)
                 body = await _exactly(line.receive, relay.length_of(head))
-        except TimeoutError:
-            return Pool.SILENT  # whoever is called does not take the call
+        except TimeoutError as late:
+            raise _NoAnswer("it takes connections and answers nothing") from late
         told = relay.decode_told(body)
         if isinstance(told, relay.Refused):
             if told.reason == relay.ABSENT:
@@ -160,14 +182,14 @@ class Caller:
             raise ProtocolError(f"it is no relay: it answers {type(told).__name__}")
         return await _heard(line.receive)
 
-    def _call_of(self, entry: Entry) -> relay.Call:
+    def _call_of(self, session: bytes, target: bytes) -> relay.Call:
         """Returns a call by somebody new, for a relay counts what one caller asks."""
         assert self._relays is not None  # else there is no endpoint to call by
         key, now_s = Ed25519PrivateKey.generate(), self._wall()
         caller = hashlib.sha256(key.public_key().public_bytes_raw()).digest()
-        session, until_s = entry.session, int(now_s) + TICKET_S
+        until_s = int(now_s) + TICKET_S
         own = ticket.issue(self._relays.key, session=session, peer=caller, not_after_s=until_s)
-        return relay.call(key, session=session, target=entry.digest, time_s=now_s, ticket=own)
+        return relay.call(key, session=session, target=target, time_s=now_s, ticket=own)
 
     @contextlib.asynccontextmanager
     async def _reached(self, way: Endpoint) -> AsyncIterator["_Line"]:
@@ -217,6 +239,10 @@ async def _connected(way: Endpoint) -> tuple[asyncio.StreamReader, asyncio.Strea
 
 class _Refusal(Exception):
     """A relay does not do what was asked, for a reason of its own."""
+
+
+class _NoAnswer(_Refusal):
+    """Nothing came in time."""
 
 
 class _Line(Protocol):

@@ -13,6 +13,7 @@ import typer
 
 from p2pl import __version__
 from p2pl.errors import InputError, P2PLError, wrong
+from p2pl.extras import install
 
 if TYPE_CHECKING:  # what a command needs is loaded by it
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -192,7 +193,7 @@ def serve(
         from p2pl_tracker.bans import Bans
         from p2pl_tracker.swarm import MOST_UNKNOWN, MOST_UNKNOWN_BESIDE_RELAYS, Limits
     except ModuleNotFoundError as missing:
-        raise InputError(f"{missing.name} is missing: pip install 'p2pl[tracker]'") from missing
+        raise InputError(f"{missing.name} is missing: {install('tracker')}") from missing
 
     _log(log_level)
     if ttl is not None and ttl <= interval:
@@ -256,7 +257,7 @@ def _stores(url: str, limits: "Limits") -> tuple["Store", "Store"]:
         from p2pl_tracker.bittorrent import LIMITS
         from p2pl_tracker.store import PREFIX, SharedStore, check, connected
     except ModuleNotFoundError as missing:
-        message = f"{missing.name} is missing: pip install 'p2pl[tracker-redis]'"
+        message = f"{missing.name} is missing: {install('tracker-redis')}"
         raise InputError(message) from missing
     asyncio.run(check(url))
     peers = SharedStore(connected(url), limits)
@@ -404,7 +405,7 @@ def relay(
         from p2pl_tracker import register, server
         from p2pl_tracker import relay as relays
     except ModuleNotFoundError as missing:
-        raise InputError(f"{missing.name} is missing: pip install 'p2pl[tracker]'") from missing
+        raise InputError(f"{missing.name} is missing: {install('tracker')}") from missing
 
     _log(log_level)
     if bool(issuer or author) == is_open:

@@ -6,7 +6,7 @@ and have it cosigned; what is answered then is what is kept, which is signed by 
 """
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,12 +18,16 @@ from p2pl.protocol.updates.entry import encode
 from p2pl.protocol.updates.head import body, cosign
 from p2pl.protocol.updates.tree import is_consistent
 from p2pl.protocol.updates.witness import Kept, Shown, read_kept, read_shown
-from p2pl_tracker.address import AddressLimit
+from p2pl_tracker.address import AddressLimit, network_of
 
 log = logging.getLogger(__name__)
 
 KEEP_S = 86_400.0  # chosen: a peer that comes back from a backup does so within a day
 MOST = 100_000  # checkpoints, some 50 MB; further logs are refused, so that none is pushed out
+# A network begins no further log while it has this part of the room that is left: the fuller, the
+# fewer, down to one. After Choudhury and Hahne, Dynamic queue length thresholds for shared-memory
+# packet switches, 1998. Chosen: 100 networks take 61 % of all, and a further one has room for 609.
+ROOM_PARTS = 64
 # Logs that an address may begin: as many at once as it may have peers, and then one a minute.
 NEW_PER_S, NEW_AT_ONCE = 1 / 60, 1_000
 FULL_RETRY_S = 600.0
@@ -36,16 +40,19 @@ class Checkpoints(Protocol):
         """Returns what is kept of a log: of session and peer id, 64 bytes; None: nothing."""
         ...
 
-    async def put(self, log: bytes, before: bytes | None, value: bytes) -> bytes | None:
+    async def put(
+        self, log: bytes, before: bytes | None, value: bytes, network: str
+    ) -> bytes | None:
         """Returns what is kept from now on.
 
         Args:
             log: session and peer id, 64 bytes.
             before: what is to be kept now. Where it is something else, that stays, and is returned.
             value: to keep.
+            network: that it comes from; a log counts for the one that it came from first.
 
         Returns:
-            None where `MOST` others are kept.
+            None where `MOST` others are kept, or as many of that network as it may have now.
         """
         ...
 
@@ -64,23 +71,34 @@ class MemoryCheckpoints:
 
     def __init__(self, now: Callable[[], float], *, most: int = MOST) -> None:
         self._now, self._most = now, most
-        self._kept: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()  # by age
+        self._kept: OrderedDict[bytes, tuple[float, bytes, str]] = OrderedDict()  # by age
+        self._of: Counter[str] = Counter()  # how many, by network
 
     async def get(self, log: bytes) -> bytes | None:
         """Returns what is kept of a log. See `Checkpoints`."""
-        until_s, value = self._kept.get(log, (0.0, None))
+        until_s, value, _ = self._kept.get(log, (0.0, None, ""))
         return value if until_s > self._now() else None
 
-    async def put(self, log: bytes, before: bytes | None, value: bytes) -> bytes | None:
+    async def put(
+        self, log: bytes, before: bytes | None, value: bytes, network: str
+    ) -> bytes | None:
         """Returns what is kept from now on. See `Checkpoints`."""
         there = await self.get(log)
         if there != before:
             return there
         while self._kept and next(iter(self._kept.values()))[0] <= self._now():
-            self._kept.popitem(last=False)
-        if there is None and len(self._kept) >= self._most:
-            return None
-        self._kept[log] = self._now() + KEEP_S, value
+            _, (*_, whose) = self._kept.popitem(last=False)
+            self._of[whose] -= 1
+            if not self._of[whose]:
+                del self._of[whose]
+        if there is None:
+            room = self._most - len(self._kept)
+            if room <= 0 or self._of[network] >= max(1, room // ROOM_PARTS):
+                return None
+            self._of[network] += 1
+        else:
+            *_, network = self._kept[log]
+        self._kept[log] = self._now() + KEEP_S, value, network
         self._kept.move_to_end(log)
         return value
 
@@ -146,9 +164,11 @@ class Witness:
             return there
         text = body(session, shown.author, head.size, head.root)
         kept = Kept(shown.author, head, cosign(self._key, text, int(self._wall())))
-        now = await self._checkpoints.put(shown.session + digest, there, encode(kept))
+        now = await self._checkpoints.put(
+            shown.session + digest, there, encode(kept), network_of(host)
+        )
         if now is None:
-            why = "checkpoint: this tracker keeps as many others as it may"
+            why = "checkpoint: this tracker keeps as many others as it may, or of this network"
             raise AnnounceError(why, status=503, retry_in_s=FULL_RETRY_S)
         return now
 

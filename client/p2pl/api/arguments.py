@@ -98,6 +98,7 @@ TYPES: Mapping[str, Type] = {
     "leave_out": TEXT_OR_TEXTS,
     "from_folder": maybe(PATH),
     "private": FLAG,
+    "replace": FLAG,
 }
 # What is called alike and is of different types.
 ATTACKER = maybe(

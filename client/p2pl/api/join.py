@@ -1,11 +1,13 @@
 """Taking part in a session from a script or a notebook."""
 
 import asyncio
+import contextlib
 import inspect
 import os
+import shutil
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -24,7 +26,15 @@ from p2pl.attacks.kinds import Attack
 from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.load import Data, Shard
-from p2pl.errors import DataError, InputError, InvitationError, SessionFileError, wrong
+from p2pl.errors import (
+    CheckpointError,
+    DataError,
+    InputError,
+    InvitationError,
+    ModelError,
+    SessionFileError,
+    wrong,
+)
 from p2pl.events import Sink
 from p2pl.exchange.join import Options
 from p2pl.exchange.join import join as take_part
@@ -42,6 +52,7 @@ from p2pl.protocol import session as session_format
 from p2pl.protocol.invitation import Invitation
 from p2pl.protocol.session import Session, SessionFile
 from p2pl.run.log import make_directory, read_run, session_of
+from p2pl.run.state import STATE_FILE
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
@@ -200,7 +211,6 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
     )
     key = Path(identity) if identity else where / "identity.pem"
     invited = None if alone else _invited(file, key, where, invitation)
-    make_directory(where)
     chosen = Options(
         run_dir=where,
         identity=key,
@@ -225,10 +235,29 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
         witness=witness,
     )
     told = _sinks(on_event)
-    with sinks.opened([log] if isinstance(log, str) else log, told) as logs:
+    with (
+        _made(where),
+        sinks.opened([log] if isinstance(log, str) else log, told) as logs,
+    ):
         summary = await take_part(file, chosen, trainer, (*told, *logs), on_signals=on_signals)
     model = trainer_or_model if isinstance(trainer_or_model, nn.Module) else None
     return not_begun(where, model, summary) or load(where, model=model)
+
+
+@contextlib.contextmanager
+def _made(run_dir: Path) -> Iterator[None]:
+    """Makes a run directory, and removes it again where what the run is to begin with is refused.
+
+    One that was there before, or that has a round, stays.
+    """
+    is_new = not run_dir.exists()
+    make_directory(run_dir)
+    try:
+        yield
+    except (CheckpointError, ModelError):
+        if is_new and not (run_dir / STATE_FILE).exists():
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
 
 
 def _invited(

@@ -67,7 +67,8 @@ def security(
     """Returns the figures of a session, or of runs of one session.
 
     Args:
-        paths: a session file, run directories of one session, those of attackers included, or both.
+        paths: a session file, run directories of one session or folders of them, those of attackers
+            included, or both.
         faulty: how many peers together; None: those known to be bad, or the most below a half.
         audited: what `p2pl audit --json` printed of this session's training; None: nothing.
 
@@ -77,7 +78,7 @@ def security(
     given = [session_to_simulate(path) for path in paths if not path.is_dir()]
     if len(given) > 1:
         raise InputError(wrong("--security", got=f"{len(given)} files", allowed="one session file"))
-    folders = [path for path in paths if path.is_dir()]
+    folders = [run for path in paths if path.is_dir() for run in _runs_in(path)]
     if given and not folders:
         (file,) = given
         peers = max(file.session.exchange.min_peers, file.session.exchange.cohort + 1)
@@ -138,13 +139,20 @@ def _most_faulty(peers: int) -> int:
     return max(0, (peers - 1) // 2)
 
 
+def _runs_in(path: Path) -> list[Path]:
+    """Returns a run directory itself, or those in a folder of runs."""
+    if (path / ROUNDS_FILE).is_file():
+        return [path]
+    return sorted(one.parent for one in path.glob(f"*/{ROUNDS_FILE}")) or [path]
+
+
 def _read(paths: Sequence[Path], file: SessionFile | None) -> _Runs:
     attacks: dict[str, str] = {}
     honest: list[LoggedRun] = []
     proven: set[str] = set()
     for path in paths:
         if not (path / ROUNDS_FILE).is_file():
-            allowed = "a session file, or run directories"
+            allowed = "a session file, run directories, or a folder of them"
             raise InputError(wrong("--security", got=str(path), allowed=allowed))
         run, marker = read_run(path), read_marker(path)
         if marker is not None and marker.attack:

@@ -77,12 +77,14 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     from_folder: str | os.PathLike[str] | None = None,
     relays: Sequence[str] = (),
     private: bool = False,
+    replace: bool = True,
 ) -> SessionFile:
     """Makes a session file, and its initial checkpoint beside it, and returns what it holds.
 
     Args:
         spec: the session as a TOML file, or as a dictionary of the same tables.
-        out: the session file to write, NAME.torrent; its folder must exist.
+        out: the session file to write, NAME.torrent; its folder must exist. The checkpoint beside
+            it has the name of the session, not of this file.
         trackers: URLs, tried in this order.
         model: the session begins with its parameters, and is for models with the same names and
             shapes; `model.name` in the spec is then `arrays`. A module, or a client of Flower, or
@@ -105,9 +107,12 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
             author's key is made and kept beside the session file, as NAME.author.pem: whoever has
             it decides who takes part, and without it nobody can be invited any more. A spec that
             says `private = true` means the same.
+        replace: whether a file that is there already is replaced, where it is another session (it
+            has another id) or no session file. False: it is refused.
 
     Raises:
-        InputError: the spec, a URL, the model or the folder cannot be used.
+        InputError: the spec, a URL, the model or the folder cannot be used, or a file is there that
+            may not be replaced.
     """
     arguments.check(locals(), out=arguments.OUT)
     path = Path(out)
@@ -153,6 +158,8 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     )
     _check_not_taken(path, made)
     check_can_be_written(path)
+    if not replace:
+        _check_same_session(path, made)
     write_atomically(path.parent / made.checkpoint_name, payload)
     write_atomically(path, made.encode())
     return made
@@ -208,6 +215,29 @@ def _check_not_taken(path: Path, made: SessionFile) -> None:
                     hint="or write to another folder",
                 )
             )
+
+
+def _check_same_session(path: Path, made: SessionFile) -> None:
+    """Raises SessionFileError where a file would be replaced that is not this session's own."""
+    if not path.exists():
+        return
+    try:
+        there = read_session(path)
+    except SessionFileError:
+        what = "no session file of p2pl"
+    else:
+        if there.id == made.id:
+            return
+        what = f"another session, {there.name} {there.id[:8]}"
+    raise SessionFileError(
+        wrong(
+            "--out",
+            got=str(path),
+            allowed=f"a file that is not there yet, or one of the same session: this is {what}, "
+            f"and would be replaced by {made.name} {made.id[:8]}",
+            hint="name another file, or replace it with --force",
+        )
+    )
 
 
 def _spec(

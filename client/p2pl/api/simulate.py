@@ -124,9 +124,10 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         precision: float32 or bfloat16.
         threads: CPU threads, at most; None: all cores, on a cluster one a worker.
         out: a new folder to write run directories into; None: nothing is written.
-        curves: whether the peers are scored after every round, and not after the last alone.
-        score_every: rounds from one that is scored to the next, also the mean model; 0: only the
-            last one is.
+        curves: whether the peers are scored in every round that `score_every` names, and not after
+            the last alone.
+        score_every: rounds from one that is scored to the next; 0: only the last one is. The mean
+            model is scored in these rounds, whatever `curves` says.
         score_peers: so many are scored before and after the mix; after the last mix, all are.
         score_examples: of the test set, on which they are scored before the last round; None: all,
             and of more than 20 peers so many that scoring takes about a third of a round.

@@ -95,6 +95,7 @@ def evaluate(
         from p2pl.api.run import load
         from p2pl.api.use import scored
         from p2pl.learning.task import task_of
+        from p2pl.tasks.measures import why_no_auroc
     runs = [load(one, best=best, personal=personal) for one in run_dirs]
     tasks = [run.session.session.task for run in runs]
     _check_alike(sorted({task.kind for task in tasks}))
@@ -134,6 +135,8 @@ def evaluate(
         for run, score in zip(runs, scores, strict=True)
     ]
     Console().print(terminal_table(about, head, rows_shown))
+    if why := why_no_auroc(metrics, chosen[0].examples.y):
+        print(why)
 
 
 def export(
@@ -141,7 +144,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="onnx: a graph that other programs can run (pip install 'p2pl[onnx]'); or "
+            help="onnx: a graph that other programs can run (needs the extra `onnx`); or "
             "safetensors: the weights alone."
         ),
     ],

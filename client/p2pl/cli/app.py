@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from p2pl import __version__
+from p2pl import __version__, extras
 from p2pl.errors import InputError, P2PLError, printable, wrong
 
-# What `pip install 'p2pl[EXTRA]'` brings, by the names under which it is imported.
+# What each extra brings, by the names under which it is imported.
 _CLIENT = frozenset({"httpx", "numpy", "safetensors", "torch", "xxhash", "zmq"})
 EXTRAS: Mapping[str, frozenset[str]] = {
     "client": _CLIENT,
@@ -117,7 +117,7 @@ def _advice(missing: ModuleNotFoundError, name: str) -> str:
     frame, line = _importer(missing)
     importer = _package(frame.f_globals.get("__name__"))
     if _package(missing.name) in EXTRAS[name] and importer in EXTRAS[name] | {"p2pl"}:
-        return f"{missing.name} is not installed; it comes with: pip install 'p2pl[{name}]'"
+        return f"{missing.name} is not installed; it comes with: {extras.install(name)}"
     return wrong(
         f"{frame.f_code.co_filename}, line {line}",
         got=f"import of {missing.name}",

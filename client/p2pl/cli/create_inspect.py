@@ -21,7 +21,13 @@ def create(
         Path,
         typer.Argument(help="TOML file that describes the session; torrentfiles/ has examples."),
     ],
-    out: Annotated[Path, typer.Option(help="Session file to write: NAME.torrent.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Session file to write: NAME.torrent. The checkpoint beside it has the name that "
+            "the session itself has (`name` in the TOML file), by which peers know it."
+        ),
+    ],
     tracker: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,8 +49,9 @@ def create(
         Path | None,
         typer.Option(
             help="CSV or parquet file of yours. Its columns become the session's table, with their "
-            "means, standard deviations and categories: everybody can read these.  [default: the "
-            "TOML file says it, or the data are no table]"
+            "means, standard deviations and categories: everybody can read these. For images, "
+            "`labels` in [task] says the classes and their order instead.  [default: the TOML file "
+            "says it, or the data are no table]"
         ),
     ] = None,
     target: Annotated[
@@ -103,6 +110,14 @@ def create(
             "the session file.  [default: as the TOML file says; else anybody who has the file]",
         ),
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Replace the file that --out names, where it is another session or no session "
+            "file.  [default: it is refused]",
+        ),
+    ] = False,
 ) -> None:
     """Make a session file and its initial checkpoint from TOML.
 
@@ -127,6 +142,7 @@ def create(
             from_folder=from_folder,
             relays=relay_url or (),
             private=private,
+            replace=force,
         )
     print(f"session    {made.name}")
     print(f"id         {made.id}")

@@ -9,9 +9,9 @@ import typer
 from p2pl.errors import InputError, wrong
 
 DATA_SETS = (
-    "'digits', a Hugging Face dataset id (looked for in the folder $P2PL_DATA_DIR first), or a "
-    "folder that holds parquet files or one folder of images per class. Where the session is for a "
-    "table: a CSV or parquet file, or a folder with train and test files."
+    "'digits', a folder that holds parquet files or one folder of images per class, or a Hugging "
+    "Face dataset id (looked for in the folder $P2PL_DATA_DIR first, then on the Hub). Where the "
+    "session is for a table: a CSV or parquet file, or a folder with train and test files."
 )
 PARTITIONS = (
     "How the data set is divided among peers: iid, unbalanced (sizes differ), dirichlet:A (labels "

@@ -129,7 +129,7 @@ def audit(
         typer.Argument(
             metavar="SESSION|RUN...",
             help="Session file, NAME.torrent, or the TOML file that it is made from; with "
-            "--security also run directories of one session, or both.",
+            "--security also run directories of one session or a folder of them, or both.",
         ),
     ],
     data: Annotated[

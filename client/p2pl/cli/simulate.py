@@ -162,7 +162,10 @@ def simulate(
     ] = None,
     curves: Annotated[
         bool,
-        typer.Option(help="Score the peers after every round, or after the last round only."),
+        typer.Option(
+            help="Score the peers in every round that --score-every names, or after the last round "
+            "only. The mean of all models is scored in those rounds either way."
+        ),
     ] = True,
     score_every: Annotated[
         int,
@@ -213,14 +216,18 @@ def simulate(
     with extra("client"), rarely_collected():
         from rich.console import Console
 
+        from p2pl import pages
         from p2pl.api.simulate import begun_with, bounded, session_to_simulate
         from p2pl.api.simulate import simulate as run_simulation
+        from p2pl.learning.task import task_of
         from p2pl.simulation.show import Bar, table
 
+    pages.keep_freed()
     page = _page(out) if watch else contextlib.nullcontext()
     session = session_to_simulate(file)
-    total = seeds * changed(session.session, *bounded(changes)[0].items()).exchange.rounds
-    with page, extra("dp"), Bar(total, Console(file=sys.stderr)) as bar:
+    asked = changed(session.session, *bounded(changes)[0].items())
+    total, metrics = seeds * asked.exchange.rounds, task_of(asked.task).metrics
+    with page, extra("dp"), Bar(total, Console(file=sys.stderr), metrics) as bar:
         made = run_simulation(
             session,
             data,

@@ -2,7 +2,7 @@
 
 The file lies in the folder of the data, under a name made from what the data files hold and from
 what the session makes of an image; so it is never taken for other data. It is numbers behind a
-header that is read as a plain record, and a mark over both: one that is not as it was written is
+header that says what they were made of, and a mark over both: one that is not as it was written is
 not used, and written anew. Where the folder cannot be written to, nothing is kept.
 """
 
@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import msgspec
 import numpy as np
@@ -27,14 +27,13 @@ FOLDER = ".p2pl-decoded"
 MAGIC = b"p2pl decoded 1\n"
 MAX_BYTES = 1 << 30  # of one file; chosen: CIFAR-100 has 154 MB; more is decoded every time
 MIN_ROWS = 10_000  # of a split; chosen: fewer are decoded in half a second
-MAX_HEADER_BYTES = 1 << 10
 MARK_BYTES = 16
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 18
 MAX_FILES = 8  # of one folder
 Bytes: TypeAlias = NDArray[np.uint8]
 
 
-class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Header(msgspec.Struct, frozen=True):
     made_of: str  # the mark of the data and of what is made of an image
     shape: tuple[int, ...]  # [n, *input], of bytes 0..255
 
@@ -58,12 +57,17 @@ def kept(
     place = folder / FOLDER / f"{made_of}.bin"
     found = _read(place, _Header(made_of, shape))
     if found is not None:
-        return found.astype(np.float32) / np.float32(255)
+        return found
     pixels = decode()
     coarse = np.rint(pixels * 255).astype(np.uint8)
-    if np.array_equal(coarse.astype(np.float32) / np.float32(255), pixels):  # to the last bit
-        _write(place, made_of, coarse)
+    if np.array_equal(_pixels(coarse), pixels):  # to the last bit
+        _write(place, _Header(made_of, shape), coarse)
     return pixels
+
+
+def _pixels(coarse: Bytes, out: Pixels | None = None) -> Pixels:
+    """Returns bytes as numbers 0..1, in the memory that is given, or in new one."""
+    return np.divide(coarse, np.float32(255), out=out, dtype=np.float32)
 
 
 def _mark(files: Sequence[Path], task: Task) -> str:
@@ -78,10 +82,15 @@ def _mark(files: Sequence[Path], task: Task) -> str:
     return mark.hexdigest()
 
 
-def _read(place: Path, wanted: _Header) -> Bytes | None:
-    """Returns the numbers in a file of `_write`; None where it is missing or is no such file."""
-    count = int(np.prod(wanted.shape))
-    size = len(MAGIC) + 4 + MAX_HEADER_BYTES + count + MARK_BYTES
+def _beginning(header: _Header) -> bytes:
+    """Returns what a file with these numbers begins with."""
+    told = msgspec.json.encode(header)
+    return MAGIC + len(told).to_bytes(4, "little") + told
+
+
+def _read(place: Path, wanted: _Header) -> Pixels | None:
+    """Returns the pixels in a file of `_write`; None where it is missing or is no such file."""
+    begin = _beginning(wanted)
     try:
         if place.parent.is_symlink() or place.is_symlink():
             return None
@@ -89,30 +98,40 @@ def _read(place: Path, wanted: _Header) -> Bytes | None:
             return None  # who owns the folder may put there what it likes
         with regular.opened(place) as file:
             about = os.fstat(file.fileno())
-            if about.st_uid != os.getuid() or about.st_size > size:
+            size = len(begin) + int(np.prod(wanted.shape)) + MARK_BYTES
+            if about.st_uid != os.getuid() or about.st_size != size:
                 return None  # somebody else's, or no such file
-            held = file.read(size)
+            if file.read(len(begin)) != begin:
+                return None  # of other data, whatever its name says
+            return _read_pixels(file, xxh3_128(begin), wanted.shape)
     except OSError:
         return None
-    body, mark = held[:-MARK_BYTES], held[-MARK_BYTES:]
-    if not body.startswith(MAGIC) or xxh3_128(body).digest() != mark:
-        return None
-    begin = len(MAGIC) + 4
-    length = int.from_bytes(body[len(MAGIC) : begin], "little")
-    try:
-        header = msgspec.json.decode(body[begin : begin + length], type=_Header)
-    except msgspec.DecodeError:
-        return None
-    numbers = np.frombuffer(body, np.uint8, offset=min(begin + length, len(body)))
-    if header != wanted or len(numbers) != count:
-        return None  # of other data, whatever its name says
-    return numbers.reshape(wanted.shape)
 
 
-def _write(place: Path, made_of: str, numbers: Bytes) -> None:
+def _read_pixels(file: BinaryIO, mark: xxh3_128, shape: tuple[int, ...]) -> Pixels | None:
+    """Returns the pixels that come next in a file; None where the mark behind them is another.
+
+    Args:
+        file: from which as many bytes are read.
+        mark: of what came before.
+        shape: of the pixels.
+    """
+    pixels = np.empty(int(np.prod(shape)), np.float32)
+    # By parts that stay in a processor's cache: to touch new memory takes longer than all else.
+    room = np.empty(READ_BYTES, np.uint8)
+    for at in range(0, len(pixels), READ_BYTES):
+        into = pixels[at : at + READ_BYTES]
+        part = room[: len(into)]
+        if file.readinto(part.data) != len(part):  # type: ignore[attr-defined]  # not in BinaryIO
+            return None
+        mark.update(part.data)
+        _pixels(part, into)
+    return pixels.reshape(shape) if file.read(MARK_BYTES) == mark.digest() else None
+
+
+def _write(place: Path, header: _Header, numbers: Bytes) -> None:
     """Writes the numbers, whole or not at all; where the folder does not allow it, not at all."""
-    header = msgspec.json.encode(_Header(made_of, numbers.shape))
-    body = MAGIC + len(header).to_bytes(4, "little") + header + numbers.tobytes()
+    body = _beginning(header) + numbers.tobytes()
     draft: Path | None = None
     try:
         place.parent.mkdir(exist_ok=True)

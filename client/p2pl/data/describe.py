@@ -18,6 +18,7 @@ from p2pl.data.tabular import Numbers, to_numbers, to_texts
 from p2pl.errors import DataError, wrong
 from p2pl.protocol.session import Column, Table
 
+OPTION = "--schema-from"  # that names the file
 MAX_FOUND = 50  # chosen: a column of more texts is a name, a date or a note, not a category
 DIGITS = 3  # that matter, of a mean beside its deviation; more would only tell more of the file
 
@@ -49,7 +50,17 @@ def describe(wanted: Wanted, kind: str) -> tuple[Table, Mapping[str, Any]]:
     Raises:
         DataError: the file is not a table with these columns, or a column is of no use.
     """
-    opened, faults = open_table(wanted.path), Faults(wanted.path)
+    if wanted.path.is_dir():
+        raise DataError(
+            wrong(
+                f"{OPTION} {wanted.path}",
+                got="a folder",
+                allowed="one CSV or parquet file",
+                hint="of images, write the names of the classes as labels in [task]",
+            )
+        )
+    opened = open_table(wanted.path, OPTION)
+    faults = Faults(opened.named)
     for name in {*wanted.targets, *wanted.categorical, *wanted.left_out} - {*opened.header}:
         faults.add(f"column {name!r}", f"missing; the file has {', '.join(opened.header)}"[:300])
     if not wanted.targets:
@@ -91,7 +102,7 @@ def completed(raw: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
     if "labels" in written and isinstance(written["labels"], list) and "classes" in follows:
         follows = {"classes": len(written["labels"])}
     if follows.get("classes") == 1:
-        place = f"--data {wanted.path}: column {table.targets[0]!r}"
+        place = f"{OPTION} {wanted.path}: column {table.targets[0]!r}"
         allowed = "2 or more; write all of them as labels in [task]"
         raise DataError(wrong(f"{place}: classes", got=1, allowed=allowed))
     by_name = {column.name: msgspec.to_builtins(column) for column in table.columns}

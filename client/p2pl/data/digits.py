@@ -7,6 +7,7 @@ import numpy as np
 
 from p2pl.data.source import Source, in_memory
 from p2pl.errors import DataError
+from p2pl.extras import install
 
 TEST_SHARE = 0.2
 SPLIT_SEED = 0  # fixed for ever: the test set must be the same for every peer
@@ -21,7 +22,7 @@ def digits() -> Source:
     # Only the file is wanted: importing scikit-learn brings scipy and pandas, 2 s in every peer.
     found = importlib.util.find_spec("sklearn")
     if found is None or found.origin is None:
-        raise DataError("--data digits: needs scikit-learn: pip install 'p2pl[data]'")
+        raise DataError(f"--data digits: needs scikit-learn: {install('data')}")
     path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
         rows = np.loadtxt(path, delimiter=",", dtype=np.int64)

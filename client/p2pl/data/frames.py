@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from p2pl import regular
 from p2pl.errors import DataError, wrong
+from p2pl.extras import install
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,7 +27,6 @@ SUFFIXES = (".csv", ".parquet")
 PIECE_ROWS = 65_536  # chosen: the texts of so many rows are a few tens of megabytes
 MAX_SHOWN = 3  # of the faults in one place, and ...
 MAX_PLACES = 20  # ... of the places: a person reads no more, and corrects them a kind at a time
-NEED_PYARROW = "pip install 'p2pl[hf]'"
 
 # Of one column: texts, "" where there is nothing; or numbers, NaN where there is none.
 Cells: TypeAlias = list[str] | NDArray[np.float64]
@@ -44,7 +44,7 @@ class Piece:
 class Faults:
     """What is wrong with a file, by place: all of it, as far as a person would read it."""
 
-    path: Path
+    named: str  # the file, with the option that names it
     found: dict[str, list[str]] = field(default_factory=dict)
     more: dict[str, int] = field(default_factory=dict)
 
@@ -76,7 +76,7 @@ class Faults:
             lines.append(f"and {self.more['']} faults in other places")
         many = "1 fault" if self.count == 1 else f"{self.count} faults"
         shown = "".join(f"\n  {line}" for line in lines)
-        raise DataError(f"--data {self.path}: {many}, so nothing of it is used:{shown}")
+        raise DataError(f"{self.named}: {many}, so nothing of it is used:{shown}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +84,32 @@ class TableFile:
     """A table in a file that was opened.
 
     Attributes:
-        path: of the file.
+        named: the file, with the option that names it.
         header: the names of its columns, as they stand there.
         pieces: given the columns that are wanted, yields all rows; what is wrong with a row is
             noted, and the row left out.
     """
 
-    path: Path
+    named: str
     header: tuple[str, ...]
     pieces: Callable[[Sequence[str], Faults], Iterator[Piece]]
 
 
-def open_table(path: Path) -> TableFile:
+def open_table(path: Path, option: str = "--data") -> TableFile:
     """Returns the table in a CSV or parquet file.
+
+    Args:
+        path: of the file.
+        option: that names it, for messages.
 
     Raises:
         DataError: it cannot be read, is empty, or its columns cannot be told.
     """
-    opened = _open_parquet(path) if path.suffix.lower() == ".parquet" else _open_csv(path)
+    named = f"{option} {path}"
+    is_parquet = path.suffix.lower() == ".parquet"
+    opened = _open_parquet(path, named) if is_parquet else _open_csv(path, named)
     names = [name for name in opened.header if name]
-    faults = Faults(path)
+    faults = Faults(named)
     for name in sorted({name for name in names if names.count(name) > 1}):
         faults.add("header", wrong("a name", got=name, allowed="each name once"))
     faults.check()
@@ -113,23 +119,25 @@ def open_table(path: Path) -> TableFile:
 # --- CSV -----------------------------------------------------------------------------------------
 
 
-def _open_csv(path: Path) -> TableFile:
-    with _readable(path), _opened(path) as file:
+def _open_csv(path: Path, named: str) -> TableFile:
+    with _readable(named), _opened(path) as file:
         header = tuple(cell.strip() for cell in next(csv.reader(file, strict=True), ()))
     if not any(header):
         got = "an empty file" if not path.stat().st_size else "an empty first row"
-        raise DataError(wrong(f"--data {path}", got=got, allowed="a header, and rows below it"))
+        raise DataError(wrong(named, got=got, allowed="a header, and rows below it"))
     signs = [sign for sign in ";\t|" if len(header) == 1 and sign in header[0]]
     if signs:
         raise DataError(
             wrong(
-                f"--data {path}: what stands between two columns",
+                f"{named}: what stands between two columns",
                 got=signs[0],
                 allowed="a comma",
                 hint="save it as CSV with commas, and with points in numbers",
             )
         )
-    return TableFile(path, header, lambda names, faults: _csv_pieces(path, header, names, faults))
+    return TableFile(
+        named, header, lambda names, faults: _csv_pieces((path, named), header, names, faults)
+    )
 
 
 def _opened(path: Path) -> TextIO:
@@ -138,10 +146,11 @@ def _opened(path: Path) -> TextIO:
 
 
 def _csv_pieces(
-    path: Path, header: Sequence[str], names: Sequence[str], faults: Faults
+    file_at: tuple[Path, str], header: Sequence[str], names: Sequence[str], faults: Faults
 ) -> Iterator[Piece]:
+    path, named = file_at
     at = [header.index(name) for name in names]
-    with _readable(path), _opened(path) as file:
+    with _readable(named), _opened(path) as file:
         reader = csv.reader(file, strict=True)
         next(reader)
         rows = ((number, row) for number, row in enumerate(reader, 2) if row)  # no empty lines
@@ -156,43 +165,46 @@ def _csv_pieces(
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(named: str) -> Iterator[None]:
     """Says what is wrong where a file cannot be read as text in rows."""
     try:
         yield
     except UnicodeDecodeError as fault:
         hint = "save it as CSV in UTF-8; a spreadsheet itself is not read"
-        message = wrong(f"--data {path}", got=f"no UTF-8 text ({fault.reason})", allowed="UTF-8")
+        message = wrong(named, got=f"no UTF-8 text ({fault.reason})", allowed="UTF-8")
         raise DataError(f"{message}; {hint}") from fault
     except csv.Error as fault:
-        raise DataError(wrong(f"--data {path}", got=str(fault), allowed="a CSV file")) from fault
+        raise DataError(wrong(named, got=str(fault), allowed="a CSV file")) from fault
     except OSError as fault:
-        raise DataError(f"--data {path}: cannot be read: {fault.strerror or fault}") from fault
+        raise DataError(f"{named}: cannot be read: {fault.strerror or fault}") from fault
 
 
 # --- parquet -------------------------------------------------------------------------------------
 
 
-def _open_parquet(path: Path) -> TableFile:
+def _open_parquet(path: Path, named: str) -> TableFile:
     try:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as missing:
-        raise DataError(f"--data {path}: parquet needs {missing.name}: {NEED_PYARROW}") from missing
+        raise DataError(f"{named}: parquet needs {missing.name}: {install('hf')}") from missing
     try:
         regular.check(path)
         names = parquet.read_schema(path).names
     except (OSError, ValueError, LookupError, pyarrow.ArrowException) as fault:
-        raise DataError(f"--data {path}: unreadable parquet: {fault}") from fault
+        raise DataError(f"{named}: unreadable parquet: {fault}") from fault
     return TableFile(
-        path, tuple(names), lambda wanted, faults: _parquet_pieces(path, wanted, faults)
+        named, tuple(names), lambda wanted, faults: _parquet_pieces((path, named), wanted, faults)
     )
 
 
-def _parquet_pieces(path: Path, names: Sequence[str], faults: Faults) -> Iterator[Piece]:
+def _parquet_pieces(
+    file_at: tuple[Path, str], names: Sequence[str], faults: Faults
+) -> Iterator[Piece]:
     import pyarrow
     from pyarrow import parquet
 
+    path, named = file_at
     number = 1
     try:
         file = parquet.ParquetFile(path, memory_map=True)
@@ -202,7 +214,7 @@ def _parquet_pieces(path: Path, names: Sequence[str], faults: Faults) -> Iterato
             yield Piece(numbers, columns)
             number += batch.num_rows
     except (OSError, ValueError, LookupError, pyarrow.ArrowException) as fault:
-        raise DataError(f"--data {path}: unreadable parquet: {fault}") from fault
+        raise DataError(f"{named}: unreadable parquet: {fault}") from fault
 
 
 def _cells(column: "pyarrow.Array", name: str, faults: Faults) -> Cells:

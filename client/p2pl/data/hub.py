@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from p2pl.data.parquet import Table, source_of
-from p2pl.data.source import NEED_HF, Source
+from p2pl.data.source import Source
 from p2pl.errors import DataError, wrong
+from p2pl.extras import install
 from p2pl.protocol.session import Task
 
 DEADLINE_S = 5.0  # for the first question; without it, `datasets` tries for half a minute
@@ -31,7 +32,9 @@ def hub_dataset(ref: str, task: Task | None, data_dir: Path | None) -> Source:
         import datasets
         import huggingface_hub
     except ModuleNotFoundError as fault:
-        raise DataError(f"--data {ref}: a hub dataset needs {fault.name}: {NEED_HF}") from fault
+        raise DataError(
+            f"--data {ref}: a hub dataset needs {fault.name}: {install('hf')}"
+        ) from fault
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     is_gated = not offline and _ask(ref, data_dir)
     try:

@@ -5,6 +5,7 @@ are ever decoded: six peers on one small machine load at the same time. Each kin
 module: `digits`, `images`, `parquet`, `hub`.
 """
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from p2pl.data.texts import Texts, text_source, texts_of
 from p2pl.errors import DataError, wrong
 from p2pl.protocol.session import Session, Table, Task
 from p2pl.seeds import seeded
+
+log = logging.getLogger(__name__)
 
 FILE_SUFFIXES = (
     ".parquet",
@@ -94,7 +97,8 @@ def load(
             or a folder of such.
         task: the session's.
         form: what the session says of tables or texts, from `form_of`; None: they are neither.
-        data_dir: where a dataset id is looked for first, as the folder `data_dir/ref`.
+        data_dir: where a dataset id is looked for before the hub is asked, as `data_dir/ref`. What
+            is at `ref` itself comes first; where both are there, it is said which one is taken.
         shard: the peer's part of the training split; None: all of it.
         test_share: of the training examples that become the test set, where the data have none;
             drawn once for all, before they are divided into shards. None: there is none then.
@@ -272,11 +276,17 @@ def _check_labels(source: Source, task: Task) -> None:
 
 def _open(ref: str, task: Task | None, form: Form | None, data_dir: Path | None) -> Source:
     """Returns the data that `ref` names; without a task, whatever its classes are."""
+    found = _places(ref, data_dir)
     if ref == "digits" and form is None:
+        if found:
+            _tell(
+                ref, "what comes with scikit-learn", f"{found[0]}; write ./digits for what is here"
+            )
         return digits()
-    for place in (data_dir and data_dir / ref, Path(ref).expanduser()):
-        if ref and place and place.exists():
-            return _found(place, task, form)
+    if len(found) > 1 and not found[0].samefile(found[1]):
+        _tell(ref, "what is here", str(found[1]))
+    if found:
+        return _found(found[0], task, form)
     if form is not None:
         allowed = "an existing file or folder: the session is for a table or for text"
         raise DataError(wrong("--data", got=ref, allowed=allowed))
@@ -289,6 +299,20 @@ def _open(ref: str, task: Task | None, form: Form | None, data_dir: Path | None)
             )
         )
     return hub_dataset(ref, task, data_dir)
+
+
+def _places(ref: str, data_dir: Path | None) -> list[Path]:
+    """Returns where the data are on this machine: as a path from here, and in the data folder."""
+    if not ref:
+        return []
+    here = Path(ref).expanduser()
+    places = [here] if data_dir is None else [here, data_dir / ref]
+    return [place for place in places if place.exists()]
+
+
+def _tell(ref: str, taken: str, other: str) -> None:
+    """Says which of two that have the same name is taken."""
+    log.log(logging.ERROR, "--data %s: %s is taken, and not %s", ref, taken, other)
 
 
 def _found(place: Path, task: Task | None, form: Form | None) -> Source:

@@ -15,8 +15,9 @@ from p2pl.data import decoded
 from p2pl.data.names import split_of_file, split_words
 from p2pl.data.partition import Indices
 from p2pl.data.pixels import Encoded, decode_all
-from p2pl.data.source import NEED_HF, Pixels, Source, Split, number_names
+from p2pl.data.source import Pixels, Source, Split, check_each_once, number_names
 from p2pl.errors import DataError, wrong
+from p2pl.extras import install
 from p2pl.protocol.session import Task
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def read_table(path: Path, name: str) -> Table:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as fault:
-        raise DataError(f"--data: parquet needs {fault.name}: {NEED_HF}") from fault
+        raise DataError(f"--data: parquet needs {fault.name}: {install('hf')}") from fault
 
     def read(column: str) -> "pyarrow.ChunkedArray":
         try:
@@ -185,6 +186,9 @@ def _part(table: Table, task: Task | None) -> _Part:
     image = _image_column(table, features)
     label = _label_column(table, features, task)
     names = _names(features.get(label))
+    if task and task.labels:
+        check_each_once(names)
+    names = names if len(set(names)) == len(names) else ()  # then its numbers are all there is
     part = _Part(table, image, label, names, _classes(features.get(label)))
     _check_types(part)
     return part
@@ -268,7 +272,7 @@ def _names(feature: object) -> tuple[str, ...]:
     names = feature.get("names") if isinstance(feature, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return ()
-    return tuple(names) if len(set(names)) == len(names) else ()
+    return tuple(names)
 
 
 def _classes(feature: object) -> int | None:

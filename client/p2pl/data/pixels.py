@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from p2pl.data.source import NEED_HF, Pixels
+from p2pl.data.source import Pixels
 from p2pl.errors import DataError, wrong
+from p2pl.extras import install
 from p2pl.protocol.session import Task
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _decode(encoded: Encoded, task: Task) -> Pixels:
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError as fault:
-        raise DataError(f"unreadable without {fault.name}: {NEED_HF}") from fault
+        raise DataError(f"unreadable without {fault.name}: {install('hf')}") from fault
     try:
         opened: Image.Image = Image.open(io.BytesIO(encoded.read() or b""), formats=FORMATS)
         _check_size(opened)

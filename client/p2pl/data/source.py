@@ -1,5 +1,7 @@
 """What data are before they are examples: labels at once, inputs row by row, and class names."""
 
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,7 +16,6 @@ from p2pl.protocol.session import Task
 Pixels: TypeAlias = NDArray[np.float32]  # [n, *input], 0..1
 # [N] int64 class numbers, in the session's numbering; or [N, ...] float32, or int64 tokens.
 Targets: TypeAlias = NDArray[Any]
-NEED_HF = "pip install 'p2pl[hf]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,14 @@ def number_names(names: Sequence[str], task: Task, *, all_there: bool) -> dict[s
         all_there: whether the data must have every class of the session.
 
     Raises:
-        DataError: a name is none of the session's, or a class that must be there is missing.
+        DataError: a name is none of the session's, or stands twice in the data, or a class that
+            must be there is missing.
     """
-    known = task.labels or tuple(names)
-    strange = sorted(set(names) - set(known))
+    # One name may be written in two ways that look the same: an accent beside its letter or in it.
+    spelt = {name: unicodedata.normalize("NFC", name) for name in names}
+    known = tuple(unicodedata.normalize("NFC", one) for one in task.labels or names)
+    check_each_once(tuple(spelt[name] for name in names))
+    strange = sorted(name for name in names if spelt[name] not in known)
     if strange or len(known) != task.classes or (all_there and len(names) != task.classes):
         raise DataError(
             wrong(
@@ -60,4 +65,18 @@ def number_names(names: Sequence[str], task: Task, *, all_there: bool) -> dict[s
                 allowed=f"{task.classes}: {', '.join(task.labels) or 'any names'}",
             )
         )
-    return {name: known.index(name) for name in names}
+    return {name: known.index(spelt[name]) for name in names}
+
+
+def check_each_once(names: Sequence[str]) -> None:
+    """Raises DataError where a class name stands twice: nobody could tell the two classes apart."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(
+                wrong(
+                    "classes of the data",
+                    got=f"{name} {count} times",
+                    allowed="each name once, for classes are told apart by their names",
+                    hint="give one of the classes another name",
+                )
+            )

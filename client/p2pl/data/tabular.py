@@ -55,7 +55,8 @@ def read_inputs(path: Path, table: Table) -> NDArray[np.float32] | None:
     Raises:
         DataError: the file is not as the session says.
     """
-    opened, faults = open_table(path), Faults(path)
+    opened = open_table(path)
+    faults = Faults(opened.named)
     if set(table.targets) & set(opened.header):
         return None
     there = _there(opened.header, [column.name for column in table.columns], faults)
@@ -83,7 +84,8 @@ def read_table(path: Path, task: Task, table: Table) -> tuple[NDArray[np.float32
     Raises:
         DataError: the file is not as the session says.
     """
-    opened, faults = open_table(path), Faults(path)
+    opened = open_table(path)
+    faults = Faults(opened.named)
     wanted = [*(column.name for column in table.columns), *table.targets]
     there = _there(opened.header, wanted, faults)
     inputs: list[NDArray[np.float32]] = []

@@ -20,13 +20,13 @@ from p2pl.data.names import train_and_test
 from p2pl.data.partition import Indices
 from p2pl.data.source import Source, Split, in_memory
 from p2pl.errors import DataError, wrong
+from p2pl.extras import install
 from p2pl.protocol.session import Task, Text
 
 PLAIN = (".txt", ".text", ".md")  # in a folder; a file that is named itself may end as it likes
 END = 256  # of a text, where tokens are bytes
 IGNORED = -100  # a target that nobody asks for, as torch has it
 MAX_TOKENIZER_BYTES = 64 << 20  # chosen: the largest in use have a tenth of it
-NEED_TOKENIZERS = "pip install 'p2pl[text]'"
 
 Encode: TypeAlias = Callable[[bytes], Sequence[int] | Indices]
 
@@ -119,7 +119,7 @@ def _tokenized(raw: bytes, text: Text, name: str) -> Texts:
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError as fault:
-        raise DataError(f"--tokenizer: needs {fault.name}: {NEED_TOKENIZERS}") from fault
+        raise DataError(f"--tokenizer: needs {fault.name}: {install('text')}") from fault
     try:
         made = Tokenizer.from_str(raw.decode())
     except Exception as fault:  # the library raises no class of its own
@@ -176,7 +176,8 @@ def _texts_in(path: Path, column: str) -> Iterator[bytes]:
         except OSError as fault:
             raise DataError(f"--data {path}: cannot be read: {fault.strerror}") from fault
         return
-    opened, faults = open_table(path), Faults(path)
+    opened = open_table(path)
+    faults = Faults(opened.named)
     if column not in opened.header:
         faults.add(f"column {column!r}", f"missing; the file has {', '.join(opened.header)}"[:300])
     faults.check()

@@ -7,6 +7,11 @@ nobody waits for a slower one, and a peer may come, crash and come back at any t
 
 The paper leaves open how peers find each other, and lets one of them at a time begin. Here the
 tracker introduces them, and everybody begins whenever it has fine-tuned.
+
+It leaves open too what becomes of the last. Who has done all its rounds moves no more, and those
+behind it would each end with what it makes alone. So a last version is merged in every round, and
+whoever is done merges it again, each time another has moved: what comes late is then one of many,
+and judged beside the others.
 """
 
 import asyncio
@@ -66,6 +71,10 @@ class VersionVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         used = self.used.get(peer_id, 0)
         return version not in (used, used - 1)
 
+    def is_newer(self, peer_id: str, version: int) -> bool:
+        """Returns whether another peer's version is later than the one that was merged last."""
+        return version > self.used.get(peer_id, 0)
+
     def after(self, models: Mapping[str, PeerModel]) -> "VersionVector":
         """Returns the vector once these models have been merged."""
         used = {peer_id: was for peer_id, was in self.used.items() if peer_id not in models}
@@ -84,7 +93,9 @@ class News:
     """What everybody said when asked for their version."""
 
     here: tuple[PeerAddress, ...]  # who answered
+    said: Mapping[str, int]  # peer id -> the version that it says it has
     moved: tuple[PeerAddress, ...]  # those of them whose version has not been merged yet
+    final: tuple[PeerAddress, ...]  # those whose version has, and is the last of all
     begun: bool  # somebody has fine-tuned at least once
     silent: Mapping[str, str]  # peer id -> why there is no answer
 
@@ -103,10 +114,10 @@ class BrainTorrent(Exchange):
         index = state.round + 1  # the peer's own entry of the version vector
         await publish(node, index, trained.vector, node.learner.notes(state.trust))
         vector = VersionVector.of(state)
-        pulls = await fetch_moved(node, await wait_for_news(node, vector))
+        pulls = await fetch_newest(node, await wait_for_news(node, vector))
         return Collected(
             pulls,
-            of_this_round(pulls, index),
+            of_this_round(node, pulls, index),
             age=index,
             reached=index,
             memory=lambda mixed: vector.after(pulls.models).memory(),
@@ -117,12 +128,21 @@ class BrainTorrent(Exchange):
         return await linger(node, state, merge_news)
 
 
-def of_this_round(pulls: Pulls, index: int) -> dict[str, PeerModel]:
-    """Returns the models, by peer id, as if of round `index`.
+def of_this_round(node: Node, pulls: Pulls, index: int) -> dict[str, PeerModel]:
+    """Returns the models, by peer id, as if of round `index`; a last one stays of the last round.
 
     Versions count each peer's own fine-tunes and are no clock, so none is older than another.
     """
-    return {who: replace(model, round=index) for who, model in pulls.models.items()}
+    last = last_round(node)
+    return {
+        who: replace(model, round=last if model.round >= last else index)
+        for who, model in pulls.models.items()
+    }
+
+
+def last_round(node: Node) -> int:
+    """Returns the version that a peer has when it is done."""
+    return max(node.rounds, node.session.exchange.rounds)
 
 
 async def enter(node: Node, state: PeerState) -> None:
@@ -171,13 +191,17 @@ async def ask_everybody(
         blame: whether those who cannot be reached rest for a while, and count as missing.
     """
     answers = await asyncio.gather(*(_ask(node, address, blame) for address in everybody))
-    said = list(zip(everybody, answers, strict=True))
-    versions = [(address, it.round) for address, it in said if isinstance(it, Newest)]
+    told = list(zip(everybody, answers, strict=True))
+    here = tuple(address for address, it in told if isinstance(it, Newest))
+    said = {address.id: it.round for address, it in told if isinstance(it, Newest)}
+    moved = tuple(one for one in here if vector.moved(one.id, said[one.id]))
     return News(
-        here=tuple(address for address, _ in versions),
-        moved=tuple(at for at, version in versions if vector.moved(at.id, version)),
-        begun=any(version for _, version in versions),
-        silent={address.id: it for address, it in said if isinstance(it, str)},
+        here=here,
+        said=said,
+        moved=moved,
+        final=tuple(one for one in here if one not in moved and said[one.id] >= last_round(node)),
+        begun=any(said.values()),
+        silent={address.id: it for address, it in told if isinstance(it, str)},
     )
 
 
@@ -222,9 +246,15 @@ async def wait_for_news(node: Node, vector: VersionVector) -> News:
         silent |= news.silent
 
 
-async def fetch_moved(node: Node, news: News) -> Pulls:
-    """Returns the models of exactly those peers that moved, and why others gave none."""
-    fetched = await answers_of(node, {one.id: partial(fetch, node, one) for one in news.moved})
+async def fetch_newest(node: Node, news: News) -> Pulls:
+    """Returns the models of those that moved and the last ones, and why others gave none."""
+    asks = {one.id: partial(fetch, node, one) for one in news.moved}
+    asks |= {one.id: partial(fetch, node, one, node.held.get(one.id)) for one in news.final}
+    fetched = await answers_of(node, asks)
+    for who, it in fetched.items():
+        least = news.said.get(who, 0)
+        if isinstance(it, Held) and it.model.round < least:
+            fetched[who] = f"answer: got version {it.model.round}, and it said {least}"
     node.held = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, Held)}
     models = {peer_id: held.model for peer_id, held in node.held.items()}
     failed = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, str)}
@@ -235,6 +265,9 @@ async def fetch_moved(node: Node, news: News) -> Pulls:
 async def merge_news(node: Node, state: PeerState) -> PeerState:
     """Returns the state after one more merge without a fine-tune; the same where nobody moved.
 
+    A version that was merged is not merged again by itself, nor one that came before it, and there
+    are no more than there are rounds: nobody can go on for ever.
+
     Args:
         node: the peer.
         state: after its last round.
@@ -243,11 +276,16 @@ async def merge_news(node: Node, state: PeerState) -> PeerState:
     # Who is done leaves, and is not missing for that.
     others = node.directory.known.sample(MAX_NUMWANT)
     news = await ask_everybody(node, others, vector, blame=False)
-    pulls = await fetch_moved(node, news)
-    if not pulls.models:
+    newer = [one for one in news.moved if vector.is_newer(one.id, news.said[one.id])]
+    news = replace(news, moved=tuple(one for one in newer if news.said[one.id] <= last_round(node)))
+    if not news.moved:
+        return state
+    pulls = await fetch_newest(node, news)
+    fresh = [who for who, model in pulls.models.items() if vector.is_newer(who, model.round)]
+    if not fresh:
         return state
     index = state.round + 1
-    mixed = await node.mix(state, state.weights, of_this_round(pulls, index), index)
+    mixed = await node.mix(state, state.weights, of_this_round(node, pulls, index), index)
     await note_mix(node, state.round, mixed, pulls.rejected)
     after = replace(
         state,
@@ -256,6 +294,6 @@ async def merge_news(node: Node, state: PeerState) -> PeerState:
         memory=vector.after(pulls.models).memory(),
     )
     await save(node, after)
-    merged = [f"merged version {one.round} of {who[:8]}" for who, one in pulls.models.items()]
+    merged = [f"merged version {pulls.models[who].round} of {who[:8]}" for who in fresh]
     node.events(Merged(tuple(pulls.models), ", ".join(merged)))
     return after

@@ -232,8 +232,7 @@ def take_pushes(node: Node) -> list[PeerAddress]:
             near = reach_of(seen[message.peer_id].host)  # a nearer address is another machine here
             hints = [one for one in told.addresses() if reach_of(one.host) >= near]
             known.hear(one for one in hints if one.id not in known)
-    limit = max(MIN_PUSHES, 2 * node.session.exchange.cohort)
-    found = (_where(node, peer_id) for peer_id in list(pushers)[-limit:])
+    found = (_where(node, peer_id) for peer_id in list(pushers)[-_most_pulled(node) :])
     return [address for address in found if address is not None]
 
 
@@ -246,7 +245,10 @@ def _where(node: Node, peer_id: str) -> PeerAddress | None:
 
 
 async def merge_pushes(node: Node, state: PeerState) -> PeerState:
-    """Returns the state averaged once more, with those who have told of a new model since.
+    """Returns the state averaged once more, if one of those who tell has a model of a later age.
+
+    What others gave before is in the average too, so that what comes late is one of many, and
+    judged beside them. Ages have an end, so nobody can go on for ever.
 
     Args:
         node: the peer.
@@ -255,16 +257,26 @@ async def merge_pushes(node: Node, state: PeerState) -> PeerState:
     pushers = awake(node, take_pushes(node))
     if not pushers:
         return state
-    age = Age.of(state)
+    age, cap, before = Age.of(state), state.round + 1, node.held
     pulls = await pull_all(node, pushers, 0)
-    if not pulls.models:
+    older = {who: held for who, held in before.items() if who not in node.held}
+    node.held = dict([*older.items(), *node.held.items()][-_most_pulled(node) :])
+    had = capped({who: held.model for who, held in before.items()}, cap)
+    came = capped(pulls.models, cap)
+    later = [who for who, one in came.items() if who not in had or one.round > had[who].round]
+    if not later:
         return state
-    models = capped(pulls.models, state.round + 1)
+    models = capped({who: held.model for who, held in node.held.items()}, cap)
     mixed = await node.mix(state, state.weights, models, age)
-    reached = age_of(mixed, pulls.models, age, state.round)
+    reached = age_of(mixed, models, age, state.round)
     await note_mix(node, state.round, mixed, pulls.rejected)
     after = replace(state, weights=mixed.vector, trust=mixed.memory, memory={"age": reached})
     await save(node, after)
-    names = ", ".join(who[:8] for who in models)
+    names = ", ".join(who[:8] for who in later)
     node.events(Merged(tuple(models), f"merged what {names} made of it"))
     return after
+
+
+def _most_pulled(node: Node) -> int:
+    """Returns of how many that told of a model the newest are looked at."""
+    return max(MIN_PUSHES, 2 * node.session.exchange.cohort)

@@ -21,6 +21,7 @@ from p2pl import pages
 from p2pl.attacks import peer as attackers
 from p2pl.attacks.kinds import Attack
 from p2pl.attacks.peer import Attacker
+from p2pl.data.examples import Examples
 from p2pl.errors import FrameError, InputError, InvitationError, PullError, TrackerError
 from p2pl.events import Ended, Events, Reachable, Sink, Started, Stop, into
 from p2pl.exchange import checkpoint, cohort
@@ -68,6 +69,7 @@ from p2pl.run.log import (
     Summary,
 )
 from p2pl.run.state import Best, PeerState, load_state
+from p2pl.tasks.measures import why_no_auroc
 from p2pl.updates.keeper import Keeper, finish, sha256
 from p2pl.updates.log import UpdateLog, Version
 from p2pl.updates.witnessed import EVERY_S, Witnessed
@@ -246,6 +248,8 @@ def _begin(one: "_Run", log: RunLog, begun: int) -> None:
     )
     if log.take_data_mark(trainer.data_mark) and begun:
         one.events.said(OTHER_DATA)
+    if why := _unmeasured(trainer):
+        one.events.said(why)
 
 
 class _Stopping:
@@ -718,6 +722,14 @@ def _test_set(trainer: Trainer, options: Options) -> ScoredOn | None:
     share = options.test_share
     source: Literal["given", "drawn"] = "given" if share is None else "drawn"
     return ScoredOn(source=source, examples=len(trainer.test), share=share)
+
+
+def _unmeasured(trainer: Trainer) -> str:
+    """Returns which metric will be missing in each round, and why; "": none that is foreseen."""
+    if not isinstance(trainer, TorchTrainer):
+        return ""
+    scored = trainer.validation if trainer.test is None else trainer.test
+    return why_no_auroc(trainer.metrics, scored.y) if isinstance(scored, Examples) else ""
 
 
 def _keep_personal(one: _Run, state: PeerState) -> float | None:

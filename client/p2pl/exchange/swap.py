@@ -270,9 +270,15 @@ async def pull_next(node: Node, addresses: Sequence[PeerAddress]) -> None:
     node.held = {**node.held, **came}
 
 
-async def fetch(node: Node, address: PeerAddress) -> Held | str:
-    """Returns a peer's newest version as it is now, or why there is none."""
-    return await _ask_for(node, address, 0, 0.0, None)
+async def fetch(node: Node, address: PeerAddress, before: Held | None = None) -> Held | str:
+    """Returns a peer's newest version as it is now, or why there is none.
+
+    Args:
+        node: the peer that asks.
+        address: whom to ask.
+        before: a version that need not be sent again.
+    """
+    return await _ask_for(node, address, 0, 0.0, before)
 
 
 async def _ask_for(

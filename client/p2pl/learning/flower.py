@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from p2pl.errors import InputError, ModelError, TrainingDiverged, wrong
+from p2pl.extras import install
 from p2pl.learning import checkpoint, models, weights
 from p2pl.learning.flower_app import (
     AppClient,
@@ -182,7 +183,7 @@ def _import(name: str) -> Any:  # noqa: ANN401  # whatever stands in the person'
     except ModuleNotFoundError as missing:
         if missing.name != "flwr" and not f"{module}.".startswith(f"{missing.name}."):
             raise  # the module is there; what it imports is not
-        hint = "it comes with: pip install 'p2pl[flower]'" if missing.name == "flwr" else ""
+        hint = f"it comes with: {install('flower')}" if missing.name == "flwr" else ""
         raise InputError(
             wrong(f"--flower {name}", got=str(missing), allowed="a module that is here", hint=hint)
         ) from missing

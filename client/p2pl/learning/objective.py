@@ -1,6 +1,6 @@
 """A model and its task as a function of the parameters: the loss, and the loss's gradient."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -170,13 +170,16 @@ class Objective:
                 f"{faults.described(targets)}: {faults.summary(fault)}"
             ) from fault
 
-    def _slope(self, loss: Tensor, at: Tensor) -> Tensor:
-        """Returns the gradient of a loss; raises ModelError where the model has none."""
+    def _slopes(self, loss: Tensor, at: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Returns the gradients of a loss, 0 by what it does not depend on.
+
+        Raises:
+            ModelError: the loss has no gradient.
+        """
         try:
-            (gradient,) = torch.autograd.grad(loss, at)
+            return torch.autograd.grad(loss, at, materialize_grads=True)
         except RuntimeError as fault:
             raise self._without_gradient(fault) from fault
-        return gradient
 
     def checked(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Returns the outputs, [n, ...], once their shape is seen to be the task's.
@@ -230,16 +233,20 @@ class Objective:
         if layout.trained > LARGE:
             return self._gathered(vector, batch)
         if not layout.buffers:
-            at = vector.detach().requires_grad_()
-            loss = self.loss(at, batch)
-            return loss.detach(), self._slope(loss, at)
+            # Each by itself: through views of one vector, a step of the `cnn` took 2 to 4 % longer.
+            parts = layout.unflatten(vector.detach())
+            leaves = {name: part.detach().requires_grad_() for name, part in parts.items()}
+            outputs = self.checked(self.call(leaves, batch.x), batch.y)
+            loss = self._mean(outputs, batch.y)
+            slopes = self._slopes(loss, tuple(leaves.values()))
+            return loss.detach(), torch.cat([one.reshape(-1) for one in slopes])
         at = vector.detach()[: layout.trained].requires_grad_()
         # A copy, because the model writes to them while the parameters are still needed.
-        parts = [at, vector.detach()[layout.trained :].clone()]
-        outputs = self.checked(self.call(layout.unflatten_parts(parts), batch.x), batch.y)
+        buffers = vector.detach()[layout.trained :].clone()
+        outputs = self.checked(self.call(layout.unflatten_parts([at, buffers]), batch.x), batch.y)
         loss = self._mean(outputs, batch.y)
-        gradient = self._slope(loss, at)
-        vector[layout.trained :] = parts[1]
+        (gradient,) = self._slopes(loss, (at,))
+        vector[layout.trained :] = buffers
         return loss.detach(), gradient
 
     def _gathered(self, vector: Tensor, batch: Examples) -> tuple[Tensor, Tensor]:

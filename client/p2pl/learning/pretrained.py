@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from p2pl import regular
 from p2pl.errors import ModelError, wrong
+from p2pl.extras import install
 from p2pl.protocol.session import Session, Task
 
 NAME = "transformers"  # of the model in a session
-NEEDED = "pip install 'p2pl[llm]'"
 FROM, BASE = "--from", "--base"  # options that name a folder: the author's, a peer's
 CONFIG, WEIGHTS = "config.json", "model*.safetensors"  # in a folder
 KINDS = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2")  # model_type
@@ -339,7 +339,7 @@ def _loaded(inner: Any, state: dict[str, Tensor], folder: Path, option: str) -> 
 
 
 def _missing(fault: ModuleNotFoundError) -> ModelError:
-    return ModelError(f"model {NAME}: needs {fault.name}: {NEEDED}")
+    return ModelError(f"model {NAME}: needs {fault.name}: {install('llm')}")
 
 
 def _first_line(fault: Exception) -> str:

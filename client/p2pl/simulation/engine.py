@@ -60,6 +60,7 @@ class SimulatedRound:
     consensus_distance: float  # mean |theta_i - mean|^2 / |mean|^2 over the honest peers
     mean_model: Mapping[str, float]  # metrics of the mean of the honest peers' parameters
     seconds: Mapping[str, float]  # by phase: train, mix, evaluate
+    cpu_seconds: Mapping[str, float]  # of this process, likewise
     present: int  # peers that took part
     asked: int  # models that those asked for
     came: int  # of them, models that were delivered
@@ -82,6 +83,8 @@ class Result:
     seconds: float  # all rounds together
     cpu_seconds: float  # of this process, likewise, with what the peers were made with
     scored_examples: int | None  # of the test set, before the last round; None: all
+    began: float  # the first round, seconds since 1970
+    cpu_seconds_before: float  # of this process, since it was started, until then
 
 
 class Running(Protocol):
@@ -177,6 +180,7 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
     kept = _Kept(attackers.Memory(), Past(setup.reality.delay_rounds), judges)
     done: list[SimulatedRound] = []
     scores: Sequence[Scores] = ()
+    began, cpu_seconds_before = time.time(), time.process_time()
     with computing_with(engine.threads):
         for index in range(1, setup.session.exchange.rounds + 1):
             states, one, scores = _round(setup, engine, learners, states, kept, index)
@@ -197,6 +201,8 @@ def run(  # noqa: PLR0913  # what is simulated, on what, and who is told of it
         seconds=time.perf_counter() - begun,
         cpu_seconds=time.process_time() - cpu_begun,
         scored_examples=examples,
+        began=began,
+        cpu_seconds_before=cpu_seconds_before,
     )
 
 
@@ -289,7 +295,16 @@ def _round(
     asked = sum(len(cohorts[peer]) for peer in present)
     came = sum(len(pull.cohort) for pull in pulls)
     one = SimulatedRound(
-        index, entries, liars, distance, mean_model, watch.seconds, len(present), asked, came
+        index=index,
+        entries=entries,
+        liars=liars,
+        consensus_distance=distance,
+        mean_model=mean_model,
+        seconds=watch.seconds,
+        cpu_seconds=watch.cpu_seconds,
+        present=len(present),
+        asked=asked,
+        came=came,
     )
     return after, one, [judged[peer] for peer in sorted(judged)]
 
@@ -567,12 +582,14 @@ class _Watch:
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}  # of this process
         self._device = device
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        begun, cpu_begun = time.perf_counter(), time.process_time()
         yield
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begun
+        self.cpu_seconds[phase] = self.cpu_seconds.get(phase, 0.0) + time.process_time() - cpu_begun

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from p2pl.errors import ClientError, InputError, NetworkError, P2PLError, visible, wrong
+from p2pl.extras import install
 
 # Of Ray, which has no types: the module, a worker, the name of something in the object store.
 Ray: TypeAlias = Any
@@ -103,9 +104,7 @@ def imported() -> Ray:
     try:
         import ray
     except ModuleNotFoundError as missing:
-        raise InputError("ray is not installed; it comes with: pip install 'p2pl[ray]'") from (
-            missing
-        )
+        raise InputError(f"ray is not installed; it comes with: {install('ray')}") from (missing)
     return ray
 
 

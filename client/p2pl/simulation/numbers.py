@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
     ]
     classes = [class_scores(confusion.numpy()) for confusion in confusions]
     curve = [_by_round(same, results[0].honest, metric) for same in _aligned(results)]
+    rounds = [one for result in results for one in result.rounds]
     return {
         "peers": setup.peers,
         "rounds": session.exchange.rounds,
@@ -51,6 +52,10 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "personal": _personal(results),
         "seconds": sum(result.seconds for result in results),
         "cpu_seconds": sum(result.cpu_seconds for result in results),
+        "first_round": {
+            "time": results[0].began,  # seconds since 1970
+            "cpu_seconds": results[0].cpu_seconds_before,  # since the process was started
+        },
         "bytes_per_peer_round": round(_bytes_in(results)),
         "session_id": setup.session_id,
         "model": session.model.name,
@@ -82,11 +87,18 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         **_of_reality(results),
         "by_round": curve,
         "confusion": torch.stack(confusions).sum(0).tolist(),
-        "seconds_by_phase": {
-            phase: sum(one.seconds[phase] for result in results for one in result.rounds)
-            for phase in results[0].rounds[0].seconds
-        },
+        "seconds_by_phase": _by_phase(one.seconds for one in rounds),
+        "cpu_seconds_by_phase": _by_phase(one.cpu_seconds for one in rounds),
     }
+
+
+def _by_phase(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Returns what each phase took in all rounds together."""
+    took: dict[str, float] = {}
+    for one in rounds:
+        for phase, seconds in one.items():
+            took[phase] = took.get(phase, 0.0) + seconds
+    return took
 
 
 def _metrics(results: Sequence[Result]) -> tuple[Metric, ...]:

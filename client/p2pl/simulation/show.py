@@ -1,5 +1,6 @@
 """A simulation on the screen: how far it is, and what came of it."""
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
@@ -16,13 +17,21 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pl.errors import visible
+from p2pl.metric import Metric
 from p2pl.simulation.engine import SimulatedRound
 
 
 class Bar:
-    """A progress bar over all rounds of all seeds, with the time left; there once it is shown."""
+    """A progress bar over all rounds of all seeds, with the time left; there once it is shown.
 
-    def __init__(self, rounds: int, console: Console) -> None:
+    Args:
+        rounds: of all seeds.
+        console: where it is drawn.
+        metrics: those of the task, which know their units.
+    """
+
+    def __init__(self, rounds: int, console: Console, metrics: Sequence[Metric] = ()) -> None:
+        self._metrics = {metric.name: metric for metric in metrics}
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -50,8 +59,8 @@ class Bar:
         """Shows that a round is over, and how good the mean of all models is by then."""
         self._progress.advance(self._task)
         for name, value in list(one.mean_model.items())[:1]:  # none in a round that is not scored
-            score = f"mean model: {visible(name)} {value:.4g}"
-            self._progress.update(self._task, description=score)
+            said = self._metrics.get(name, Metric(name)).said(value)
+            self._progress.update(self._task, description=f"mean model: {visible(said)}")
 
 
 def table(figures: dict[str, Any]) -> Table:
@@ -90,7 +99,10 @@ def table(figures: dict[str, Any]) -> Table:
     if figures["took_part"] < 100 or figures["lost_links"] or figures["delay_rounds"]:
         rows += [
             ("peers that took part in a round", _percent(figures["took_part"])),
-            ("pulls that failed", _percent(figures["pulls_failed"])),
+            (
+                "pulls that failed (link lost, or peer away)",
+                _percent(figures["pulls_failed"]),
+            ),
             ("what was pulled is late by at most", _counted(figures["delay_rounds"], "round")),
         ]
     if own := figures["personal"]:

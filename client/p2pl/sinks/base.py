@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Protocol, TypeAlias
 
+from p2pl import extras
 from p2pl.errors import InputError, visible, wrong
 from p2pl.events import Ended, Event, RoundEnded, Said, Sink, Started
 from p2pl.registry import Registry
@@ -93,7 +94,7 @@ def _open(target: str, opener: Opener, place: str) -> Journal:
         extra = target.partition(":")[0]
         raise InputError(
             f"--log {target}: {missing.name} is not installed; it comes with: "
-            f"pip install 'p2pl[{extra}]'"
+            f"{extras.install(extra)}"
         ) from missing
     except InputError:
         raise

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from p2pl.errors import InputError
+from p2pl.extras import install
+from p2pl.metric import Metric
 
 ACCURACY, F1, AUROC = "accuracy", "macro F1", "AUROC"
-NEED_SKLEARN = "pip install 'p2pl[metrics]'"
 
 
 def dice(counts: Tensor, without: Sequence[int] = ()) -> float:
@@ -75,6 +76,21 @@ def auroc(scores: Tensor, true: Tensor) -> float:
     return 100 * float(np.mean(areas)) if areas else float("nan")
 
 
+def why_no_auroc(metrics: Sequence[Metric], targets: Tensor) -> str:
+    """Returns why an area under the ROC curve cannot be measured; "": it can, or nobody asked.
+
+    Args:
+        metrics: those of the task.
+        targets: [n] classes, or [n, L] labels, of the examples that models are scored on.
+    """
+    if AUROC not in (metric.name for metric in metrics) or bool((targets != targets[:1]).any()):
+        return ""
+    return (
+        f"{AUROC} cannot be measured: the {len(targets)} examples that models are scored on are "
+        "all of one class, so that there is nothing to tell apart"
+    )
+
+
 def check_auroc() -> None:
     """Raises InputError unless areas under ROC curves can be measured here."""
     _area_under_roc()
@@ -84,7 +100,7 @@ def _area_under_roc() -> Callable[..., float]:
     try:
         from sklearn.metrics import roc_auc_score
     except ImportError as fault:
-        raise InputError(f"AUROC: scikit-learn is missing: {NEED_SKLEARN}") from fault
+        raise InputError(f"AUROC: scikit-learn is missing: {install('metrics')}") from fault
     area: Callable[..., float] = roc_auc_score
     return area
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from p2pl import reasons
 from p2pl.errors import visible
 from p2pl.metric import Metric
 from p2pl.run.log import Marker, Message, RoundEntry, Summary
-from p2pl.watch import reasons
 
 MAX_PEERS = 2_048  # chosen: who makes ids for nothing cannot fill the page's memory
 MAX_TEXT_CHARS = 500  # of a message, or a name

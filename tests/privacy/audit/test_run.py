@@ -9,6 +9,8 @@ import pytest
 from support.commands import p2pl
 from support.processes import ROOT
 
+from p2pl.extras import install
+
 DIGITS = str(ROOT / "torrentfiles" / "digits.toml")
 
 
@@ -53,7 +55,7 @@ def test_an_audit_that_lacks_a_library_names_the_extra_before_it_trains(
     monkeypatch.setattr("p2pl.privacy.audit.run.one_run", lambda *_: pytest.fail("it trained"))
     done = p2pl("audit", small, "--data", "digits")
     assert done.returncode == 2
-    said = f"p2pl: {missing} is not installed; it comes with: pip install 'p2pl[dp]'\n"
+    said = f"p2pl: {missing} is not installed; it comes with: {install('dp')}\n"
     assert done.stderr == said
 
 

@@ -257,7 +257,7 @@ def _session(raw: object) -> Session:
                 "info.p2pl.version",
                 got=raw.get(b"version"),
                 allowed=str(FORMAT_VERSION),
-                hint="this session needs a newer p2pl: pip install -U p2pl",
+                hint="this session needs a newer p2pl: update the one here",
             )
         )
     try:

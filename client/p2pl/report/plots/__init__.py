@@ -1,6 +1,7 @@
 """Draws the pictures of a report: numbers and names in, a PNG file's bytes out."""
 
 from p2pl.errors import InputError
+from p2pl.extras import install
 
 try:
     from p2pl.report.plots.canvas import BAD, BLUE, GREY, INK, ORANGE, PALETTE, Curve, Matrix
@@ -9,7 +10,7 @@ try:
     from p2pl.report.plots.peers import draw_by_peer, draw_bytes, draw_comparison, draw_shards
 except ModuleNotFoundError as missing:
     raise InputError(
-        f"{missing.name} is not installed; it comes with: pip install 'p2pl[report]'"
+        f"{missing.name} is not installed; it comes with: {install('report')}"
     ) from missing
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Why a peer was turned down, in plain words.
+"""Why a peer was left out of a round, in plain words.
 
 A run log says it for people who know the rule: `harm: got 0.412 of the right class's probability`.
 What comes before the colon, or the beginning of the text, says which case it is.
