@@ -147,6 +147,15 @@ def _waiting(descriptor: int) -> list[bytes]:
 def _plug_in(namespace: str, address: str) -> Line:
     """Returns a new line with a namespace at its end."""
     subprocess.run(["ip", "netns", "add", namespace], check=True)
+    try:
+        return _line_in(namespace, address)
+    except BaseException:
+        subprocess.run(["ip", "netns", "del", namespace], check=False)
+        raise
+
+
+def _line_in(namespace: str, address: str) -> Line:
+    """Returns a new line that ends in a namespace."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     name = f"s{namespace.removeprefix('soak')}"[:15]
     asked = struct.pack("16sH22x", name.encode(), _IS_TUN | _WITHOUT_HEADER)

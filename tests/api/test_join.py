@@ -13,6 +13,7 @@ from support.processes import PATIENCE_S
 from torch import Tensor, nn
 
 import p2pl
+from p2pl.api.join import _made
 from p2pl.errors import ClientError, DataError, InputError, ModelError, RunDirError
 from p2pl.events import Ended, RoundEnded, Said, Started, Step
 from p2pl.exchange.join import OTHER_DATA
@@ -317,3 +318,19 @@ def test_a_witness_is_for_sessions_with_update_logs(
             file, net(), (X, Y), witness=True, alone=alone, trackers=trackers, run_dir=run_dir
         )
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("written", ["privacy.json", "updates.log", "rounds.jsonl", "own.txt"])
+def test_what_was_spent_served_or_logged_is_not_removed_with_a_run_that_is_refused(
+    written: str, tmp_path: Path
+) -> None:
+    kept, unused = tmp_path / "kept", tmp_path / "unused"
+    with pytest.raises(ModelError), _made(kept):
+        (kept / written).write_text("{}\n")
+        raise ModelError("a row that the model cannot take")
+    assert (kept / written).exists()
+    with pytest.raises(ModelError), _made(unused):
+        (unused / "identity.pem").write_text("key")
+        (unused / "rounds.jsonl").touch()
+        raise ModelError("not the model that the session began with")
+    assert not unused.exists()

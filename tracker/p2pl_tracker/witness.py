@@ -83,10 +83,12 @@ class MemoryCheckpoints:
         self, log: bytes, before: bytes | None, value: bytes, network: str
     ) -> bytes | None:
         """Returns what is kept from now on. See `Checkpoints`."""
-        there = await self.get(log)
+        now_s = self._now()
+        until_s, held, _ = self._kept.get(log, (0.0, None, ""))
+        there = held if until_s > now_s else None
         if there != before:
             return there
-        while self._kept and next(iter(self._kept.values()))[0] <= self._now():
+        while self._kept and next(iter(self._kept.values()))[0] <= now_s:
             _, (*_, whose) = self._kept.popitem(last=False)
             self._of[whose] -= 1
             if not self._of[whose]:
@@ -98,7 +100,7 @@ class MemoryCheckpoints:
             self._of[network] += 1
         else:
             *_, network = self._kept[log]
-        self._kept[log] = self._now() + KEEP_S, value, network
+        self._kept[log] = now_s + KEEP_S, value, network
         self._kept.move_to_end(log)
         return value
 

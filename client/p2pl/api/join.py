@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import inspect
 import os
-import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -51,8 +50,25 @@ from p2pl.privacy import policy
 from p2pl.protocol import session as session_format
 from p2pl.protocol.invitation import Invitation
 from p2pl.protocol.session import Session, SessionFile
-from p2pl.run.log import make_directory, read_run, session_of
-from p2pl.run.state import STATE_FILE
+from p2pl.run.log import (
+    CHECKPOINT_FILE,
+    LOCK_FILE,
+    MARKER_FILE,
+    MESSAGES_FILE,
+    ROUNDS_FILE,
+    SESSION_FILE,
+    make_directory,
+    read_run,
+    session_of,
+)
+
+# In a run directory before anything was trained, charged or served.
+WRITTEN_BEFORE = frozenset(
+    {
+        *("identity.pem", CHECKPOINT_FILE, LOCK_FILE, MARKER_FILE, MESSAGES_FILE),
+        *(ROUNDS_FILE, SESSION_FILE),
+    }
+)
 
 Mine: TypeAlias = Data | own.Given | str | os.PathLike[str] | None
 P = ParamSpec("P")
@@ -248,16 +264,28 @@ async def join_async(  # noqa: PLR0913  # keywords, each of them a different thi
 def _made(run_dir: Path) -> Iterator[None]:
     """Makes a run directory, and removes it again where what the run is to begin with is refused.
 
-    One that was there before, or that has a round, stays.
+    One that was there before stays, and so does one in which there is anything else than what is
+    written before a run begins: what was spent, served or logged is never removed.
     """
     is_new = not run_dir.exists()
     make_directory(run_dir)
     try:
         yield
     except (CheckpointError, ModelError):
-        if is_new and not (run_dir / STATE_FILE).exists():
-            shutil.rmtree(run_dir, ignore_errors=True)
+        if is_new:
+            _remove_unused(run_dir)
         raise
+
+
+def _remove_unused(run_dir: Path) -> None:
+    """Removes a run directory in which no run has begun."""
+    there = {path.name for path in run_dir.iterdir()}
+    has_rounds = (run_dir / ROUNDS_FILE).exists() and (run_dir / ROUNDS_FILE).stat().st_size > 0
+    if there <= WRITTEN_BEFORE and not has_rounds:
+        for name in there:
+            (run_dir / name).unlink()
+        with contextlib.suppress(OSError):  # somebody has put something there meanwhile
+            run_dir.rmdir()
 
 
 def _invited(

@@ -127,6 +127,8 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         raise SessionFileError(
             wrong("--out", got=str(path), allowed="a file in a folder that exists")
         )
+    if not replace:
+        _check_is_session(path)
     session = _with_author(wanted.session(), path, private=private)
     check_known(session)
     if from_folder is not None:
@@ -217,27 +219,35 @@ def _check_not_taken(path: Path, made: SessionFile) -> None:
             )
 
 
-def _check_same_session(path: Path, made: SessionFile) -> None:
-    """Raises SessionFileError where a file would be replaced that is not this session's own."""
-    if not path.exists():
-        return
-    try:
-        there = read_session(path)
-    except SessionFileError:
-        what = "no session file of p2pl"
-    else:
-        if there.id == made.id:
-            return
-        what = f"another session, {there.name} {there.id[:8]}"
-    raise SessionFileError(
+def _check_is_session(path: Path) -> None:
+    """Raises SessionFileError where something is there that is no session file."""
+    if path.is_file():
+        try:
+            read_session(path)
+        except SessionFileError as fault:
+            raise _would_replace(path, "no session file of p2pl", "the new session") from fault
+
+
+def _would_replace(path: Path, what: str, by: str) -> SessionFileError:
+    return SessionFileError(
         wrong(
             "--out",
             got=str(path),
             allowed=f"a file that is not there yet, or one of the same session: this is {what}, "
-            f"and would be replaced by {made.name} {made.id[:8]}",
+            f"and would be replaced by {by}",
             hint="name another file, or replace it with --force",
         )
     )
+
+
+def _check_same_session(path: Path, made: SessionFile) -> None:
+    """Raises SessionFileError where a file would be replaced that is not this session's own."""
+    if not path.exists():
+        return
+    there = read_session(path)
+    if there.id != made.id:
+        what = f"another session, {there.name} {there.id[:8]}"
+        raise _would_replace(path, what, f"{made.name} {made.id[:8]}")
 
 
 def _spec(

@@ -5,6 +5,7 @@ are ever decoded: six peers on one small machine load at the same time. Each kin
 module: `digits`, `images`, `parquet`, `hub`.
 """
 
+import contextlib
 import logging
 import re
 from dataclasses import dataclass
@@ -305,9 +306,15 @@ def _places(ref: str, data_dir: Path | None) -> list[Path]:
     """Returns where the data are on this machine: as a path from here, and in the data folder."""
     if not ref:
         return []
-    here = Path(ref).expanduser()
-    places = [here] if data_dir is None else [here, data_dir / ref]
-    return [place for place in places if place.exists()]
+    places = [Path(ref)] if data_dir is None else [Path(ref), data_dir / ref]
+    found = []
+    for place in places:
+        with contextlib.suppress(
+            OSError, RuntimeError
+        ):  # no such home, no name, not allowed to look
+            if (whole := place.expanduser()).exists():
+                found.append(whole)
+    return found
 
 
 def _tell(ref: str, taken: str, other: str) -> None:

@@ -61,7 +61,9 @@ def number_names(names: Sequence[str], task: Task, *, all_there: bool) -> dict[s
         raise DataError(
             wrong(
                 "classes of the data",
-                got=f"{len(names)}: {', '.join(strange or names)}",
+                got=f"{', '.join(strange)}, which the session does not name"
+                if strange
+                else f"{len(names)}: {', '.join(names)}",
                 allowed=f"{task.classes}: {', '.join(task.labels) or 'any names'}",
             )
         )
@@ -77,6 +79,6 @@ def check_each_once(names: Sequence[str]) -> None:
                     "classes of the data",
                     got=f"{name} {count} times",
                     allowed="each name once, for classes are told apart by their names",
-                    hint="give one of the classes another name",
+                    hint="of two folders whose names are spelt in two ways, make one",
                 )
             )

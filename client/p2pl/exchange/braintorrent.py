@@ -133,16 +133,16 @@ def of_this_round(node: Node, pulls: Pulls, index: int) -> dict[str, PeerModel]:
 
     Versions count each peer's own fine-tunes and are no clock, so none is older than another.
     """
-    last = last_round(node)
+    last = max(node.rounds, node.session.exchange.rounds)
     return {
-        who: replace(model, round=last if model.round >= last else index)
+        who: replace(model, round=last if is_last(node, model.round) else index)
         for who, model in pulls.models.items()
     }
 
 
-def last_round(node: Node) -> int:
-    """Returns the version that a peer has when it is done."""
-    return max(node.rounds, node.session.exchange.rounds)
+def is_last(node: Node, version: int) -> bool:
+    """Returns whether a peer has done all rounds of the session; it may do more if it likes."""
+    return version >= node.session.exchange.rounds
 
 
 async def enter(node: Node, state: PeerState) -> None:
@@ -199,7 +199,7 @@ async def ask_everybody(
         here=here,
         said=said,
         moved=moved,
-        final=tuple(one for one in here if one not in moved and said[one.id] >= last_round(node)),
+        final=tuple(one for one in here if one not in moved and is_last(node, said[one.id])),
         begun=any(said.values()),
         silent={address.id: it for address, it in told if isinstance(it, str)},
     )
@@ -254,7 +254,8 @@ async def fetch_newest(node: Node, news: News) -> Pulls:
     for who, it in fetched.items():
         least = news.said.get(who, 0)
         if isinstance(it, Held) and it.model.round < least:
-            fetched[who] = f"answer: got version {it.model.round}, and it said {least}"
+            fetched[who] = why = f"answer: got version {it.model.round}, and it said {least}"
+            node.directory.known.blame(who, answered=True, why=why)
     node.held = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, Held)}
     models = {peer_id: held.model for peer_id, held in node.held.items()}
     failed = {peer_id: it for peer_id, it in fetched.items() if isinstance(it, str)}
@@ -265,8 +266,7 @@ async def fetch_newest(node: Node, news: News) -> Pulls:
 async def merge_news(node: Node, state: PeerState) -> PeerState:
     """Returns the state after one more merge without a fine-tune; the same where nobody moved.
 
-    A version that was merged is not merged again by itself, nor one that came before it, and there
-    are no more than there are rounds: nobody can go on for ever.
+    A version that was merged is not merged again by itself, nor one that came before it.
 
     Args:
         node: the peer.
@@ -276,8 +276,8 @@ async def merge_news(node: Node, state: PeerState) -> PeerState:
     # Who is done leaves, and is not missing for that.
     others = node.directory.known.sample(MAX_NUMWANT)
     news = await ask_everybody(node, others, vector, blame=False)
-    newer = [one for one in news.moved if vector.is_newer(one.id, news.said[one.id])]
-    news = replace(news, moved=tuple(one for one in newer if news.said[one.id] <= last_round(node)))
+    newer = tuple(one for one in news.moved if vector.is_newer(one.id, news.said[one.id]))
+    news = replace(news, moved=newer)
     if not news.moved:
         return state
     pulls = await fetch_newest(node, news)

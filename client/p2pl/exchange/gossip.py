@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -116,7 +117,9 @@ class GossipExchange(Exchange):
 
     async def finish(self, node: Node, state: PeerState) -> PeerState:
         """Returns the state once the others are done, with what they have pushed meanwhile."""
-        return await linger(node, state, merge_pushes)
+        cap = state.round + 1
+        merged = {who: min(held.model.round, cap) for who, held in node.held.items()}
+        return await linger(node, state, partial(merge_pushes, merged=merged))
 
 
 def capped(models: Mapping[str, PeerModel], cap: int) -> dict[str, PeerModel]:
@@ -244,7 +247,7 @@ def _where(node: Node, peer_id: str) -> PeerAddress | None:
     return node.transport.seen.get(peer_id)
 
 
-async def merge_pushes(node: Node, state: PeerState) -> PeerState:
+async def merge_pushes(node: Node, state: PeerState, merged: dict[str, int]) -> PeerState:
     """Returns the state averaged once more, if one of those who tell has a model of a later age.
 
     What others gave before is in the average too, so that what comes late is one of many, and
@@ -253,19 +256,20 @@ async def merge_pushes(node: Node, state: PeerState) -> PeerState:
     Args:
         node: the peer.
         state: after its last round.
+        merged: by peer id, the highest age of its models in the average; changed in place.
     """
     pushers = awake(node, take_pushes(node))
     if not pushers:
         return state
     age, cap, before = Age.of(state), state.round + 1, node.held
     pulls = await pull_all(node, pushers, 0)
-    older = {who: held for who, held in before.items() if who not in node.held}
-    node.held = dict([*older.items(), *node.held.items()][-_most_pulled(node) :])
-    had = capped({who: held.model for who, held in before.items()}, cap)
     came = capped(pulls.models, cap)
-    later = [who for who, one in came.items() if who not in had or one.round > had[who].round]
+    later = {who: node.held[who] for who, one in came.items() if one.round > merged.get(who, -1)}
+    older = {who: held for who, held in before.items() if who not in later}
+    node.held = dict([*older.items(), *later.items()][-_most_pulled(node) :])
     if not later:
         return state
+    merged |= {who: came[who].round for who in later}
     models = capped({who: held.model for who, held in node.held.items()}, cap)
     mixed = await node.mix(state, state.weights, models, age)
     reached = age_of(mixed, models, age, state.round)
