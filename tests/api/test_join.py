@@ -325,12 +325,17 @@ def test_what_was_spent_served_or_logged_is_not_removed_with_a_run_that_is_refus
     written: str, tmp_path: Path
 ) -> None:
     kept, unused = tmp_path / "kept", tmp_path / "unused"
-    with pytest.raises(ModelError), _made(kept):
-        (kept / written).write_text("{}\n")
-        raise ModelError("a row that the model cannot take")
+    with pytest.raises(ModelError):
+        refused(kept, {written: "{}\n"})
     assert (kept / written).exists()
-    with pytest.raises(ModelError), _made(unused):
-        (unused / "identity.pem").write_text("key")
-        (unused / "rounds.jsonl").touch()
-        raise ModelError("not the model that the session began with")
+    with pytest.raises(ModelError):
+        refused(unused, {"identity.pem": "key", "rounds.jsonl": ""})
     assert not unused.exists()
+
+
+def refused(run_dir: Path, written: dict[str, str]) -> None:
+    """Writes files into a new run directory, and raises as a model does that takes no row."""
+    with _made(run_dir):
+        for name, text in written.items():
+            (run_dir / name).write_text(text)
+        raise ModelError("a row that the model cannot take")
