@@ -31,7 +31,6 @@ from swarm_run import as_toml, spec_with
 LINE_DELAY_S, LINE_LOSS, LINE_BYTES_S = 0.025, 0.005, 20e6 / 8  # each end: a path has two
 AWAY_S, THERE_S = 2.0, 8.0  # means: a peer stands still a fifth of the time
 APART_SHARE, APART_S = 0.1, 5.0
-TICK_S = 0.05
 SEEDING_S = 600.0
 
 
@@ -218,18 +217,17 @@ def train(  # each of them a different thing
         Fault: one has not by the deadline, or ended before.
     """
     weather = Weather(peers, switch, rng)
-    until_s = time.monotonic() + deadline_s
-    while (now_s := time.monotonic()) < until_s:
+
+    def are_done() -> bool:
         if network.has_absences:
-            weather.pass_by(now_s)
-        if all(peer.last_round() == rounds for peer in peers.values()):
-            weather.clear()
-            return
+            weather.pass_by(time.monotonic())
         over = [one for one in peers.values() if one.is_over and one.last_round() < rounds]
         if over:
             raise Fault(f"{over[0].name} ended early:\n{over[0].text()[-2_000:]}")
-        time.sleep(TICK_S)
-    raise Fault(f"not within {deadline_s:g} s: round {rounds} of everybody")
+        return all(peer.last_round() == rounds for peer in peers.values())
+
+    wait_until(are_done, deadline_s, f"round {rounds} of everybody")
+    weather.clear()
 
 
 def figures(by_peer: list[list[dict[str, Any]]]) -> dict[str, float]:

@@ -247,7 +247,7 @@ def test_what_is_given_by_whoever_says_that_it_moved_is_merged_once_after_the_la
     file = session_file("braintorrent")
     done, liar = node(file, network, tmp_path, 0, told), node(file, network, tmp_path, 1, [])
     state = PeerState(round=ROUNDS, weights=flatten(models.build(file.session)))
-    said = iter([1, 1, 1])
+    said, rests = iter([1, 1, 1]), list[bool]()
 
     async def ping(address: PeerAddress, *, deadline_s: float) -> Newest:
         return Newest(next(said), 10, b"0" * 16)
@@ -261,11 +261,13 @@ def test_what_is_given_by_whoever_says_that_it_moved_is_merged_once_after_the_la
             await swap.publish(liar, version, state.weights + 0.01)
             done.directory.known.learn(liar.transport.address)  # type: ignore[attr-defined]
             states.append(await braintorrent.merge_news(done, states[-1]))
+            rests.append(done.directory.known.rests(liar.peer_id))
         return states
 
     with closing(done.worker), closing(liar.worker):
         states = asyncio.run(merge())
     assert states[1] is state  # it gave an older version than it said
+    assert rests == [True, False, False]  # and is not asked again at once
     assert states[2] is not state
     assert states[3] is states[2]  # a version that was merged
     assert [event.text for event in told if isinstance(event, Merged)] == [
