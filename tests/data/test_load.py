@@ -109,3 +109,10 @@ def test_published_datasets_have_their_published_mean(
     assert read.test is not None
     assert torch.bincount(read.test.y).tolist() == [1_000] * 10 or ref == "ylecun/mnist"
     assert np.prod(read.train.x.shape[1:]) == np.prod(shape)
+
+
+@pytest.mark.parametrize("ref", ["~nobody-has-this-name/x", "x" * 300])
+def test_what_can_be_no_path_is_looked_for_in_the_other_places(ref: str, tmp_path: Path) -> None:
+    task = Task(input=(1, 2, 2), classes=3)
+    with pytest.raises(DataError, match="--data"):
+        load(ref, task, data_dir=tmp_path)

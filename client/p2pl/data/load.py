@@ -309,9 +309,8 @@ def _places(ref: str, data_dir: Path | None) -> list[Path]:
     places = [Path(ref)] if data_dir is None else [Path(ref), data_dir / ref]
     found = []
     for place in places:
-        with contextlib.suppress(
-            OSError, RuntimeError
-        ):  # no such home, no name, not allowed to look
+        # No such home, no name of a file, or not allowed to look: the next place may have it.
+        with contextlib.suppress(OSError, RuntimeError):
             if (whole := place.expanduser()).exists():
                 found.append(whole)
     return found
@@ -319,7 +318,7 @@ def _places(ref: str, data_dir: Path | None) -> list[Path]:
 
 def _tell(ref: str, taken: str, other: str) -> None:
     """Says which of two that have the same name is taken."""
-    log.log(logging.ERROR, "--data %s: %s is taken, and not %s", ref, taken, other)
+    log.error("--data %s: %s is taken, and not %s", ref, taken, other)
 
 
 def _found(place: Path, task: Task | None, form: Form | None) -> Source:
