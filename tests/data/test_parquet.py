@@ -302,7 +302,9 @@ def test_columns_that_cannot_be_told_apart_are_refused(
         load(str(tmp_path), GREY)
 
 
-@pytest.mark.parametrize("noted", [b"{", b"[]", b'{"info": 3}', b'{"info": {"features": 3}}'])
+@pytest.mark.parametrize(
+    "noted", [b"{", b"[]", b"[" * 100_000, b'{"info": 3}', b'{"info": {"features": 3}}']
+)
 def test_a_damaged_note_is_as_good_as_none(tmp_path: Path, noted: bytes) -> None:
     table = pyarrow.table({"image": [{"bytes": png(255)}], "label": [1]})
     table = table.replace_schema_metadata({"huggingface": noted})

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from p2pl.errors import RunDirError
 from p2pl.mixing.trust.row import Record, Trust
-from p2pl.run.state import STATE_FILE, Best, PeerState, load_state, save_state
+from p2pl.run.state import FORMAT, STATE_FILE, Best, PeerState, load_state, save_state
 
 SESSION = "ab" * 32
 
@@ -71,4 +72,22 @@ def test_a_damaged_state_is_refused_in_words(tmp_path: Path, cut: int) -> None:
     path = tmp_path / STATE_FILE
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(RunDirError, match="delete it to start"):
+        load_state(tmp_path, SESSION, parameters=3, memory=Trust)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '{"round": 1e999, "trust": {}, "directory": null}',
+        '{"round": -1, "trust": {}, "directory": null}',
+        '{"round": 1, "trust": {}, "directory": null, "charged": NaN}',
+        '{"round": 1, "trust": {}, "directory": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"round": 1, "trust": {}, "directory": 7}',
+        "7",
+    ],
+)
+def test_a_state_that_says_what_none_can_is_refused_in_words(tmp_path: Path, told: str) -> None:
+    metadata = {"format": FORMAT, "session": SESSION, "state": told}
+    save_file({"weights": torch.zeros(3)}, tmp_path / STATE_FILE, metadata)
+    with pytest.raises(RunDirError, match=r"damaged .* delete it to start"):
         load_state(tmp_path, SESSION, parameters=3, memory=Trust)

@@ -199,7 +199,7 @@ def _features(schema: "pyarrow.Schema") -> Mapping[str, Any]:
     noted = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         features = json.loads(noted).get("info", {}).get("features", {})
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}
 

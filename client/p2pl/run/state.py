@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -35,6 +35,21 @@ class Best(msgspec.Struct, frozen=True):
 
     round: int
     validation_loss: float  # of its model, after mixing
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file says beside its tensors."""
+
+    round: Count
+    trust: Any
+    directory: dict[str, Any] | None
+    memory: dict[str, Any] = {}
+    charged: Count = 0
+    best: Best | None = None
+    logged: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +149,7 @@ def load_state(
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        told = json.loads(metadata["state"])
+        told = msgspec.convert(json.loads(metadata["state"]), _Told)
         if (metadata["format"], metadata["session"]) != (FORMAT, session_id):
             raise RunDirError(
                 wrong(
@@ -146,18 +161,18 @@ def load_state(
             )
         weights, personal = tensors.pop(_WEIGHTS), tensors.pop(_PERSONAL, None)
         state = PeerState(
-            round=int(told["round"]),
+            round=told.round,
             weights=weights,
             optimizer={name.removeprefix(_OPTIMIZER): item for name, item in tensors.items()},
-            trust=msgspec.convert(told["trust"], memory),
-            directory=told["directory"],
-            memory=told.get("memory", {}),
-            charged=int(told.get("charged", 0)),
+            trust=msgspec.convert(told.trust, memory),
+            directory=told.directory,
+            memory=told.memory,
+            charged=told.charged,
             personal=personal,
-            best=msgspec.convert(told.get("best"), Best | None),
-            logged=int(told.get("logged", 0)),
+            best=told.best,
+            logged=told.logged,
         )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as fault:
         raise RunDirError(
             f"{path}: damaged ({fault}); delete it to start this peer's run again"
         ) from fault
