@@ -69,7 +69,7 @@ def test_what_is_ready_is_said_and_nothing_is_left_behind(swarm: Swarm, torrent:
 def test_nothing_that_was_found_is_cut_off_at_the_edge_of_the_screen(columns: int) -> None:
     said = " ".join(f"word{at}" for at in range(40))
     found = Preflight(
-        (Finding("run directory", "note", said), Finding("identity", "ok", "ab" * 32))
+        (Finding("run directory", "note", said, "move it"), Finding("identity", "ok", "ab" * 32))
     )
     screen = io.StringIO()
     _show(found, Console(file=screen, width=columns), "p2pl check s.torrent")
@@ -77,6 +77,7 @@ def test_nothing_that_was_found_is_cut_off_at_the_edge_of_the_screen(columns: in
     assert set(said.split()) <= set(shown.split())
     assert "ab" * 32 in "".join(shown.split())
     assert (f" {'ab' * 32} " in shown) == (columns >= 91)
+    assert shown.endswith("ready: p2pl join with the same options\n")  # a note stops nobody
 
 
 def test_what_others_are_told_to_dial_is_dialled(swarm: Swarm, torrent: Path) -> None:

@@ -96,6 +96,19 @@ def test_a_file_that_is_no_session_is_not_replaced_either(tmp_path: Path) -> Non
     api.create(DIGITS, out)  # in Python, who calls twice means it
 
 
+def test_weights_that_are_no_sessions_are_not_replaced_either(tmp_path: Path) -> None:
+    weights, out = tmp_path / "digits.safetensors", tmp_path / "x.torrent"
+    weights.write_bytes(b"a month of training")
+    refused = p2pl("create", DIGITS, "--out", out)
+    assert refused.returncode == 2
+    assert f"{weights} would be replaced" in refused.stderr
+    assert "--force" in refused.stderr
+    assert [one.name for one in tmp_path.iterdir()] == [weights.name]
+    assert p2pl("create", DIGITS, "--out", out, "--force").returncode == 0
+    out.unlink()  # as a `create` leaves it that was cut short
+    assert p2pl("create", DIGITS, "--out", out).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [

@@ -108,7 +108,8 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
             it decides who takes part, and without it nobody can be invited any more. A spec that
             says `private = true` means the same.
         replace: whether a file that is there already is replaced, where it is another session (it
-            has another id) or no session file. False: it is refused.
+            has another id) or no session file, or a checkpoint that is no session's. False: it is
+            refused.
 
     Raises:
         InputError: the spec, a URL, the model or the folder cannot be used, or a file is there that
@@ -162,6 +163,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     check_can_be_written(path)
     if not replace:
         _check_same_session(path, made)
+        _check_own_checkpoint(path, made, payload)
     write_atomically(path.parent / made.checkpoint_name, payload)
     write_atomically(path, made.encode())
     return made
@@ -226,6 +228,23 @@ def _check_is_session(path: Path) -> None:
             read_session(path)
         except SessionFileError as fault:
             raise _would_replace(path, "no session file of p2pl", "the new session") from fault
+
+
+def _check_own_checkpoint(path: Path, made: SessionFile, payload: bytes) -> None:
+    """Raises SessionFileError where weights that are no session's here would be replaced."""
+    weights = path.parent / made.checkpoint_name
+    if path.exists() or not weights.exists():
+        return
+    if weights.stat().st_size == len(payload) and weights.read_bytes() == payload:
+        return  # left by a `create` that was cut short
+    raise SessionFileError(
+        wrong(
+            "name",
+            got=made.name,
+            allowed=f"a name whose checkpoint is not there yet: {weights} would be replaced",
+            hint="name the session otherwise, move that file, or replace it with --force",
+        )
+    )
 
 
 def _would_replace(path: Path, what: str, by: str) -> SessionFileError:

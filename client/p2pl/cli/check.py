@@ -153,8 +153,8 @@ def _show(found: "Preflight", console: object, title: str) -> None:
     if before + ID_CHARS <= console.width:  # a wider one would be cut off at the console's edge
         table.columns[-1].min_width = ID_CHARS  # so that an id can be marked and copied
     console.print(table)
-    todo = [one for one in found.findings if one.todo]
-    if not todo:
+    for one in found.findings:
+        if one.todo:
+            console.print(Text(f"{one.name}: {visible(one.todo)}"), soft_wrap=True)
+    if found.is_ready:
         console.print(Text("ready: p2pl join with the same options"))
-    for one in todo:
-        console.print(Text(f"{one.name}: {visible(one.todo)}"), soft_wrap=True)

@@ -115,7 +115,7 @@ def create(
         typer.Option(
             "--force",
             help="Replace the file that --out names, where it is another session or no session "
-            "file.  [default: it is refused]",
+            "file, and weights beside it that are no session's.  [default: it is refused]",
         ),
     ] = False,
 ) -> None:
