@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -238,12 +239,18 @@ class Swarm:
         return peer
 
     def end(self) -> None:
-        """Kills what still runs."""
+        """Kills what still runs.
+
+        Raises:
+            subprocess.TimeoutExpired: one is not gone after `PATIENCE_S`; all others are.
+        """
         for running in self.started:
             if not running.is_over:
                 running.process.kill()
-                running.process.wait(10)
-            running.stream.close()
+        with ExitStack() as stack:
+            for running in self.started:
+                stack.callback(running.stream.close)
+                stack.callback(running.process.wait, PATIENCE_S)
 
     def _spawn(
         self, name: str, command: Sequence[str]

@@ -10,6 +10,7 @@ import heapq
 import os
 import random
 import selectors
+import shutil
 import struct
 import subprocess
 import threading
@@ -53,7 +54,7 @@ class Line:
 
 def can_have_lines() -> bool:
     """Returns whether this process may make namespaces and TUN devices."""
-    if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
+    if os.geteuid() != 0 or not Path("/dev/net/tun").exists() or shutil.which("unshare") is None:
         return False
     tried = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False)
     return tried.returncode == 0
