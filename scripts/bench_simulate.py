@@ -9,6 +9,7 @@ steps, since few steps decide how far a short run gets.
     scripts/bench simulate --parts scale cnn                            without Flower
     scripts/bench simulate --parts engines          other engines, each in an environment of its own
     scripts/bench simulate --parts start            the start, and what scoring takes of a round
+    scripts/bench simulate --parts step             a CNN's training step, layer by layer
 
 FILE is a program that takes the numbers of peers and rounds, does the work of `BENCH` below and
 prints one JSON object with `seconds` and `accuracy`; PYTHON has Flower installed. The data sets are
@@ -27,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from bench_engines import LINEAR, NETWORK, ONE_THREAD, PROGRAMS, compare, write_data
@@ -80,7 +81,9 @@ batch_size = 64
 rounds = 2
 cohort = 4
 """
-PARTS = ("engines", "start", "flower", "linear", "scale", "cnn")
+PARTS = ("engines", "start", "flower", "linear", "scale", "cnn", "step")
+TIMES = 40  # that a layer is computed; the least counts
+STEPS = 5
 ROWS_PER_PEER = 60  # of MNIST: 1 000 peers have all of it
 CPU = torch.device("cpu")
 
@@ -317,6 +320,65 @@ def profiled(session: Session, examples: Examples) -> list[tuple[str, float]]:
     return [(one.key, one.self_cpu_time_total / total) for one in events[:8]]
 
 
+def of_cnn(parts: Sequence[str], home: Path) -> None:
+    """Prints what was asked for of a CNN, where its images are in the folder of data sets."""
+    if not (home / CIFAR).is_dir():
+        print(f"no {CIFAR} in $P2PL_DATA_DIR: the CNN was not measured")
+        return
+    session = read_spec(CNN).session()
+    data = load(CIFAR, session.task, data_dir=home)
+    if "cnn" in parts:
+        cnn_beside_the_machine(session, data)
+    if "step" in parts:
+        step_by_layer(session, data)
+
+
+def step_by_layer(session: Session, data: Data) -> None:
+    """Prints how long each layer of a CNN takes of a training step, on one thread."""
+    torch.set_num_threads(1)
+    size = session.training.batch_size
+    model = models.build(session).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    given = data.train.x[:size].contiguous(memory_format=torch.channels_last)
+    print(f"{session.model.name}, a step of {size} images, 1 thread; ms, least of {TIMES}")
+    print(f"{'layer':46} {'forwards':>9} {'backwards':>10}")
+    together = 0.0
+    for number, layer in enumerate(cast(nn.Sequential, model)):
+        given = given.detach().requires_grad_(number > 0)  # nobody asks for the images' gradient
+        there = least_ms(partial(layer, given), TIMES)
+        made: torch.Tensor = layer(given)
+        gradient = torch.ones_like(made)
+        wanted = [one for one in (given, *layer.parameters()) if one.requires_grad]
+        back = least_ms(
+            partial(torch.autograd.grad, made, wanted, gradient, retain_graph=True), TIMES
+        )
+        print(f"{str(layer)[:46]:46} {there:9.2f} {back:10.2f}")
+        together += there + back
+        given = made
+    few, many = (trained_ms(session, data.train, steps) for steps in (STEPS, 2 * STEPS))
+    step = (many - few) / STEPS
+    print(f"{'batches, loss, autograd, the step itself':46} {step - together:9.2f}")
+    print(f"{'together':46} {step:9.2f}")
+
+
+def least_ms(compute: Callable[[], object], times: int) -> float:
+    """Returns the least of the milliseconds that it takes."""
+    took = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        compute()
+        took.append(time.perf_counter() - begun)
+    return 1_000 * min(took)
+
+
+def trained_ms(session: Session, examples: Examples, steps: int) -> float:
+    """Returns the least of the milliseconds that so many steps of training take."""
+    model, count = models.build(session), steps * session.training.batch_size
+    objective = Objective.of(model, task_of(session.task))
+    part, start = Examples(examples.x[:count], examples.y[:count]), Start(flatten(model))
+    order = torch.Generator().manual_seed(0)
+    return least_ms(partial(train, objective, start, part, session.training, order), TIMES)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -356,12 +418,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "linear" in asked.parts:
         session = read_spec(BENCH).session()
         by_peers(session, load(MNIST, session.task, data_dir=Path(home)))
-    if "cnn" in asked.parts:
-        session = read_spec(CNN).session()
-        if (Path(home) / CIFAR).is_dir():
-            cnn_beside_the_machine(session, load(CIFAR, session.task, data_dir=Path(home)))
-        else:
-            print(f"no {CIFAR} in $P2PL_DATA_DIR: the CNN was not measured")
+    if {"cnn", "step"} & set(asked.parts):
+        of_cnn(asked.parts, Path(home))
 
 
 if __name__ == "__main__":
