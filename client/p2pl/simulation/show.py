@@ -153,5 +153,7 @@ def _counted(number: int, what: str) -> str:
 
 
 def _seconds(figures: dict[str, Any]) -> str:
-    phases = ", ".join(f"{p} {s:.1f}" for p, s in figures["seconds_by_phase"].items())
+    by_phase = figures["seconds_by_phase"]
+    rest = max(0.0, figures["seconds"] - sum(by_phase.values()))  # peers made, figures put together
+    phases = ", ".join(f"{p} {s:.1f}" for p, s in {**by_phase, "all else": rest}.items())
     return f"{figures['seconds']:.1f} ({phases})"
