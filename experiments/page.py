@@ -133,11 +133,20 @@ def sources(one: Study, shown: Shown) -> str:
 
 
 def took(rows: Sequence[store.Row]) -> str:
-    """Returns how long the cells took together, in a sentence; "" if none of them says so."""
-    told = [row.seconds * (row.threads or 1) for row in rows if row.seconds is not None]
-    if not told:
+    """Returns how long the cells took together, in a sentence; "" if none of them says so.
+
+    Of a cell that was run before processor time was kept, the clock and its threads give a bound.
+    """
+    measured = [row.cpu_seconds for row in rows if row.cpu_seconds is not None]
+    bounds = [
+        row.seconds * (row.threads or 1)
+        for row in rows
+        if row.cpu_seconds is None and row.seconds is not None
+    ]
+    if not (measured or bounds):
         return ""
-    return f"Together they took {math.ceil(sum(told) / 60)} minutes of one core. "
+    minutes = math.ceil((sum(measured) + sum(bounds)) / 60)
+    return f"Together they took {'at most ' if bounds else ''}{minutes} minutes of one core. "
 
 
 def made(rows: Sequence[store.Row]) -> str:

@@ -156,7 +156,7 @@ def _end_with_parent() -> None:
 
 def run_cell(cell: Cell, threads: int) -> store.Row | str:
     """Returns what a cell's command came to in this process, or why it failed."""
-    begun = time.monotonic()
+    begun, cpu_begun = time.monotonic(), sum(os.times()[:4])
     commit, dirty = store.commit_now(), store.is_dirty()  # of the code that begins
     try:
         printed = _printed(cell, threads)
@@ -173,6 +173,7 @@ def run_cell(cell: Cell, threads: int) -> store.Row | str:
         threads=threads,
         seconds=round(time.monotonic() - begun, 1),
         figures=store.rounded(json.loads(printed)),
+        cpu_seconds=round(sum(os.times()[:4]) - cpu_begun, 1),
     )
 
 

@@ -34,8 +34,9 @@ class Row:
     recorded_by: str | None  # rows of before rows had a commit: the commit that added the figures
     packages: Mapping[str, str | None]  # versions
     threads: int | None
-    seconds: float | None
+    seconds: float | None  # by the clock, whatever else the machine did
     figures: Figures
+    cpu_seconds: float | None = None  # of all its processes
 
 
 def path(raw: Path, study: str) -> Path:

@@ -83,7 +83,7 @@ cohort = 4
 """
 PARTS = ("engines", "start", "flower", "linear", "scale", "cnn", "step")
 TIMES = 40  # that a layer is computed; the least counts
-STEPS = 5
+STEPS = 5  # of the shorter of two trainings; what the longer takes more is that of steps
 ROWS_PER_PEER = 60  # of MNIST: 1 000 peers have all of it
 CPU = torch.device("cpu")
 
@@ -284,13 +284,8 @@ def peak_rate() -> float:
         (partial(torch.mm, matrix, matrix), 2 * 1_024**3),
         (partial(layer, images), 2 * 64**2 * 5**2 * images[:, 0].numel()),
     )
-    best = 0.0
     with torch.inference_mode():
-        for compute, operations_in_it in 20 * work:
-            begun = time.perf_counter()
-            compute()
-            best = max(best, operations_in_it / (time.perf_counter() - begun))
-    return best
+        return max(1_000 * number / least_ms(compute, 20) for compute, number in work)
 
 
 def operations(session: Session, examples: Examples) -> tuple[float, float]:
@@ -309,12 +304,9 @@ def operations(session: Session, examples: Examples) -> tuple[float, float]:
 
 def profiled(session: Session, examples: Examples) -> list[tuple[str, float]]:
     """Returns the operations that take the most of training, with their shares."""
-    model, size = models.build(session), 10 * session.training.batch_size
-    part = Examples(examples.x[:size], examples.y[:size])
+    steps = trained(session, examples, 10)
     with profile(activities=[ProfilerActivity.CPU]) as watched:
-        objective = Objective.of(model, task_of(session.task))
-        order = torch.Generator().manual_seed(0)
-        train(objective, Start(flatten(model)), part, session.training, order)
+        steps()
     events = sorted(watched.key_averages(), key=lambda one: -one.self_cpu_time_total)
     total = sum(one.self_cpu_time_total for one in events)
     return [(one.key, one.self_cpu_time_total / total) for one in events[:8]]
@@ -354,10 +346,17 @@ def step_by_layer(session: Session, data: Data) -> None:
         print(f"{str(layer)[:46]:46} {there:9.2f} {back:10.2f}")
         together += there + back
         given = made
-    few, many = (trained_ms(session, data.train, steps) for steps in (STEPS, 2 * STEPS))
+    few, many = (
+        least_ms(trained(session, data.train, steps), TIMES) for steps in (STEPS, 2 * STEPS)
+    )
     step = (many - few) / STEPS
     print(f"{'batches, loss, autograd, the step itself':46} {step - together:9.2f}")
     print(f"{'together':46} {step:9.2f}")
+    work = size * operations(session, data.train)[0]
+    print(
+        f"{work / 1e9:.2f} GFLOP of products and convolutions in a step, in its layers "
+        f"{work / together / 1e6:.0f} GFLOP/s; most that is reached here {peak_rate() / 1e9:.0f}"
+    )
 
 
 def least_ms(compute: Callable[[], object], times: int) -> float:
@@ -370,13 +369,13 @@ def least_ms(compute: Callable[[], object], times: int) -> float:
     return 1_000 * min(took)
 
 
-def trained_ms(session: Session, examples: Examples, steps: int) -> float:
-    """Returns the least of the milliseconds that so many steps of training take."""
+def trained(session: Session, examples: Examples, steps: int) -> Callable[[], object]:
+    """Returns what trains a new model on the first examples, for so many steps."""
     model, count = models.build(session), steps * session.training.batch_size
     objective = Objective.of(model, task_of(session.task))
     part, start = Examples(examples.x[:count], examples.y[:count]), Start(flatten(model))
     order = torch.Generator().manual_seed(0)
-    return least_ms(partial(train, objective, start, part, session.training, order), TIMES)
+    return partial(train, objective, start, part, session.training, order)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -99,7 +99,7 @@ def test_a_file_that_is_no_session_is_not_replaced_either(tmp_path: Path) -> Non
 def test_weights_that_are_no_sessions_are_not_replaced_either(tmp_path: Path) -> None:
     weights, out = tmp_path / "digits.safetensors", tmp_path / "x.torrent"
     weights.write_bytes(b"a month of training")
-    refused = p2pl("create", DIGITS, "--out", out)
+    refused = p2pl("create", DIGITS, "--out", out, "--private")
     assert refused.returncode == 2
     assert f"{weights} would be replaced" in refused.stderr
     assert "--force" in refused.stderr

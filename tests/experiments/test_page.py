@@ -30,6 +30,14 @@ def keep(place: Place, cell: str, x: float) -> None:
     store.add(store.path(place.raw, "small"), row)
 
 
+def test_minutes_are_those_of_the_processor_where_they_were_kept() -> None:
+    measured = row_of("one", {}, seconds=9_000.0, cpu_seconds=61.0)
+    by_clock = row_of("two", {}, seconds=60.0)
+    assert page.took([measured]) == "Together they took 2 minutes of one core. "
+    assert page.took([measured, by_clock]) == "Together they took at most 4 minutes of one core. "
+    assert page.took([]) == ""
+
+
 def test_all_pages_of_the_project_are_what_the_figures_give() -> None:
     place = Place()
     for name in grid.STUDIES:
@@ -58,7 +66,7 @@ def test_a_page_is_written_with_its_pictures_and_says_what_is_missing(tmp_path: 
     assert (tmp_path / "docs" / "results" / "dot.png").read_bytes() == b"png"
     assert "The 2 cells behind this page are in [small.jsonl.gz](../../results/raw/" in text
     assert text.count("    /bin/echo one\n") == 1
-    assert "Together they took 3 minutes of one core." in text
+    assert "Together they took at most 3 minutes of one core." in text  # two threads, by the clock
     assert "**Not run yet**, 1:\n\ntwo" in text
     keep(place, "one", 90.25)
     keep(place, "two", 1.0)

@@ -12,6 +12,7 @@ def row_of(
     session: str | None = None,
     commit: str | None = None,
     seconds: float | None = None,
+    cpu_seconds: float | None = None,
     torch: str | None = None,
 ) -> Row:
     """Returns a row of which little is known."""
@@ -27,4 +28,5 @@ def row_of(
         threads=2,
         seconds=seconds,
         figures=figures or {},
+        cpu_seconds=cpu_seconds,
     )

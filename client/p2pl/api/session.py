@@ -1,8 +1,9 @@
 """Session files: read, and made."""
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
         )
     if not replace:
         _check_is_session(path)
-    session = _with_author(wanted.session(), path, private=private)
+    session = wanted.session()
     check_known(session)
     if from_folder is not None:
         model = models.build(session)
@@ -148,25 +149,38 @@ def create(  # noqa: PLR0913  # keywords, each of them a different thing
     else:
         client = flower.beginning_of(model, flower.name_of(model))
         session, payload, promised = flower.begin(session, client)
-    made = SessionFile(
-        name=wanted.name,
-        session=session,
-        checkpoint=promised,
-        trackers=tiers,
-        url_list=wanted.url_list,
-        relays=named_relays,
-        comment=wanted.comment,
-        created_by=f"p2pl {__version__}",
-        created_at=int(time.time()),
-    )
-    _check_not_taken(path, made)
-    check_can_be_written(path)
-    if not replace:
-        _check_same_session(path, made)
-        _check_own_checkpoint(path, made, payload)
-    write_atomically(path.parent / made.checkpoint_name, payload)
-    write_atomically(path, made.encode())
+    with _no_key_left(path):
+        made = SessionFile(
+            name=wanted.name,
+            session=_with_author(session, path, private=private),
+            checkpoint=promised,
+            trackers=tiers,
+            url_list=wanted.url_list,
+            relays=named_relays,
+            comment=wanted.comment,
+            created_by=f"p2pl {__version__}",
+            created_at=int(time.time()),
+        )
+        _check_not_taken(path, made)
+        check_can_be_written(path)
+        if not replace:
+            _check_replaces_its_own(path, made, payload)
+        write_atomically(path.parent / made.checkpoint_name, payload)
+        write_atomically(path, made.encode())
     return made
+
+
+@contextlib.contextmanager
+def _no_key_left(path: Path) -> Iterator[None]:
+    """Removes the author's key again, where it was made for a session file that is refused."""
+    key = beside(path, AUTHOR_SUFFIX)
+    was_there = key.exists()
+    try:
+        yield
+    except InputError:
+        if not was_there:
+            key.unlink(missing_ok=True)
+        raise
 
 
 def _with_author(session: Session, path: Path, *, private: bool) -> Session:
@@ -233,10 +247,11 @@ def _check_is_session(path: Path) -> None:
 def _check_own_checkpoint(path: Path, made: SessionFile, payload: bytes) -> None:
     """Raises SessionFileError where weights that are no session's here would be replaced."""
     weights = path.parent / made.checkpoint_name
-    if path.exists() or not weights.exists():
+    if not weights.exists():
         return
-    if weights.stat().st_size == len(payload) and weights.read_bytes() == payload:
-        return  # left by a `create` that was cut short
+    with contextlib.suppress(OSError):  # who cannot read it does not know whose it is
+        if weights.stat().st_size == len(payload) and weights.read_bytes() == payload:
+            return  # left by a `create` that was cut short
     raise SessionFileError(
         wrong(
             "name",
@@ -259,9 +274,10 @@ def _would_replace(path: Path, what: str, by: str) -> SessionFileError:
     )
 
 
-def _check_same_session(path: Path, made: SessionFile) -> None:
-    """Raises SessionFileError where a file would be replaced that is not this session's own."""
+def _check_replaces_its_own(path: Path, made: SessionFile, payload: bytes) -> None:
+    """Raises SessionFileError where what would be replaced is not this session's own."""
     if not path.exists():
+        _check_own_checkpoint(path, made, payload)
         return
     there = read_session(path)
     if there.id != made.id:

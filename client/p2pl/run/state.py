@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from p2pl import pages
 from p2pl.errors import RunDirError, wrong
 from p2pl.run.files import write_parts_atomically
+from p2pl.run.log import Count
 
 STATE_FILE = "state.safetensors"
 FORMAT = "p2pl state 1"
@@ -37,10 +38,7 @@ class Best(msgspec.Struct, frozen=True):
     validation_loss: float  # of its model, after mixing
 
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _Told(msgspec.Struct, frozen=True, kw_only=True):
+class _Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a file says beside its tensors."""
 
     round: Count
@@ -84,16 +82,20 @@ def save_state(directory: Path, session_id: str, state: PeerState) -> None:
         tensors[_OPTIMIZER + name] = tensor.detach().cpu().contiguous()
     if state.personal is not None:
         tensors[_PERSONAL] = state.personal.detach().cpu().contiguous()
-    told = {
-        "round": state.round,
-        "trust": {} if state.trust is None else msgspec.to_builtins(state.trust),
-        "directory": state.directory,
-        "memory": state.memory,
-        "charged": state.charged,
-        "best": None if state.best is None else msgspec.to_builtins(state.best),
-        **({"logged": state.logged} if state.logged else {}),
+    told = _Told(
+        round=state.round,
+        trust={} if state.trust is None else state.trust,
+        directory=None if state.directory is None else dict(state.directory),
+        memory=dict(state.memory),
+        charged=state.charged,
+        best=state.best,
+        logged=state.logged,
+    )
+    metadata = {
+        "format": FORMAT,
+        "session": session_id,
+        "state": json.dumps(msgspec.to_builtins(told)),
     }
-    metadata = {"format": FORMAT, "session": session_id, "state": json.dumps(told)}
     # By parts: put together, as `safetensors` does it, they would take the memory of another model.
     numbers = [one.reshape(-1).view(torch.uint8).numpy().data for one in tensors.values()]
     write_parts_atomically(directory / STATE_FILE, [_header(tensors, metadata), *numbers])
