@@ -240,6 +240,29 @@ def test_who_begins_when_another_is_done_meets_it_and_is_met_outside_of_a_round(
         assert all(entry.bytes_in < 5_000 for entry in entries[1:])  # and sent once
 
 
+@pytest.mark.parametrize(
+    ("version", "used", "moved", "final"),
+    [(1, 0, True, False), (2, 2, False, False), (ROUNDS, ROUNDS, False, True)],
+)
+def test_of_versions_that_were_merged_the_last_one_alone_is_merged_again(
+    version: int, used: int, moved: bool, final: bool, tmp_path: Path
+) -> None:
+    network, file = MemoryNetwork(), session_file("braintorrent")
+    asks, other = (node(file, network, tmp_path, number, []) for number in range(2))
+    address = other.transport.address  # type: ignore[attr-defined]
+
+    async def ask() -> braintorrent.News:
+        await swap.publish(other, version, flatten(models.build(file.session)))
+        return await braintorrent.ask_everybody(
+            asks, [address], VersionVector({other.peer_id: used})
+        )
+
+    with closing(asks.worker), closing(other.worker):
+        news = asyncio.run(ask())
+    assert news.said == {other.peer_id: version}
+    assert (news.moved, news.final) == ((address,) * moved, (address,) * final)
+
+
 def test_what_is_given_by_whoever_says_that_it_moved_is_merged_once_after_the_last_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
