@@ -52,6 +52,8 @@ ARMS: dict[str, dict[str, object]] = {
     "cosine": FALLING,
     "polish": POLISHED,
     "together": {"mixing.rule": "degroot", **QUASI_GLOBAL, **FALLING, **POLISHED},
+    "cosine-polish": {**FALLING, **POLISHED},
+    "server-cosine": {"mixing.rule": "fedavg", **FALLING},
 }
 
 
@@ -124,7 +126,8 @@ def run(
     """Returns what one seed came to."""
     begun = time.process_time()
     peers = TWINS if asked.twin else PEERS
-    everybody = {"exchange.cohort": peers - 1} if asked.arm == "server" else {}
+    served = ARMS[asked.arm].get("mixing.rule") == "fedavg"
+    everybody = {"exchange.cohort": peers - 1} if served else {}
     made = simulate(
         SPEC,
         data,

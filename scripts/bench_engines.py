@@ -44,6 +44,7 @@ PROGRAMS = {
     FLOWER: "flower_avg.py",
 }
 DEADLINE_S = 900.0  # of one run of one engine
+FAR = 10.0  # times as long as ours in its first turn: an engine has no second one
 FLOWER_PEERS = 100  # of more, each of Flower's rounds starts as many clients anew: hours
 # How many times as long as ours another engine shall take: bare JAX by the number of peers.
 ASKED_OF_JAX = {6: 1.0, 10: 1.0, 100: 1.0, 1_000: 0.8, 10_000: 0.8}
@@ -204,8 +205,10 @@ def _compare_at(
                 )
             if isinstance(made, str):
                 faults[name] = made
-            else:
-                runs[name][turn] = made
+                continue
+            runs[name][turn] = made
+            if turn == 0 and made.engine_s > FAR * runs[OURS][0].engine_s:
+                faults[name] = f"one turn: more than {FAR:.0f} times as long"
     _table(job, runs, faults)
 
 

@@ -2,15 +2,39 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from experiments.grid import CIFAR, MNIST, NAMES, SESSIONS, Cell, Figures, Results, Study
+from experiments.grid import CIFAR, MNIST, SESSIONS, Cell, Figures, Results, Study
 from experiments.page import table
 
 Best: TypeAlias = Callable[..., Any]  # max or min
 
 PEERS, BAD, COHORT = 100, 10, 10
 SEEDS = range(5)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What the peers learn, and how its cells are cut."""
+
+    title: str
+    data: str
+    spec: str
+    minutes: float  # of one seed of a cell, on one core, roughly
+    is_by_seed: bool = True  # a cell a seed; or all five in one
+
+    @property
+    def seeds(self) -> tuple[int | None, ...]:
+        """Of the cells; None: all five."""
+        return tuple(SEEDS) if self.is_by_seed else (None,)
+
+
+LINEAR = (
+    Learning("MNIST", MNIST, "trust.toml", 0.3),
+    Learning("CIFAR-10", CIFAR, "trust-cifar.toml", 0.3),
+)
+NETWORK = Learning("CIFAR-10 CNN", CIFAR, "cnn-cifar.toml", 8.0, is_by_seed=False)
 # By rule: what it is told. b = 3 of a cohort of 10: 99 % of the cohorts that are drawn hold no more
 # (the mean is 1). RPEL is told of the whole swarm instead, as its paper says.
 EXPECTING = ("mixing.byzantine=3",)
@@ -42,49 +66,51 @@ ATTACKS: Mapping[str, str] = {
 BACKDOOR = "backdoor"
 
 
-def cell(data: str, column: str, rule: str, seed: int | None) -> Cell:
+def cell(learning: Learning, column: str, rule: str, seed: int | None) -> Cell:
     """Returns one cell.
 
     Args:
-        data: MNIST, a seed a cell; or CIFAR-10, all seeds in one.
+        learning: one of `LINEAR`, or `NETWORK`.
         column: of the table, one of `ATTACKS`.
         rule: one of `RULES`.
         seed: None: all five.
     """
     kind, colon, argument = ATTACKS[column].partition(":")
     attack = ("--attack", f"{kind}:{BAD}{colon}{argument}") if kind else ()
-    spec = "cnn-cifar.toml" if data == CIFAR else "trust.toml"
+    spec, sizes = str(SESSIONS / learning.spec), ("--peers", str(PEERS), "--cohort", str(COHORT))
     seeds = ("--seeds", "5") if seed is None else ("--seeds", "1", "--first-seed", str(seed))
     words = (
-        *(str(SESSIONS / spec), "--data", data, "--peers", str(PEERS), "--cohort", str(COHORT)),
+        *(spec, "--data", learning.data, *sizes),
         *("--partition", "dirichlet:0.5", "--mixing", rule, *seeds, "--no-curves", *attack),
         *(word for setting in RULES[rule] for word in ("--set", setting)),
     )
     numbered = "" if seed is None else f"-s{seed}"
-    name = f"{NAMES[data]}-{column}-{rule}{numbered}".lower().replace(" ", "-")
-    return Cell(name, words, 40.0 if data == CIFAR else 0.3)
+    name = f"{learning.title}-{column}-{rule}{numbered}".lower().replace(" ", "-")
+    return Cell(name, words, learning.minutes * (len(SEEDS) if seed is None else 1))
 
 
 def section(results: Results) -> str:
     """Returns a table of every rule under every attack, and how learned trust stands in it."""
     parts = ["# Under attack, one protocol for all rules", _INTRODUCTION]
-    parts += [f"## {NAMES[MNIST]}, logistic regression, 12 rounds", *shown(results), _BACKDOOR]
-    return "\n\n".join([*parts, _CIFAR])
+    for learning in LINEAR:
+        parts += [f"## {learning.title}, logistic regression, 12 rounds"]
+        parts += [*shown(results, learning)]
+    return "\n\n".join([*parts, _BACKDOOR, _CNN])
 
 
-def shown(results: Results) -> list[str]:
-    """Returns the table of MNIST, and each column's first in words."""
+def shown(results: Results, learning: Learning) -> list[str]:
+    """Returns a table, and each column's first in words."""
     rows = [
-        [rule, *(written(runs(results, column, rule), column) for column in ATTACKS)]
+        [rule, *(written(runs(results, learning, column, rule), column) for column in ATTACKS)]
         for rule in RULES
     ]
-    said = [sentence for column in ATTACKS if (sentence := standing(results, column))]
+    said = [sentence for column in ATTACKS if (sentence := standing(results, learning, column))]
     return [table(["", *ATTACKS], rows), "\n".join(f"- {one}" for one in said)]
 
 
-def runs(results: Results, column: str, rule: str) -> list[Figures]:
+def runs(results: Results, learning: Learning, column: str, rule: str) -> list[Figures]:
     """Returns the figures of each seed that has been run."""
-    names = [cell(MNIST, column, rule, seed).name for seed in SEEDS]
+    names = [cell(learning, column, rule, seed).name for seed in SEEDS]
     return [results.figures[name] for name in names if name in results.figures]
 
 
@@ -119,13 +145,13 @@ def counted(seeds: int) -> str:
     return "1 seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def standing(results: Results, column: str) -> str:
+def standing(results: Results, learning: Learning, column: str) -> str:
     """Returns who is first in a column, and how far learned trust is behind; "": too little ran.
 
     Within the spread means: no further behind than the first's standard deviation over its seeds;
     of one seed there is none.
     """
-    found = {rule: runs(results, column, rule) for rule in RULES}
+    found = {rule: runs(results, learning, column, rule) for rule in RULES}
     found = {rule: seeds for rule, seeds in found.items() if seeds}
     if len(found) < 2 or "degroot" not in found:
         return ""
@@ -184,20 +210,23 @@ examples, and none of them bears the square. It keeps the accuracy, and is taken
 as an even mean; whoever fears a backdoor is better off with a rule that cuts off the rare, such as
 `nnm-trimmed-mean`, and pays for it in the other columns. See [backdoor](backdoor.md) as well."""
 
-_CIFAR = """## CIFAR-10
+_CNN = """## CIFAR-10, a convolutional network
 
 Not run: the session `cnn-cifar` (two convolutions), the same protocol, as cells of five seeds:
-`scripts/reproduce attacks --only cifar-10`. A cell is about 40 minutes of one core, all of them 65
-hours (reckoned from the seconds a step of that network takes, not measured); with a GPU at hand the
-same commands use it."""
+`scripts/reproduce attacks --only cifar-10-cnn`. A cell is about 40 minutes of one core, all of them
+65 hours (reckoned from the seconds a step of that network takes, not measured); with a GPU at hand
+the same commands use it."""
 
 
 STUDY = Study(
     "attacks",
     "Under attack: eleven rules, a hundred peers, ten bad",
-    (
-        *(cell(MNIST, c, r, seed) for seed in SEEDS for c in ATTACKS for r in RULES),
-        *(cell(CIFAR, column, rule, None) for column in ATTACKS for rule in RULES),
+    tuple(
+        cell(learning, column, rule, seed)
+        for learning in (*LINEAR, NETWORK)
+        for seed in learning.seeds
+        for column in ATTACKS
+        for rule in RULES
     ),
     section,
 )
