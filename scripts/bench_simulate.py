@@ -10,6 +10,7 @@ steps, since few steps decide how far a short run gets.
     scripts/bench simulate --parts engines          other engines, each in an environment of its own
     scripts/bench simulate --parts start            the start, and what scoring takes of a round
     scripts/bench simulate --parts step             a CNN's training step, layer by layer
+    scripts/bench simulate --parts cnn resnet --device cuda      both networks on a GPU
 
 FILE is a program that takes the numbers of peers and rounds, does the work of `BENCH` below and
 prints one JSON object with `seconds` and `accuracy`; PYTHON has Flower installed. The data sets are
@@ -81,7 +82,10 @@ batch_size = 64
 rounds = 2
 cohort = 4
 """
-PARTS = ("engines", "start", "flower", "linear", "scale", "cnn", "step")
+PARTS = ("engines", "start", "flower", "linear", "scale", "cnn", "resnet", "step")
+NETWORKS = {"cnn": "cnn", "resnet": "resnet-gn"}  # by part
+FEW = 2_000  # images on which a processor trains and scores a residual network: minutes
+SIDE, BATCH = {"cpu": 1_024, "cuda": 8_192}, {"cpu": 64, "cuda": 1_024}  # see `peak_rate`
 TIMES = 40  # that a layer is computed; the least counts
 STEPS = 5  # of the shorter of two trainings; what the longer takes more is that of steps
 ROWS_PER_PEER = 60  # of MNIST: 1 000 peers have all of it
@@ -162,11 +166,16 @@ def by_peers(session: Session, data: Data) -> None:
 
 
 def simulation(
-    session: Session, data: Data, peers: int, rounds: int, precision: str = "float32"
+    session: Session,
+    data: Data,
+    peers: int,
+    rounds: int,
+    precision: str = "float32",
+    device: torch.device = CPU,
 ) -> Result:
     """Returns a simulation in this process."""
     shorter = changed(session, ("exchange", "rounds", rounds))
-    return run(Setup(shorter, "00" * 32, peers, "iid", precision=precision), data, CPU)
+    return run(Setup(shorter, "00" * 32, peers, "iid", precision=precision), data, device)
 
 
 def at_scale() -> None:
@@ -220,13 +229,13 @@ def start_and_scoring(home: Path, repeats: int) -> None:
         )
 
 
-def cnn_beside_the_machine(session: Session, data: Data) -> None:
-    """Prints how long a CNN's rounds take beside the matrix arithmetic in them."""
+def beside_the_machine(session: Session, data: Data, device: torch.device) -> None:
+    """Prints how long a network's rounds take beside the matrix arithmetic in them."""
     assert data.test is not None
-    result = simulation(session, data, peers=20, rounds=session.exchange.rounds)
+    result = simulation(session, data, 20, session.exchange.rounds, device=device)
     threads = result.engine.allowed
     torch.set_num_threads(threads)
-    rate = peak_rate()
+    rate = peak_rate(device)
     torch.set_num_threads(1)
     training, scoring = operations(session, data.train)
     trained = statistics.fmean(one.entries[0].samples or 0 for one in result.rounds) * 20
@@ -237,24 +246,31 @@ def cnn_beside_the_machine(session: Session, data: Data) -> None:
     held = (len(data.train) - trained) * before / 20
     scored = (before + after + 1) * len(data.test) + held
     print(
-        f"CIFAR-10, cnn, 20 peers, {result.engine.kind}, {threads} threads; "
-        f"this machine reaches {rate / 1e9:.0f} GFLOP/s with as many"
+        f"CIFAR-10, {len(data.train)} images, {session.model.name}, 20 peers, "
+        f"{result.engine.kind}, {named(device, threads)}; "
+        f"this machine reaches {rate / 1e9:.0f} GFLOP/s with as much"
     )
     print("phase      s a round   GFLOP   s at that rate   share")
     for phase, work in (("train", training * trained), ("evaluate", scoring * scored), ("mix", 0)):
         took = statistics.fmean(one.seconds[phase] for one in result.rounds)
         ideal = work / rate
         print(f"{phase:9} {took:10.2f} {work / 1e9:7.0f} {ideal:16.2f} {ideal / took:7.0%}")
-    print("where the time of training goes (one peer's first batches):")
-    for name, share in profiled(session, data.train):
-        print(f"  {share:6.1%}  {name}")
+    if device == CPU:
+        print("where the time of training goes (one peer's first batches):")
+        for name, share in profiled(session, data.train):
+            print(f"  {share:6.1%}  {name}")
     torch.set_num_threads(threads)
-    beside_bfloat16(session, data, result)
+    beside_bfloat16(session, data, result, device)
 
 
-def beside_bfloat16(session: Session, data: Data, result: Result) -> None:
+def named(device: torch.device, threads: int) -> str:
+    """Returns what computes."""
+    return f"{threads} threads" if device == CPU else torch.cuda.get_device_name(device)
+
+
+def beside_bfloat16(session: Session, data: Data, result: Result, device: torch.device) -> None:
     """Prints by how much half precision is faster than the result, and what it does to accuracy."""
-    reduced = simulation(session, data, 20, session.exchange.rounds, "bfloat16")
+    reduced = simulation(session, data, 20, session.exchange.rounds, "bfloat16", device)
     print("with --precision bfloat16: s a round, times as fast, accuracy beside float32's")
     for phase in ("train", "mix", "evaluate"):
         usual, took = (
@@ -271,21 +287,25 @@ def beside_bfloat16(session: Session, data: Data, result: Result) -> None:
     )
 
 
-def peak_rate() -> float:
+def peak_rate(device: torch.device = CPU) -> float:
     """Returns the most operations a second that float32 arithmetic reaches here: the best of many.
 
     Of a large matrix product, and of a large convolution: torch computes them by different
-    libraries, and on some processors one is more than twice as fast as the other.
+    libraries, and on some processors one is more than twice as fast as the other. On a GPU, torch
+    lets convolutions compute in TF32, and so the limit is one of TF32 as well.
     """
-    matrix = torch.randn(1_024, 1_024)
-    layer = nn.Conv2d(64, 64, 5, padding=2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.randn(64, 64, 16, 16).to(memory_format=torch.channels_last)
+    side, count = SIDE[device.type], BATCH[device.type]
+    matrix = torch.randn(side, side, device=device)
+    layer = nn.Conv2d(64, 64, 5, padding=2, device=device)
+    layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(count, 64, 16, 16, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     work: tuple[tuple[Callable[[], object], int], ...] = (
-        (partial(torch.mm, matrix, matrix), 2 * 1_024**3),
+        (partial(torch.mm, matrix, matrix), 2 * side**3),
         (partial(layer, images), 2 * 64**2 * 5**2 * images[:, 0].numel()),
     )
     with torch.inference_mode():
-        return max(1_000 * number / least_ms(compute, 20) for compute, number in work)
+        return max(1_000 * number / least_ms(compute, 20, device) for compute, number in work)
 
 
 def operations(session: Session, examples: Examples) -> tuple[float, float]:
@@ -312,17 +332,26 @@ def profiled(session: Session, examples: Examples) -> list[tuple[str, float]]:
     return [(one.key, one.self_cpu_time_total / total) for one in events[:8]]
 
 
-def of_cnn(parts: Sequence[str], home: Path) -> None:
-    """Prints what was asked for of a CNN, where its images are in the folder of data sets."""
+def of_networks(parts: Sequence[str], home: Path, device: torch.device) -> None:
+    """Prints what was asked for of networks, where their images are in the folder of data sets."""
     if not (home / CIFAR).is_dir():
-        print(f"no {CIFAR} in $P2PL_DATA_DIR: the CNN was not measured")
+        print(f"no {CIFAR} in $P2PL_DATA_DIR: networks were not measured")
         return
     session = read_spec(CNN).session()
     data = load(CIFAR, session.task, data_dir=home)
-    if "cnn" in parts:
-        cnn_beside_the_machine(session, data)
+    for part, name in NETWORKS.items():
+        if part in parts:
+            used = fewer(data) if part == "resnet" and device == CPU else data
+            beside_the_machine(changed(session, ("model", "name", name)), used, device)
     if "step" in parts:
         step_by_layer(session, data)
+
+
+def fewer(data: Data) -> Data:
+    """Returns the first of all images."""
+    assert data.test is not None
+    train, test = (Examples(of.x[:FEW], of.y[:FEW]) for of in (data.train, data.test))
+    return replace(data, train=train, test=test)
 
 
 def step_by_layer(session: Session, data: Data) -> None:
@@ -359,12 +388,14 @@ def step_by_layer(session: Session, data: Data) -> None:
     )
 
 
-def least_ms(compute: Callable[[], object], times: int) -> float:
+def least_ms(compute: Callable[[], object], times: int, device: torch.device = CPU) -> float:
     """Returns the least of the milliseconds that it takes."""
     took = []
     for _ in range(times):
         begun = time.perf_counter()
         compute()
+        if device != CPU:
+            torch.cuda.synchronize(device)
         took.append(time.perf_counter() - begun)
     return 1_000 * min(took)
 
@@ -386,6 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--baseline", type=Path, help="the program to compare with")
     parser.add_argument("--baseline-python", type=Path, help="what runs it")
     parser.add_argument("--repeats", type=int, default=3, help="turns of all, one after another")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of networks")
     parser.add_argument("--engines", nargs="+", choices=tuple(PROGRAMS), default=tuple(PROGRAMS))
     parser.add_argument("--sizes", nargs="+", help="MODEL:PEERS of `--parts engines`, e.g. cnn:10")
     parser.add_argument(
@@ -417,8 +449,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "linear" in asked.parts:
         session = read_spec(BENCH).session()
         by_peers(session, load(MNIST, session.task, data_dir=Path(home)))
-    if {"cnn", "step"} & set(asked.parts):
-        of_cnn(asked.parts, Path(home))
+    if {*NETWORKS, "step"} & set(asked.parts):
+        of_networks(asked.parts, Path(home), torch.device(asked.device))
 
 
 if __name__ == "__main__":

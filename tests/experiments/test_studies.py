@@ -122,13 +122,15 @@ def figures(accuracy: float) -> dict[str, Any]:
 
 
 def test_a_column_says_who_is_first_and_how_far_learned_trust_is_behind() -> None:
+    learning = attacks.LINEAR[0]
+
     def standing(column: str = "ALIE", **by_rule: list[float]) -> str:
         kept = {
-            attacks.cell(MNIST, column, rule, seed).name: figures(value)
+            attacks.cell(learning, column, rule, seed).name: figures(value)
             for rule, values in by_rule.items()
             for seed, value in enumerate(values)
         }
-        return attacks.standing(Results(kept), column)
+        return attacks.standing(Results(kept), learning, column)
 
     assert standing(degroot=[90.0], krum=[80.0]) == "ALIE: `degroot` is the first of 2 rules."
     assert "number 2, 2.00 points behind, one seed has no" in standing(degroot=[88], krum=[90])
