@@ -128,11 +128,18 @@ def list_cells(study: Study, place: page.Place, cells: Sequence[Cell]) -> None:
 
 
 def show(study: Study, place: page.Place, text: str) -> None:
-    """Prints the rows of the cells whose name holds a text, as JSON."""
-    for home in sorted(page.homes(study)):
-        for row in store.read(store.path(place.raw, home)).values():
-            if text in row.cell:
-                print(json.dumps(asdict(row), indent=1))
+    """Prints the rows of the cells whose name holds a text, as JSON.
+
+    Raises:
+        InputError: there is none.
+    """
+    kept = [store.read(store.path(place.raw, home)) for home in sorted(page.homes(study))]
+    rows = [row for rows in kept for row in rows.values() if text in row.cell]
+    if not rows:
+        allowed = f"a part of the name of a cell that has been run; {study.name} --list has names"
+        raise InputError(wrong("--show", got=text, allowed=allowed))
+    for row in rows:
+        print(json.dumps(asdict(row), indent=1))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ rounds, cohorts of 4, **5** seeds, ± the standard deviation over them.
 
 **Learned trust does not see a backdoor, nor can it**: it asks what a model does to a peer's own
 examples, and none of them has the square. It keeps the accuracy, which is what it measures, and no
-more. Who must fear backdoors needs peers that are known."""
+more. Who must fear backdoors needs peers that are known; where one peer in ten is bad,
+[other rules](attacks.md) keep one out, and cost accuracy."""
 
 
 STUDY = Study(

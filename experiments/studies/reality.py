@@ -102,10 +102,10 @@ is not replaced.
 
 Twenty peers, logistic regression, plain SGD at a rate that never falls (what is late is then
 furthest off), random cohorts of 4, 30 rounds of one epoch, **5** seeds; nothing was tuned. The
-accuracy is the mean over all peers after the last round, of those too that were away in it.
+accuracy is the mean over all peers after the last round, including peers that were away in it.
 *loses*: the ideal network minus this one, seed by seed, mean [95 % confidence interval].
 
-Published, for another system and task: LFHE falls from 79.5 to 60.2 % on CIFAR-10 with four
+Published, for another system and task: LFHE (2026) falls from 79.5 to 60.2 % on CIFAR-10 with four
 convolutions, 30 peers, Dirichlet 0.1, with 80 % participation, 10 % of the links failing, and
 delays (one seed). The two losses are not of the same experiment: what a convolutional network
 learns in 300 rounds is another thing than logistic regression in 30."""

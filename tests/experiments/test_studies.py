@@ -132,7 +132,10 @@ def test_a_column_says_who_is_first_and_how_far_learned_trust_is_behind() -> Non
         }
         return attacks.standing(Results(kept), learning, column)
 
-    assert standing(degroot=[90.0], krum=[80.0]) == "ALIE: `degroot` is the first of 2 rules."
+    alone = standing(degroot=[90.0], krum=[80.0])
+    assert alone.startswith("ALIE: `degroot` is the first of 2 rules, 10.00 points ahead of `krum`")
+    # The third seed, which one of them has not, does not count.
+    assert "0.50 points ahead of `krum`, within" in standing(degroot=[88, 90, 99], krum=[87, 90])
     assert "number 2, 2.00 points behind, one seed has no" in standing(degroot=[88], krum=[90])
     assert "within the first's" in standing(degroot=[88, 88], krum=[85, 92])
     assert "beyond the first's" in standing(degroot=[86, 86], krum=[89.5, 90.5])

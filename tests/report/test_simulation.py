@@ -65,6 +65,7 @@ def test_a_page_shows_the_seeds_and_all_pictures(tmp_path: Path) -> None:
         "| 1 | 89.00 | 5.00 | 84.00 | 94.00 |",
         "| macro mean | 0.854 | 0.850 | 0.850 | 20 |",
         "nan, 1 bad",
+        "| network | everybody takes part, no link is lost, nothing is late |",
     ):
         assert words in page
     assert list(report.pictures) == ["accuracy", "peers", "consensus", "bad", "trust", "confusion"]
@@ -75,6 +76,14 @@ def test_a_page_shows_the_seeds_and_all_pictures(tmp_path: Path) -> None:
     numbers = json.loads((tmp_path / "out" / "report.json").read_text())
     assert numbers["accuracy_by_peer"] == [list(values) for values in ACCURACIES.values()]
     assert numbers["of_a_newer_version"] is True
+
+
+def test_a_page_says_what_the_network_was(tmp_path: Path) -> None:
+    drawn = {"participation": 0.8, "delay_rounds": 3, "took_part": 79.5, "pulls_failed": 28.25}
+    folder = write_simulation(tmp_path / "sim", **drawn)
+    page = write_simulation_report(folder, tmp_path / "out").page.read_text()
+    row = "79.5 % take part in a round, 28.2 % of the pulls fail, models are up to 3 rounds old"
+    assert f"| network | {row} |" in page
 
 
 def test_a_metric_of_which_less_is_better_has_its_worst_peer_at_the_top(tmp_path: Path) -> None:

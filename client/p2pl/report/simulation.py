@@ -128,6 +128,11 @@ class LoggedSimulation(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     consensus_distance: float | None = None
     confusion: tuple[tuple[int, ...], ...] = ()
+    participation: float = 1.0  # as asked for, like the next two
+    lost_links: float = 0.0
+    delay_rounds: int = 0
+    took_part: float = 100.0  # of all peers in a round, percent
+    pulls_failed: float | None = None  # percent; of older versions, and where nobody pulled
 
     @property
     def score(self) -> Score:
@@ -391,10 +396,22 @@ def _settings(simulation: LoggedSimulation) -> list[tuple[str, str]]:
         ("rounds x epochs", f"{simulation.rounds} x {simulation.local_epochs}"),
         ("cohort", str(simulation.cohort)),
         ("attack", attack),
+        ("network", _network(simulation)),
         ("received a peer and round", decimal(simulation.bytes_per_peer_round)),
         ("trained", simulation.engine),
         ("seconds, all seeds", f"{simulation.seconds:.1f}"),
     ]
+
+
+def _network(simulation: LoggedSimulation) -> str:
+    """Returns who took part, what was lost and what came late."""
+    missed, late = simulation.pulls_failed or 0.0, simulation.delay_rounds
+    if simulation.participation == 1 and not simulation.lost_links and not late:
+        return "everybody takes part, no link is lost, nothing is late"
+    return (
+        f"{simulation.took_part:.1f} % take part in a round, {missed:.1f} % of the pulls fail, "
+        f"models are up to {late} rounds old"
+    )
 
 
 def _fine(value: float | None, metric: Metric) -> str:
