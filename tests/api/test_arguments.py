@@ -59,6 +59,7 @@ WRONG_SIMULATED: list[tuple[str, object]] = [
     ("baseline", 5),
     ("attack", 5),
     ("held_out", 0.5),
+    ("seeds", 10**12),
     ("curves", "no"),
     ("engine", 1),
     ("model", nn.Linear),

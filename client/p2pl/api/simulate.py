@@ -19,7 +19,7 @@ from p2pl.attacks import kinds as attacks
 from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.load import Data
-from p2pl.errors import DataError, ModelError, wrong
+from p2pl.errors import DataError, InputError, ModelError, wrong
 from p2pl.exchange.checkpoint import verify
 from p2pl.learner import Learner
 from p2pl.learning import checkpoint, flower, models, pretrained, whole
@@ -36,7 +36,7 @@ from p2pl.simulation.numbers import numbers
 from p2pl.simulation.reality import Reality
 from p2pl.simulation.rundirs import SeedLogs, check_out, write_numbers
 from p2pl.simulation.scoring import MAX_SCORED, Scoring
-from p2pl.simulation.setup import Setup, check, is_ray
+from p2pl.simulation.setup import MAX_SEEDS, Setup, check, is_ray
 from p2pl.simulation.told import Told
 from p2pl.sinks import Log
 
@@ -105,7 +105,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         model: a module of the session's names and shapes; None: the session's own.
         partition: who holds what: iid, unbalanced, dirichlet:A or classes:K.
         partition_seed: of the first seed; each further one adds 1.
-        seeds: how many to run.
+        seeds: how many to run, 1..10,000.
         first_seed: seed 0 is the session as it stands.
         changes: of the session, by path, e.g. {"exchange.rounds": 5, "mixing.rule": "uniform"}.
         baseline: `centralised` or `isolated`; None: the peers exchange.
@@ -151,6 +151,8 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         out=arguments.OUT_OR_NONE,
     )
     devices.check_threads(threads)
+    if seeds > MAX_SEEDS:
+        raise InputError(wrong("--seeds", got=seeds, allowed=f"1..{MAX_SEEDS}"))
     file = session_to_simulate(session)
     if model is None:
         model = begun_with(session, file)
