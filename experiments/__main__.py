@@ -23,16 +23,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     # Ended from outside, a study takes its workers and their peers along.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.jobs is not None and options.jobs < 1:
+        sys.exit(f"reproduce: {wrong('--jobs', got=options.jobs, allowed='1 or more')}")
     names = [options.name]
     if options.name == "all":
         names = list(STUDIES if options.page else grid.ALL)
         print(f"reproduce: all is {' '.join(names)}", file=sys.stderr)
         if not options.page:
             print("reproduce: the other studies are run by name", file=sys.stderr)
+    studies = [grid.study(name) for name in names]
     home = options.out or ROOT / ("runs/fast" if options.fast else "")
     place = page.Place(home.resolve(), hasty=options.fast)
     try:
-        failed = [name for name in names if not reproduce(grid.study(name), place, options)]
+        check_texts(studies, place, options)
+        failed = [study.name for study in studies if not reproduce(study, place, options)]
     except (P2PLError, tasks.NobodyLeft) as fault:
         sys.exit(printable(f"reproduce: {fault}"))
     sys.exit(1 if failed else 0)
@@ -57,6 +61,21 @@ def parser() -> argparse.ArgumentParser:
     stale = "run what another commit of the client made as well"
     made.add_argument("--stale", action="store_true", help=stale)
     return made
+
+
+def check_texts(studies: Sequence[Study], place: page.Place, options: argparse.Namespace) -> None:
+    """Raises InputError where no cell has what `--only` or `--show` looks for."""
+    hint = f"scripts/reproduce {options.name} --list prints all"
+    names = [cell.name for study in studies for cell in place.cells(study)]
+    if not any(options.only in name for name in names):
+        allowed = "a part of the name of a cell"
+        raise InputError(wrong("--only", got=options.only, allowed=allowed, hint=hint))
+    text = options.show
+    if text is not None and not any(
+        text in row.cell for study in studies for row in rows(study, place)
+    ):
+        allowed = "a part of the name of a cell that was run"
+        raise InputError(wrong("--show", got=text, allowed=allowed, hint=hint))
 
 
 def reproduce(study: Study, place: page.Place, options: argparse.Namespace) -> bool:
@@ -128,18 +147,16 @@ def list_cells(study: Study, place: page.Place, cells: Sequence[Cell]) -> None:
 
 
 def show(study: Study, place: page.Place, text: str) -> None:
-    """Prints the rows of the cells whose name holds a text, as JSON.
+    """Prints the rows of the cells whose name holds a text, as JSON."""
+    for row in rows(study, place):
+        if text in row.cell:
+            print(json.dumps(asdict(row), indent=1))
 
-    Raises:
-        InputError: there is none.
-    """
+
+def rows(study: Study, place: page.Place) -> list[store.Row]:
+    """Returns all rows of a study, and of those that keep figures for it."""
     kept = [store.read(store.path(place.raw, home)) for home in sorted(page.homes(study))]
-    rows = [row for rows in kept for row in rows.values() if text in row.cell]
-    if not rows:
-        allowed = f"a part of the name of a cell that has been run; {study.name} --list has names"
-        raise InputError(wrong("--show", got=text, allowed=allowed))
-    for row in rows:
-        print(json.dumps(asdict(row), indent=1))
+    return [row for of_home in kept for row in of_home.values()]
 
 
 if __name__ == "__main__":

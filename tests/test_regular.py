@@ -11,12 +11,17 @@ from p2pl import pages, regular
 from p2pl.api.files import read_session, read_spec
 from p2pl.api.private import read_invitation
 from p2pl.data import frames, parquet, texts
-from p2pl.errors import P2PLError
+from p2pl.errors import P2PLError, SessionFileError
 from p2pl.exchange import checkpoint
 from p2pl.network.keys import Identity
 from p2pl_tracker import register
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes")
+
+
+def test_a_name_with_a_null_byte_is_a_name_that_no_file_has() -> None:
+    with pytest.raises(SessionFileError, match="cannot be read"):
+        read_session("a\0b.torrent")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,10 @@ def opened(path: Path) -> BinaryIO:
         OSError: it cannot be read, or is a folder, a named pipe, a device or a socket.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.open(path, flags)
+    try:
+        file = os.open(path, flags)
+    except ValueError as fault:  # a null byte in the name
+        raise FileNotFoundError(errno.ENOENT, str(fault), str(path)) from fault
     try:
         mode = os.fstat(file).st_mode
         if stat.S_ISDIR(mode):

@@ -197,11 +197,11 @@ def behind(what: str, by_rule: Mapping[str, Sequence[float]], best: Best) -> str
     return f"{said}; `degroot` is number {place}, {apart:.2f} points behind, {within}."
 
 
-_INTRODUCTION = """A hundred peers, the last ten bad, random cohorts of ten, Dirichlet 0.5, one local
-epoch a round: every rule sees the same peers, shards and cohorts. Accuracy in percent on the test
-set, mean over the honest peers after the last mix (ninety; where nobody is bad, a hundred), ± the
-standard deviation over the seeds. Where fewer than **5** seeds have been run, the table says so;
-with one or two seeds the order may still change.
+_INTRODUCTION = """A hundred peers, the last ten bad, random cohorts of ten, Dirichlet 0.5, one
+local epoch a round: every rule sees the same peers, shards and cohorts. Accuracy in percent on the
+test set, mean over the honest peers after the last mix (ninety; where nobody is bad, a hundred), ±
+the standard deviation over the seeds. Where fewer than **5** seeds have been run, the table says
+so; with one or two seeds the order may still change.
 
 Rules: `krum`, `nnm-…`, `trimmed-mean`, `clipped-gossip` and `ubar` are told to expect 3 bad models
 of ten, which 99.1 % of the cohorts do not exceed; `rpel` is told of 10 bad among 100, and computes

@@ -95,7 +95,7 @@ def test_too_few_rows_for_so_many_peers_are_refused(text: str) -> None:
 
 def test_a_peer_whose_classes_are_too_rare_is_refused() -> None:
     labels = np.array([0] * 100 + [1] * 3)
-    with pytest.raises(DataError, match="3 rows"):
+    with pytest.raises(DataError, match="2 peers with 1 of 2 classes, of which one would have 3"):
         split("classes:1", 2, labels=labels)
 
 

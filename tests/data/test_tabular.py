@@ -213,8 +213,9 @@ def test_a_share_becomes_the_test_set_always_the_same_and_before_shards_are_deal
     ages = [row for part in (*shards, whole) for row in part.train.x[:, 0].tolist()]
     assert sorted(ages[:40]) == sorted(ages[40:])
     assert not set(ages) & set(whole.test.x[:, 0].tolist())
-    with pytest.raises(DataError, match=r"--test-share: got 1\.0, allowed above 0 and below 1"):
-        load(ref, TASK, form=TABLE, test_share=1.0)
+    for wrong in (1.0, math.nan, math.inf):
+        with pytest.raises(DataError, match=f"--test-share: got {wrong}, allowed above 0 and"):
+            load(ref, TASK, form=TABLE, test_share=wrong)
     with pytest.raises(DataError, match="have a test split of their own"):
         load("digits", Task(input=(1, 8, 8), classes=10), test_share=0.2)
 

@@ -10,6 +10,7 @@ from support.processes import PATIENCE_S, ROOT
 from support.rows import row_of
 
 from experiments import compare, grid, page, store
+from experiments.__main__ import main
 from experiments.grid import Cell, Results, Study
 from experiments.page import Place
 
@@ -120,6 +121,24 @@ def test_a_study_that_there_is_not_is_refused() -> None:
     assert done.returncode == 2
     assert "got 'magic', allowed: all" in done.stderr
     assert "tables" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--only", "nobody"), "--only: got 'nobody', allowed a part of the name of a cell"),
+        (
+            ("--show", "nobody"),
+            "--show: got 'nobody', allowed a part of the name of a cell that was run",
+        ),
+        (("--jobs", "0"), "--jobs: got 0, allowed 1 or more"),
+    ],
+)
+def test_a_name_that_no_cell_has_is_refused_and_does_not_look_done(
+    asked: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(SystemExit, match=f"reproduce: {said}"):
+        main(["bar", *asked])
 
 
 def test_the_index_has_every_study_that_there_is() -> None:

@@ -31,6 +31,13 @@ def test_the_macro_mean_weighs_all_classes_alike() -> None:
     assert macro_score(()) is None
 
 
+def test_a_class_that_nothing_is_or_is_taken_for_is_left_out_of_the_mean() -> None:
+    macro = macro_score(class_scores(np.array([[2, 0, 0, 0], [0, 0, 1, 0], [0] * 4, [0] * 4])))
+    assert macro is not None
+    assert macro.f1 == pytest.approx(1 / 3)  # the third was predicted, and is none; the fourth not
+    assert macro_score(class_scores(np.zeros((2, 2)))) is None
+
+
 @given(
     st.integers(min_value=2, max_value=5).flatmap(
         lambda classes: st.lists(

@@ -153,8 +153,18 @@ def test_what_is_scored_between_rounds_changes_no_final_figure(data: Data) -> No
     ]
     assert counts == [0, 2, 0, 2]
     assert [one.metrics for one in rarely.scores] == [one.metrics for one in usual.scores]
-    assert numbers([rarely])["scoring"] == {"every": 2, "peers": 2, "examples": 50}
-    assert numbers([usual])["scoring"] == {"every": 1, "peers": 6, "examples": None}
+    assert numbers([rarely])["scoring"] == {
+        "curves": True,
+        "every": 2,
+        "peers": 2,
+        "examples": 50,
+    }
+    assert numbers([usual])["scoring"] == {
+        "curves": True,
+        "every": 1,
+        "peers": 6,
+        "examples": None,
+    }
 
 
 def test_of_many_peers_as_much_is_scored_as_is_a_third_of_a_round(

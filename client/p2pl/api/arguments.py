@@ -10,8 +10,10 @@ from p2pl.attacks.kinds import Attack
 from p2pl.data.load import Shard
 
 
-def _is_whole(given: object, least: int) -> bool:
-    return type(given) is not bool and isinstance(given, Integral) and int(given) >= least
+def _is_whole(given: object, least: int, most: int | None = None) -> bool:
+    if type(given) is bool or not isinstance(given, Integral):
+        return False
+    return int(given) >= least and (most is None or int(given) <= most)
 
 
 def _is_number(given: object) -> bool:
@@ -29,6 +31,10 @@ def _is_shard(given: object) -> bool:
 _NUMBER = Type("a number", _is_number)
 _FROM_0 = Type("a whole number from 0 on", lambda given: _is_whole(given, 0))
 _FROM_1 = Type("a whole number from 1 on", lambda given: _is_whole(given, 1))
+_SEED = Type("a whole number, 0 to 4294967295", lambda given: _is_whole(given, 0, 2**32 - 1))
+_SEEDS = Type("a whole number, 1 to 10000", lambda given: _is_whole(given, 1, 10_000))
+_PEERS = Type("a whole number, 2 to 100000", lambda given: _is_whole(given, 2, 100_000))
+_LATE = Type("a whole number, 0 to 100", lambda given: _is_whole(given, 0, 100))
 _SECONDS = Type(
     "seconds, a finite number from 0 on",
     lambda given: _is_number(given) and 0 <= float(given) < float("inf"),  # type: ignore[arg-type]
@@ -73,14 +79,14 @@ TYPES: Mapping[str, Type] = {
     # of what comes of it
     "best": FLAG,
     # of simulations
-    "peers": _FROM_1,
+    "peers": _PEERS,
     "partition": TEXT,
-    "partition_seed": _FROM_0,
-    "seeds": _FROM_1,
+    "partition_seed": _SEED,
+    "seeds": _SEEDS,
     "first_seed": _FROM_0,
     "changes": maybe(_MAPPING),
     "baseline": maybe(TEXT),
-    "held_out": maybe(_FROM_0),
+    "held_out": maybe(_FROM_1),
     "engine": TEXT,
     "curves": FLAG,
     "score_every": _FROM_0,
@@ -88,7 +94,7 @@ TYPES: Mapping[str, Type] = {
     "score_examples": maybe(_FROM_1),
     "participation": _NUMBER,
     "lost_links": _NUMBER,
-    "delay_rounds": _FROM_0,
+    "delay_rounds": _LATE,
     "on_begin": _FUNCTION,
     "on_round": _FUNCTION,
     # of making sessions

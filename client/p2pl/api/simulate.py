@@ -19,7 +19,7 @@ from p2pl.attacks import kinds as attacks
 from p2pl.data import load as datasets
 from p2pl.data import own
 from p2pl.data.load import Data
-from p2pl.errors import DataError, InputError, ModelError, wrong
+from p2pl.errors import DataError, ModelError, wrong
 from p2pl.exchange.checkpoint import verify
 from p2pl.learner import Learner
 from p2pl.learning import checkpoint, flower, models, pretrained, whole
@@ -36,7 +36,7 @@ from p2pl.simulation.numbers import numbers
 from p2pl.simulation.reality import Reality
 from p2pl.simulation.rundirs import SeedLogs, check_out, write_numbers
 from p2pl.simulation.scoring import MAX_SCORED, Scoring
-from p2pl.simulation.setup import MAX_SEEDS, Setup, check, is_ray
+from p2pl.simulation.setup import Setup, check, is_ray
 from p2pl.simulation.told import Told
 from p2pl.sinks import Log
 
@@ -151,12 +151,10 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         out=arguments.OUT_OR_NONE,
     )
     devices.check_threads(threads)
-    if seeds > MAX_SEEDS:
-        raise InputError(wrong("--seeds", got=seeds, allowed=f"1..{MAX_SEEDS}"))
     file = session_to_simulate(session)
     if model is None:
         model = begun_with(session, file)
-    made, bad = attacks.parse(attack) if attack else (None, 0)
+    made, bad = attacks.parse(attack) if attack is not None else (None, 0)
     changed, large = _changed(file.session, changes or {})
     setup = Setup(
         session=changed,
@@ -179,7 +177,7 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
     )
     check(setup)
     check_known(changed, alone=baseline is not None)
-    folder = Path(out) if out else None
+    folder = Path(out) if out is not None else None
     if folder:
         check_out(folder)
     if model is not None:
@@ -196,9 +194,9 @@ def simulate(  # noqa: PLR0913  # keywords, each of them a different thing
         where = devices.pick("cpu" if workers else device)
         if on_begin:
             on_begin()
-        reading = (data_dir, test_share, Path(tokenizer) if tokenizer else None)
+        reading = (data_dir, test_share, Path(tokenizer) if tokenizer is not None else None)
         whole = _everything(setup.session, data, *reading)
-        if held_out and isinstance(whole, Data):
+        if held_out is not None and isinstance(whole, Data):
             whole = datasets.hold_out(whole, held_out)
         setups = [replace(setup, seed=first_seed + number) for number in range(seeds)]
         running = workers.spread(setups, whole, model) if workers else run

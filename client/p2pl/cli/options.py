@@ -91,7 +91,8 @@ TestShare: TypeAlias = Annotated[
     typer.Option(
         help="Share of the data, above 0 and below 1, to measure the model on: drawn at random, "
         "always the same examples, and never trained on. Only for data without a test split.  "
-        "[default: the data's test split; where there is none, what is held back for validation]"
+        "[default: the data's test split; where there is none, what is held back for validation; a "
+        "simulation needs one of the two]"
     ),
 ]
 
@@ -144,9 +145,9 @@ Base: TypeAlias = Annotated[
 DpEpsilon: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        help="Privacy budget epsilon, above 0, of training with differential privacy (DP-SGD). It "
-        "bounds what everything that a peer ever sends says about any one of its examples: 1 is "
-        "strong privacy, 8 is weak.  [default: no differential privacy]"
+        help="Privacy budget epsilon, above 0 up to 100, of training with differential privacy "
+        "(DP-SGD). It bounds what everything that a peer ever sends says about any one of its "
+        "examples: 1 is strong privacy, 8 is weak.  [default: no differential privacy]"
     ),
 ]
 DpDelta: TypeAlias = Annotated[
@@ -159,8 +160,8 @@ DpDelta: TypeAlias = Annotated[
 DpClip: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        help="Norm, above 0, to which the gradient of each example is clipped; only with "
-        "--dp-epsilon.  [default: 1]"
+        help="Norm, above 0 up to 1000000, to which the gradient of each example is clipped; only "
+        "with --dp-epsilon.  [default: 1]"
     ),
 ]
 

@@ -26,12 +26,19 @@ def report(
         from rich.console import Console
 
         from p2pl.report.run import report_tables, write_report
-        from p2pl.report.simulation import is_simulation, simulation_tables, write_simulation_report
+        from p2pl.report.simulation import (
+            check_is_over,
+            is_simulation,
+            simulation_tables,
+            write_simulation_report,
+        )
     if len(run_dirs) == 1 and is_simulation(run_dirs[0]):
         simulated = write_simulation_report(run_dirs[0], out)
         Console().print(simulation_tables(simulated))
         print(f"page {simulated.page}")
         return
+    for one in run_dirs:
+        check_is_over(one)
     written = write_report(run_dirs, out)
     Console().print(report_tables(written))
     print(f"page {written.page}")

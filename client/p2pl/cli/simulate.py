@@ -22,7 +22,7 @@ from p2pl.protocol.session import changed
 def simulate(
     file: options.SessionOrToml,
     data: options.Data,
-    peers: Annotated[int, typer.Option(help="Number of virtual peers, 2 to 100000.")],
+    peers: Annotated[int, typer.Option(min=2, max=100_000, help="Number of virtual peers.")],
     partition: options.Partition = "iid",
     partition_seed: Annotated[
         int,
@@ -98,8 +98,10 @@ def simulate(
     delay_rounds: Annotated[
         int,
         typer.Option(
-            help="Number of rounds, 0 to 100, that what is pulled may be old: each number up to "
-            "it is equally likely."
+            min=0,
+            max=100,
+            help="Number of rounds that what is pulled may be old: each number up to it is "
+            "equally likely.",
         ),
     ] = 0,
     settings: Annotated[

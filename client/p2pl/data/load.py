@@ -7,6 +7,7 @@ module: `digits`, `images`, `parquet`, `hub`.
 
 import contextlib
 import logging
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def load(
 
 def _test_rows(count: int, share: float) -> tuple[Indices, Indices]:
     """Returns the rows that stay, and those that become the test set: the same ones every time."""
-    held = round(share * count)
+    held = round(share * count) if math.isfinite(share) else 0
     if not 0 < held < count:
         allowed = f"above 0 and below 1, so that of {count} examples some are on either side"
         raise DataError(wrong("--test-share", got=share, allowed=allowed))

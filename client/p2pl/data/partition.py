@@ -167,8 +167,17 @@ def classes(labels: Indices, peers: int, seed: int, *, each: int) -> list[Indice
         for peer, part in zip(own, np.array_split(rows, len(own)), strict=True):
             held[peer].append(part)
     parts = [np.sort(np.concatenate(rows)) for rows in held]
-    for part in parts:
-        _check_size(len(part), 1)
+    least = min(map(len, parts))
+    if least < MIN_ROWS:
+        got = f"{peers} peers with {each} of {kinds} classes, of which one would have {least} rows"
+        raise DataError(
+            wrong(
+                f"--partition classes:{each}",
+                got=got,
+                allowed=f"at least {MIN_ROWS} rows a peer",
+                hint="give each more classes, or take fewer peers",
+            )
+        )
     return parts
 
 

@@ -63,7 +63,7 @@ def number_names(names: Sequence[str], task: Task, *, all_there: bool) -> dict[s
                 "classes of the data",
                 got=f"{', '.join(strange)}, which the session does not name"
                 if strange
-                else f"{len(names)}: {', '.join(names)}",
+                else f"{len(names)}: {', '.join(names)}".removesuffix(": "),
                 allowed=f"{task.classes}: {', '.join(task.labels) or 'any names'}",
             )
         )

@@ -18,6 +18,7 @@ class ClassScore(msgspec.Struct, frozen=True, kw_only=True):
     recall: float
     f1: float
     support: int  # test samples of this class, over all runs
+    predicted: int = 0  # test samples that were taken for it
 
 
 def class_scores(
@@ -42,19 +43,25 @@ def class_scores(
             recall=float(recall[index]),
             f1=float(f1[index]),
             support=int(true[index]),
+            predicted=int(predicted[index]),
         )
         for index, label in enumerate(labels)
     )
 
 
 def macro_score(classes: Sequence[ClassScore]) -> ClassScore | None:
-    """Returns the unweighted mean over the classes; None where there are none."""
-    if not classes:
+    """Returns the unweighted mean over the classes; None where there are none.
+
+    A class that no sample has, and for which none was taken, says nothing and is left out.
+    """
+    told = [score for score in classes if score.support or score.predicted]
+    if not told:
         return None
     return ClassScore(
         label="macro mean",
-        precision=float(np.mean([score.precision for score in classes])),
-        recall=float(np.mean([score.recall for score in classes])),
-        f1=float(np.mean([score.f1 for score in classes])),
-        support=sum(score.support for score in classes),
+        precision=float(np.mean([score.precision for score in told])),
+        recall=float(np.mean([score.recall for score in told])),
+        f1=float(np.mean([score.f1 for score in told])),
+        support=sum(score.support for score in told),
+        predicted=sum(score.predicted for score in told),
     )

@@ -158,6 +158,26 @@ def is_simulation(directory: Path) -> bool:
     return (directory / SIMULATION_FILE).is_file()
 
 
+def check_is_over(directory: Path) -> None:
+    """Raises RunDirError for a directory of a simulation that was cut off, or of one of its seeds.
+
+    Args:
+        directory: that is no finished simulation.
+    """
+    run = next((run for name in ("seed-*/peer-*", "peer-*") for run in directory.glob(name)), None)
+    if run is None:
+        return
+    is_whole = run.parent != directory
+    raise RunDirError(
+        wrong(
+            str(directory),
+            got="a simulation that is not over" if is_whole else "one seed of a simulation",
+            allowed=f"the folder of p2pl simulate --out, with a file {SIMULATION_FILE} in it",
+            hint=f"p2pl report {run.parent}/peer-* shows its peers by themselves",
+        )
+    )
+
+
 def write_simulation_report(directory: Path, out: Path) -> SimulationReport:
     """Returns the report on a simulation, written into the directory `out`.
 

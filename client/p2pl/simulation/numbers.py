@@ -9,7 +9,7 @@ import torch
 
 from p2pl.metric import ACCURACY, Metric
 from p2pl.privacy.trainer import PrivateTrainer
-from p2pl.report.classes import ClassScore, class_scores
+from p2pl.report.classes import ClassScore, class_scores, macro_score
 from p2pl.run.log import RoundEntry, measured
 from p2pl.simulation.engine import Result, SimulatedRound
 from p2pl.simulation.everybody import brief
@@ -66,7 +66,8 @@ def numbers(results: Sequence[Result]) -> dict[str, Any]:
         "partition_seed": setup.partition_seed,
         "first_seed": setup.seed,
         "scoring": {
-            "every": setup.scoring.every if setup.curves else 0,
+            "curves": setup.curves,
+            "every": setup.scoring.every,
             "peers": min(setup.scoring.peers, setup.peers),
             "examples": results[0].scored_examples,
         },
@@ -148,8 +149,9 @@ def _before_mix(results: Sequence[Result], metric: str) -> float | None:
 
 def _macro(classes: Sequence[Sequence[ClassScore]], score: str) -> float | None:
     """Returns the mean over the classes, then over the seeds; None where there are no classes."""
-    by_seed = [[getattr(one, score) for one in of_seed] for of_seed in classes]
-    return _mean([_mean(values) for values in by_seed]) if all(by_seed) else None
+    by_seed = [macro_score(of_seed) for of_seed in classes]
+    known = [getattr(one, score) for one in by_seed if one is not None]
+    return _mean(known) if len(known) == len(by_seed) else None
 
 
 def _personal(results: Sequence[Result]) -> dict[str, Any] | None:

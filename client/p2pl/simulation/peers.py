@@ -54,7 +54,10 @@ def peers_of(
     if data.test is None:
         raise DataError(
             wrong(
-                "--data", got="no test split", allowed="data with one: all peers are scored on it"
+                "--data",
+                got="no test split",
+                allowed="data with one: all peers are scored on it",
+                hint="--test-share 0.2 takes a fifth of them for it",
             )
         )
     train, test = data.train.to(device), data.test.to(device)

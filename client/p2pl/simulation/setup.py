@@ -26,7 +26,6 @@ ENGINES = ("auto", "stacked", "sequential")
 RAY = "ray"  # computes on a cluster: ray, or ray:ADDRESS
 EXCHANGES = ("braintorrent", "cohort", "gossip", "raft")  # those that can be simulated
 MAX_PEERS = 100_000
-MAX_SEEDS = 10_000  # of one simulation
 
 
 @dataclass(frozen=True, slots=True)
