@@ -26,7 +26,7 @@ PUBLISHED: Mapping[str, Mapping[str, str]] = {
     CIFAR_100: {"server": "51.9 ± 0.3", "epidemic": "44.1 ± 0.7"},
 }
 TITLES = {CIFAR: "CIFAR-10", CIFAR_100: "CIFAR-100"}
-TWIN = "twin"
+TWIN, SERVER = "twin", "server"
 
 
 def cell(scale: str, arm: str, seed: int) -> Cell:
@@ -88,7 +88,28 @@ def twin(results: Results) -> str:
             ours, theirs = ([of[seed] for seed in both] for of in (found, even))
             apart = str(paired(ours, theirs)) if len(both) > 1 else f"{ours[0] - theirs[0]:+.2f}"
         rows.append([title, spread(found), apart, spent(results, arm)])
-    return table(["", "accuracy", "against epidemic learning", "CPU seconds a seed"], rows)
+    head = ["", "accuracy", "against epidemic learning", "CPU seconds a seed"]
+    return "\n\n".join([table(head, rows), *nearest(results)])
+
+
+def nearest(results: Results) -> list[str]:
+    """Returns how near the best arm without a server comes to one; nothing before all have run."""
+    means = {arm: statistics.fmean(reached(results, TWIN, arm).values() or [0.0]) for arm in ARMS}
+    if not all(means.values()):
+        return []
+    peers = [arm for arm in ARMS if not arm.startswith(SERVER)]
+    best = max(peers, key=means.__getitem__)
+    behind = {arm: means[arm] - means[best] for arm in ARMS}
+    return [
+        f"Epidemic learning is {means[SERVER] - means['epidemic']:.2f} points behind the server. Of "
+        f"what has none, *{ARMS[best]}* is the best: {ahead(behind[SERVER])} the server, and "
+        f"{ahead(behind['server-cosine'])} one whose rate falls as well."
+    ]
+
+
+def ahead(points: float) -> str:
+    """Returns how far behind, or ahead of what has so many points more."""
+    return f"{abs(points):.2f} points {'behind' if points >= 0 else 'ahead of'}"
 
 
 def spent(results: Results, arm: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from experiments import store
 from experiments.compare import paired
 from experiments.grid import MNIST, ROOT, Results
-from experiments.studies import attacks, raft, reality, tabular
+from experiments.studies import attacks, bar, raft, reality, tabular
 from experiments.studies import privacy_tuning as tuning
 
 
@@ -145,6 +145,21 @@ def test_a_column_says_who_is_first_and_how_far_learned_trust_is_behind() -> Non
     assert (
         "Fewest taken in: `krum` is the first of 2 rules; `degroot` is number 2, 1.00" in backdoor
     )
+
+
+def test_the_best_arm_without_a_server_is_set_beside_both_servers() -> None:
+    reached = dict.fromkeys(bar.ARMS, 40.0) | {"server": 48.0, "cosine": 46.0, "server-cosine": 45}
+    kept = {
+        bar.cell(bar.TWIN, arm, seed).name: {"mean": value + seed}
+        for arm, value in reached.items()
+        for seed in (0, 2)
+    }
+    (said,) = bar.nearest(Results(kept))
+    assert "is 8.00 points behind the server" in said
+    assert f"*{bar.ARMS['cosine']}* is the best: 2.00 points behind the server" in said
+    assert "1.00 points ahead of one whose rate falls" in said
+    del kept[bar.cell(bar.TWIN, "polish", 0).name], kept[bar.cell(bar.TWIN, "polish", 2).name]
+    assert bar.nearest(Results(kept)) == []
 
 
 def test_what_a_network_as_it_is_costs_is_paired_by_seed() -> None:
