@@ -101,8 +101,8 @@ def nearest(results: Results) -> list[str]:
     best = max(peers, key=means.__getitem__)
     behind = {arm: means[arm] - means[best] for arm in ARMS}
     return [
-        f"Epidemic learning is {means[SERVER] - means['epidemic']:.2f} points behind the server. Of "
-        f"what has none, *{ARMS[best]}* is the best: {ahead(behind[SERVER])} the server, and "
+        f"Epidemic learning is {means[SERVER] - means['epidemic']:.2f} points behind the server. "
+        f"Of what has none, *{ARMS[best]}* is the best: {ahead(behind[SERVER])} the server, and "
         f"{ahead(behind['server-cosine'])} one whose rate falls as well."
     ]
 
