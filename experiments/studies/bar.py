@@ -102,8 +102,8 @@ def nearest(results: Results) -> list[str]:
     behind = {arm: means[arm] - means[best] for arm in ARMS}
     return [
         f"Epidemic learning is {means[SERVER] - means['epidemic']:.2f} points behind the server. "
-        f"Of what has none, *{ARMS[best]}* is the best: {ahead(behind[SERVER])} the server, and "
-        f"{ahead(behind['server-cosine'])} one whose rate falls as well."
+        f"Among the arms without one, *{ARMS[best]}* is the best: it is {ahead(behind[SERVER])} "
+        f"the server, and {ahead(behind['server-cosine'])} a server whose rate falls as well."
     ]
 
 
@@ -143,9 +143,8 @@ on a server* is here the mean, by examples, of everybody's model in each round, 
 computes for itself."""
 
 _TWIN = """Ten peers, 60 rounds, one training image in ten (**5,000**), the first 2,000 test images,
-convolutions of half the width, seeds as the table says. A fifth of the rounds and less than a third
-of the examples each: its accuracies are low, and say how the arms compare, not how far they would
-come. One seed is not enough to say that one arm is better than another."""
+convolutions of half the width, **5** seeds. A fifth of the rounds and less than a third of the
+examples each: its accuracies are low, and say how the arms compare, not how far they would come."""
 
 _WHOLE = """30 peers, 300 rounds of one epoch, SGD at 0.05, batch 32, four convolutions with
 GroupNorm (32, 64, 128 and 128 channels), random cohorts of 4. The published figures are with

@@ -156,8 +156,8 @@ def test_the_best_arm_without_a_server_is_set_beside_both_servers() -> None:
     }
     (said,) = bar.nearest(Results(kept))
     assert "is 8.00 points behind the server" in said
-    assert f"*{bar.ARMS['cosine']}* is the best: 2.00 points behind the server" in said
-    assert "1.00 points ahead of one whose rate falls" in said
+    assert f"*{bar.ARMS['cosine']}* is the best: it is 2.00 points behind the server" in said
+    assert "1.00 points ahead of a server whose rate falls" in said
     del kept[bar.cell(bar.TWIN, "polish", 0).name], kept[bar.cell(bar.TWIN, "polish", 2).name]
     assert bar.nearest(Results(kept)) == []
 
