@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         failed = [study.name for study in studies if not reproduce(study, place, options)]
     except (P2PLError, tasks.NobodyLeft) as fault:
         sys.exit(printable(f"reproduce: {fault}"))
+    except BrokenPipeError:  # nobody reads on, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(141)
     sys.exit(1 if failed else 0)
 
 

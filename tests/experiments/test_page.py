@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,19 @@ def test_a_name_that_no_cell_has_is_refused_and_does_not_look_done(
 ) -> None:
     with pytest.raises(SystemExit, match=f"reproduce: {said}"):
         main(["bar", *asked])
+
+
+def test_a_list_that_nobody_reads_to_its_end_is_no_fault() -> None:
+    listing = [sys.executable, "-m", "experiments", "attacks", "--list"]
+    with subprocess.Popen(
+        listing, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("mnist-nobody-bad-degroot-s0: p2pl simulate")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 def test_the_index_has_every_study_that_there_is() -> None:
