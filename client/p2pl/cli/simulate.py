@@ -22,7 +22,7 @@ from p2pl.protocol.session import changed
 def simulate(
     file: options.SessionOrToml,
     data: options.Data,
-    peers: Annotated[int, typer.Option(min=2, max=100_000, help="Number of virtual peers.")],
+    peers: Annotated[int, typer.Option(help="Number of virtual peers, 2 to 100000.")],
     partition: options.Partition = "iid",
     partition_seed: Annotated[
         int,
@@ -98,10 +98,8 @@ def simulate(
     delay_rounds: Annotated[
         int,
         typer.Option(
-            min=0,
-            max=100,
-            help="Number of rounds that what is pulled may be old: each number up to it is "
-            "equally likely.",
+            help="Number of rounds, 0 to 100, that what is pulled may be old: each number up to "
+            "it is equally likely."
         ),
     ] = 0,
     settings: Annotated[
