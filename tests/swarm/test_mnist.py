@@ -61,7 +61,8 @@ def test_killed_peers_a_killed_tracker_and_a_late_peer_cost_half_a_point_at_most
     swarm: Swarm, undisturbed: list[tuple[dict[str, Any], float]]
 ) -> None:
     tracker = swarm.tracker()
-    torrent = swarm.create(SPEC, "mnist-iid")
+    # More rounds than of the undisturbed: whoever comes late must find the others at work.
+    torrent = swarm.create(SPEC, "mnist-iid", ("rounds = 20", "rounds = 60"))
     peers = [swarm.peer(f"peer-{index}", torrent, *shard(index)) for index in range(PEERS)]
 
     def reached(index: int) -> None:
