@@ -1,5 +1,6 @@
 """Whether arguments of the public functions are of their types: the same name means one type."""
 
+import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 
@@ -10,10 +11,8 @@ from p2pl.attacks.kinds import Attack
 from p2pl.data.load import Shard
 
 
-def _is_whole(given: object, least: int, most: int | None = None) -> bool:
-    if type(given) is bool or not isinstance(given, Integral):
-        return False
-    return int(given) >= least and (most is None or int(given) <= most)
+def _is_whole(given: object, least: float, most: float = math.inf) -> bool:
+    return type(given) is not bool and isinstance(given, Integral) and least <= int(given) <= most
 
 
 def _is_number(given: object) -> bool:
@@ -33,8 +32,8 @@ _FROM_0 = Type("a whole number from 0 on", lambda given: _is_whole(given, 0))
 _FROM_1 = Type("a whole number from 1 on", lambda given: _is_whole(given, 1))
 _SEED = Type("a whole number, 0 to 4294967295", lambda given: _is_whole(given, 0, 2**32 - 1))
 _SEEDS = Type("a whole number, 1 to 10000", lambda given: _is_whole(given, 1, 10_000))
-_PEERS = Type("a whole number, 2 to 100000", lambda given: _is_whole(given, 2, 100_000))
-_LATE = Type("a whole number, 0 to 100", lambda given: _is_whole(given, 0, 100))
+# Of which range it may be is told by what it is for.
+_WHOLE = Type("a whole number", lambda given: _is_whole(given, -math.inf))
 _SECONDS = Type(
     "seconds, a finite number from 0 on",
     lambda given: _is_number(given) and 0 <= float(given) < float("inf"),  # type: ignore[arg-type]
@@ -79,7 +78,7 @@ TYPES: Mapping[str, Type] = {
     # of what comes of it
     "best": FLAG,
     # of simulations
-    "peers": _PEERS,
+    "peers": _WHOLE,
     "partition": TEXT,
     "partition_seed": _SEED,
     "seeds": _SEEDS,
@@ -94,7 +93,7 @@ TYPES: Mapping[str, Type] = {
     "score_examples": maybe(_FROM_1),
     "participation": _NUMBER,
     "lost_links": _NUMBER,
-    "delay_rounds": _LATE,
+    "delay_rounds": _WHOLE,
     "on_begin": _FUNCTION,
     "on_round": _FUNCTION,
     # of making sessions
