@@ -186,6 +186,7 @@ def test_whoever_is_revoked_is_refused_from_then_on_and_told(club: Club) -> None
     again = p2pl("invite", club.torrent, "--peer", gone)
     assert again.returncode == 2
     assert "it needs a new key" in again.stderr
+    leaver.kill()  # who would train on, by itself, beside the tests that follow
 
 
 @pytest.fixture(scope="module")
