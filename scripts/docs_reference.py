@@ -1,4 +1,4 @@
-"""Writes docs/reference: a session's fields from the schema, commands from their help, and names.
+"""Writes docs/reference: a session's fields, commands from their help, kinds of attacks, and names.
 
 What a field means is said once, in a comment beside it in the schema; here it becomes a table.
 """
@@ -19,6 +19,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 import p2pl
 from p2pl import cli
+from p2pl.attacks.kinds import KINDS, Kind
 from p2pl.protocol.session import schema
 from p2pl_tracker import cli as tracker
 
@@ -49,6 +50,7 @@ def pages() -> dict[str, str]:
     return {
         "session.md": session_page(),
         "commands.md": commands_page(),
+        "attacks.md": attacks_page(),
         "python.md": python_page(),
     }
 
@@ -276,6 +278,35 @@ def line(name: str, default: str, text: str | None) -> str:
     """Returns a line of a table of options."""
     cells = (f"`{name}`", default, text or "")
     return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "\\<") for cell in cells) + " |"
+
+
+# --- kinds of attacks ----------------------------------------------------------------------------
+
+
+def attacks_page() -> str:
+    """Returns the page of every kind of attack."""
+    head = "| kind | ARG, where none is given | allowed | what it does |\n|---|---|---|---|"
+    parts = [
+        MADE,
+        "# Every kind of attack",
+        "To test with: `--attack KIND:COUNT[:ARG]` of `p2pl simulate` makes the last COUNT peers "
+        "bad. An attacker sees what the honest trained in this very round. What attacks cost: "
+        "[trust](../results/trust.md), [attacks](../results/attacks.md).",
+        "\n".join([head, *(attack_row(name, kind) for name, kind in KINDS.items())]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def attack_row(name: str, kind: Kind) -> str:
+    """Returns one line of the table of attacks."""
+    if kind.carries:
+        argument, within = f"`{kind.carries}`", "another KIND"
+    elif kind.default is None:
+        argument, within = "there is none", ""
+    else:
+        low, high = kind.allowed
+        argument, within = f"{kind.default:g}", f"{low:g} to {high:g}"
+    return f"| `{name}` | {argument} | {within} | {kind.does} |"
 
 
 # --- Python --------------------------------------------------------------------------------------

@@ -214,8 +214,7 @@ Attacks: the parameters with their sign turned; ALIE (z = 1.5); FOE 10 and IPM 0
 by 10 times and by 0.1 times what honest peers learn in a round; labels mirrored; dissensus; a
 backdoor (*taken in*: how many of the test images of other classes are taken for class 0 once a
 square of 3 x 3 is in them); and an attacker that knows a victim's rule, data and cohort, and in
-each round raises the loss as far as that rule allows. What each is stands in
-`p2pl.attacks.kinds`."""
+each round raises the loss as far as that rule allows. [Every kind](../reference/attacks.md)."""
 
 _BACKDOOR = """**Learned trust does not see a backdoor**: it asks what a model does to a peer's own
 examples, and none of them bears the square. It keeps the accuracy, and is taken in nearly as much

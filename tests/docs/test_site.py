@@ -16,7 +16,7 @@ def test_a_newcomer_can_finish_the_readme() -> None:
     assert len(README.split()) <= MAX_WORDS
 
 
-@pytest.mark.parametrize("name", ["session.md", "commands.md", "python.md"])
+@pytest.mark.parametrize("name", ["session.md", "commands.md", "attacks.md", "python.md"])
 def test_a_page_of_the_reference_is_as_it_is_made(name: str) -> None:
     made = docs_reference.pages()[name]
     stale = "stale; run: scripts/docs reference"

@@ -2,27 +2,7 @@
 
 An attack is a function of what the attacker sees. In a simulation that is everything: what the
 honest peers trained in this very round. A networked one goes by what it pulled last.
-
-| kind           | ARG  | what it does                                                       |
-|----------------|------|--------------------------------------------------------------------|
-| `sign-flip`    | -1   | serves ARG x its parameters                                        |
-| `gaussian`     | 1    | adds noise of standard deviation ARG to each of its parameters     |
-| `label-flip`   |      | trains with class y called C - 1 - y, or as its task turns targets |
-| `alie`         | 1.5  | serves the honest mean less ARG standard deviations, by coordinate |
-| `ipm`          | 0.1  | undoes ARG times what the honest learn in a round                  |
-| `dissensus`    | 1    | cancels ARG times the pull of the honest on each victim            |
-| `stale`        |      | serves for ever what it trained in the first round                 |
-| `nan`          |      | serves an infinite number, and one that is none                    |
-| `huge`         | 1e6  | serves ARG x its parameters                                        |
-| `free-rider`   |      | trains nothing: serves the mix of what it pulled last              |
-| `sybil`        | KIND | serves like KIND, under a new identity each round                  |
-| `ledger-liar`  | KIND | serves like KIND, and lies in its opinions of the others           |
-| `adaptive`     |      | climbs the global loss as far as a victim's own rule lets it       |
-| `backdoor`     |      | puts a bright square into every other one of its images, and calls |
-|                |      | them class 0; serves what it trained                               |
-| `absent`       |      | is not there: what the honest reach by themselves                  |
-| `noisy-labels` | 0.6  | no liar but poor: that share of its labels is wrong, at random; of |
-|                |      | targets that are no classes, that share is of other examples       |
+`KINDS` says what each does.
 """
 
 import math
@@ -369,8 +349,9 @@ Craft: TypeAlias = Callable[[float, Seen, torch.Generator], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What `KINDS` says of a kind of attack: how it is made, and what its ARG may be."""
+    """What `KINDS` says of a kind of attack: what it does, how, and what its ARG may be."""
 
+    does: str  # for people; ARG is its number, or the KIND that it carries
     craft: Craft | None = None  # None: serves what it trained
     default: float | None = None  # ARG; None: there is none
     allowed: tuple[float, float] = (-1e30, 1e30)
@@ -378,21 +359,44 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "sign-flip": Kind(_scaled, -1.0),
-    "gaussian": Kind(_gaussian, 1.0, (0.0, 1e6)),
-    "label-flip": Kind(),
-    "alie": Kind(_alie, 1.5, (-1e6, 1e6)),
-    "ipm": Kind(_ipm, 0.1, (0.0, 1e6)),
-    "dissensus": Kind(_dissensus, 1.0, (0.0, 1e6)),
-    "stale": Kind(_stale),
-    "nan": Kind(_nan),
-    "huge": Kind(_scaled, 1e6),
-    "free-rider": Kind(_free_rider),
-    "sybil": Kind(carries="sign-flip"),
-    "ledger-liar": Kind(carries="label-flip"),
-    "adaptive": Kind(_adaptive),
-    "backdoor": Kind(),
-    "absent": Kind(),
-    "noisy-labels": Kind(None, 0.6, (0.0, 1.0)),
+    "sign-flip": Kind("serves ARG times its parameters", _scaled, -1.0),
+    "gaussian": Kind(
+        "adds noise of standard deviation ARG to each of its parameters",
+        _gaussian,
+        1.0,
+        (0.0, 1e6),
+    ),
+    "label-flip": Kind("trains with class y called C - 1 - y, or as its task turns targets"),
+    "alie": Kind(
+        "serves the honest mean less ARG standard deviations, by coordinate",
+        _alie,
+        1.5,
+        (-1e6, 1e6),
+    ),
+    "ipm": Kind("undoes ARG times what the honest learn in a round", _ipm, 0.1, (0.0, 1e6)),
+    "dissensus": Kind(
+        "cancels ARG times the pull of the honest on each victim", _dissensus, 1.0, (0.0, 1e6)
+    ),
+    "stale": Kind("serves for ever what it trained in the first round", _stale),
+    "nan": Kind("serves an infinite number, and one that is none", _nan),
+    "huge": Kind("serves ARG times its parameters", _scaled, 1e6),
+    "free-rider": Kind("trains nothing: serves the mix of what it pulled last", _free_rider),
+    "sybil": Kind("serves like the KIND, under a new identity each round", carries="sign-flip"),
+    "ledger-liar": Kind(
+        "serves like the KIND, and lies in its opinions of the others", carries="label-flip"
+    ),
+    "adaptive": Kind("climbs the global loss as far as a victim's own rule lets it", _adaptive),
+    "backdoor": Kind(
+        "puts a bright square into every other one of its images, and calls them class 0; serves "
+        "what it trained"
+    ),
+    "absent": Kind("is not there: what the honest reach by themselves"),
+    "noisy-labels": Kind(
+        "no liar but poor: ARG is the share of its labels that are wrong, at random; of targets "
+        "that are no classes, the share that is of other examples",
+        None,
+        0.6,
+        (0.0, 1.0),
+    ),
 }
 FORMS = ", ".join(KINDS)
