@@ -1,6 +1,7 @@
 """`p2pl privacy` and `p2pl audit`: what privacy costs, if it is kept, and how safe a run is."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -217,10 +218,13 @@ def audit(
     file, data = _one_session(paths, data)
     part = options.part_of(shard, partition, partition_seed)
     with extra("client"):
+        from rich.console import Console
+
         from p2pl.api.simulate import session_to_simulate
         from p2pl.data import load as datasets
         from p2pl.privacy.audit import run as audits
         from p2pl.privacy.policy import budget, wanted
+        from p2pl.progress import RoundsBar
         from p2pl.report.privacy import audit_table
     session = session_to_simulate(file).session
     asked = wanted(dp_epsilon, dp_delta, dp_clip)
@@ -242,13 +246,12 @@ def audit(
         threads=threads,
         **({"clip": asked.clip} if asked else {}),
     )
-    with extra("dp"):
-        verdict, attacks = audits.audit(session, mine, what)
+    bar = RoundsBar("auditing", what.rounds_of_all, Console(file=sys.stderr))
+    with extra("dp"), bar:
+        verdict, attacks = audits.audit(session, mine, what, bar.show, bar.advance)
     if as_json:
         print(json.dumps(audits.as_dict(verdict, attacks)))
     else:
-        from rich.console import Console
-
         Console().print(audit_table(verdict, attacks))
     if verdict.broken:
         raise typer.Exit(1)

@@ -1,28 +1,21 @@
 """A simulation on the screen: how far it is, and what came of it."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from p2pl.errors import visible
 from p2pl.metric import Metric
+from p2pl.progress import RoundsBar
 from p2pl.simulation.engine import SimulatedRound
 
 
-class Bar:
-    """A progress bar over all rounds of all seeds, with the time left; there once it is shown.
+class Bar(RoundsBar):
+    """A progress bar over all rounds of all seeds, which says how good the mean model is.
 
     Args:
         rounds: of all seeds.
@@ -31,36 +24,15 @@ class Bar:
     """
 
     def __init__(self, rounds: int, console: Console, metrics: Sequence[Metric] = ()) -> None:
+        super().__init__("simulating", rounds, console)
         self._metrics = {metric.name: metric for metric in metrics}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rounds"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._progress.add_task("simulating", total=rounds)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress.live.is_started:
-            self._progress.stop()
-
-    def show(self) -> None:
-        """Draws the bar, with no round done yet."""
-        self._progress.start()
 
     def round(self, one: SimulatedRound) -> None:
         """Shows that a round is over, and how good the mean of all models is by then."""
-        self._progress.advance(self._task)
+        self.advance()
         for name, value in list(one.mean_model.items())[:1]:  # none in a round that is not scored
             said = self._metrics.get(name, Metric(name)).said(value)
-            self._progress.update(self._task, description=f"mean model: {visible(said)}")
+            self.describe(f"mean model: {visible(said)}")
 
 
 def table(figures: dict[str, Any]) -> Table:

@@ -1,6 +1,7 @@
 """`p2pl audit` as a person runs it: what it prints, how it ends, and what it refuses."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def test_an_audit_prints_claim_bound_confidence_and_verdict(small: str) -> None:
     ):
         assert part in done.stdout, done.stdout
     assert "allowed by the claim" in done.stdout
+    assert re.search(r"auditing .* 120/120 rounds", done.stderr), "six trainings of 20 rounds"
 
 
 def test_an_audit_that_finds_a_claim_false_ends_with_1(small: str) -> None:

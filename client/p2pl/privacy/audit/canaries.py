@@ -25,6 +25,7 @@ from p2pl.privacy.audit.bounds import epsilon_of_guesses
 from p2pl.privacy.audit.target import Audited, Versions
 
 # Of the canaries, how many the attacker guesses: fewer are surer. Chosen before the first run.
+RUNS = 2  # trainings of one audit: with canaries, and without
 SHARES_GUESSED = (0.15, 0.4, 1.0)
 # The length of a canary, in clipping norms. Chosen: it is still clipped when the model is 99 % sure
 # of its label, so that it pulls with full strength until the end.

@@ -1,7 +1,7 @@
 """The audit of a peer's own training, whole: the figures of `p2pl audit`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
@@ -14,7 +14,7 @@ from p2pl.learning import device, models
 from p2pl.learning.torch_trainer import TorchTrainer
 from p2pl.learning.weights import flatten
 from p2pl.privacy.accountant import Budget
-from p2pl.privacy.audit.canaries import Verdict, one_run
+from p2pl.privacy.audit.canaries import RUNS, Verdict, one_run
 from p2pl.privacy.audit.membership import (
     FALSE_POSITIVES,
     MIN_MODELS,
@@ -41,9 +41,18 @@ class Audit:
     clip: float = DEFAULT_CLIP  # the largest norm of one example's gradient
     threads: int | None = None  # to compute with; None: one for small models, else all cores
 
+    @property
+    def rounds_of_all(self) -> int:
+        """How many rounds are trained: with canaries, without, and by each model."""
+        return self.rounds * (RUNS + self.models)
+
 
 def audit(
-    session: Session, data: Examples, wanted: Audit
+    session: Session,
+    data: Examples,
+    wanted: Audit,
+    on_begin: Callable[[], None] | None = None,
+    on_round: Callable[[], None] | None = None,
 ) -> tuple[Verdict, tuple[MembershipAttack, ...]]:
     """Returns what attacks on a peer of a session find out about its examples.
 
@@ -53,6 +62,8 @@ def audit(
         session: whose training is audited.
         data: the peer's own; a part is held back for validation, as in the session.
         wanted: what and how hard.
+        on_begin: called once everything that could be checked is.
+        on_round: called when a round of any of the trainings is over, `rounds_of_all` times.
 
     Raises:
         InputError: a fault or numbers that cannot be, or too few data.
@@ -78,7 +89,10 @@ def audit(
         budget=wanted.budget,
         clip=wanted.clip,
         fault=fault,
+        on_round=on_round,
     )
+    if on_begin is not None:
+        on_begin()
     coins = seeded("audit", str(wanted.seed), 0, "coins")
     threads = wanted.threads or device.auto_threads(len(audited.start), device.cores())
     with device.computing_with(threads):

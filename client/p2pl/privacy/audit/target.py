@@ -45,6 +45,7 @@ class Audited:
     budget: Budget | None  # None: training is not private, and claims nothing
     clip: float  # the largest norm of one example's gradient
     fault: Fault = "none"  # put in, to see that the audit finds it
+    on_round: Callable[[], None] | None = None  # called when a round of any training is over
 
     def run(self, data: Examples, present: Tensor) -> Served:
         """Returns what a peer serves that has some of the examples.
@@ -94,6 +95,8 @@ class Audited:
             after = trained(start, of_round(self.session.training, index, self.rounds), index)
             start = Start(after.vector, after.optimizer)
             versions.append(after.vector)
+            if self.on_round is not None:
+                self.on_round()
         return versions
 
     def _accountant(self, budget: Budget, count: int) -> Accountant:
