@@ -37,6 +37,7 @@ LEVELS = {
     "p2pl.metric": 1,
     "p2pl.seeds": 1,
     "p2pl.pace": 1,
+    "p2pl.progress": 1,
     "p2pl.pages": 1,
     "p2pl.garbage": 1,
     "p2pl.reasons": 1,

@@ -25,8 +25,10 @@ from p2pl.events import Event, Events, RoundEnded, Said, Undone
 from p2pl.exchange.base import EXCHANGES
 from p2pl.exchange.node import Node, Worker
 from p2pl.exchange.raft.kind import RaftExchange
-from p2pl.exchange.raft.leadership import EVENTS_FILE, EventLog
+from p2pl.exchange.raft.leadership import EVENTS_FILE, Bell, EventLog
 from p2pl.exchange.raft.participant import Participant
+from p2pl.exchange.raft.term import Term
+from p2pl.exchange.raft.transfers import Transfers
 from p2pl.exchange.round import run
 from p2pl.learner import Learner
 from p2pl.learning.checkpoint import build
@@ -473,3 +475,77 @@ async def _said(place: Place, what: str) -> None:
     """Returns once a peer was told something that begins so."""
     while not any(isinstance(one, Said) and one.text.startswith(what) for one in place.told):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
+
+
+class Waiting(Bell):
+    """A bell with a clock: to wait for it moves the clock, and takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns at once, so many seconds later."""
+        self.now_s += timeout_s
+
+
+@dataclass
+class Leader:
+    """A member that leads, on a clock of its own; the other members give their results at once."""
+
+    place: Place
+    bell: Waiting
+    term: Term
+    members: frozenset[str]
+
+    @classmethod
+    def of(cls, places: Sequence[Place]) -> "Leader":
+        """Returns the first of these as the leader of all of them."""
+        node, bell = places[0].node, Waiting()
+        node.clock = lambda: bell.now_s
+        moving = Transfers(deadline_s=60.0, patience_s=60.0, longest_s=60.0, now=node.clock)
+        members = frozenset(place.node.peer_id for place in places)
+        return cls(places[0], bell, Term(node, 1, lambda *_: None, bell, moving), members)
+
+    async def waits(self, index: int, givers: Sequence[str], guests: Sequence[str]) -> bool:
+        """Returns whether it waited for others in this round.
+
+        Args:
+            index: the round.
+            givers: guests that give a result at once.
+            guests: those that are there, and give nothing.
+        """
+        base = election.ModelId(1, index - 1)
+        for guest in (*givers, *guests):
+            self.term.welcome(guest)
+        for one in (*self.members, *givers):
+            self.term.give(one, base, PeerModel(index, 1, self.place.state.weights))
+        begun_s = self.bell.now_s
+        given = await self.term.gather(base, self.members, lambda: set(self.members))
+        assert given.keys() == self.members | set(givers)
+        waited_s = self.bell.now_s - begun_s
+        assert waited_s == 0 or waited_s == pytest.approx(5.0, abs=0.2), "no wait, or all of wait_s"
+        return waited_s > 0
+
+
+@pytest.mark.anyio
+async def test_guests_that_give_nothing_are_waited_for_ever_more_seldom(
+    places: list[Place],
+) -> None:
+    leader = Leader.of(places)
+    waited = [
+        index
+        for index in range(1, 101)  # another name in each round, which costs it nothing
+        if await leader.waits(index, [], [f"stranger {index}"])
+    ]
+    assert waited == [1, 4, 9, 18, 35, 68]
+
+
+@pytest.mark.anyio
+async def test_a_guest_that_has_given_something_is_waited_for_whoever_else_listens(
+    places: list[Place],
+) -> None:
+    leader = Leader.of(places)
+    assert await leader.waits(1, ["guest"], ["stranger"])
+    assert not await leader.waits(2, ["guest"], ["stranger"])
+    assert await leader.waits(3, [], ["guest", "stranger"])

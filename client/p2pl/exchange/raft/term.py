@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 
 MAX_GUESTS = 256  # peers without a vote that a leader speaks to; as many as a cohort at most
 GUEST_S = 10.0  # a guest that was not heard for so long is gone
+# In whose name all guests are waited for that have given nothing yet: to call oneself anew, and to
+# listen, costs nothing, and must not cost the members `exchange.wait_s` in each round.
+NEWCOMER = ""
 KEPT_KEYS = 2  # the announced one and the one before, for requests on their way
 # How long a leader waits for members that are there: chosen, so that nobody who computes on a small
 # machine is taken for one who never gives anything.
@@ -104,6 +107,7 @@ class Term:
         self._results: dict[str, tuple[ModelId, PeerModel]] = {}  # by peer id
         self._coming: dict[str, asyncio.Task[None]] = {}  # results on their way, by peer id
         self._guests: dict[str, float] = {}  # peer id -> when last heard
+        self._givers: set[str] = set()  # guests that have given a result
 
     @property
     def guests(self) -> set[str]:
@@ -151,6 +155,7 @@ class Term:
     def welcome(self, guest: str) -> None:
         """Speaks to a peer without a vote for a while."""
         self._guests = {one: self._guests[one] for one in self.guests}
+        self._givers &= self._guests.keys()
         if guest in self._guests or len(self._guests) < MAX_GUESTS:
             self._guests[guest] = self._node.clock()
 
@@ -163,7 +168,8 @@ class Term:
     ) -> dict[str, PeerModel]:
         """Returns the results of a majority of the members at least, the leader's among them.
 
-        Of all who are there, if they give theirs within `exchange.wait_s` of the majority.
+        Of all who are there, if they give theirs within `exchange.wait_s` of the majority. Who did
+        not is waited for ever more seldom.
 
         Args:
             base: the model that they are made of.
@@ -184,9 +190,12 @@ class Term:
                 if model_id == base and not self._node.turned_down(one)
             }
             if me in given and len(given.keys() & members) > len(members) // 2:
-                enough_s = enough_s or self._node.clock()
+                if enough_s is None:
+                    enough_s = self._node.clock()
+                awaited = self._worth_waiting((present() | self.guests) - given.keys(), base)
                 late = self._node.clock() - enough_s >= self._exchange.wait_s
-                if late or present() | self.guests <= given.keys():
+                if late or not awaited:
+                    self._end_waits(given.keys(), awaited, base)
                     self._results = {}
                     return given
             self._transfers.check()
@@ -198,6 +207,21 @@ class Term:
                 raise _no_results(names, len(members) // 2 + 1)
             await self._bell.wait(self._exchange.raft.heartbeat_s)
 
+    def _worth_waiting(self, missing: set[str], base: ModelId) -> set[str]:
+        """Returns the names in which the missing are waited for in the round that `base` begins."""
+        names, waits = {self._waited_as(one) for one in missing}, self._node.waits
+        lockstep = self._exchange.lockstep
+        return {one for one in names if lockstep or waits.is_worth(one, base.round + 1)}
+
+    def _end_waits(self, given: Iterable[str], awaited: Iterable[str], base: ModelId) -> None:
+        for one in given:
+            self._node.waits.ended(one, base.round + 1, in_vain=False)
+        for one in awaited:
+            self._node.waits.ended(one, base.round + 1, in_vain=True)
+
+    def _waited_as(self, peer: str) -> str:
+        return peer if peer in self._members or peer in self._givers else NEWCOMER
+
     def give(self, sender: str, base: ModelId, model: PeerModel) -> None:
         """Takes in what a peer has made of a model.
 
@@ -207,6 +231,8 @@ class Term:
             model: the result.
         """
         self._results[sender] = base, model
+        if sender in self._guests:
+            self._givers.add(sender)
         self._bell.ring()
 
     def open(self, sender: str, box: bytes) -> bool:
