@@ -19,6 +19,10 @@ pytestmark = [
 SPEC = (ROOT / "torrentfiles" / "mnist-iid.toml").read_text()
 PEERS = 6
 LAST = 5  # rounds: after one of them the accuracy is 0.2 points higher or lower by chance
+# Rounds of those who are disturbed, so that whoever comes late finds the others at work, and what
+# the additional ones are worth: 92.45 for 92.32 %, `p2pl simulate torrentfiles/mnist-iid.toml
+# --data ylecun/mnist --peers 6 --seeds 5 --rounds N`.
+ROUNDS, WORTH = 60, 0.13
 
 
 def shard(index: int, count: int = PEERS) -> tuple[str, ...]:
@@ -61,8 +65,7 @@ def test_killed_peers_a_killed_tracker_and_a_late_peer_cost_half_a_point_at_most
     swarm: Swarm, undisturbed: list[tuple[dict[str, Any], float]]
 ) -> None:
     tracker = swarm.tracker()
-    # More rounds than of the undisturbed: whoever comes late must find the others at work.
-    torrent = swarm.create(SPEC, "mnist-iid", ("rounds = 20", "rounds = 60"))
+    torrent = swarm.create(SPEC, "mnist-iid", ("rounds = 20", f"rounds = {ROUNDS}"))
     peers = [swarm.peer(f"peer-{index}", torrent, *shard(index)) for index in range(PEERS)]
 
     def reached(index: int) -> None:
@@ -85,7 +88,7 @@ def test_killed_peers_a_killed_tracker_and_a_late_peer_cost_half_a_point_at_most
     for peer in (*left, late):
         assert peer.wait() == 0, peer.text()
     levels = [level(peer) for peer in left]
-    assert min(levels) > fmean(usual for _, usual in undisturbed) - 0.5, levels
+    assert min(levels) > fmean(usual for _, usual in undisturbed) + WORTH - 0.5, levels
     assert returned.rounds()[: len(before)] == before
     assert "the swarm is at round" in late.text()
     assert abs(level(late) - fmean(levels)) < 0.5, late.text()

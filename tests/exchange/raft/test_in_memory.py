@@ -507,25 +507,32 @@ class Leader:
         members = frozenset(place.node.peer_id for place in places)
         return cls(places[0], bell, Term(node, 1, lambda *_: None, bell, moving), members)
 
-    async def waits(self, index: int, givers: Sequence[str], guests: Sequence[str]) -> bool:
+    async def waits(
+        self, index: int, givers: Sequence[str], guests: Sequence[str], slow: frozenset[str]
+    ) -> bool:
         """Returns whether it waited for others in this round.
 
         Args:
             index: the round.
             givers: guests that give a result at once.
             guests: those that are there, and give nothing.
+            slow: members that are there, and give nothing.
         """
+        quick = self.members - slow
         base = election.ModelId(1, index - 1)
         for guest in (*givers, *guests):
             self.term.welcome(guest)
-        for one in (*self.members, *givers):
+        for one in (*quick, *givers):
             self.term.give(one, base, PeerModel(index, 1, self.place.state.weights))
         begun_s = self.bell.now_s
         given = await self.term.gather(base, self.members, lambda: set(self.members))
-        assert given.keys() == self.members | set(givers)
+        assert given.keys() == quick | set(givers)
         waited_s = self.bell.now_s - begun_s
         assert waited_s == 0 or waited_s == pytest.approx(5.0, abs=0.2), "no wait, or all of wait_s"
         return waited_s > 0
+
+
+SELDOM = [1, 4, 9, 18, 35, 68]  # of a hundred rounds: between two of them 2, 4, 8, 16, 32 others
 
 
 @pytest.mark.anyio
@@ -536,9 +543,30 @@ async def test_guests_that_give_nothing_are_waited_for_ever_more_seldom(
     waited = [
         index
         for index in range(1, 101)  # another name in each round, which costs it nothing
-        if await leader.waits(index, [], [f"stranger {index}"])
+        if await leader.waits(index, [], [f"stranger {index}"], frozenset())
     ]
-    assert waited == [1, 4, 9, 18, 35, 68]
+    assert waited == SELDOM
+
+
+@pytest.mark.anyio
+async def test_a_member_too_slow_is_waited_for_ever_more_seldom_until_it_has_caught_up(
+    places: list[Place],
+) -> None:
+    leader, slow = Leader.of(places), frozenset({places[2].node.peer_id})
+    waited = [index for index in range(1, 69) if await leader.waits(index, [], [], slow)]
+    assert waited == SELDOM
+    assert not await leader.waits(69, [], [], frozenset())
+    assert await leader.waits(70, [], [], slow)
+
+
+@pytest.mark.anyio
+async def test_in_lockstep_a_slow_member_is_waited_for_in_every_round(places: list[Place]) -> None:
+    node, slow = places[0].node, frozenset({places[2].node.peer_id})
+    exchange = msgspec.structs.replace(node.session.exchange, lockstep=True)
+    session = msgspec.structs.replace(node.session, exchange=exchange)
+    node.file = replace(node.file, session=session)
+    leader = Leader.of(places)
+    assert all([await leader.waits(index, [], [], slow) for index in range(1, 6)])
 
 
 @pytest.mark.anyio
@@ -546,6 +574,6 @@ async def test_a_guest_that_has_given_something_is_waited_for_whoever_else_liste
     places: list[Place],
 ) -> None:
     leader = Leader.of(places)
-    assert await leader.waits(1, ["guest"], ["stranger"])
-    assert not await leader.waits(2, ["guest"], ["stranger"])
-    assert await leader.waits(3, [], ["guest", "stranger"])
+    assert await leader.waits(1, ["guest"], ["stranger"], frozenset())
+    assert not await leader.waits(2, ["guest"], ["stranger"], frozenset())
+    assert await leader.waits(3, [], ["guest", "stranger"], frozenset())
